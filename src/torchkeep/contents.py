@@ -1,0 +1,212 @@
+"""What a file holds, as plain data: no tensor bytes, no torch.
+
+A reader in `formats/` turns bytes into `Contents`: a tree of inert values whose leaves are
+`TensorEntry`. The tree is made of
+
+* Python's own None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset;
+* `TensorEntry`, a tensor that lies in the file;
+* `Global`, a name that the file mentions; it is never imported;
+* `Object`, something that the file would have Python make; nothing is made;
+* `DictObject`, a mapping with a class of its own, such as OrderedDict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+Value = Any
+"""An inert value, as listed above. (A recursive type would say no more to the checker.)"""
+
+ITEM_SIZE: dict[str, int] = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "uint16": 2,
+    "int16": 2,
+    "uint32": 4,
+    "int32": 4,
+    "uint64": 8,
+    "int64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+    "float64": 8,
+    "complex32": 4,
+    "complex64": 8,
+    "complex128": 16,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+    "quint8": 1,
+    "qint8": 1,
+    "qint32": 4,
+    "quint4x2": 1,
+    "quint2x4": 1,
+}
+"""Bytes per element of each dtype, under PyTorch's name for it (`torch.float32` is `float32`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of raw bytes in a file that one or more tensors look into."""
+
+    key: str
+    """The container's name for it: a record's name, or a tensor's."""
+    nbytes: int
+    """Its length in bytes."""
+    offset: int | None
+    """Where it starts, in bytes from the start of the file; None if the file has no such bytes."""
+    device: str = "cpu"
+    """The device it was saved from, as written: `cpu`, `cuda:0`."""
+    byteorder: Literal["little", "big"] = "little"
+    """The byte order of its elements."""
+    crc32: int | None = None
+    """The checksum that the container records for it, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor of the file: a strided view of a storage."""
+
+    dtype: str
+    """PyTorch's name of the element type, a key of `ITEM_SIZE`."""
+    shape: tuple[int, ...]
+    """Its sizes; empty for a scalar."""
+    stride: tuple[int, ...]
+    """Elements between neighbours, one per dimension."""
+    storage: Storage
+    """The bytes it looks into; tensors with the same storage object share memory."""
+    storage_offset: int = 0
+    """Elements before its first one in the storage."""
+    requires_grad: bool = False
+    """The flag as saved. State dicts are saved detached, so it is False there."""
+    is_parameter: bool = False
+    """Whether it was saved as an `nn.Parameter`."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements; a storage that it shares may hold more."""
+        return self.numel * ITEM_SIZE[self.dtype]
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie in one run in C order."""
+        return self.numel == 0 or all(
+            size == 1 or stride == expected
+            for size, stride, expected in zip(
+                self.shape, self.stride, contiguous_stride(self.shape), strict=True
+            )
+        )
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a C-ordered tensor of this shape."""
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(stride))
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A name that the file mentions. It is data here, and never imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(slots=True, eq=False)
+class Object:
+    """Something that the file would have Python make, kept as the recipe.
+
+    It is mutable because pickles fill an object after they made it; readers treat it as fixed.
+    """
+
+    callee: Value
+    """What would be called: a `Global`, as a rule."""
+    args: tuple[Value, ...]
+    """The arguments."""
+    kwargs: dict[str, Value] = field(default_factory=dict)
+    """The keyword arguments (protocol 4's NEWOBJ_EX)."""
+    state: Value = None
+    """What `__setstate__` would get, or the attributes."""
+    items: list[Value] = field(default_factory=list)
+    """What would be appended to it."""
+    pairs: dict[Value, Value] = field(default_factory=dict)
+    """What would be set in it by key."""
+
+    @property
+    def class_path(self) -> str:
+        """The dotted name of what would be called."""
+        return str(self.callee) if isinstance(self.callee, Global) else "<computed>"
+
+    @property
+    def attributes(self) -> dict[Value, Value]:
+        """Its attributes by name; `(dict, slots)` states are joined."""
+        parts = self.state if isinstance(self.state, tuple) else (self.state,)
+        return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
+
+
+class DictObject(dict[Value, Value]):
+    """A mapping of the file with a class of its own, such as `collections.OrderedDict`.
+
+    Attributes:
+        class_path: the dotted name of its class.
+        attributes: what was set on it besides its items; a state dict has `_metadata` there.
+    """
+
+    __slots__ = ("attributes", "class_path")
+
+    def __init__(self, class_path: str) -> None:
+        super().__init__()
+        self.class_path = class_path
+        self.attributes: dict[Value, Value] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about the file that its reader should know."""
+
+    rule: str
+    """A short fixed name: `imports`, `crc-mismatch`, `view-out-of-bounds`, ..."""
+    severity: Literal["note", "needs-trust", "ambiguous", "dangerous", "damaged"]
+    """How bad it is; the worst one makes the verdict."""
+    place: str
+    """Where: a record, a key, an offset; empty for the file as a whole."""
+    text: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds."""
+
+    path: Path
+    """The file, as it was asked for."""
+    nbytes: int
+    """Its size on disk."""
+    container: str
+    """The kind of file: `torch-zip`, `torch-legacy`, `safetensors`, ..."""
+    root: Value
+    """The tree of values."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the container says about itself: safetensors' `__metadata__`, a zip's version."""
+    globals: tuple[Global, ...] = ()
+    """Every name that the file mentions, in the order of first mention."""
+    findings: tuple[Finding, ...] = ()
+    """What its reader should know."""

@@ -1,0 +1,147 @@
+"""What torchkeep raises.
+
+    TorchkeepError                 everything below; catch this one
+    ├── FileProblem                a file that was asked for can't be used
+    │   ├── FileMissing            nothing is there                        exit code 3
+    │   ├── FileUnreadable         it is there, and may not be read        exit code 3
+    │   ├── NotAModelFile          an HTML page, a Git LFS pointer, ...    exit code 4
+    │   ├── DamagedFile            truncated, or its parts contradict      exit code 5
+    │   ├── LimitReached           sound so far, larger than allowed       exit code 6
+    │   └── UnsupportedContent     recognised, and not readable (yet)      exit code 7
+    ├── SaveRefused                this value, or this place, can't be written   exit code 8
+    ├── LoadMismatch               the file and the model differ           exit code 9
+    ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
+    │   ├── NoCheckpoint           nothing whole to resume from
+    │   └── InexactResume          resuming would not be bit for bit
+    └── ProofFailed                a claim was checked and is not true     exit code 1
+
+Exit code 2 is a wrong command line. A message is one line: where, what was found, what was
+expected, what to do. The inner layers raise the fact; whoever knows the file adds it with
+`FileProblem.in_file`. What a message says stays readable as attributes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+
+class TorchkeepError(Exception):
+    """The root of everything that torchkeep raises on purpose.
+
+    Attributes:
+        problem: what is wrong, without the place.
+        advice: what to do about it; may be empty.
+        exit_code: what the command line exits with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, *, advice: str = "") -> None:
+        super().__init__(problem, advice)
+        self.problem = problem
+        self.advice = advice
+
+    def __str__(self) -> str:
+        text = self.problem if self.problem.endswith((".", "!", "?")) else f"{self.problem}."
+        return f"{text} {self.advice}".rstrip()
+
+
+class FileProblem(TorchkeepError):
+    """A file that was asked for can't be used.
+
+    Attributes:
+        path: the file, or None as long as only an inner layer has seen the fact.
+    """
+
+    def __init__(
+        self, problem: str, *, advice: str = "", path: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(problem, advice=advice)
+        self.path = None if path is None else os.fspath(path)
+
+    def in_file(self, path: str | os.PathLike[str]) -> FileProblem:
+        """Return this error with the file's name, unless it names one already."""
+        if self.path is None:
+            self.path = os.fspath(path)
+        return self
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.path is None else f"{self.path}: {text}"
+
+
+class FileMissing(FileProblem):
+    """There is nothing at the path."""
+
+    exit_code = 3
+
+
+class FileUnreadable(FileProblem):
+    """Something is at the path that may not, or can't, be read."""
+
+    exit_code = 3
+
+
+class NotAModelFile(FileProblem):
+    """The bytes are something else: a web page, a Git LFS pointer, a picture, nothing."""
+
+    exit_code = 4
+
+
+class DamagedFile(FileProblem):
+    """The file is of a known kind, and truncated or inconsistent."""
+
+    exit_code = 5
+
+
+class LimitReached(FileProblem):
+    """Reading would take more than a limit allows. The file need not be malicious."""
+
+    exit_code = 6
+
+
+class UnsupportedContent(FileProblem):
+    """The file, or a part of it, is recognised and can't be read."""
+
+    exit_code = 7
+
+
+class SaveRefused(TorchkeepError):
+    """The value can't be kept as data, or the target may not be written."""
+
+    exit_code = 8
+
+
+class LoadMismatch(TorchkeepError):
+    """The file and the model differ by more than what was allowed; the model is untouched."""
+
+    exit_code = 9
+
+
+class CheckpointProblem(TorchkeepError):
+    """A run can't be saved or resumed."""
+
+    exit_code = 10
+
+
+class NoCheckpoint(CheckpointProblem):
+    """There is no whole checkpoint to resume from."""
+
+
+class InexactResume(CheckpointProblem):
+    """The run can be resumed, and would not go on bit for bit.
+
+    Attributes:
+        reasons: why, one sentence each.
+    """
+
+    def __init__(self, problem: str, *, reasons: tuple[str, ...], advice: str = "") -> None:
+        super().__init__(problem, advice=advice)
+        self.reasons = reasons
+
+
+class ProofFailed(TorchkeepError):
+    """A claim that torchkeep checks (a digest, an accuracy, a loaded tensor) is not true."""
+
+    exit_code = 1

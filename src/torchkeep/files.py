@@ -1,0 +1,358 @@
+"""Files on disk: bounded reads, and writes that are whole or absent.
+
+This is the only module that writes to disk. A file is written under a temporary name in its
+own folder, synced, and renamed; the folder is synced after that. So a reader, a crash or a
+full disk meets the old file or the new one, never a part. The order of these steps is the
+whole point: rename before sync can leave an empty file under the final name after a power loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import xxhash
+
+from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable, SaveRefused
+
+Buffer = bytes | bytearray | memoryview
+
+TEMPORARY_MARK = ".torchkeep-tmp-"
+"""What every temporary's name contains; see `remove_temporaries`."""
+
+
+# --- Reading -----------------------------------------------------------------------------------
+
+
+class InputFile:
+    """A regular file, open for reads at given offsets.
+
+    Attributes:
+        path: the path as it was given.
+        nbytes: the file's size when it was opened.
+
+    Raises:
+        FileMissing: there is nothing at the path.
+        FileUnreadable: it is a folder, a device or a pipe, or may not be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            self.fd = os.open(self.path, flags)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self.fd)
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+            raise FileUnreadable(f"this is {kind}, not a file", path=path)
+        self.nbytes = status.st_size
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes from `offset` on.
+
+        Raises:
+            DamagedFile: the file ends before that.
+            FileUnreadable: the system reports a read error.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            raise DamagedFile(
+                f"the file is truncated: bytes {offset} to {offset + nbytes} are needed, "
+                f"and it ends at {self.nbytes}",
+                advice="Copy or download it again.",
+                path=self.path,
+            )
+        pieces: list[bytes] = []
+        missing = nbytes
+        while missing:
+            piece = _pread(self.fd, missing, offset + nbytes - missing, self.path)
+            if not piece:
+                raise DamagedFile("the file shrank while it was read", path=self.path)
+            pieces.append(piece)
+            missing -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` (a flat, writable view of bytes) from `offset` on.
+
+        Raises:
+            DamagedFile: the file ends before that.
+            FileUnreadable: the system reports a read error.
+        """
+        done = 0
+        while done < len(target):
+            try:
+                count = _preadv(self.fd, target[done:], offset + done)
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
+            if count == 0:
+                raise DamagedFile(
+                    f"the file is truncated: bytes {offset} to {offset + len(target)} are "
+                    f"needed, and it ends at {offset + done}",
+                    advice="Copy or download it again.",
+                    path=self.path,
+                )
+            done += count
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+    def __enter__(self) -> InputFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _pread(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
+    try:
+        if hasattr(os, "pread"):
+            return os.pread(fd, nbytes, offset)
+        os.lseek(fd, offset, os.SEEK_SET)  # Windows
+        return os.read(fd, nbytes)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _preadv(fd: int, target: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [target], offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # Windows, macOS before 11
+    piece = os.read(fd, min(len(target), 1 << 24))
+    target[: len(piece)] = piece
+    return len(piece)
+
+
+def _unreadable(path: Path, error: OSError) -> FileProblem:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return FileMissing("there is no such file", advice="Check the path.", path=path)
+    if isinstance(error, PermissionError):
+        return FileUnreadable("the file may not be read", advice="Check its mode.", path=path)
+    reason = error.strerror or str(error)
+    return FileUnreadable(f"the file can't be read ({reason})", path=path)
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+class OutputFile:
+    """A file that is being written under a temporary name.
+
+    Attributes:
+        path: the name that it will have.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def reserve(self, nbytes: int) -> None:
+        """Allocate `nbytes` on the disk now, so that a full disk shows before any work."""
+        if nbytes and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self.fd, 0, nbytes)
+            except OSError as error:
+                # A file system without fallocate is no reason to fail: the writes will tell.
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+        elif nbytes:
+            os.truncate(self.fd, nbytes)
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        """Write all of `data` at `offset`. Threads may write different ranges at once."""
+        view = memoryview(data).cast("B")
+        while view:
+            if hasattr(os, "pwrite"):
+                count = os.pwrite(self.fd, view, offset)
+            else:  # Windows: one writer at a time
+                os.lseek(self.fd, offset, os.SEEK_SET)
+                count = os.write(self.fd, view)
+            view = view[count:]
+            offset += count
+
+
+@contextlib.contextmanager
+def atomic_file(
+    path: str | os.PathLike[str], *, durable: bool = True, overwrite: bool = False
+) -> Iterator[OutputFile]:
+    """Yield a file that takes its name when the block ends, and never exists if it fails.
+
+    Args:
+        path: the final name. A symbolic link is followed, so that what it points to is replaced.
+        durable: sync the bytes and the folder, so that a power loss can't undo the write.
+        overwrite: replace what is there; its mode is kept.
+
+    Raises:
+        SaveRefused: the place exists and `overwrite` is not set, the folder is missing or
+            read-only, or the disk is full. Nothing is left behind, and an old file is intact.
+    """
+    final = Path(os.path.realpath(path))
+    if not overwrite and final.exists():
+        raise _exists(path)
+    temporary = final.with_name(f".{final.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    try:
+        fd = os.open(temporary, _CREATE, 0o666)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        try:
+            yield OutputFile(final, fd)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        _publish(temporary, final, overwrite=overwrite)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    if durable:
+        sync_folder(final.parent)
+
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def _publish(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+        temporary.replace(final)
+        return
+    try:
+        # A link fails if the name was taken meanwhile; a rename would overwrite it.
+        os.link(temporary, final)
+    except FileExistsError:
+        raise _exists(final) from None
+    except OSError:  # a file system without hard links
+        temporary.replace(final)
+
+
+def write_file(
+    path: str | os.PathLike[str], data: Buffer, *, durable: bool = True, overwrite: bool = False
+) -> None:
+    """Write `data` to `path` whole or not at all. Arguments and errors as in `atomic_file`."""
+    with atomic_file(path, durable=durable, overwrite=overwrite) as file:
+        file.write_at(0, data)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder that takes its name when the block ends.
+
+    What is written into it should be written with the same `durable`.
+
+    Args:
+        path: the final name; nothing may be there.
+        durable: sync the folder and its parent.
+
+    Raises:
+        SaveRefused: the place exists, or the system refuses. Nothing is left behind.
+    """
+    final = Path(path)
+    if final.exists():
+        raise _exists(path)
+    temporary = final.with_name(f".{final.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if durable:
+            sync_folder(temporary)
+        temporary.rename(final)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+    if durable:
+        sync_folder(final.parent)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder so that a crash on the way can't leave half of it under its name."""
+    folder = Path(path)
+    doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    try:
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
+    """Delete what interrupted writes left in `folder`, and return it.
+
+    Only the one process that writes to the folder may call this: another writer's temporary
+    looks the same.
+    """
+    found = [item for item in Path(folder).iterdir() if TEMPORARY_MARK in item.name]
+    for item in found:
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item, ignore_errors=True)
+        else:
+            item.unlink(missing_ok=True)
+    return found
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, where the system can (Windows can't)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(fd)
+
+
+def _exists(path: str | os.PathLike[str]) -> SaveRefused:
+    return SaveRefused(
+        f"{os.fspath(path)}: there is something already",
+        advice="Choose another name, or pass overwrite=True to replace it.",
+    )
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:
+    where = os.fspath(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SaveRefused(
+            f"{where}: the disk is full; nothing was changed",
+            advice="Free some space, or save elsewhere.",
+        )
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return SaveRefused(f"{where}: its folder does not exist", advice="Create the folder first.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return SaveRefused(f"{where}: its folder may not be written to", advice="Check its mode.")
+    return SaveRefused(f"{where}: could not be written ({error.strerror or error})")
+
+
+# --- Digests -----------------------------------------------------------------------------------
+
+
+def digest(data: Buffer) -> str:
+    """Return the digest that torchkeep stores everywhere: XXH3, 128 bits, 32 hex digits.
+
+    It finds damage; it is no protection against somebody who wants to deceive.
+    Source: the xxHash specification, https://xxhash.com.
+    """
+    return xxhash.xxh3_128_hexdigest(data)
