@@ -1,0 +1,155 @@
+"""Safetensors: a length, a JSON header, the tensors.
+
+Layout:
+
+    8 bytes    N, the header's length, little endian, at most 100,000,000
+    N bytes    JSON: {"<name>": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..,
+               "__metadata__": {"<key>": "<text>"}}; starts with `{`, may be padded with spaces
+    the rest   the tensors, little endian, C order, without holes, offsets counted from here
+
+Limits: the sub-byte dtypes F4, F6_E2M3 and F6_E3M2 have no PyTorch type of that width; F4 becomes
+PyTorch's packed pair, the other two are refused by name.
+
+Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torchkeep.contents import ITEM_SIZE, Contents, Storage, TensorEntry, contiguous_stride
+from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.files import InputFile
+from torchkeep.formats.format import Format
+from torchkeep.pickles.limits import Limits
+
+MAX_HEADER_NBYTES = 100_000_000
+
+DTYPES: dict[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
+}
+"""PyTorch's name for each dtype of the format."""
+
+
+def sniff(head: bytes, nbytes: int) -> bool:
+    """Whether a plausible header length and a JSON object stand at the start."""
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and 2 <= length <= MAX_HEADER_NBYTES and nbytes >= 10
+
+
+def describe(file: InputFile, limits: Limits) -> Contents:
+    """Return what the file holds. Only its header is read."""
+    header_nbytes = int.from_bytes(file.read_at(0, 8), "little")
+    limits.check("header_nbytes", header_nbytes)
+    header = _parse_header(file.read_at(8, header_nbytes))
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise DamagedFile("the header's __metadata__ is not a table of texts")
+    start = 8 + header_nbytes
+    root = {name: _entry(name, row, start) for name, row in header.items()}
+    _check_layout(root, start, file.nbytes)
+    return Contents(
+        path=file.path,
+        nbytes=file.nbytes,
+        container=FORMAT.name,
+        root=root,
+        metadata=metadata,
+    )
+
+
+def _parse_header(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"the header is no valid JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise DamagedFile("the header is no JSON object")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice")
+    return table
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _entry(name: str, row: object, start: int) -> TensorEntry:
+    if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
+        raise DamagedFile(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise UnsupportedContent(f"tensor {name!r} has dtype {dtype!r}, which PyTorch has not")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise DamagedFile(f"tensor {name!r} has a broken shape or broken offsets")
+    if dtype == "F4":  # two elements to a byte, counted as one in PyTorch
+        if not shape or shape[-1] % 2:
+            raise DamagedFile(f"tensor {name!r} has half a byte")
+        shape = [*shape[:-1], shape[-1] // 2]
+    begin, end = offsets
+    entry = TensorEntry(
+        dtype=DTYPES[dtype],
+        shape=tuple(shape),
+        stride=contiguous_stride(tuple(shape)),
+        storage=Storage(name, end - begin, start + begin),
+    )
+    if end < begin or entry.nbytes != end - begin:
+        raise DamagedFile(
+            f"tensor {name!r} has {end - begin} bytes, and its shape {tuple(shape)} "
+            f"of {ITEM_SIZE[entry.dtype]}-byte elements needs {entry.nbytes}"
+        )
+    return entry
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+        for value in values
+    )
+
+
+def _check_layout(root: dict[str, TensorEntry], start: int, file_nbytes: int) -> None:
+    """Raise unless the tensors fill the file from the header to the end, one after the other."""
+    ranges = sorted(
+        (entry.storage.offset or 0, entry.storage.nbytes, name) for name, entry in root.items()
+    )
+    position = start
+    for offset, nbytes, name in ranges:
+        if offset != position:
+            problem = "overlaps with another" if offset < position else "leaves a hole before it"
+            raise DamagedFile(f"tensor {name!r} {problem}")
+        position += nbytes
+    if position > file_nbytes:
+        raise DamagedFile(
+            f"the file is truncated: its tensors need {position} bytes, and it has {file_nbytes}",
+            advice="Copy or download it again.",
+        )
+    if position < file_nbytes:
+        raise DamagedFile(f"{file_nbytes - position} bytes follow the last tensor")
+
+
+FORMAT = Format("safetensors", sniff, describe)

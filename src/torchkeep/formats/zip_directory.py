@@ -1,0 +1,256 @@
+"""The records of a zip archive, and whether its two views of them agree.
+
+A zip names each record twice: in a header before its bytes, and in the central directory at the
+end. Readers differ in which one they believe, so an archive in which the two differ, or in which
+a name stands twice, shows different contents to different programs.
+
+Source: PKWARE's APPNOTE 6.3, sections 4.3 (layout), 4.4.4 (flags), 4.5.3 (zip64).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from torchkeep.contents import Finding
+from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.files import InputFile
+from torchkeep.pickles.limits import Limits
+
+MAGIC = b"PK\x03\x04"
+
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 0xFFFF
+
+STORED, DEFLATED = 0, 8
+_ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1 << 0, 1 << 3, 1 << 11
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One file in the archive."""
+
+    name: str
+    offset: int
+    """Where its bytes start, from the start of the archive."""
+    nbytes: int
+    """Its size, unpacked."""
+    packed_nbytes: int
+    """The bytes that it takes in the archive."""
+    method: int
+    """0 for stored, 8 for deflated."""
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The records of an archive in the directory's order, and what is odd about them."""
+
+    records: dict[str, Record]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A row of the central directory, before its local header was seen."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc32: int
+    packed_nbytes: int
+    nbytes: int
+    header_offset: int
+
+
+def read_directory(file: InputFile, limits: Limits) -> Directory:
+    """Return the archive's records.
+
+    Raises:
+        DamagedFile: there is no directory (the file is truncated), or it contradicts itself.
+        LimitReached: it has more records than `limits` allows.
+    """
+    findings: list[Finding] = []
+    offset, nbytes, count = _find_directory(file, findings)
+    limits.check("header_nbytes", nbytes)
+    limits.check("records", count)
+    entries = _read_entries(file.read_at(offset, nbytes), count)
+    records: dict[str, Record] = {}
+    folded: set[str] = set()
+    for entry in entries:
+        record = _locate(file, entry, findings)
+        if record.name.casefold() in folded:
+            findings.append(
+                _ambiguous("duplicate-record", record.name, "two records have this name")
+            )
+        folded.add(record.name.casefold())
+        records[record.name] = record
+    _check_overlaps(records, offset)
+    return Directory(records, tuple(findings))
+
+
+def read_record(file: InputFile, record: Record, limits: Limits) -> bytes:
+    """Return a record's bytes, unpacked and checked against its CRC.
+
+    Raises:
+        DamagedFile: the bytes are not what the directory promises.
+        LimitReached: they are more than a pickle may have.
+        UnsupportedContent: they are packed in an unusual way.
+    """
+    limits.check("pickle_nbytes", max(record.nbytes, record.packed_nbytes))
+    data = file.read_at(record.offset, record.packed_nbytes)
+    if record.method == DEFLATED:
+        data = _inflate(data, record)
+    elif record.method != STORED:
+        raise UnsupportedContent(f"record {record.name!r} is packed with method {record.method}")
+    if len(data) != record.nbytes:
+        raise DamagedFile(f"record {record.name!r} has {len(data)} bytes, not {record.nbytes}")
+    # PyTorch can be told to leave the checksums out; it writes 0 then.
+    if record.crc32 and zlib.crc32(data) != record.crc32:
+        raise DamagedFile(
+            f"record {record.name!r} does not match its checksum",
+            advice="The file is damaged: copy or download it again.",
+        )
+    return data
+
+
+def _inflate(data: bytes, record: Record) -> bytes:
+    try:
+        # One byte more than promised tells a bomb from an honest record.
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, record.nbytes + 1)
+    except zlib.error as error:
+        raise DamagedFile(f"record {record.name!r} can't be unpacked ({error})") from None
+
+
+def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int, int]:
+    """Return offset, size and number of entries of the central directory."""
+    tail_nbytes = min(file.nbytes, _END.size + _LONGEST_COMMENT)
+    tail_offset = file.nbytes - tail_nbytes
+    tail = file.read_at(tail_offset, tail_nbytes)
+    found = tail.rfind(b"PK\x05\x06")
+    if found < 0 or len(tail) - found < _END.size:
+        raise DamagedFile(
+            "the archive is truncated: its directory, which stands at the end, is missing",
+            advice="Copy or download the file again.",
+        )
+    end_offset = tail_offset + found
+    _, _, _, _, count, nbytes, offset, comment_nbytes = _END.unpack_from(tail, found)
+    if found + _END.size + comment_nbytes != len(tail):
+        findings.append(_ambiguous("trailing-bytes", "", "there are bytes behind the archive"))
+    if count == 0xFFFF or 0xFFFFFFFF in (nbytes, offset) or _has_locator(file, end_offset):
+        count, nbytes, offset = _read_end64(file, end_offset)
+    if offset + nbytes > end_offset:
+        raise DamagedFile("the archive's directory lies outside of the file")
+    return offset, nbytes, count
+
+
+def _has_locator(file: InputFile, end_offset: int) -> bool:
+    start = end_offset - _END64_LOCATOR.size
+    return start >= 0 and file.read_at(start, 4) == b"PK\x06\x07"
+
+
+def _read_end64(file: InputFile, end_offset: int) -> tuple[int, int, int]:
+    locator_offset = end_offset - _END64_LOCATOR.size
+    if not _has_locator(file, end_offset):
+        raise DamagedFile("the archive says zip64 and has no zip64 directory")
+    end64_offset = _END64_LOCATOR.unpack(file.read_at(locator_offset, _END64_LOCATOR.size))[2]
+    if end64_offset + _END64.size > locator_offset:
+        raise DamagedFile("the archive's zip64 directory lies outside of the file")
+    fields = _END64.unpack(file.read_at(end64_offset, _END64.size))
+    if fields[0] != b"PK\x06\x06":
+        raise DamagedFile("the archive's zip64 directory is not where it should be")
+    _, _, _, _, _, _, _, count, nbytes, offset = fields
+    return count, nbytes, offset
+
+
+def _read_entries(data: bytes, count: int) -> list[_Entry]:
+    entries = []
+    position = 0
+    for _ in range(count):
+        if len(data) - position < _CENTRAL.size:
+            raise DamagedFile(f"the archive's directory has fewer than its {count} entries")
+        fields = _CENTRAL.unpack_from(data, position)
+        if fields[0] != b"PK\x01\x02":
+            raise DamagedFile("the archive's directory is overwritten")
+        flags, method, crc32 = fields[3], fields[4], fields[7]
+        name_nbytes, extra_nbytes, comment_nbytes = fields[10], fields[11], fields[12]
+        name_end = position + _CENTRAL.size + name_nbytes
+        extra = data[name_end : name_end + extra_nbytes]
+        packed, nbytes, offset = _widen(extra, fields[8], fields[9], fields[16])
+        name = data[name_end - name_nbytes : name_end]
+        entries.append(_Entry(name, flags, method, crc32, packed, nbytes, offset))
+        position = name_end + extra_nbytes + comment_nbytes
+    return entries
+
+
+def _widen(extra: bytes, packed: int, nbytes: int, offset: int) -> tuple[int, int, int]:
+    """Return the sizes and the offset, taken from the zip64 field where the short ones are full."""
+    full = 0xFFFFFFFF
+    if full not in (packed, nbytes, offset):
+        return packed, nbytes, offset
+    position = 0
+    while position + 4 <= len(extra):
+        tag, size = struct.unpack_from("<2H", extra, position)
+        if tag == 1:
+            field = extra[position + 4 : position + 4 + size]
+            wide = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
+            try:
+                nbytes = next(wide) if nbytes == full else nbytes
+                packed = next(wide) if packed == full else packed
+                offset = next(wide) if offset == full else offset
+            except StopIteration:
+                break
+            return packed, nbytes, offset
+        position += 4 + size
+    raise DamagedFile("the archive's directory has a record without its zip64 sizes")
+
+
+def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
+    """Return the record of a directory entry, after a look at its local header."""
+    name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437", "replace")
+    local = _LOCAL.unpack(file.read_at(entry.header_offset, _LOCAL.size))
+    if local[0] != MAGIC:
+        raise DamagedFile(f"record {name!r} is not where the archive's directory says")
+    local_name = file.read_at(entry.header_offset + _LOCAL.size, local[9])
+    offset = entry.header_offset + _LOCAL.size + local[9] + local[10]
+    if entry.flags & _ENCRYPTED or local[2] & _ENCRYPTED:
+        findings.append(_ambiguous("encrypted-flag", name, "the record is marked as encrypted"))
+    # Sizes of 0 in a local header mean that they follow the data; PyTorch writes both kinds.
+    differs = {
+        "name": local_name != entry.name,
+        "method": local[3] != entry.method,
+        "size": local[8] not in (0, 0xFFFFFFFF, entry.nbytes & 0xFFFFFFFF),
+        "checksum": local[6] not in (0, entry.crc32) and not local[2] & _SIZES_FOLLOW,
+    }
+    for what in (key for key, value in differs.items() if value):
+        findings.append(
+            _ambiguous("header-mismatch", name, f"its {what} differs in header and directory")
+        )
+    if entry.method == STORED and entry.packed_nbytes != entry.nbytes:
+        findings.append(_ambiguous("header-mismatch", name, "it is stored with two sizes"))
+    if offset + entry.packed_nbytes > file.nbytes:
+        raise DamagedFile(
+            f"the archive is truncated: record {name!r} ends behind the end of the file",
+            advice="Copy or download the file again.",
+        )
+    return Record(name, offset, entry.nbytes, entry.packed_nbytes, entry.method, entry.crc32)
+
+
+def _check_overlaps(records: dict[str, Record], directory_offset: int) -> None:
+    ranges = sorted((record.offset, record.packed_nbytes, name) for name, record in records.items())
+    end, last = 0, ""
+    for offset, nbytes, name in ranges:
+        if offset < end and nbytes:
+            raise DamagedFile(f"the archive's records {last!r} and {name!r} overlap")
+        end, last = max(end, offset + nbytes), name
+    if end > directory_offset:
+        raise DamagedFile(f"the archive's record {last!r} reaches into the directory")
+
+
+def _ambiguous(rule: str, place: str, text: str) -> Finding:
+    return Finding(rule, "ambiguous", place, text)

@@ -1,0 +1,43 @@
+"""How much work a file may ask for before it is put aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchkeep.errors import LimitReached
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds for reading one file. Reaching one says nothing about the file's intent.
+
+    The defaults are far above what a model of a trillion parameters needs.
+    """
+
+    pickle_nbytes: int = 1 << 30
+    """Bytes of one pickle stream, after decompression."""
+    steps: int = 50_000_000
+    """Opcodes of one pickle stream."""
+    depth: int = 1_000
+    """Levels of nesting in the tree of values."""
+    places: int = 10_000_000
+    """Values visited when the tree is walked; a value that stands in two places counts twice."""
+    key_nodes: int = 1_000
+    """Values inside one dictionary key or set member."""
+    records: int = 4_000_000
+    """Records of an archive."""
+    header_nbytes: int = 100_000_000
+    """Bytes of a safetensors header (the format's own bound) or of a zip's directory."""
+
+    def check(self, name: str, amount: int) -> None:
+        """Raise `LimitReached` if `amount` is above the limit called `name`."""
+        limit = getattr(self, name)
+        if amount > limit:
+            raise LimitReached(
+                f"reading needs more than the limit {name}={limit:,} allows",
+                advice=f"If you trust the file, read it with Limits({name}=...) set higher.",
+            )
+
+
+DEFAULT_LIMITS = Limits()
+"""What every reader uses unless told otherwise."""

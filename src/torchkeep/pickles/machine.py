@@ -1,0 +1,576 @@
+"""A pickle machine that runs every opcode and calls nothing.
+
+It follows CPython's `Modules/_pickle.c`, which is what reads pickles in practice, down to its
+treatment of marks, FRAME and text numbers. Where C calls something, this machine keeps the
+recipe as an `Object`; a few callables that only make plain values (`constructors`) are answered
+with the value itself. Names are never imported. What would be a trick in a real unpickler
+(a name made at run time, attributes set on a function) is noted as a `Finding`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import struct
+import warnings
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torchkeep.contents import DictObject, Finding, Global, Object, TensorEntry, Value
+from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
+from torchkeep.pickles.keys import check_key
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.pickles.opcodes import OPCODES
+from torchkeep.pickles.source import ByteSource
+
+Constructor = Callable[..., Value]
+"""Makes the inert value of a call from the call's arguments; ValueError if they make no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What one pickle stream holds."""
+
+    root: Value
+    """The value that it leaves."""
+    globals: tuple[Global, ...]
+    """Every name that it mentions, in the order of first mention."""
+    findings: tuple[Finding, ...]
+    """What a reader should know about the stream."""
+    protocol: int
+    """The protocol that it declares; 0 if it declares none."""
+
+
+def run_pickle(
+    source: ByteSource,
+    *,
+    persistent: Callable[[Value], Value] | None = None,
+    constructors: Mapping[str, Constructor] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Pickled:
+    """Return what the pickle at the source's position holds; the source ends up behind its STOP.
+
+    Args:
+        source: the bytes.
+        persistent: turns a persistent id into a value; without it, such an id stays an `Object`.
+        constructors: by dotted name, the calls that are answered with plain values.
+        limits: bounds of the work.
+
+    Raises:
+        DamagedFile: truncated, or no valid pickle.
+        LimitReached: larger than a limit allows.
+        UnsupportedContent: it needs buffers that are outside the stream.
+    """
+    machine = _Machine(source, persistent or _keep_persistent_id, constructors or {}, limits)
+    try:
+        root = machine.run()
+    except (RecursionError, MemoryError) as error:
+        raise LimitReached(f"reading the pickle ran out of {_RAN_OUT[type(error)]}") from None
+    return Pickled(
+        root=root,
+        globals=tuple(machine.globals),
+        findings=tuple(machine.findings.values()),
+        protocol=machine.protocol,
+    )
+
+
+_RAN_OUT = {RecursionError: "stack", MemoryError: "memory"}
+
+PERSISTENT_ID = Global("pickle", "<persistent id>")
+"""The callee of the `Object` that stands for a persistent id nobody could resolve."""
+
+COMPUTED = Global("<computed>", "<computed>")
+"""Stands for a name that the file makes at run time."""
+
+
+def _keep_persistent_id(pid: Value) -> Value:
+    return Object(PERSISTENT_ID, (pid,))
+
+
+class _Machine:
+    """The state of one run. Its methods named like opcodes are those opcodes."""
+
+    def __init__(
+        self,
+        source: ByteSource,
+        persistent: Callable[[Value], Value],
+        constructors: Mapping[str, Constructor],
+        limits: Limits,
+    ) -> None:
+        self.source = source
+        self.take = source.take
+        self.persistent = persistent
+        self.constructors = constructors
+        self.limits = limits
+        self.protocol = 0
+        self.stack: list[Value] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Value] = {}
+        self.frame_end: int | None = None
+        self.globals: dict[Global, None] = {}
+        self.findings: dict[tuple[str, str], Finding] = {}
+
+    def run(self) -> Value:
+        start = self.source.position
+        handlers = {code: getattr(self, f"_{name.lower()}") for code, name in OPCODES.items()}
+        take = self.take
+        for step in range(self.limits.steps):
+            code = take(1)[0]
+            if code == _STOP:
+                return self.pop()
+            handler = handlers.get(code)
+            if handler is None:
+                raise DamagedFile(f"byte 0x{code:02x} at {self.source.position - 1} is no opcode")
+            handler()
+            if self.frame_end is not None:
+                self.check_frame()
+            if not step & 0xFFFF:
+                self.limits.check("pickle_nbytes", self.source.position - start)
+        raise LimitReached(
+            f"the pickle has more than steps={self.limits.steps:,} opcodes",
+            advice="If you trust the file, read it with Limits(steps=...) set higher.",
+        )
+
+    # --- What the opcodes share -------------------------------------------------------------
+
+    def note(
+        self, rule: str, severity: Literal["note", "ambiguous", "dangerous", "damaged"], text: str
+    ) -> None:
+        """Keep a finding, once per rule and text."""
+        place = f"pickle byte {self.source.position}"
+        self.findings.setdefault((rule, text), Finding(rule, severity, place, text))
+
+    def pop(self) -> Value:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
+        return self.stack.pop()
+
+    def top(self) -> Value:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
+        return self.stack[-1]
+
+    def pop_to_mark(self) -> list[Value]:
+        if not self.marks:
+            raise DamagedFile(f"the pickle has no MARK for byte {self.source.position}")
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def push(self, value: Value) -> None:
+        self.stack.append(value)
+
+    def length(self, nbytes: int) -> int:
+        return int.from_bytes(self.take(nbytes), "little")
+
+    def sized(self, width: int) -> bytes:
+        """Return a byte string that is preceded by its length."""
+        return self.take(self.length(width))
+
+    def name(self, module: Value, name: Value) -> Global:
+        """Return a name as a value, under Python 3's spelling."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.note(
+                "computed-global", "dangerous", "a name to import is made while the file is read"
+            )
+            return COMPUTED
+        if self.protocol < 3:
+            if (module, name) in NAME_MAPPING:
+                module, name = NAME_MAPPING[module, name]
+            module = IMPORT_MAPPING.get(module, module)
+        found = Global(module, name)
+        self.globals.setdefault(found)
+        return found
+
+    def call(self, callee: Value, args: Value, kwargs: Value = None) -> Value:
+        """Return the inert result of a call."""
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
+            self.note("malformed-call", "damaged", "something is called without a tuple")
+            args, kwargs = (args,), None
+        if not isinstance(callee, Global):
+            self.note("computed-call", "dangerous", "something made by the file itself is called")
+        constructor = None if kwargs else self.constructors.get(str(callee))
+        if constructor is not None:
+            try:
+                return constructor(*args)
+            except (TypeError, ValueError, OverflowError, AttributeError) as error:
+                self.note("malformed-call", "damaged", f"{callee}: {error}")
+        return Object(callee, args, dict(kwargs or {}))
+
+    def check_frame(self) -> None:
+        assert self.frame_end is not None  # noqa: S101  (for the type checker; the caller asked)
+        position = self.source.position
+        if position > self.frame_end:
+            self.note("frame-overrun", "ambiguous", "an opcode reaches over the end of its frame")
+        if position >= self.frame_end:
+            self.frame_end = None
+
+    def add_key(self, key: Value) -> Value:
+        check_key(key, self.limits)
+        return key
+
+    # --- Control, stack, memo ---------------------------------------------------------------
+
+    def _proto(self) -> None:
+        self.protocol = self.take(1)[0]
+        if self.protocol > 5:
+            raise DamagedFile(
+                f"the pickle declares protocol {self.protocol}; there is none above 5"
+            )
+
+    def _frame(self) -> None:
+        nbytes = self.length(8)
+        if nbytes > self.source.remaining:
+            raise DamagedFile(f"the pickle is truncated: a frame of {nbytes} bytes is cut off")
+        if self.frame_end is not None:
+            self.note("frame-overrun", "ambiguous", "a frame starts inside another one")
+        self.frame_end = self.source.position + nbytes
+
+    def _stop(self) -> None:  # never called: `run` returns there
+        raise AssertionError
+
+    def _mark(self) -> None:
+        self.marks.append(len(self.stack))
+
+    def _pop(self) -> None:
+        if self.marks and self.marks[-1] == len(self.stack):
+            self.marks.pop()
+        else:
+            self.pop()
+
+    def _pop_mark(self) -> None:
+        self.pop_to_mark()
+
+    def _dup(self) -> None:
+        self.push(self.top())
+
+    def remember(self, index: int) -> None:
+        if index < 0:
+            raise DamagedFile("the pickle stores under a negative memo index")
+        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise DamagedFile(f"the pickle asks for memo entry {index}, which was never stored")
+        self.push(self.memo[index])
+
+    def _put(self) -> None:
+        self.remember(self.text_int())
+
+    def _binput(self) -> None:
+        self.remember(self.length(1))
+
+    def _long_binput(self) -> None:
+        self.remember(self.length(4))
+
+    def _memoize(self) -> None:
+        self.remember(len(self.memo))
+
+    def _get(self) -> None:
+        self.recall(self.text_int())
+
+    def _binget(self) -> None:
+        self.recall(self.length(1))
+
+    def _long_binget(self) -> None:
+        self.recall(self.length(4))
+
+    # --- Singletons and numbers -------------------------------------------------------------
+
+    def _none(self) -> None:
+        self.push(None)
+
+    def _newtrue(self) -> None:
+        self.push(True)
+
+    def _newfalse(self) -> None:
+        self.push(False)
+
+    def text_int(self, line: bytes | None = None) -> int:
+        """Return the integer that a text opcode writes, as C's strtol with base 0 sees it."""
+        text = (self.source.line() if line is None else line).strip()
+        try:
+            return int(text, 8) if _OCTAL.fullmatch(text) else int(text, 0)
+        except ValueError:
+            raise DamagedFile(f"the pickle has {text[:40]!r} where an integer belongs") from None
+
+    def _int(self) -> None:
+        line = self.source.line()
+        self.push(
+            {b"00": False, b"01": True}[line] if line in (b"00", b"01") else self.text_int(line)
+        )
+
+    def _long(self) -> None:
+        self.push(self.text_int(self.source.line().rstrip(b"L")))
+
+    def _binint(self) -> None:
+        self.push(int.from_bytes(self.take(4), "little", signed=True))
+
+    def _binint1(self) -> None:
+        self.push(self.take(1)[0])
+
+    def _binint2(self) -> None:
+        self.push(self.length(2))
+
+    def _long1(self) -> None:
+        self.push(int.from_bytes(self.sized(1), "little", signed=True))
+
+    def _long4(self) -> None:
+        nbytes = int.from_bytes(self.take(4), "little", signed=True)
+        if nbytes < 0:
+            raise DamagedFile("the pickle has an integer of negative length")
+        self.push(int.from_bytes(self.take(nbytes), "little", signed=True))
+
+    def _float(self) -> None:
+        text = self.source.line()
+        try:
+            if b"_" in text:
+                raise ValueError
+            self.push(float(text))
+        except ValueError:
+            raise DamagedFile(f"the pickle has {text[:40]!r} where a float belongs") from None
+
+    def _binfloat(self) -> None:
+        self.push(struct.unpack(">d", self.take(8))[0])
+
+    # --- Text and bytes ---------------------------------------------------------------------
+
+    def push_py2_string(self, data: bytes) -> None:
+        """Push Python 2's `str`: text if it is valid UTF-8 (torch's reading), else the bytes."""
+        try:
+            self.push(data.decode())
+        except UnicodeDecodeError:
+            self.push(data)
+
+    def _string(self) -> None:
+        text = self.source.line().strip()
+        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[-1:] != text[:1]:
+            raise DamagedFile("the pickle has a string without its quotes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes that Python now frowns on are fine in data
+            try:
+                data = codecs.escape_decode(text[1:-1])[0]
+            except ValueError as error:
+                raise DamagedFile(f"the pickle has a broken string ({error})") from None
+        self.push_py2_string(data)
+
+    def _binstring(self) -> None:
+        nbytes = int.from_bytes(self.take(4), "little", signed=True)
+        if nbytes < 0:
+            raise DamagedFile("the pickle has a string of negative length")
+        self.push_py2_string(self.take(nbytes))
+
+    def _short_binstring(self) -> None:
+        self.push_py2_string(self.sized(1))
+
+    def _binbytes(self) -> None:
+        self.push(self.sized(4))
+
+    def _short_binbytes(self) -> None:
+        self.push(self.sized(1))
+
+    def _binbytes8(self) -> None:
+        self.push(self.sized(8))
+
+    def _bytearray8(self) -> None:
+        self.push(bytearray(self.sized(8)))
+
+    def _next_buffer(self) -> None:
+        raise UnsupportedContent("the pickle needs buffers that are not in the file")
+
+    def _readonly_buffer(self) -> None:
+        self.top()
+
+    def decode(self, data: bytes, encoding: str, errors: str) -> None:
+        try:
+            self.push(data.decode(encoding, errors))
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"the pickle has text that is not {encoding} ({error})") from None
+
+    def _unicode(self) -> None:
+        self.decode(self.source.line(), "raw-unicode-escape", "strict")
+
+    def _binunicode(self) -> None:
+        self.decode(self.sized(4), "utf-8", "surrogatepass")
+
+    def _short_binunicode(self) -> None:
+        self.decode(self.sized(1), "utf-8", "surrogatepass")
+
+    def _binunicode8(self) -> None:
+        self.decode(self.sized(8), "utf-8", "surrogatepass")
+
+    # --- Containers -------------------------------------------------------------------------
+
+    def _empty_list(self) -> None:
+        self.push([])
+
+    def _list(self) -> None:
+        self.push(self.pop_to_mark())
+
+    def append_to(self, target: Value, items: list[Value]) -> None:
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, Object):
+            target.items.extend(items)
+        elif items:
+            self.refuse("items are appended to", target)
+
+    def _append(self) -> None:
+        item = self.pop()
+        self.append_to(self.top(), [item])
+
+    def _appends(self) -> None:
+        items = self.pop_to_mark()
+        self.append_to(self.top(), items)
+
+    def _empty_tuple(self) -> None:
+        self.push(())
+
+    def _tuple(self) -> None:
+        self.push(tuple(self.pop_to_mark()))
+
+    def _tuple1(self) -> None:
+        self.push((self.pop(),))
+
+    def _tuple2(self) -> None:
+        second, first = self.pop(), self.pop()
+        self.push((first, second))
+
+    def _tuple3(self) -> None:
+        third, second, first = self.pop(), self.pop(), self.pop()
+        self.push((first, second, third))
+
+    def _empty_dict(self) -> None:
+        self.push({})
+
+    def _dict(self) -> None:
+        items = self.pop_to_mark()
+        target: dict[Value, Value] = {}
+        self.set_in(target, items)
+        self.push(target)
+
+    def set_in(self, target: Value, items: list[Value]) -> None:
+        if len(items) % 2:
+            raise DamagedFile("the pickle sets a key without a value")
+        into = target.pairs if isinstance(target, Object) else target
+        if isinstance(into, dict):
+            for index in range(0, len(items), 2):
+                into[self.add_key(items[index])] = items[index + 1]
+        elif items:
+            self.refuse("items are set in", target)
+
+    def _setitem(self) -> None:
+        value, key = self.pop(), self.pop()
+        self.set_in(self.top(), [key, value])
+
+    def _setitems(self) -> None:
+        items = self.pop_to_mark()
+        self.set_in(self.top(), items)
+
+    def _empty_set(self) -> None:
+        self.push(set())
+
+    def _additems(self) -> None:
+        items = self.pop_to_mark()
+        target = self.top()
+        if isinstance(target, set):
+            target.update(self.add_key(item) for item in items)
+        elif isinstance(target, Object):
+            target.items.extend(items)
+        elif items:
+            self.refuse("members are added to", target)
+
+    def _frozenset(self) -> None:
+        self.push(frozenset(self.add_key(item) for item in self.pop_to_mark()))
+
+    def refuse(self, what: str, target: Value) -> None:
+        """Note that a value is changed in a way that its kind does not have."""
+        kind = "a tensor" if isinstance(target, TensorEntry) else f"a {type(target).__name__}"
+        severity: Literal["dangerous", "damaged"] = "damaged"
+        if isinstance(target, TensorEntry | Global):
+            severity = "dangerous"
+        self.note("mutation", severity, f"{what} {kind}, which no honest writer does")
+
+    # --- Names and objects ------------------------------------------------------------------
+
+    def name_line(self) -> str:
+        try:
+            return self.source.line().decode("utf-8")
+        except UnicodeDecodeError:
+            raise DamagedFile("the pickle has a name that is not UTF-8") from None
+
+    def _global(self) -> None:
+        module = self.name_line()
+        self.push(self.name(module, self.name_line()))
+
+    def _stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.push(self.name(module, name))
+
+    def _inst(self) -> None:
+        module = self.name_line()
+        callee = self.name(module, self.name_line())
+        self.push(self.call(callee, tuple(self.pop_to_mark())))
+
+    def _obj(self) -> None:
+        items = self.pop_to_mark()
+        if not items:
+            raise DamagedFile("the pickle makes an object without a class")
+        self.push(self.call(items[0], tuple(items[1:])))
+
+    def _reduce(self) -> None:
+        args, callee = self.pop(), self.pop()
+        self.push(self.call(callee, args))
+
+    def _newobj(self) -> None:
+        args, callee = self.pop(), self.pop()
+        self.push(self.call(callee, args))
+
+    def _newobj_ex(self) -> None:
+        kwargs, args, callee = self.pop(), self.pop(), self.pop()
+        self.push(self.call(callee, args, kwargs))
+
+    def _build(self) -> None:
+        state, target = self.pop(), self.top()
+        if isinstance(target, Object):
+            if isinstance(target.state, dict) and isinstance(state, dict):
+                target.state = {**target.state, **state}
+            else:
+                target.state = state if target.state is None else (target.state, state)
+        elif isinstance(target, DictObject):
+            target.attributes.update(attributes_of(state))
+        else:
+            self.refuse("attributes are set on", target)
+
+    def _persid(self) -> None:
+        self.push(self.persistent(self.name_line()))
+
+    def _binpersid(self) -> None:
+        self.push(self.persistent(self.pop()))
+
+    def extension(self, width: int) -> None:
+        code = self.length(width)
+        self.note("extension", "dangerous", f"copyreg extension {code} names something unknown")
+        self.push(self.name("copyreg", f"<extension {code}>"))
+
+    def _ext1(self) -> None:
+        self.extension(1)
+
+    def _ext2(self) -> None:
+        self.extension(2)
+
+    def _ext4(self) -> None:
+        self.extension(4)
+
+
+_STOP = 0x2E
+_OCTAL = re.compile(rb"[+-]?0[0-7]+")
+
+
+def attributes_of(state: Value) -> dict[Value, Value]:
+    """Return the attributes in a BUILD argument: a dict, or a tuple of a dict and slots."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
