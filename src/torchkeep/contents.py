@@ -206,7 +206,11 @@ class Contents:
     """The tree of values."""
     metadata: dict[str, str] = field(default_factory=dict)
     """What the container says about itself: safetensors' `__metadata__`, a zip's version."""
+    pickle_protocol: int | None = None
+    """The protocol of the pickle inside; None where there is none."""
     globals: tuple[Global, ...] = ()
     """Every name that the file mentions, in the order of first mention."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Source text of classes that the file carries, by dotted name. It is text, never run."""
     findings: tuple[Finding, ...] = ()
     """What its reader should know."""

@@ -3,8 +3,9 @@
 Layout: one pickle from the first byte to its STOP. Protocol 2 and newer start with 0x80 and the
 protocol's number; protocols 0 and 1 have no mark of their own.
 
-Limits: tensors inside are recipes of nested pickles (`torch.storage._load_from_bytes`) and stay
-recipes.
+Limits: tensors in a plain pickle are recipes of nested pickles (`torch.storage._load_from_bytes`)
+and stay recipes. The `data.pkl` that somebody took out of a torch zip is described with its
+tensors' names and shapes; their bytes are elsewhere, and a finding says so.
 
 Source: Lib/pickle.py of CPython.
 """
@@ -13,13 +14,17 @@ from __future__ import annotations
 
 import contextlib
 
-from torchkeep.contents import Contents, Finding
+from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats.format import Format
-from torchkeep.formats.torch_objects import TORCH_CONSTRUCTORS
+from torchkeep.formats.torch_objects import (
+    TORCH_CONSTRUCTORS,
+    StorageReference,
+    parse_storage_id,
+)
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
 from torchkeep.pickles.source import ByteSource
 
 _TEXT_OPENINGS = (b"(", b"c", b"]", b"}", b")")
@@ -43,8 +48,14 @@ def sniff(head: bytes, nbytes: int) -> bool:
 def describe(file: InputFile, limits: Limits) -> Contents:
     """Return what the pickle holds."""
     source = ByteSource(file.read_at, 0, file.nbytes)
-    pickled = run_pickle(source, constructors=TORCH_CONSTRUCTORS, limits=limits)
-    findings = list(pickled.findings)
+    findings: list[Finding] = []
+    pickled = run_pickle(
+        source,
+        persistent=lambda pid: _storage_elsewhere(pid, findings),
+        constructors=TORCH_CONSTRUCTORS,
+        limits=limits,
+    )
+    findings = [*pickled.findings, *dict.fromkeys(findings)]
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle"
         findings.append(Finding("trailing-bytes", "ambiguous", "", text))
@@ -53,10 +64,21 @@ def describe(file: InputFile, limits: Limits) -> Contents:
         nbytes=file.nbytes,
         container=FORMAT.name,
         root=pickled.root,
-        metadata={"protocol": str(pickled.protocol)},
+        pickle_protocol=pickled.protocol,
         globals=pickled.globals,
         findings=tuple(findings),
     )
+
+
+def _storage_elsewhere(pid: Value, findings: list[Finding]) -> Value:
+    parts = parse_storage_id(pid)
+    if parts is None:
+        text = "a persistent id names something that is not in the file"
+        findings.append(Finding("persistent-id", "ambiguous", "", text))
+        return Object(PERSISTENT_ID, (pid,))
+    text = "the tensors' bytes are not in the file: it is the data.pkl of a PyTorch archive"
+    findings.append(Finding("missing-storage", "damaged", "", text))
+    return StorageReference(Storage(parts.key, parts.nbytes, None, parts.device), parts.dtype)
 
 
 FORMAT = Format("pickle", sniff, describe)

@@ -69,18 +69,21 @@ class _Stream:
         metadata = self.read_preamble()
         object_start = self.source.position
         ids: dict[str, StorageId] = {}
-        self.run(lambda pid: self.collect(pid, ids))
+        pickled = self.run(lambda pid: self.collect(pid, ids))
         keys = self.run(None).root
         storages = self.place_storages(keys, ids)
-        source = ByteSource(self.file.read_at, object_start, self.file.nbytes)
-        pickled = self.run(lambda pid: self.resolve(pid, storages), source)
+        if ids:
+            source = ByteSource(self.file.read_at, object_start, self.file.nbytes)
+            pickled = self.run(lambda pid: self.resolve(pid, storages), source)
         return Contents(
             path=self.file.path,
             nbytes=self.file.nbytes,
             container=FORMAT.name,
             root=pickled.root,
             metadata=metadata,
+            pickle_protocol=pickled.protocol,
             globals=pickled.globals,
+            sources=self.sources,
             findings=(*pickled.findings, *dict.fromkeys(self.findings)),
         )
 
@@ -106,11 +109,12 @@ class _Stream:
         return {"protocol_version": str(protocol), "byteorder": self.byteorder}
 
     def collect(self, pid: Value, ids: dict[str, StorageId]) -> Value:
-        """Remember the storages that the object names; what it returns is thrown away."""
+        """Remember the storages that the object names. Their tensors can't be made yet."""
         parts = parse_storage_id(pid)
-        if parts is not None:
-            ids.setdefault(parts.key, parts)
-        return None
+        if parts is None:
+            return self.resolve(pid, {})
+        ids.setdefault(parts.key, parts)
+        return Object(PERSISTENT_ID, (pid,))
 
     def place_storages(self, keys: Value, ids: dict[str, StorageId]) -> dict[str, Storage]:
         """Return the storages by key, each with its place in the file."""

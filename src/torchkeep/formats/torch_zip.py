@@ -40,6 +40,7 @@ _LONGEST_METADATA = 64
 _OTHER_KINDS: dict[str, str] = {
     "constants.pkl": "a TorchScript archive",
     "archive_format": "an exported program (.pt2)",
+    "serialized_exported_program.json": "an exported program (.pt2)",
     "models/model.json": "an exported program (.pt2)",
     "bytecode.pkl": "a TorchScript archive for the lite interpreter",
     ".data/version": "a torch.package archive",
@@ -72,6 +73,7 @@ def describe(file: InputFile, limits: Limits) -> Contents:
         container=FORMAT.name,
         root=pickled.root,
         metadata=archive.metadata,
+        pickle_protocol=pickled.protocol,
         globals=pickled.globals,
         findings=tuple(findings),
     )
