@@ -1,3 +1,67 @@
-"""x"""
+"""Save, load, look into, checkpoint and resume PyTorch models, safely and exactly.
 
-__version__ = "0.1.0.dev0"
+The names are resolved when they are first used: importing torchkeep imports neither torch nor
+NumPy, and inspecting a file needs neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from torchkeep.errors import TorchkeepError
+
+if TYPE_CHECKING:
+    from torchkeep.checkpointing import Checkpointer, capture, restore
+    from torchkeep.identify import Inspection, inspect
+    from torchkeep.loading import LoadReport, load, load_into
+    from torchkeep.saving import SaveReport, save
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpointer": "torchkeep.checkpointing",
+    "capture": "torchkeep.checkpointing",
+    "restore": "torchkeep.checkpointing",
+    "Inspection": "torchkeep.identify",
+    "inspect": "torchkeep.identify",
+    "LoadReport": "torchkeep.loading",
+    "load": "torchkeep.loading",
+    "load_into": "torchkeep.loading",
+    "SaveReport": "torchkeep.saving",
+    "save": "torchkeep.saving",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "Checkpointer",
+    "Inspection",
+    "LoadReport",
+    "SaveReport",
+    "TorchkeepError",
+    "__version__",
+    "capture",
+    "inspect",
+    "load",
+    "load_into",
+    "restore",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'torchkeep' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f"torchkeep.{name} needs PyTorch: pip install 'torchkeep[torch]'", name="torch"
+        ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Which tensor of a file goes where in a model, decided without either of them. No torch."""

@@ -5,6 +5,7 @@ as `_orig_mod`, FSDP as `_fsdp_wrapped_module`, activation checkpointing as
 `_checkpoint_wrapped_module`. Each becomes a component of every key below it. The last three are
 private names that no model uses, so they go wherever they stand. `module` is a name that a model
 may use itself: it is a wrapper only at the front, and only if every key has it there.
+(`n_averaged`, which `torch.optim.swa_utils.AveragedModel` adds, does not count.)
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ WRAPPERS: dict[str, str] = {
     "_checkpoint_wrapped_module": "activation checkpointing",
 }
 """The key component that each wrapper leaves, and the wrapper's name for a person."""
+
+AVERAGE_COUNTER = "n_averaged"
+"""The key that `torch.optim.swa_utils.AveragedModel` adds to those of the model it averages."""
 
 _PRIVATE = frozenset(WRAPPERS) - {"module"}
 
@@ -35,8 +39,10 @@ def strip_wrappers(keys: Iterable[str]) -> dict[str, str]:
     """
     keys = list(keys)
     parts = [[part for part in key.split(".") if part not in _PRIVATE] for key in keys]
-    while parts and all(len(key) > 1 and key[0] == "module" for key in parts):
-        parts = [key[1:] for key in parts]
+    wrapped = [key for key in parts if key != [AVERAGE_COUNTER]]
+    while wrapped and all(len(key) > 1 and key[0] == "module" for key in wrapped):
+        for key in wrapped:
+            del key[0]
     bare = [".".join(key) for key in parts]
     if len(set(bare)) < len(bare):
         bare = keys

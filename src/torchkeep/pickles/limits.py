@@ -18,7 +18,7 @@ class Limits:
     """Bytes of one pickle stream, after decompression."""
     steps: int = 50_000_000
     """Opcodes of one pickle stream."""
-    depth: int = 1_000
+    depth: int = 500
     """Levels of nesting in the tree of values."""
     places: int = 10_000_000
     """Values visited when the tree is walked; a value that stands in two places counts twice."""

@@ -1,0 +1,115 @@
+"""The module tree of a pickled model, from the attributes that `nn.Module` pickles.
+
+A module is an object whose state has `_parameters` and `_modules`; its class need not exist here.
+The public attributes are, as a rule, the arguments that its constructor got.
+
+Source: torch/nn/modules/module.py (`Module.__init__`, `__setstate__`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torchkeep.contents import Object, TensorEntry, Value
+from torchkeep.identify.tree import Budget
+
+_REQUIRED = ("_parameters", "_modules")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleNode:
+    """One module of a pickled model."""
+
+    name: str
+    """Its name in its parent; empty for the root."""
+    class_path: str
+    """The dotted name of its class."""
+    attributes: dict[str, Value]
+    """Its public attributes as they were pickled."""
+    parameters: dict[str, TensorEntry]
+    """Its own parameters by name."""
+    buffers: dict[str, TensorEntry]
+    """Its own buffers by name, the non-persistent ones too."""
+    non_persistent: frozenset[str]
+    """The buffers that its state dict leaves out."""
+    children: tuple[ModuleNode, ...]
+    """The modules in it."""
+    training: bool | None
+    """The flag as saved; None if the file has none."""
+    source: str | None
+    """The class's source text where the format carries it."""
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, ModuleNode]]:
+        """Yield this module and all below it with their dotted names."""
+        yield prefix, self
+        for child in self.children:
+            yield from child.walk(f"{prefix}.{child.name}" if prefix else child.name)
+
+    def state_dict(self) -> dict[str, TensorEntry]:
+        """Return what the live module's `state_dict()` would hold."""
+        entries = {}
+        for path, node in self.walk():
+            start = f"{path}." if path else ""
+            for name, entry in node.parameters.items():
+                entries[start + name] = entry
+            for name, entry in node.buffers.items():
+                if name not in node.non_persistent:
+                    entries[start + name] = entry
+        return entries
+
+
+def is_module(value: Value) -> bool:
+    """Whether a value is a pickled `nn.Module`."""
+    return isinstance(value, Object) and all(
+        isinstance(value.attributes.get(name), dict) for name in _REQUIRED
+    )
+
+
+def module_tree(
+    value: Object, sources: dict[str, str], budget: Budget, name: str = "", depth: int = 0
+) -> ModuleNode:
+    """Return the tree of a pickled module.
+
+    Args:
+        value: the module, for which `is_module` holds.
+        sources: source texts by class path.
+        budget: bounds the walk.
+        name: the module's name in its parent.
+        depth: how deep the module stands.
+
+    Raises:
+        LimitReached: the tree unfolds too far.
+    """
+    budget.spend(depth)
+    state = value.attributes
+    modules = state["_modules"]
+    non_persistent = state.get("_non_persistent_buffers_set")
+    training = state.get("training")
+    return ModuleNode(
+        name=name,
+        class_path=value.class_path,
+        attributes={
+            key: item
+            for key, item in state.items()
+            if isinstance(key, str) and not key.startswith("_") and key != "training"
+        },
+        parameters=_tensors(state["_parameters"]),
+        buffers=_tensors(state.get("_buffers")),
+        non_persistent=frozenset(str(key) for key in non_persistent if isinstance(key, str))
+        if isinstance(non_persistent, set | frozenset)
+        else frozenset(),
+        children=tuple(
+            module_tree(child, sources, budget, str(key), depth + 1)
+            for key, child in modules.items()
+            if is_module(child)
+        ),
+        training=training if isinstance(training, bool) else None,
+        source=sources.get(value.class_path),
+    )
+
+
+def _tensors(table: Value) -> dict[str, TensorEntry]:
+    if not isinstance(table, dict):
+        return {}
+    return {str(name): entry for name, entry in table.items() if isinstance(entry, TensorEntry)}

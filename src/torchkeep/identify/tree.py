@@ -1,0 +1,136 @@
+"""Walking a tree of inert values without being led astray by it.
+
+A pickle can say "this list again" in two bytes, so a small file can unfold into more places than
+there are atoms, or into itself. Every walk therefore carries a `Budget`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torchkeep.contents import Contents, Object, TensorEntry, Value
+from torchkeep.errors import LimitReached
+from torchkeep.pickles.limits import Limits
+
+_FREE_PLACES = 10_000
+_PLACES_PER_BYTE = 4
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many places may still be visited.
+
+    An honest tree has fewer places than its file has bytes, since every place takes an opcode;
+    values that really are shared make it a small multiple of that.
+    """
+
+    left: int
+    """Places that may still be visited."""
+    depth: int
+    """Levels of nesting that may be visited."""
+
+    @classmethod
+    def for_contents(cls, contents: Contents, limits: Limits) -> Budget:
+        """Return what reading a file may cost."""
+        places = min(limits.places, _FREE_PLACES + _PLACES_PER_BYTE * contents.nbytes)
+        # Each level takes a few frames of Python's own stack, which is bounded as well.
+        return cls(places, min(limits.depth, sys.getrecursionlimit() // 2))
+
+    def spend(self, depth: int) -> None:
+        """Count one place at a depth.
+
+        Raises:
+            LimitReached: there were too many, or they are nested too deep.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise LimitReached(
+                "the file's values unfold into far more places than it has bytes",
+                advice="No training program writes such a file.",
+            )
+        if depth >= self.depth:
+            raise LimitReached(
+                f"the file's values are nested deeper than the limit depth={self.depth:,}",
+                advice="If you trust the file, read it with Limits(depth=...) set higher.",
+            )
+
+
+def children(value: Value) -> Iterator[tuple[str, Value]]:
+    """Yield what is directly inside a value, with its key, list position or attribute name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key if isinstance(key, str) else repr_key(key), item
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield str(index), item
+    elif isinstance(value, Object):
+        yield from _parts(value)
+
+
+def _parts(value: Object) -> Iterator[tuple[str, Value]]:
+    for index, item in enumerate(value.args):
+        if isinstance(item, TensorEntry | Object | dict | list | tuple):
+            yield f"args.{index}", item
+    yield from value.kwargs.items()
+    attributes = value.attributes
+    if attributes:
+        yield from children(attributes)
+    elif value.state is not None:
+        yield "state", value.state
+    yield from children(value.items)
+    yield from children(value.pairs)
+
+
+def repr_key(key: Value) -> str:
+    """Return a dictionary key as one component of a path."""
+    if isinstance(key, tuple | frozenset):
+        return f"<{type(key).__name__} of {len(key)}>"
+    return str(key) if not isinstance(key, Object) else f"<{key.class_path}>"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    """A tensor at one place of the file."""
+
+    path: str
+    """Keys, list positions and attribute names from the root, joined by dots."""
+    entry: TensorEntry
+    """What stands there."""
+    alias_of: str | None
+    """The first path whose tensor lies in the same storage, or None if this is the first."""
+
+
+def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
+    """Return every tensor of a tree, once for each place where it stands."""
+    found: list[NamedTensor] = []
+    first: dict[int, str] = {}
+
+    # Values on the way to the current one (an object may refer back to its owner), and values
+    # without any tensor in them, which need no second visit.
+    closed: set[int] = set()
+
+    def visit(path: str, value: Value, depth: int) -> bool:
+        """Return whether there is a tensor in `value`."""
+        budget.spend(depth)
+        if isinstance(value, TensorEntry):
+            alias = first.setdefault(id(value.storage), path)
+            found.append(NamedTensor(path, value, None if alias == path else alias))
+            return True
+        if id(value) in closed:
+            return False
+        closed.add(id(value))
+        has = False
+        for name, child in children(value):
+            if isinstance(child, _CONTAINERS):
+                has |= visit(f"{path}.{name}" if path else name, child, depth + 1)
+        if has:
+            closed.discard(id(value))
+        return has
+
+    visit("", root, 0)
+    return tuple(found)
+
+
+_CONTAINERS = (TensorEntry, dict, list, tuple, set, frozenset, Object)
