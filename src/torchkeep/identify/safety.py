@@ -92,6 +92,8 @@ WEIGHTS_ONLY: frozenset[str] = frozenset(
         *(f"torch.{kind}Tensor" for kind in _TENSOR_KINDS),
         *(f"torch.cuda.{kind}Tensor" for kind in _TENSOR_KINDS),
         *(f"torch.cuda.{kind}Storage" for kind in _TENSOR_KINDS),
+        "torch.cuda.ComplexDoubleStorage",
+        "torch.cuda.ComplexFloatStorage",
         *(f"torch.sparse.{kind}Tensor" for kind in _TENSOR_KINDS if kind != "Bool"),
         *(f"torch.cuda.sparse.{kind}Tensor" for kind in _TENSOR_KINDS if kind != "Bool"),
     ]

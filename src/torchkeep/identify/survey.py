@@ -69,10 +69,10 @@ class _Walk:
 
     def visit(self, path: str, value: Value, depth: int) -> None:
         self.budget.spend(depth)
-        if isinstance(value, TensorEntry) or self.sort(path, value):
-            return
         if isinstance(value, _Plain):
             self.keep(path, value)
+        elif self.sort(path, value) or isinstance(value, TensorEntry):
+            return
         elif isinstance(value, list | tuple) and _is_plain_list(value):
             self.keep(path, list(value))
         elif id(value) not in self.seen:

@@ -1,0 +1,369 @@
+"""`inspect` names the right kind for files that plain torch.save wrote, and executes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import torchkeep
+from torchkeep.errors import DamagedFile, LimitReached, NotAModelFile
+from torchkeep.identify import Inspection
+from torchkeep.pickles.limits import Limits
+
+VANISHING = """
+import torch
+from torch import nn
+
+class Vanished(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.width = width
+        self.body = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.25))
+        self.head = nn.Linear(width, 3)
+        self.register_buffer("scale", torch.ones(2))
+        self.register_buffer("cache", torch.zeros(5), persistent=False)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+"""
+
+NUM_PARAMETERS = 4 * 8 + 8 + 8 + 8 + 8 * 3 + 3
+# A state dict does not tell buffers from parameters; only BatchNorm's are known by name.
+NUM_IN_STATE_DICT = NUM_PARAMETERS + 2
+Save = Callable[[Any, str], Inspection]
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def save(request: pytest.FixtureRequest, tmp_path: Path) -> Save:
+    """Write an object with plain torch.save and inspect the file."""
+
+    def write(value: Any, name: str = "model.pth") -> Inspection:
+        path = tmp_path / name
+        torch.save(value, path, _use_new_zipfile_serialization=request.param == "zip")
+        inspection = torchkeep.inspect(path)
+        assert inspection.container == f"torch-{request.param}"
+        assert inspection.nbytes == path.stat().st_size
+        json.dumps(inspection.to_json(tensors=True))
+        return inspection
+
+    return write
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Module]:
+    """A model whose class can't be imported when the test inspects the file."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "vanishing.py").write_text(VANISHING)
+    monkeypatch.syspath_prepend(str(folder))
+    module = importlib.import_module("vanishing")
+    torch.manual_seed(0)
+    yield module.Vanished()
+    sys.modules.pop("vanishing", None)
+
+
+def test_a_state_dict_is_parameters_only(save: Save, model: nn.Module) -> None:
+    found = save(model.state_dict())
+    assert found.role == "state_dict"
+    assert [(item.name, item.role, item.prefix) for item in found.state_dicts] == [
+        ("", "model", "")
+    ]
+    assert list(found.state_dicts[0].entries) == list(model.state_dict())
+    assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
+    assert found.summary == "Parameters only: 85 parameters in 10 tensors."
+    assert found.safety.verdict == "data-only"
+    assert found.safety.weights_only is True
+
+
+def test_a_whole_model_shows_its_tree_though_its_class_is_gone(
+    save: Save, model: nn.Module
+) -> None:
+    found = save(model)
+    for name in list(sys.modules):
+        if name == "vanishing":
+            del sys.modules[name]
+    assert found.role == "module"
+    assert found.summary == "Whole model: vanishing.Vanished, 83 parameters in 10 tensors."
+    (path, root), *_ = found.modules
+    assert (path, root.class_path, root.training) == ("", "vanishing.Vanished", True)
+    assert root.attributes["width"] == 8
+    assert [name for name, _ in root.walk()] == ["", "body", "body.0", "body.1", "body.2", "head"]
+    assert dict(root.walk())["body.2"].attributes["p"] == 0.25
+    assert root.buffers.keys() == {"scale", "cache"}
+    assert root.non_persistent == {"cache"}
+    assert list(found.state_dicts[0].entries) == list(model.state_dict())
+    assert found.safety.verdict == "needs-trust"
+    assert "vanishing.Vanished" in found.safety.blocked
+    assert found.safety.weights_only is False
+
+
+def test_a_legacy_whole_model_carries_its_source_text(tmp_path: Path, model: nn.Module) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save(model, path, _use_new_zipfile_serialization=False)
+    root = torchkeep.inspect(path).modules[0][1]
+    assert root.source is not None
+    assert "class Vanished(nn.Module)" in root.source
+    assert "class Linear" in dict(root.walk())["head"].source  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("make", "family"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "SGD"),
+        (lambda p: torch.optim.Adam(p), "Adam"),
+        (lambda p: torch.optim.AdamW(p), "AdamW"),
+        (lambda p: torch.optim.RMSprop(p), "RMSprop"),
+        (lambda p: torch.optim.Adagrad(p), "Adagrad"),
+        (lambda p: torch.optim.Adadelta(p), "Adadelta"),
+        (lambda p: torch.optim.Adamax(p), "Adamax"),
+        (lambda p: torch.optim.NAdam(p), "NAdam"),
+        (lambda p: torch.optim.RAdam(p), "RAdam"),
+        (lambda p: torch.optim.Rprop(p), "Rprop"),
+        (lambda p: torch.optim.ASGD(p), "ASGD"),
+        (lambda p: torch.optim.LBFGS(p), "LBFGS"),
+    ],
+)
+def test_a_training_checkpoint_names_its_optimizer(
+    save: Save, model: nn.Module, make: Callable[..., torch.optim.Optimizer], family: str
+) -> None:
+    optimizer = make(model.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.randn(6, 4)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = save(
+        {
+            "epoch": 12,
+            "model_state_dict": model.state_dict(),
+            "optimizer_state_dict": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "loss": 0.25,
+            "rng_state": torch.get_rng_state(),
+            "classes": ["cat", "dog", "owl"],
+        }
+    )
+    assert found.role == "checkpoint"
+    (state,) = found.optimizers
+    assert (state.name, state.family) == ("optimizer_state_dict", family)
+    assert state.param_groups[0]["num_params"] == len(list(model.parameters()))
+    assert state.num_states == len(optimizer.state_dict()["state"])
+    assert found.schedulers == ("scheduler",)
+    assert found.rng == ("rng_state",)
+    assert found.values == {"epoch": 12, "loss": 0.25, "classes": ["cat", "dog", "owl"]}
+    assert found.summary == (
+        f"Training checkpoint: 85 parameters in 10 tensors, {family}, scheduler, epoch 12."
+    )
+    assert found.safety.verdict == "data-only"
+
+
+def test_a_checkpoint_without_an_optimizer_says_so(save: Save, model: nn.Module) -> None:
+    found = save({"state_dict": model.state_dict(), "epoch": 3})
+    assert found.role == "checkpoint"
+    assert found.optimizers == ()
+    assert found.summary == ("Checkpoint without optimizer: 85 parameters in 10 tensors, epoch 3.")
+
+
+def test_an_optimizer_alone_is_an_optimizer(save: Save, model: nn.Module) -> None:
+    found = save(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())
+    assert found.role == "optimizer"
+    assert found.summary == "Optimizer state without a model: SGD."
+
+
+def test_a_dataparallel_save_names_the_wrapper(save: Save, model: nn.Module) -> None:
+    found = save(nn.DataParallel(model).state_dict())
+    assert found.state_dicts[0].prefix == "module."
+    assert found.summary.endswith("; saved from DataParallel or DDP.")
+
+
+def test_nested_wrappers_are_all_named(save: Save, model: nn.Module) -> None:
+    keys = {f"module._orig_mod.{key}": value for key, value in model.state_dict().items()}
+    found = save(OrderedDict(keys))
+    assert found.state_dicts[0].prefix == "module._orig_mod."
+    assert found.summary.endswith("; saved from torch.compile in DataParallel or DDP.")
+
+
+def test_a_whole_dataparallel_model_shows_the_wrapper_as_a_module(
+    save: Save, model: nn.Module
+) -> None:
+    found = save(nn.DataParallel(model))
+    assert found.role == "module"
+    assert found.modules[0][1].class_path == "torch.nn.parallel.data_parallel.DataParallel"
+    assert found.state_dicts[0].prefix == "module."
+
+
+@pytest.mark.parametrize("name", ["ema_state_dict", "ema", "model_ema", "state_dict_ema"])
+def test_an_ema_is_told_from_the_model(save: Save, model: nn.Module, name: str) -> None:
+    found = save({"model": model.state_dict(), name: model.state_dict()})
+    assert [(item.name, item.role) for item in found.state_dicts] == [
+        ("model", "model"),
+        (name, "ema"),
+    ]
+    assert "2 state dicts" in found.summary
+    assert "EMA" in found.summary
+
+
+def test_an_averaged_model_is_an_ema(save: Save, model: nn.Module) -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    found = save(averaged.state_dict())
+    assert found.state_dicts[0].role == "ema"
+    assert found.state_dicts[0].prefix == "module."
+    assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
+
+
+def test_two_networks_are_two_state_dicts(save: Save) -> None:
+    found = save(
+        {"generator": nn.Linear(2, 3).state_dict(), "discriminator": nn.Linear(3, 1).state_dict()}
+    )
+    assert [item.name for item in found.state_dicts] == ["generator", "discriminator"]
+    assert {item.role for item in found.state_dicts} == {"other"}
+
+
+def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
+    assert save(torch.zeros(2, 3)).summary == "One tensor: float32, shape [2, 3]."
+    found = save({"data": torch.zeros(2), "labels": torch.ones(2)})
+    assert (found.role, found.state_dicts) == ("object", ())
+    assert found.summary == "No model: a dict of 2."
+
+
+def test_tied_parameters_count_once_and_name_their_alias(save: Save) -> None:
+    shared = nn.Linear(3, 3, bias=False)
+    found = save(nn.Sequential(shared, nn.ReLU(), shared).state_dict())
+    assert found.state_dicts[0].num_parameters == 9
+    assert [(item.path, item.alias_of) for item in found.tensors()] == [
+        ("0.weight", None),
+        ("2.weight", "0.weight"),
+    ]
+
+
+def test_the_tensor_table_has_torchs_own_shapes_and_strides(save: Save) -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    value = {"list": [base, base.t()[1:]], "scalar": torch.tensor(3), "half": base.half()}
+    table = {item.path: item.entry for item in save(value).tensors()}
+    assert table["list.1"].shape == (5, 4)
+    assert table["list.1"].stride == base.t()[1:].stride()
+    assert table["list.1"].storage_offset == 1
+    assert table["list.1"].storage is table["list.0"].storage
+    assert table["scalar"].shape == ()
+    assert {path: entry.dtype for path, entry in table.items()} == {
+        "list.0": "float32",
+        "list.1": "float32",
+        "scalar": "int64",
+        "half": "float16",
+    }
+
+
+class _RunsACommand:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def test_a_payload_is_named_and_does_not_run(save: Save, model: nn.Module, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    found = save({"state_dict": model.state_dict(), "epoch": _RunsACommand(f"touch {mark}")})
+    assert not mark.exists()
+    assert found.safety.verdict == "dangerous"
+    assert (
+        found.safety.findings[0].text == f"loading the file would use {os.system.__module__}.system"
+    )
+    assert found.safety.blocked == (f"{os.system.__module__}.system",)
+
+
+AUDITED = """
+import sys
+import torchkeep
+from torchkeep.identify import inspect
+inspect(sys.argv[1]).to_json(tensors=True)  # every module that inspection needs is loaded now
+seen = []
+sys.addaudithook(lambda event, args: seen.append((event, args)))
+for path in sys.argv[1:]:
+    inspect(path).to_json(tensors=True)
+calm = ("open", "builtins.id", "os.", "object.", "gc.", "sys._getframe", "code.__new__")
+writes = [e for e in seen if e[0] == "open" and "r" not in str(e[1][1] or "r")]
+loud = [event for event, _ in seen if not event.startswith(calm)]
+assert not writes, writes
+assert not loud, loud
+assert not any(e[0] in ("os.system", "os.exec", "os.posix_spawn") for e in seen)
+assert any(e[0] == "open" for e in seen)
+print("quiet", "torch" in sys.modules, "numpy" in sys.modules, "vanishing" in sys.modules)
+"""
+
+
+def test_inspection_imports_and_runs_nothing_of_the_file(tmp_path: Path, model: nn.Module) -> None:
+    torch.save(model, tmp_path / "zip.pth")
+    torch.save(model, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save([_RunsACommand("exit 1")], tmp_path / "attack.pth")
+    files = [str(tmp_path / name) for name in ("zip.pth", "legacy.pth", "attack.pth")]
+    result = subprocess.run(
+        [sys.executable, "-c", AUDITED, *files], capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
+    assert result.stdout.split() == ["quiet", "False", "False", "False"]
+
+
+def test_a_tree_that_unfolds_without_end_reaches_a_limit(tmp_path: Path) -> None:
+    # Each level holds the one below twice: 2**64 places in 300 bytes.
+    level: list[Any] = [torch.zeros(1)]
+    for _ in range(64):
+        level = [level, level]
+    path = tmp_path / "bomb.pth"
+    torch.save(level, path)
+    assert torchkeep.inspect(path).role == "object"
+    with pytest.raises(LimitReached, match="unfold into far more places than it has bytes"):
+        torchkeep.inspect(path).tensors()
+
+
+def test_a_tree_that_contains_itself_ends(save: Save) -> None:
+    loop: list[Any] = [torch.zeros(2)]
+    loop.append(loop)
+    assert [item.path for item in save({"loop": loop}).tensors()] == ["loop.0"]
+
+
+def test_deep_nesting_reaches_a_limit_that_is_named(tmp_path: Path) -> None:
+    deep: Any = 1
+    for _ in range(450):
+        deep = [deep]
+    path = tmp_path / "deep.pth"
+    torch.save({"deep": deep}, path)
+    assert torchkeep.inspect(path).values.keys() == {"deep" + ".0" * 449}
+    with pytest.raises(LimitReached, match=r"deep\.pth: .*limit depth=50.*Limits\(depth=\.\.\.\)"):
+        torchkeep.inspect(path, limits=Limits(depth=50))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, model: nn.Module, keep: int) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save(model.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises((DamagedFile, NotAModelFile), match=r"cut\.pth: "):
+        torchkeep.inspect(path)
+
+
+def test_a_safetensors_file_is_a_state_dict(tmp_path: Path, model: nn.Module) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), path, metadata={"format": "pt"})
+    found = torchkeep.inspect(path)
+    assert (found.container, found.role) == ("safetensors", "state_dict")
+    assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
+    assert found.to_json()["metadata"] == {"format": "pt"}
+    assert found.safety.weights_only is None
