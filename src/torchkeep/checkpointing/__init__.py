@@ -1,0 +1,14 @@
+"""Checkpoints of a training run: what it needs in order to go on, and where that is kept."""
+
+from torchkeep.checkpointing.checkpointer import Checkpointer
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, newest_whole
+from torchkeep.checkpointing.state import capture, restore
+
+__all__ = [
+    "Checkpoint",
+    "Checkpointer",
+    "capture",
+    "list_checkpoints",
+    "newest_whole",
+    "restore",
+]

@@ -1,0 +1,81 @@
+"""The command line: `torchkeep VERB ...`.
+
+Each verb is a file with `add_parser`, which describes it, and `run`, which does it and returns the
+exit code. What a verb needs is imported in `run`, so that `torchkeep inspect` starts in a blink.
+Only `render.py` knows about screens, and nothing ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import torchkeep
+from torchkeep.cli import demo, failures, inspect
+from torchkeep.errors import TorchkeepError
+
+VERBS = (inspect, demo)
+
+DESCRIPTION = """\
+Look into PyTorch model files without running anything in them, and see in a
+demo what torchkeep does for the rest of a model's life."""
+
+EXAMPLES = """\
+examples:
+  torchkeep inspect model.pth            what is this file, and is it safe?
+  torchkeep inspect --json *.pt | jq .   the same for programs
+  torchkeep demo                         train, kill, resume, and prove it
+
+`torchkeep VERB --help` explains a verb. From Python: `import torchkeep`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after `torchkeep`; None takes them from the process.
+
+    Raises:
+        SystemExit: from `--help`, `--version` and a wrong command line, as argparse does it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _escape_what_it_cannot_encode(stream)
+    try:
+        options = make_parser().parse_args(arguments)
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except TorchkeepError as error:
+        return failures.report(error)
+    except KeyboardInterrupt:
+        return failures.report_interrupt()
+    except OSError as error:
+        return failures.report_output(error)
+    except Exception as error:
+        return failures.report_bug(error)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    codes = "".join(f"  {code:<4} {meaning}\n" for code, meaning in failures.EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog="torchkeep",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n\nexit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f"torchkeep {torchkeep.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def _escape_what_it_cannot_encode(stream: TextIO) -> None:
+    # A name in a script that the terminal's encoding lacks must not end in a UnicodeEncodeError.
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")

@@ -1,0 +1,83 @@
+"""Models and states to files that plain torch and safetensors read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.errors import SaveRefused
+from torchkeep.saving.metadata import JSON, describe_save
+from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
+from torchkeep.saving.report import SaveReport
+from torchkeep.saving.safetensors import write_safetensors
+from torchkeep.saving.torch_zip import write_torch_zip
+
+_SAFETENSORS = (".safetensors",)
+_TORCH_ZIP = (".pth", ".pt", ".ckpt", ".bin")
+
+
+def save(
+    obj: Any,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, JSON] | None = None,
+    durable: bool = True,
+    overwrite: bool = False,
+) -> SaveReport:
+    """Save a model's parameters, a state dict or a checkpoint; return what was written.
+
+    The suffix chooses the format: `.safetensors` takes a module or a flat dict of tensors; `.pth`,
+    `.pt`, `.ckpt` and `.bin` take any tree of dicts, lists, tensors and plain values, and are read
+    by plain `torch.load(weights_only=True)`. The file appears whole or not at all.
+
+    Args:
+        obj: a module (its state dict is saved, under the names it has without DataParallel,
+            DistributedDataParallel, FSDP and torch.compile), a state dict, or a tree.
+        path: the file; its folder must exist.
+        metadata: JSON values to keep with it, such as a version, the training parameters, the
+            data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
+            `date` given here takes the place of the clock's.
+        durable: sync the file and its folder, so that a power loss can't undo the save.
+        overwrite: replace what is there. Without it an existing file is left alone.
+
+    Raises:
+        SaveRefused: a value can't be stored in this format (it is named), the suffix is unknown,
+            the place is taken or can't be written to, or the disk is full. An old file is intact.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SAFETENSORS + _TORCH_ZIP:
+        raise SaveRefused(
+            f"{os.fspath(path)}: the suffix {suffix!r} names no format",
+            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
+        )
+    stripped: tuple[str, ...] = ()
+    not_saved: tuple[str, ...] = ()
+    if isinstance(obj, torch.nn.Module):
+        not_saved = non_persistent_buffers(obj)
+        obj, stripped = unwrapped_state(obj)
+    write = write_safetensors if suffix in _SAFETENSORS else write_torch_zip
+    report = write(
+        _flat(obj) if suffix in _SAFETENSORS else obj,
+        path,
+        metadata=describe_save(metadata),
+        durable=durable,
+        overwrite=overwrite,
+    )
+    return replace(report, stripped=stripped, not_saved=not_saved)
+
+
+def _flat(obj: object) -> Mapping[str, torch.Tensor]:
+    if not isinstance(obj, Mapping):
+        raise SaveRefused(
+            f"a {type(obj).__qualname__} can't be stored as safetensors, only a dict of tensors",
+            advice="Save as .pth, or give each tensor a name.",
+        )
+    return obj
+
+
+__all__ = ["SaveReport", "save", "write_safetensors", "write_torch_zip"]

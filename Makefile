@@ -1,0 +1,87 @@
+# Everything starts here, from a bare clone with make and Python 3.11 or newer:
+# `make` lists the targets. Each makes what it needs, and a second call reuses it.
+
+# The first Python that is new enough; say PYTHON=... for another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+# Where the demo leaves its files.
+OUT ?= torchkeep-demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+OLDEST_TORCH := 2.13.0
+PIP := -m pip --quiet --disable-pip-version-check install
+# The theme reminds of its end of life in 2027 at every build.
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs bench test-oldest clean
+
+help: ## list these targets
+	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/demo.stamp ## train, kill, resume, prove, inspect and transfer: three minutes
+	$(BIN)/torchkeep demo --out $(OUT)
+
+test: check ## run the checks and all tests
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --doctest-modules src/torchkeep
+
+check: $(VENV)/dev.stamp ## lint, formatting, types, layers, documentation
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs --quiet build --strict
+
+format: $(VENV)/dev.stamp ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/dev.stamp ## serve the documentation on this machine
+	$(BIN)/mkdocs serve
+
+bench: $(VENV)/dev.stamp ## compare with torch and safetensors, side by side
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, without torchvision
+	$(OLDEST)/bin/python -m pytest $(filter-out $(NEED_TORCHVISION),$(wildcard tests/test_*.py tests/*/))
+
+NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/
+
+clean: ## remove the environments and everything that was built
+	rm -rf $(VENV) $(OLDEST) $(OUT) site dist build
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# --- Environments: a stamp file says that an environment fits pyproject.toml -----------------
+
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	@echo "Installing torchkeep and PyTorch into $(VENV): a few minutes and 5 GB, once."
+	@$(BIN)/python $(PIP) --editable '.[demo]'
+	@$(TORCHVISION_WORKS)
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	@echo "Installing torchkeep, PyTorch and the tools into $(VENV): a few minutes and 5 GB, once."
+	@$(BIN)/python $(PIP) --editable '.[all,dev]'
+	@$(TORCHVISION_WORKS)
+	@touch $(VENV)/demo.stamp $@
+
+$(OLDEST)/dev.stamp: pyproject.toml | $(OLDEST)/bin/python
+	@echo "Installing torchkeep and torch $(OLDEST_TORCH) into $(OLDEST): a minute, once."
+	@$(OLDEST)/bin/python $(PIP) 'torch==$(OLDEST_TORCH)' --editable '.[test]'
+	@touch $@
+
+%/bin/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer was not found. Install it, or name it: make PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -m venv $* || { rm -rf $*; exit 1; }
+
+# torch and torchvision are built for each other; a mixed pair installs well and fails at import.
+define TORCHVISION_WORKS
+$(BIN)/python -c 'import torchvision' || { \
+	echo 'torch and torchvision do not fit each other: they come from different sources.'; \
+	echo 'Install both from the same one, for instance: rm -rf $(VENV), and unset PIP_FIND_LINKS.'; \
+	exit 1; }
+endef

@@ -1,0 +1,384 @@
+"""The one class of this package that users hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from torchkeep.checkpointing.discovery import (
+    Checkpoint,
+    folder_name,
+    list_checkpoints,
+    look_at,
+    newest_whole,
+)
+from torchkeep.checkpointing.encoding import State
+from torchkeep.checkpointing.environment import (
+    differences,
+    environment,
+    git_revision,
+    versions,
+)
+from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
+from torchkeep.checkpointing.progress import Progress
+from torchkeep.checkpointing.retention import Best, Kept, doomed
+from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.sample_order import Passes
+from torchkeep.checkpointing.state import capture, restore
+from torchkeep.errors import CheckpointProblem, InexactResume
+from torchkeep.files import remove_folder, remove_temporaries
+
+
+class Checkpointer:
+    """Saves a training run while it goes on, and resumes it bit for bit.
+
+        with Checkpointer("runs/digits", model=model, optimizer=optimizer, every_steps=200) as ckpt:
+            for epoch in ckpt.epochs(10):
+                for images, labels in ckpt.batches(loader):
+                    ...
+                    optimizer.step()
+                    ckpt.step(loss=loss.item())
+                ckpt.metrics(val_loss=validate(model))
+
+    Run the same program again after a crash, and it goes on after the last checkpoint. Call
+    `step` once per optimizer step, after it: with gradient accumulation that is once every few
+    batches, and the batches since the last `step` are repeated after a resume.
+
+    What an epoch's body does before it walks over `batches` is done again when the epoch is
+    resumed; the state is restored once more after that, so nothing counts twice.
+
+    Args:
+        folder: where the run's checkpoints go; made if missing.
+        model, optimizer, scheduler, scaler, ema: what is trained; see `torchkeep.capture` for
+            what each may be.
+        extra: further objects, and plain values, by name. A plain value is put back into this dict.
+        seed: what the data's randomness is seeded from. By default torch's initial seed, the one
+            that `torch.manual_seed` was given.
+        metadata: plain values that every manifest records.
+        every_steps: save after every so many steps; None for never.
+        every_epochs: save after every so many epochs, after the epoch's body; None for never.
+        keep_last: how many of the newest checkpoints to keep; None for all.
+        keep_best: a metric and a direction, as in `("val_loss", "min")`: the best one is kept too.
+        resume: "auto" goes on if there is something to go on with, True insists on it, False
+            insists on an empty folder.
+        allow_inexact: resume also where it can't be exact. The reasons are in `inexact`.
+        durable: sync every checkpoint, so that a power loss can't undo it.
+
+    Attributes:
+        resumed_from: the checkpoint that the run went on from, or None.
+        skipped: the damaged checkpoints that were newer; each one's `problem` says what is wrong.
+        last_saved: the folder of the checkpoint that was saved last, or None.
+        inexact: why this resume may not be exact; empty if it is.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        model: object = None,
+        optimizer: object = None,
+        scheduler: object = None,
+        scaler: object = None,
+        ema: object = None,
+        extra: dict[str, Any] | None = None,
+        seed: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        every_steps: int | None = None,
+        every_epochs: int | None = 1,
+        keep_last: int | None = 3,
+        keep_best: Best | None = None,
+        resume: bool | Literal["auto"] = "auto",
+        allow_inexact: bool = False,
+        durable: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.objects: dict[str, Any] = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "scaler": scaler,
+            "ema": ema,
+            "extra": extra or None,
+        }
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.metadata = dict(metadata or {})
+        self.every_steps = every_steps
+        self.every_epochs = every_epochs
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.resume = resume
+        self.allow_inexact = allow_inexact
+        self.durable = durable
+        self.resumed_from: Checkpoint | None = None
+        self.skipped: tuple[Checkpoint, ...] = ()
+        self.inexact: tuple[str, ...] = ()
+        self.last_saved: Path | None = None
+        self._progress = Progress()
+        self._passes = Passes()
+        self._lock: RunLock | None = None
+        self._again: State | None = None
+        self._is_saved = True
+        self._num_saved = 0
+        self._git: str | None = None
+
+    # --- The run's life ------------------------------------------------------------------------
+
+    def __enter__(self) -> Checkpointer:
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and not self._is_saved:
+                self.save()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the run folder free. Leaving the `with` block does it, and saves what is unsaved."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _open(self) -> None:
+        if self._lock is not None:
+            return
+        self._lock = RunLock(self.folder)
+        try:
+            remove_temporaries(self.folder)
+            self._git = git_revision()
+            self._begin(list_checkpoints(self.folder))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, there: list[Checkpoint]) -> None:
+        if self.resume is False and there:
+            raise CheckpointProblem(
+                f"{self.folder}: there are {len(there)} checkpoints already",
+                advice='Choose another folder, or pass resume="auto" to go on with them.',
+            )
+        self._num_saved = max((item.serial for item in there), default=0)
+        if there or self.resume is True:
+            self._restore(None)
+
+    # --- The loop ------------------------------------------------------------------------------
+
+    def epochs(self, num_epochs: int) -> Iterator[int]:
+        """Yield the numbers of the epochs that are left of `num_epochs`, from 0.
+
+        What the loop's body did, its metrics too, is saved when the next number is asked for.
+        """
+        self._open()
+        while self._progress.epoch < num_epochs:
+            if not self._passes.num_to_resume:
+                self._restore_again()
+            yield self._progress.epoch
+            self._passes.end_epoch()
+            self._progress.end_epoch()
+            self._is_saved = False
+            if self.every_epochs and self._progress.epoch % self.every_epochs == 0:
+                self.save()
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches of `loader`, in a resumed epoch those that are left.
+
+        A map-style `DataLoader` gives the batches that it would give by itself, except that each
+        sample is fetched under its own seed: see `torchkeep.checkpointing.sample_order`.
+
+        Raises:
+            CheckpointProblem: the data set has changed in the middle of an epoch.
+        """
+        self._open()
+        resumes = self._passes.num_to_resume > 0
+        if not resumes:
+            self._restore_again()
+        following = self._passes.begin(loader, self.seed, self._progress.epoch)
+        iterator = following.remaining()
+        if resumes:
+            # Only now: making an iterator, and whatever the loop did before, may have drawn from
+            # the generators that the rest of the epoch goes on with.
+            self._restore_again(keep=self._passes.num_to_resume > 0)
+        yield from following.served(iterator)
+
+    def step(self, **values: float | torch.Tensor) -> None:
+        """Count a finished optimizer step, and save if it is due.
+
+        Args:
+            values: what to average over the epoch, such as `loss=loss.item()`.
+        """
+        self._progress.add(values)
+        self._passes.finish_step()
+        self._is_saved = False
+        if self.every_steps and self._progress.step % self.every_steps == 0:
+            self.save()
+
+    def metrics(self, **values: float | torch.Tensor) -> None:
+        """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
+        self._progress.metrics.update({name: float(value) for name, value in values.items()})
+        self._is_saved = False
+
+    @property
+    def num_steps(self) -> int:
+        """Finished optimizer steps of the run."""
+        return self._progress.step
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs, which is also the number of the running one."""
+        return self._progress.epoch
+
+    @property
+    def num_batches(self) -> int:
+        """Finished batches of the running epoch."""
+        return self._passes.num_batches
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The means, so far in this epoch, of what `step` got; a resume does not change them."""
+        return self._progress.means()
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row per finished epoch: `epoch`, `step`, means and metrics."""
+        return [dict(row) for row in self._progress.history]
+
+    # --- Saving --------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Save now, and return the checkpoint's folder.
+
+        Between a batch and its `step` the checkpoint is not exact, and says so.
+
+        Raises:
+            SaveRefused: a value can't be kept, or the folder can't be written.
+            CheckpointProblem: the checkpoint reads back other than it was written.
+        """
+        self._open()
+        state = capture(copy=False, **self.objects)
+        state["progress"] = self._progress.state()
+        state["data"] = {"seed": self.seed, **self._passes.state()}
+        state["inexact"] += self._passes.inexact()
+        if self._progress.num_steps_in_epoch and not self._passes.begun:
+            state["inexact"].append("the epoch's batches were not taken from batches()")
+        path = self._free_name()
+        self._num_saved += 1
+        write_checkpoint(path, state, facts=self._facts(state), durable=self.durable)
+        self.last_saved = path
+        self._is_saved = True
+        self._prune(path)
+        return path
+
+    def _facts(self, state: State) -> dict[str, Any]:
+        return {
+            "serial": self._num_saved,
+            "step": self._progress.step,
+            "epoch": self._progress.epoch,
+            "batch": self._passes.num_batches,
+            "metrics": self._progress.latest(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "environment": environment(),
+            "git": self._git,
+            "metadata": self.metadata,
+            "inexact": state["inexact"],
+        }
+
+    def _free_name(self) -> Path:
+        revision = 1
+        while (path := self.folder / folder_name(self._progress.step, revision)).exists():
+            revision += 1
+        return path
+
+    def _prune(self, newest: Path) -> None:
+        damaged = {item.path for item in self.skipped}
+        # In the middle of an epoch the means are not those of an epoch.
+        there = [
+            Kept(
+                item.path.name,
+                item.step,
+                item.serial,
+                is_whole=not item.problem and item.path not in damaged,
+                metrics={} if item.batch else item.metrics,
+            )
+            for item in list_checkpoints(self.folder)
+        ]
+        names = doomed(there, keep_last=self.keep_last, keep_best=self.keep_best)
+        if names and (problem := damage(newest)):
+            raise CheckpointProblem(
+                f"{newest}: the new checkpoint reads back wrong: {problem}",
+                advice="Look after the disk. No older checkpoint was deleted.",
+            )
+        for name in names:
+            remove_folder(self.folder / name)
+
+    # --- Resuming ------------------------------------------------------------------------------
+
+    def restore(self, checkpoint: str | os.PathLike[str] | None = None) -> Checkpoint:
+        """Put everything back to a checkpoint: the newest whole one, or the folder given.
+
+        Raises:
+            NoCheckpoint: there is no whole one.
+            DamagedFile: the one that was given is damaged.
+            CheckpointProblem: it is of another model or optimizer.
+            InexactResume: the run would not go on bit for bit, and `allow_inexact` is not set.
+        """
+        self._open()
+        return self._restore(checkpoint)
+
+    def _restore(self, checkpoint: str | os.PathLike[str] | None) -> Checkpoint:
+        if checkpoint is None:
+            newest = newest_whole(self.folder)
+            found, self.skipped = newest.checkpoint, newest.skipped
+        else:
+            found = look_at(Path(checkpoint))
+        manifest, state = read_manifest(found.path), read_state(found.path)
+        self._refuse_inexact(found, self._reasons(state, manifest))
+        self._apply(state)
+        self.seed = state["data"]["seed"]
+        self._passes.resume(state["data"])
+        self._again = state
+        self._is_saved = True
+        self.resumed_from = found
+        return found
+
+    def _reasons(self, state: State, manifest: Mapping[str, Any]) -> list[str]:
+        saved, here = state["objects"], {k for k, v in self.objects.items() if v is not None}
+        return [
+            *state["inexact"],
+            *differences(manifest["environment"]),
+            *(f"the checkpoint has {k}, and this run has not" for k in sorted(saved.keys() - here)),
+            *(f"this run has {k}, and the checkpoint has not" for k in sorted(here - saved.keys())),
+        ]
+
+    def _refuse_inexact(self, checkpoint: Checkpoint, reasons: list[str]) -> None:
+        self.inexact = tuple(reasons)
+        if reasons and not self.allow_inexact:
+            raise InexactResume(
+                f"{checkpoint.path}: going on from here may not be exact: {'; '.join(reasons)}",
+                reasons=self.inexact,
+                advice="Pass allow_inexact=True to go on all the same.",
+            )
+
+    def _apply(self, state: State) -> None:
+        shared = {k: v for k, v in self.objects.items() if k in state["objects"]}
+        restore(state, **shared)
+        self._progress = Progress(**deepcopy(state["progress"]))
+
+    def _restore_again(self, *, keep: bool = False) -> None:
+        """Restore once more at the very point where the run goes on; `keep` for a later point."""
+        if self._again is not None:
+            self._apply(self._again)
+            self._again = self._again if keep else None

@@ -1,0 +1,132 @@
+"""The checkpoints of a run folder: what there is, and which is the newest whole one."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torchkeep.checkpointing.encoding import decode
+from torchkeep.checkpointing.layout import MANIFEST, damage, read_manifest
+from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
+
+_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as its manifest tells it."""
+
+    path: Path
+    """Its folder."""
+    step: int
+    """Finished optimizer steps."""
+    serial: int
+    """Its number in the order of saving; what "newest" goes by. 0 if it can't be told."""
+    problem: str
+    """What is wrong with it; empty if nothing was found so far."""
+    epoch: int = 0
+    """Finished epochs."""
+    batch: int = 0
+    """Batches of the running epoch that were finished; 0 between epochs."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The epoch's metrics, as far as they were known."""
+    date: str = ""
+    """When it was made, UTC, ISO 8601."""
+    nbytes: int = 0
+    """Bytes of its files, without the manifest."""
+    inexact: tuple[str, ...] = ()
+    """Why a resume from it may not be exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The checkpoint to resume from."""
+
+    checkpoint: Checkpoint
+    """The newest one of which every byte is as it was written."""
+    skipped: tuple[Checkpoint, ...]
+    """The damaged ones that are newer, or of unknown age; `problem` says what is wrong."""
+
+
+def folder_name(step: int, revision: int = 1) -> str:
+    """Return the name of a checkpoint's folder.
+
+    >>> folder_name(1200), folder_name(1200, 2)
+    ('step-00001200', 'step-00001200-2')
+    """
+    name = f"step-{step:08d}"
+    return name if revision == 1 else f"{name}-{revision}"
+
+
+def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
+    """Return the checkpoints in a run's folder, oldest first. Only sizes are checked.
+
+    Those with an unreadable manifest come last.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        return []
+    found = [
+        look_at(item) for item in folder.iterdir() if _NAME.fullmatch(item.name) and item.is_dir()
+    ]
+    return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
+
+
+def newest_whole(run: str | os.PathLike[str]) -> Newest:
+    """Return the newest checkpoint of which every byte is as it was written.
+
+    Raises:
+        NoCheckpoint: there is none; the message names the damaged ones.
+    """
+    skipped: list[Checkpoint] = []
+    for checkpoint in reversed(list_checkpoints(run)):
+        problem = checkpoint.problem or damage(checkpoint.path)
+        if not problem:
+            return Newest(checkpoint, tuple(skipped))
+        skipped.append(replace(checkpoint, problem=problem))
+    damaged = "; ".join(f"{item.path.name}: {item.problem}" for item in skipped)
+    raise NoCheckpoint(
+        f"{os.fspath(run)}: "
+        + (f"every checkpoint is damaged ({damaged})" if damaged else "there is no checkpoint"),
+        advice="Start a run there first, or name the folder of another run.",
+    )
+
+
+def look_at(path: Path) -> Checkpoint:
+    """Return what a checkpoint's manifest says, and whether its files have the right sizes."""
+    match = _NAME.fullmatch(path.name)
+    step = int(match[1]) if match else 0
+    try:
+        manifest = read_manifest(path)
+    except FileMissing:
+        return Checkpoint(path, step, 0, f"{MANIFEST} is missing")
+    except FileProblem as error:
+        return Checkpoint(path, step, 0, f"{MANIFEST} is unusable, {error.problem}")
+    return Checkpoint(
+        path,
+        manifest["step"],
+        manifest["serial"],
+        _wrong_size(path, manifest["files"]),
+        epoch=manifest["epoch"],
+        batch=manifest["batch"],
+        metrics=decode({}, manifest["metrics"]),
+        date=manifest["date"],
+        nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
+        inexact=tuple(manifest["inexact"]),
+    )
+
+
+def _wrong_size(path: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
+    for name, expected in files.items():
+        try:
+            nbytes = (path / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if nbytes != expected["nbytes"]:
+            return f"{name} has {nbytes} bytes instead of {expected['nbytes']}"
+    return ""

@@ -1,0 +1,224 @@
+"""A state as named tensors and JSON, and back without loss.
+
+JSON has no tuples, no keys but strings, no NaN, and readers that round large integers. What it
+lacks is written as an object with a `$` that tells the kind:
+
+    {"$": "tensor", "name": "optimizer/state/0/exp_avg"}
+    {"$": "tuple", "items": [0.9, 0.999]}
+    {"$": "dict", "items": [[0, {...}], [1, {...}]]}         keys that are not strings
+    {"$": "float", "bits": "7ff8000000000000"}               NaN and the infinities
+    {"$": "int", "hex": "0x20000000000001"}                  beyond 2^53
+
+Everything else stands as it is, so that a person can read the result. A value that has no
+lossless form here is refused by its place; nothing is turned into something similar.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from torchkeep.errors import DamagedFile, SaveRefused
+from torchkeep.files import digest
+from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu, torch_dtype
+
+State = dict[str, Any]
+"""Nested dicts, tensors at the leaves, plain values elsewhere."""
+
+JSON = Any
+"""What `json` reads and writes."""
+
+EXACT_INT = 1 << 53
+"""Readers of JSON that keep numbers as doubles hold integers exactly up to here."""
+
+_SEQUENCES: dict[str, type] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "size": torch.Size,
+}
+_MAPPINGS: dict[str, type] = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
+_KIND_OF = {kind: name for name, kind in (_SEQUENCES | _MAPPINGS).items()}
+
+
+# --- Encoding ----------------------------------------------------------------------------------
+
+
+def encode(state: object, place: str = "") -> tuple[dict[str, torch.Tensor], JSON]:
+    """Return the tensors of `state` by name, and its structure as JSON that refers to them.
+
+    A tensor's name is its place, as in `model/state_dict/fc.weight`. A tensor object that occurs
+    at several places is named once. `place` is where the state stands in a larger one.
+
+    Raises:
+        SaveRefused: a value has no lossless form; the message names its place.
+    """
+    encoder = _Encoder()
+    return encoder.tensors, encoder.encode(state, (place,) if place else ())
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.names: dict[int, str] = {}
+
+    def encode(self, value: object, place: tuple[str, ...]) -> JSON:
+        kind = type(value)
+        if value is None or kind in (bool, str):
+            return value
+        if kind in _SCALARS:
+            return _SCALARS[kind](value)
+        if isinstance(value, torch.Tensor):
+            return {"$": "tensor", "name": self.name(value, place)}
+        if kind in _MAPPINGS.values():
+            return self.mapping(value, place)  # type: ignore[arg-type]
+        if kind in (list, deque) or kind in _SEQUENCES.values():
+            return self.sequence(value, place)  # type: ignore[arg-type]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+            return self.array(value, place, numpy)
+        raise _refused(value, place)
+
+    def name(self, tensor: torch.Tensor, place: tuple[str, ...]) -> str:
+        if id(tensor) not in self.names:
+            wanted = name = "/".join(place) or "value"
+            count = 1
+            while name in self.tensors:
+                count += 1
+                name = f"{wanted}#{count}"
+            self.names[id(tensor)] = name
+            self.tensors[name] = tensor
+        return self.names[id(tensor)]
+
+    def mapping(self, value: Mapping[Any, object], place: tuple[str, ...]) -> JSON:
+        kind = _KIND_OF[type(value)]
+        if kind == "dict" and all(type(key) is str and key != "$" for key in value):
+            return {key: self.encode(item, (*place, key)) for key, item in value.items()}
+        items = [
+            [self.encode(key, place), self.encode(item, (*place, str(key)))]
+            for key, item in value.items()
+        ]
+        return {"$": kind, "items": items}
+
+    def sequence(self, value: Iterable[object], place: tuple[str, ...]) -> JSON:
+        items = [self.encode(item, (*place, str(index))) for index, item in enumerate(value)]
+        if isinstance(value, list):
+            return items
+        if isinstance(value, deque):
+            return {"$": "deque", "items": items, "maxlen": value.maxlen}
+        return {"$": _KIND_OF[type(value)], "items": items}
+
+    def array(self, value: Any, place: tuple[str, ...], numpy: Any) -> JSON:
+        scalar = isinstance(value, numpy.generic)
+        try:
+            tensor = torch.from_numpy(numpy.array(value))
+        except TypeError:  # strings, dates, objects
+            raise _refused(value, place) from None
+        return {"$": "numpy", "name": self.name(tensor, place), "scalar": scalar}
+
+
+def _encode_int(value: int) -> JSON:
+    return value if abs(value) <= EXACT_INT else {"$": "int", "hex": hex(value)}
+
+
+def _encode_float(value: float) -> JSON:
+    return value if math.isfinite(value) else {"$": "float", "bits": struct.pack(">d", value).hex()}
+
+
+_SCALARS: dict[type, Callable[[Any], JSON]] = {
+    int: _encode_int,
+    float: _encode_float,
+    complex: lambda value: {
+        "$": "complex",
+        "bits": struct.pack(">dd", value.real, value.imag).hex(),
+    },
+    bytes: lambda value: {"$": "bytes", "hex": value.hex()},
+    torch.dtype: lambda value: {"$": "dtype", "name": dtype_name(value)},
+    torch.device: lambda value: {"$": "device", "name": str(value)},
+}
+
+
+def _refused(value: object, place: tuple[str, ...]) -> SaveRefused:
+    kind = type(value)
+    return SaveRefused(
+        f"{'/'.join(place) or 'the value'} is a {kind.__module__}.{kind.__qualname__}, "
+        "which can't be kept as data",
+        advice="Keep plain values and tensors, or give the object state_dict() and "
+        "load_state_dict().",
+    )
+
+
+# --- Decoding ----------------------------------------------------------------------------------
+
+
+def decode(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Any:
+    """Return the state that `encode` took apart; its tensors are those of `tensors`.
+
+    Raises:
+        DamagedFile: the structure names a tensor that is not there, or is no structure.
+    """
+    if isinstance(structure, list):
+        return [decode(tensors, item) for item in structure]
+    if not isinstance(structure, dict):
+        return structure
+    if "$" not in structure:
+        return {key: decode(tensors, item) for key, item in structure.items()}
+    try:
+        return _decode_tagged(tensors, structure)
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise DamagedFile(f"the state can't be put together ({error!r})") from error
+
+
+def _decode_tagged(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) -> Any:
+    kind = node["$"]
+    if kind == "tensor":
+        return tensors[node["name"]]
+    if kind == "numpy":
+        array = import_module("numpy").array(tensors[node["name"]])
+        return array[()] if node["scalar"] else array
+    if kind in _MAPPINGS:
+        return _MAPPINGS[kind](
+            {decode(tensors, key): decode(tensors, item) for key, item in node["items"]}
+        )
+    if kind in _SEQUENCES:
+        return _SEQUENCES[kind]([decode(tensors, item) for item in node["items"]])
+    if kind == "deque":
+        return deque((decode(tensors, item) for item in node["items"]), node["maxlen"])
+    return _DECODERS[kind](node)
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "int": lambda node: int(node["hex"], 16),
+    "float": lambda node: struct.unpack(">d", bytes.fromhex(node["bits"]))[0],
+    "complex": lambda node: complex(*struct.unpack(">dd", bytes.fromhex(node["bits"]))),
+    "bytes": lambda node: bytes.fromhex(node["hex"]),
+    "dtype": lambda node: torch_dtype(node["name"]),
+    "device": lambda node: torch.device(node["name"]),
+}
+
+
+# --- Comparing ---------------------------------------------------------------------------------
+
+
+def fingerprint(state: object) -> str:
+    """Return a digest of every bit of `state`: names, values, dtypes, shapes, tensor bytes.
+
+    Two states have the same one only if they are equal bit for bit; 0.0 and -0.0 differ, a NaN
+    equals itself.
+    """
+    tensors, structure = encode(state)
+    lines = [f"{name} {_tensor_digest(tensor)}" for name, tensor in sorted(tensors.items())]
+    return digest("\n".join([json.dumps(structure, sort_keys=True), *lines]).encode())
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    data = digest(bytes_of(plain_on_cpu(tensor)))
+    return f"{dtype_name(tensor.dtype)} {list(tensor.shape)} {data}"

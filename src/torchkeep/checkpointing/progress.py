@@ -1,0 +1,58 @@
+"""How far a run is, and what it measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Finished optimizer steps."""
+    epoch: int = 0
+    """Finished epochs, which is also the number of the running one."""
+    num_steps_in_epoch: int = 0
+    """Finished steps of the running epoch."""
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """By name: the sum of what `add` got in this epoch, and how often."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The running epoch's metrics."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row per finished epoch: `epoch`, `step`, means and metrics."""
+
+    def add(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Count a finished step that measured `values`."""
+        self.step += 1
+        self.num_steps_in_epoch += 1
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(value), count + 1)
+
+    def means(self) -> dict[str, float]:
+        """Return the means of what `add` got in this epoch."""
+        return {name: total / count for name, (total, count) in self.sums.items()}
+
+    def latest(self) -> dict[str, float]:
+        """Return the means and metrics of the running epoch, or of the last if none runs."""
+        if self.num_steps_in_epoch or self.metrics or not self.history:
+            return self.means() | self.metrics
+        return {k: v for k, v in self.history[-1].items() if k not in ("epoch", "step")}
+
+    def end_epoch(self) -> None:
+        """Add the epoch's row to the history, and begin the next one."""
+        row: dict[str, float] = {"epoch": self.epoch, "step": self.step}
+        self.history.append(row | self.means() | self.metrics)
+        self.epoch += 1
+        self.num_steps_in_epoch = 0
+        self.sums = {}
+        self.metrics = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the progress as plain values; `Progress(**state)` is its inverse."""
+        return asdict(self)

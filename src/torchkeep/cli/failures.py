@@ -1,0 +1,80 @@
+"""What the command line says, and exits with, when something does not work."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from torchkeep.cli.text import printable
+from torchkeep.errors import FileProblem, TorchkeepError
+
+EXIT_BUG = 70
+EXIT_OUTPUT = 74
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+
+EXIT_CODES = {
+    0: "done",
+    1: "a claim was checked and is not true",
+    2: "the command line is wrong",
+    3: "a file is missing or may not be read",
+    4: "the file is no model file: a web page, a Git LFS pointer, nothing, ...",
+    5: "the file is damaged",
+    6: "reading it would take more than a limit allows",
+    7: "the file is recognised and can't be read",
+    8: "something can't be saved as data, or in that place",
+    9: "the file and the model differ",
+    10: "a run can't be saved or resumed",
+    EXIT_BUG: "a bug in torchkeep",
+    EXIT_OUTPUT: "the output can't be written",
+    EXIT_INTERRUPTED: "interrupted",
+    EXIT_PIPE_CLOSED: "who reads the output has stopped",
+}
+"""Every exit code, and what it says. 1 and 3 to 10 are those of `torchkeep.errors`."""
+
+
+def report(error: TorchkeepError) -> int:
+    """Say what went wrong, and return the exit code.
+
+    What a file is called may try to look like another message, so it is escaped. Only errors that
+    are a table by nature, such as a mismatch of file and model, have several lines.
+    """
+    lines = [str(error)] if isinstance(error, FileProblem) else str(error).split("\n")
+    _say("\n".join(printable(line) for line in lines))
+    return error.exit_code
+
+
+def report_interrupt() -> int:
+    """Say that the user stopped the program, and return the exit code."""
+    _say("interrupted")
+    return EXIT_INTERRUPTED
+
+
+def report_output(error: OSError) -> int:
+    """Say that the output can't be written, and return the exit code.
+
+    A closed pipe (`torchkeep inspect FILE | head`) is no news: the reader has seen enough.
+    """
+    # Python flushes stdout once more at exit, and would complain about the same failure again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return EXIT_PIPE_CLOSED
+    _say(f"the output can't be written ({printable(error.strerror or str(error))})")
+    return EXIT_OUTPUT
+
+
+def report_bug(error: Exception) -> int:
+    """Say that torchkeep is to blame, and return the exit code."""
+    if os.environ.get("TORCHKEEP_TRACEBACK"):
+        traceback.print_exception(error)
+    what = printable(f"{type(error).__name__}: {error}")
+    _say(
+        f"this is a bug in torchkeep ({what}). "
+        "Set TORCHKEEP_TRACEBACK=1 to see where it is, and please report that."
+    )
+    return EXIT_BUG
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"torchkeep: {text}\n")

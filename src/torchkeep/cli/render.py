@@ -1,0 +1,279 @@
+"""An inspection for a person, in a terminal or in a pipe; the only module that knows rich.
+
+A terminal gets its width and some colour. A pipe gets neither: its lines are as long as they need
+to be, so that `grep` finds what it looks for. Text goes to rich as `Text`, never as markup, since
+a tensor may well be called `[red]`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from torchkeep.cli.folding import fold
+from torchkeep.cli.text import clip, count, printable, shape, show, size
+from torchkeep.cli.tree import tree_lines
+
+if TYPE_CHECKING:
+    from torchkeep.contents import Finding
+    from torchkeep.identify import Inspection, Optimizer, Safety, StateDict
+
+MAX_ROWS = 60
+"""Rows of one table; what is left out is counted, and a switch shows it."""
+PIPE_WIDTH = 1_000_000
+"""Columns of a pipe: more than any line needs, so nothing is ever wrapped or cut."""
+
+Row = tuple[str | Text, ...]
+
+_COLOURS = {
+    "data-only": "green",
+    "needs-trust": "yellow",
+    "ambiguous": "red",
+    "dangerous": "bold red",
+    "damaged": "bold red",
+    "note": "dim",
+    "harmless": "dim",
+}
+_VERDICTS = {
+    "data-only": "it holds data and no code",
+    "needs-trust": "unpickling it calls code by name; do that only if you trust its source",
+    "ambiguous": "other programs may see something else in it: do not load it",
+    "dangerous": "unpickling it would run what no model needs: do not load it",
+}
+
+
+def write_inspection(
+    inspection: Inspection, *, tensors: bool = False, tree: bool = False, title: str = ""
+) -> None:
+    """Write an inspection to stdout.
+
+    Args:
+        inspection: what was found.
+        tensors: list every tensor instead of folded names.
+        tree: show the modules of a pickled model.
+        title: a line before it, to tell several files apart.
+    """
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    sections = _sections(inspection, tensors=tensors, tree=tree)
+    if title:
+        _write(console, Text(f"==> {printable(title)} <==", style="dim"))
+    _write(console, Text(clip(inspection.summary, 1000), style="bold"))
+    for heading, body in sections:
+        sys.stdout.write("\n")
+        if heading:
+            _write(console, Text(heading, style="bold cyan"))
+        _write(console, body, indent="  ")
+
+
+def _write(console: Console, body: RenderableType, indent: str = "") -> None:
+    with console.capture() as capture:
+        console.print(body, width=console.width - len(indent))
+    # Table cells are padded to their column's width; a line needs no spaces at its end.
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    sys.stdout.writelines(f"{indent}{line}\n" for line in lines)
+
+
+def _sections(
+    inspection: Inspection, *, tensors: bool, tree: bool
+) -> Iterator[tuple[str, RenderableType]]:
+    yield "", _overview(inspection)
+    if inspection.state_dicts:
+        yield "State dicts", _state_dicts(inspection.state_dicts)
+    if tensors:
+        yield "Tensors", _all_tensors(inspection)
+    else:
+        yield from _folded_tensors(inspection.state_dicts)
+    if inspection.optimizers:
+        yield "Optimizers", _optimizers(inspection.optimizers)
+    if inspection.values:
+        rows = [(clip(name), show(value)) for name, value in inspection.values.items()]
+        yield "Values", _table((), rows, more="--json shows all")
+    if inspection.modules:
+        yield "Modules", _modules(inspection, tree=tree)
+    if inspection.safety.blocked:
+        yield "Names that torch.load(weights_only=True) refuses", _blocked(inspection.safety)
+    findings = _other_findings(inspection)
+    if findings:
+        yield "Findings", _findings(findings)
+
+
+def _overview(inspection: Inspection) -> RenderableType:
+    safety = inspection.safety
+    grid = _grid()
+    grid.add_row("file", f"{printable(str(inspection.path))}, {size(inspection.nbytes)}")
+    grid.add_row("format", inspection.container)
+    if inspection.framework:
+        grid.add_row("framework", clip(inspection.framework))
+    for name in ("schedulers", "scalers", "rng"):
+        held = getattr(inspection, name)
+        if held:
+            grid.add_row(name, ", ".join(map(clip, held)))
+    verdict = _severity(safety.verdict)
+    grid.add_row("safety", verdict.append(f": {_VERDICTS[safety.verdict]}", style="default"))
+    if safety.weights_only is not None:
+        grid.add_row("torch.load", _weights_only(safety))
+    if not inspection.integrity.ok:
+        grid.add_row("integrity", Text("damaged: see the findings", style=_COLOURS["damaged"]))
+    return grid
+
+
+def _weights_only(safety: Safety) -> str:
+    if safety.weights_only:
+        return "weights_only=True takes it"
+    names = f", because of {count(len(safety.blocked), 'name')}" if safety.blocked else ""
+    return f"weights_only=True refuses it{names}"
+
+
+def _state_dicts(state_dicts: Iterable[StateDict]) -> RenderableType:
+    rows = [
+        (
+            _name(item),
+            item.role,
+            f"{item.num_tensors:,}",
+            f"{item.num_parameters:,}",
+            size(item.nbytes),
+            f"wrapped: {clip(item.prefix)}" if item.prefix else "",
+        )
+        for item in state_dicts
+    ]
+    headings = ("name", "role", ">tensors", ">parameters", ">size", "")
+    return _table(headings, rows, more="--json shows all")
+
+
+def _name(state_dict: StateDict) -> str:
+    return clip(state_dict.name) or "(the whole file)"
+
+
+def _folded_tensors(state_dicts: Iterable[StateDict]) -> Iterator[tuple[str, RenderableType]]:
+    seen: dict[frozenset[tuple[str, tuple[str, str]]], str] = {}
+    for item in state_dicts:
+        name = _name(item)
+        looks = {key: (entry.dtype, shape(entry.shape)) for key, entry in item.entries.items()}
+        bare = frozenset((key.removeprefix(item.prefix), look) for key, look in looks.items())
+        first = seen.setdefault(bare, name)
+        if first != name:
+            yield f"Tensors of {name}", Text(f"the same names, shapes and types as {first}")
+            continue
+        rows = [
+            (printable(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
+            for pattern, look in fold(looks)
+        ]
+        yield f"Tensors of {name}", _table((), rows, more="--tensors lists all")
+
+
+def _all_tensors(inspection: Inspection) -> RenderableType:
+    rows = [
+        (
+            printable(tensor.path),
+            tensor.entry.dtype,
+            shape(tensor.entry.shape),
+            f"= {printable(tensor.alias_of)}" if tensor.alias_of is not None else "",
+        )
+        for tensor in inspection.tensors()
+    ]
+    return _table((), rows, limit=len(rows))
+
+
+def _optimizers(optimizers: Iterable[Optimizer]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for item in optimizers:
+        head = f"{clip(item.name)}: {item.family or 'of unknown family'}, "
+        parts.append(Text(f"{head}{count(item.num_states, 'state')}, {size(item.nbytes)}"))
+        rows = [
+            (f"group {number}", _options(group)) for number, group in enumerate(item.param_groups)
+        ]
+        table = _table((), rows, limit=4, more="--json shows all")
+        parts.append(Padding.indent(table, 2))
+    return Group(*parts)
+
+
+def _options(group: dict[str, Any]) -> str:
+    """Return a param group's options on a line; those that are off say nothing."""
+    options = [
+        f"{clip(name)} {show(value)}"
+        for name, value in group.items()
+        if name != "num_params" and value is not None and value is not False
+    ]
+    return ", ".join([count(group["num_params"], "parameter"), *options])
+
+
+def _modules(inspection: Inspection, *, tree: bool) -> RenderableType:
+    lines: list[str] = []
+    for path, module in inspection.modules:
+        name = f"{clip(path)}: " if path else ""
+        if tree:
+            first, *rest = tree_lines(module)
+            lines += [name + first, *rest]
+        else:
+            below = " (--tree shows what is in it)" if module.children else ""
+            lines.append(name + clip(module.class_path) + below)
+    return Group(*map(_indented, lines))
+
+
+def _indented(line: str) -> RenderableType:
+    """Return a line that goes on under its own start where it is wrapped."""
+    text = line.lstrip()
+    return Padding.indent(Text(text), len(line) - len(text))
+
+
+def _blocked(safety: Safety) -> RenderableType:
+    severities = {finding.place: finding.severity for finding in safety.findings}
+    rows = [(_severity(severities.get(name, "harmless")), clip(name)) for name in safety.blocked]
+    return _table((), rows, more="--json shows all")
+
+
+def _severity(name: str) -> Text:
+    return Text(name, style=_COLOURS[name])
+
+
+def _other_findings(inspection: Inspection) -> list[Finding]:
+    """Return the findings that are not about a name, which has its own place."""
+    named = set(inspection.safety.blocked)
+    findings = dict.fromkeys((*inspection.safety.findings, *inspection.contents.findings))
+    return [finding for finding in findings if finding.place not in named]
+
+
+def _findings(findings: Iterable[Finding]) -> RenderableType:
+    grid = _grid()
+    for finding in findings:
+        place = f" ({clip(finding.place)})" if finding.place else ""
+        grid.add_row(_severity(finding.severity), f"{clip(finding.text, 1000)}{place}")
+    return grid
+
+
+def _table(
+    columns: tuple[str, ...], rows: Sequence[Row], *, limit: int = MAX_ROWS, more: str = ""
+) -> RenderableType:
+    """Lay out rows.
+
+    Args:
+        columns: their headings, with a `>` before that of a number; empty for no headings.
+        rows: their cells.
+        limit: how many rows are shown.
+        more: how to see the others.
+    """
+    table = _grid()
+    table.show_header = bool(columns)
+    for column in columns:
+        number = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if number else "left", no_wrap=number)
+    for row in rows[:limit]:
+        table.add_row(*row)
+    for made in table.columns:
+        made.overflow = "fold"  # the alternative is to cut
+    if len(rows) <= limit:
+        return table
+    return Group(table, Text(f"... and {count(len(rows) - limit, 'more row')} ({more})"))
+
+
+def _grid() -> Table:
+    return Table(
+        box=None, show_header=False, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0)
+    )

@@ -1,0 +1,127 @@
+"""Text from a file, made fit for a screen: escaped, cut, and with its units.
+
+Names and values of a model file are written by strangers. A terminal obeys escape sequences, and
+a reader believes line breaks, so nothing of a file reaches the screen but through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torchkeep.contents import DictObject, Global, Object, TensorEntry
+
+MAX_LENGTH = 160
+"""Characters of one text that are shown before it is cut."""
+MAX_ITEMS = 8
+"""Items of one list or dict that are shown before it is cut."""
+MAX_DEPTH = 3
+"""Lists within lists that are shown."""
+MAX_BITS = 4096
+"""Integers above are described; Python refuses to write really long ones."""
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with everything that is not a plain visible character escaped.
+
+    That takes control characters, terminal escapes, line breaks, direction overrides, invisible
+    characters and halves of surrogate pairs; letters of any script stay.
+
+    >>> printable("fc\x1b[31m.weight")
+    'fc\\x1b[31m.weight'
+    >>> printable("größe\n")
+    'größe\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def clip(text: str, limit: int = MAX_LENGTH) -> str:
+    """Return `text` escaped, and cut after `limit` characters with a note of its length.
+
+    >>> clip("x" * 5000, limit=3)
+    'xxx... (5,000 characters)'
+    """
+    if len(text) <= limit:
+        return printable(text)
+    return f"{printable(text[:limit])}... ({len(text):,} characters)"
+
+
+def show(value: object, *, depth: int = MAX_DEPTH) -> str:
+    """Return an inert value as a person would write it down, on one short line.
+
+    >>> show(0.1), show("Adam"), show((0.9, 0.999)), show({"lr": None})
+    ('0.1', 'Adam', '(0.9, 0.999)', '{lr: None}')
+    >>> show(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, ... (1,000 items)]'
+    """
+    if isinstance(value, str):
+        return clip(value) if value else '""'
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"(an integer of {value.bit_length():,} bits)"
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return _show_collection(value, depth)
+    if isinstance(value, TensorEntry):
+        return f"tensor {value.dtype} {shape(value.shape)}"
+    if isinstance(value, Object):
+        return f"{clip(value.class_path)}(...)"
+    if isinstance(value, Global):
+        return clip(str(value))
+    return clip(repr(value))
+
+
+def _show_collection(value: dict[object, object] | Iterable[object], depth: int) -> str:
+    name = f"{clip(value.class_path)} " if isinstance(value, DictObject) else ""
+    left, right = _BRACKETS.get(type(value), ("{", "}"))
+    items = list(value.items()) if isinstance(value, dict) else [(None, item) for item in value]
+    if not items:
+        return name + left + right
+    if depth == 0:
+        return f"{name}{left}... ({count(len(items), 'item')}){right}"
+    shown = [
+        (f"{show(key, depth=0)}: " if isinstance(value, dict) else "") + show(item, depth=depth - 1)
+        for key, item in items[:MAX_ITEMS]
+    ]
+    if len(items) > MAX_ITEMS:
+        shown.append(f"... ({count(len(items), 'item')})")
+    return name + left + ", ".join(shown) + right
+
+
+_BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")")}
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """Return a tensor's sizes as PyTorch writes them.
+
+    >>> shape((64, 3, 7, 7)), shape(())
+    ('[64, 3, 7, 7]', '[]')
+    """
+    return f"[{', '.join(str(size) for size in sizes)}]"
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes in the largest decimal unit that leaves a digit before the point.
+
+    >>> size(999), size(44_700_000), size(1_500_000_000)
+    ('999 B', '44.7 MB', '1.5 GB')
+    """
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    value, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        units.pop()
+    return f"{value:.1f} {units[-1]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun in the right form.
+
+    >>> count(1, "tensor"), count(1234, "tensor")
+    ('1 tensor', '1,234 tensors')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

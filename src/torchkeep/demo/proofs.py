@@ -1,0 +1,52 @@
+"""Claims, each with how it was checked and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from torchkeep.errors import ProofFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A claim that was checked."""
+
+    claim: str
+    """What is claimed."""
+    how: str
+    """How it was checked."""
+    result: str
+    """What came out, as short as it can be."""
+    holds: bool
+    """Whether the claim is true."""
+
+
+def show(proofs: Sequence[Proof], console: Console) -> None:
+    """Print the table of proofs."""
+    table = Table(show_lines=True, expand=False)
+    table.add_column("claim", ratio=5)
+    table.add_column("how it was checked", ratio=5)
+    table.add_column("result", ratio=4)
+    table.add_column("")
+    for proof in proofs:
+        mark = "[green]true[/green]" if proof.holds else "[bold red]FALSE[/bold red]"
+        table.add_row(proof.claim, proof.how, proof.result, mark)
+    console.print(table)
+
+
+def require(proofs: Sequence[Proof]) -> None:
+    """Raise unless every claim holds.
+
+    Raises:
+        ProofFailed: one does not; the message has each of them.
+    """
+    failed = [f"{proof.claim} ({proof.result})" for proof in proofs if not proof.holds]
+    if failed:
+        raise ProofFailed(
+            f"{len(failed)} of {len(proofs)} claims are not true: {'; '.join(failed)}",
+            advice="Please report this, with the whole output.",
+        )

@@ -1,0 +1,58 @@
+"""What a load did, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One tensor of the model that was filled."""
+
+    target: str
+    """The model's key."""
+    source: str
+    """The file's key."""
+    adaptation: str | None
+    """What was done on the way, or None if it was copied as it is."""
+    shape: tuple[int, ...]
+    """The model's shape; empty for a scalar and for a module's extra state."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did. Every key of both sides is in `loaded`, `skipped` or `unused`."""
+
+    path: Path
+    """The file."""
+    state_dict: str
+    """The state dict that was chosen: its path in the file, empty for the root."""
+    why: str
+    """Why that one, in one sentence."""
+    stripped: tuple[str, ...]
+    """Wrapper components that the file's keys have and the model's lack."""
+    loaded: tuple[Loaded, ...]
+    """What was filled, in the model's order."""
+    skipped: tuple[str, ...]
+    """The model's keys that were asked to be left alone."""
+    unused: tuple[str, ...]
+    """The file's keys that were asked to be left alone, or whose place was."""
+    coverage: float
+    """Elements of the model that were loaded, as a share of all; tied ones are counted once."""
+    proven: bool
+    """Whether each loaded tensor was compared with the file, bit for bit, after the act."""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {len(self.loaded)} tensors loaded, {self.coverage:.1%} of the model"
+        text += ", proven equal to the file" if self.proven else ""
+        adapted = sum(item.adaptation is not None for item in self.loaded)
+        for count, what in (
+            (adapted, "adapted"),
+            (len(self.skipped), "skipped"),
+            (len(self.unused), "unused in the file"),
+        ):
+            text += f"; {count} {what}" if count else ""
+        if self.stripped:
+            text += f"; dropped from the file's names: {', '.join(self.stripped)}"
+        return f"{text}. {self.why}"

@@ -1,0 +1,93 @@
+"""Which of a file's state dicts is meant, and what is in it besides tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchkeep.contents import TensorEntry, Value
+from torchkeep.errors import LoadMismatch
+from torchkeep.identify import Inspection, StateDict
+from torchkeep.identify.tree import children
+
+
+def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str]:
+    """Return the state dict that is meant, and why in one sentence.
+
+    Args:
+        inspection: the file.
+        select: `auto` for the only one or the model's; `ema` for the averaged one; or a name: the
+            whole path in the file or its last part.
+
+    Raises:
+        LoadMismatch: there is none, or it is not clear which; the candidates are listed.
+    """
+    found = inspection.state_dicts
+    if not found:
+        raise LoadMismatch(
+            f"{inspection.path}: there is no state dict in this file ({inspection.summary})",
+            advice="Give a file that a model's state_dict() was saved to.",
+        )
+    if select == "auto":
+        return _main(inspection, found)
+    named = [item for item in found if item.name == select]
+    named = named or [item for item in found if item.name.rpartition(".")[2] == select]
+    if len(named) == 1:
+        return named[0], f"{_called(named[0])} was asked for by name."
+    if select == "ema" and not named:
+        named = [item for item in found if item.role == "ema"]
+        if len(named) == 1:
+            return named[0], f"{_called(named[0])} is its only moving average."
+    problem = "more than one state dict fits" if named else "no state dict is called"
+    raise _unclear(inspection, f"{problem} select={select!r}")
+
+
+def _main(inspection: Inspection, found: Sequence[StateDict]) -> tuple[StateDict, str]:
+    if len(found) == 1:
+        name = found[0].name
+        return found[0], f"{name!r} is its only state dict." if name else "It is one state dict."
+    models = [item for item in found if item.role == "model"]
+    if len(models) != 1:
+        problem = f"the file has {len(found)} state dicts, and none is clearly the main one"
+        raise _unclear(inspection, problem)
+    others = ", ".join(_called(item) for item in found if item is not models[0])
+    return models[0], f"{_called(models[0])} is the model's state dict, beside {others}."
+
+
+def _called(item: StateDict) -> str:
+    return repr(item.name) if item.name else "the root"
+
+
+def _unclear(inspection: Inspection, problem: str) -> LoadMismatch:
+    rows = [
+        f"  select={item.name!r}: {item.role}, {item.num_tensors} tensors, "
+        f"{item.num_parameters:,} parameters"
+        for item in inspection.state_dicts
+    ]
+    return LoadMismatch(
+        f"{inspection.path}: {problem}", advice="Choose one of:\n" + "\n".join(rows)
+    )
+
+
+def all_values(inspection: Inspection, chosen: StateDict) -> dict[str, TensorEntry | Value]:
+    """Return the state dict with its values that are no tensors, such as a module's extra state."""
+    table = value_at(inspection.contents.root, chosen.name)
+    if not isinstance(table, dict) or not chosen.entries.keys() <= table.keys():
+        return dict(chosen.entries)  # a pickled module's: it has no table in the file
+    return dict(table)
+
+
+def value_at(root: Value, path: str) -> Value:
+    """Return what stands at a path as `identify` writes it; None if there is nothing.
+
+    Keys may hold dots themselves, so each child whose name begins the path is tried.
+    """
+    if not path:
+        return root
+    for name, child in children(root):
+        if name == path:
+            return child
+        if path.startswith(f"{name}."):
+            found = value_at(child, path[len(name) + 1 :])
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,133 @@
+"""A file's tree of values with its tensors in it."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from torchkeep.contents import DictObject, Object, TensorEntry, Value
+from torchkeep.errors import UnsupportedContent
+from torchkeep.formats import describe
+from torchkeep.identify import identify
+from torchkeep.loading.selection import choose
+from torchkeep.matching.keys import strip_wrappers
+from torchkeep.matching.tied import tied_names
+from torchkeep.tensors import TensorReader
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    select: str | None = None,
+    device: str | torch.device = "cpu",
+    mmap: bool = False,
+) -> Any:
+    """Return what a file holds, with live tensors, running nothing in it.
+
+    Args:
+        path: the file.
+        select: None for everything. `auto`, `ema` or a name returns one state dict (see
+            `load_into`) as a plain dict, its keys without the prefixes of wrappers.
+        device: where the tensors are made, whatever they were saved from.
+        mmap: map the file instead of reading it; see `TensorReader`.
+
+    Returns:
+        The tree as it was saved: dicts (an OrderedDict keeps its `_metadata`), lists, tuples, plain
+        values and tensors. Tensors that shared memory share it; parameters are `nn.Parameter`s.
+        What would need a class or a function stays an inert `contents.Object`.
+
+    Raises:
+        FileProblem: the file is missing, damaged, or of no readable kind.
+        LoadMismatch: `select` fits no state dict, or several.
+    """
+    contents = describe(path)
+    root = contents.root
+    tied = tied_names(contents.metadata, root) if contents.container == "safetensors" else {}
+    with TensorReader(path, device=device, mmap=mmap) as reader:
+        if select is None:
+            tree = materialize_tree(root, reader)
+        else:
+            chosen, _ = choose(identify(contents), select)
+            bare = strip_wrappers(chosen.entries)
+            tree = materialize_tree({bare[k]: entry for k, entry in chosen.entries.items()}, reader)
+            tied = {name: bare[kept] for name, kept in tied.items()}
+    return tree | {name: tree[kept] for name, kept in tied.items()} if tied else tree
+
+
+def materialize_tree(root: Value, reader: TensorReader) -> Any:
+    """Return a tree of inert values with a tensor in place of each entry.
+
+    What stands in it twice is made once, so that the same object is in both places again.
+    """
+    try:
+        return _Materializer(reader).convert(root, "")
+    except RecursionError:
+        raise UnsupportedContent("the file's values are nested too deeply to be built") from None
+
+
+class _Materializer:
+    def __init__(self, reader: TensorReader) -> None:
+        self.reader = reader
+        self.made: dict[int, Any] = {}
+
+    def convert(self, value: Value, path: str) -> Any:
+        if not isinstance(value, TensorEntry | Object | dict | list | tuple | set | frozenset):
+            return value
+        if id(value) not in self.made:
+            self.made[id(value)] = self._make(value, path)
+        return self.made[id(value)]
+
+    def _make(self, value: Value, path: str) -> Any:
+        if isinstance(value, TensorEntry):
+            return self.reader.materialize(value, path)
+        if isinstance(value, tuple | set | frozenset):
+            return type(value)(self._convert_items(value, path))
+        # What can hold itself is known before it is filled.
+        if isinstance(value, list):
+            made: Any = []
+            self.made[id(value)] = made
+            made.extend(self._convert_items(value, path))
+        elif isinstance(value, dict):
+            made = _empty_like(value)
+            self.made[id(value)] = made
+            self._fill_dict(made, value, path)
+        else:
+            made = Object(value.callee, ())
+            self.made[id(value)] = made
+            self._fill_object(made, value, path)
+        return made
+
+    def _convert_items(self, items: Iterable[Value], path: str) -> list[Any]:
+        return [self.convert(item, _join(path, number)) for number, item in enumerate(items)]
+
+    def _fill_dict(self, made: dict[Any, Any], value: dict[Value, Value], path: str) -> None:
+        for key, item in value.items():
+            made[self.convert(key, path)] = self.convert(item, _join(path, key))
+        attributes = value.attributes if isinstance(value, DictObject) else {}
+        if isinstance(made, DictObject):
+            made.attributes = self.convert(attributes, path)
+        elif "_metadata" in attributes:  # what a module's state dict keeps its versions in
+            made._metadata = self.convert(attributes["_metadata"], path)  # type: ignore[attr-defined]
+
+    def _fill_object(self, made: Object, value: Object, path: str) -> None:
+        made.args = self.convert(value.args, path)
+        made.kwargs = self.convert(value.kwargs, path)
+        made.state = self.convert(value.state, path)
+        made.items = self.convert(value.items, path)
+        made.pairs = self.convert(value.pairs, path)
+
+
+def _empty_like(value: dict[Value, Value]) -> dict[Any, Any]:
+    if not isinstance(value, DictObject):
+        return {}
+    if value.class_path == "collections.OrderedDict":
+        return OrderedDict()
+    return DictObject(value.class_path)
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,46 @@
+"""Which tensors can be written as data at all."""
+
+from __future__ import annotations
+
+import torch
+
+from torchkeep.errors import SaveRefused
+
+
+def check_tensor(value: object, name: str) -> None:
+    """Raise unless the value is a dense tensor that has bytes.
+
+    Raises:
+        SaveRefused: it is no tensor, or one on `meta`, sparse, quantized, nested, or of a class
+            that keeps its values elsewhere. The message names it.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise SaveRefused(
+            f"{name!r} is of type {_type_name(value)}, and only tensors can be stored here",
+            advice="Leave it out, pass it as metadata, or save as .pth.",
+        )
+    problem, advice = _obstacle(value)
+    if problem:
+        raise SaveRefused(f"tensor {name!r} {problem}", advice=advice)
+
+
+def _obstacle(tensor: torch.Tensor) -> tuple[str, str]:
+    """Return what keeps the tensor from being written and what to do, or two empty texts."""
+    if tensor.device.type == "meta":
+        return "is on the meta device and has no values", "Load or initialise the model first."
+    if torch.nn.parameter.is_lazy(tensor):
+        return "is not initialised yet", "Run one batch through the model first."
+    if tensor.is_quantized:
+        return "is quantized", "Save tensor.dequantize(), or export the model."
+    if tensor.is_nested:
+        return "is nested", "Save its parts."
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout})", "Save tensor.to_dense(), or its indices and values."
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        kind = _type_name(tensor)
+        return f"is a {kind}, whose values are not its bytes", "Save a plain tensor made from it."
+    return "", ""
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

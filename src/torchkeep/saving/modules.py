@@ -1,0 +1,72 @@
+"""A module's state as it should be stored: without the names of what it is wrapped in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from torchkeep.errors import SaveRefused
+from torchkeep.matching.keys import WRAPPERS
+
+_PRIVATE = frozenset(WRAPPERS) - {"module"}
+
+
+def unwrapped_state(
+    module: torch.nn.Module,
+) -> tuple[OrderedDict[str, Any], tuple[str, ...]]:
+    """Return the module's state dict with the names it would have unwrapped, and what was dropped.
+
+    Wrappers are told by what they are: a `module.` that is the model's own attribute stays.
+    `_metadata`, where modules keep the versions of their parts, is renamed alike.
+
+    Raises:
+        SaveRefused: two names are the same without their wrappers.
+    """
+    state = module.state_dict()
+    wrapped = _wrapped_paths(module)
+    stored: OrderedDict[str, Any] = OrderedDict()
+    for key, value in state.items():
+        name = _without(key, wrapped)
+        if name in stored:
+            raise SaveRefused(
+                f"two tensors are called {name!r} once the wrappers' names are dropped",
+                advice="Save the state_dict() itself.",
+            )
+        stored[name] = value
+    versions = getattr(state, "_metadata", {})
+    bare = {_without(path, wrapped): version for path, version in versions.items()}
+    stored._metadata = OrderedDict(bare)  # type: ignore[attr-defined]  # as torch's own has it
+    return stored, tuple(dict.fromkeys(path.rpartition(".")[2] for path in wrapped))
+
+
+def _wrapped_paths(module: torch.nn.Module) -> list[str]:
+    """Return the paths of the children that wrappers below and including the module hold."""
+    paths = []
+    for path, part in module.named_modules(remove_duplicate=False):
+        for name in part._modules:
+            is_parallel = isinstance(part, DataParallel | DistributedDataParallel)
+            if name in _PRIVATE or (name == "module" and is_parallel):
+                paths.append(f"{path}.{name}" if path else name)
+    return paths
+
+
+def _without(key: str, wrapped: Iterable[str]) -> str:
+    """Return the key without the last component of each wrapped path that it begins with."""
+    parts = key.split(".")
+    dropped = {path.count(".") for path in wrapped if f"{key}.".startswith(f"{path}.")}
+    return ".".join(part for depth, part in enumerate(parts) if depth not in dropped)
+
+
+def non_persistent_buffers(module: torch.nn.Module) -> tuple[str, ...]:
+    """Return the names of the buffers that the module keeps out of its state dict."""
+    wrapped = _wrapped_paths(module)
+    return tuple(
+        _without(f"{path}.{name}" if path else name, wrapped)
+        for path, part in module.named_modules(remove_duplicate=False)
+        for name in part._buffers
+        if name in part._non_persistent_buffers_set
+    )

@@ -1,0 +1,314 @@
+"""The only door between bytes and `torch.Tensor`, both ways.
+
+Reading goes straight into the memory of the tensor that is made; no numpy, no second copy. A
+tensor is a view of a storage, and what lies behind a storage's end belongs to someone else: each
+view is checked against its storage before it exists, and each storage against the file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from math import prod
+from types import TracebackType
+
+import torch
+
+from torchkeep.contents import ITEM_SIZE, TensorEntry
+from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.files import CHUNK_NBYTES, InputFile
+
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
+}
+_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
+_QUANTIZED = frozenset({"quint8", "qint8", "qint32", "quint4x2", "quint2x4"})
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return PyTorch's own name of a dtype, such as `float32`."""
+    return _NAMES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the dtype of this name, as `dtype_name` gives it.
+
+    Raises:
+        UnsupportedContent: the installed PyTorch has no such dtype.
+    """
+    if name not in _DTYPES:
+        raise UnsupportedContent(
+            f"dtype {name} is unknown to PyTorch {torch.__version__}",
+            advice="Install a newer PyTorch.",
+        )
+    return _DTYPES[name]
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Return a writable view of a contiguous CPU tensor's elements, in C order.
+
+    The view keeps the tensor alive. Writing into it changes the tensor unseen by autograd.
+    """
+    nbytes = tensor.numel() * tensor.element_size()
+    if nbytes == 0:
+        return memoryview(bytearray())
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError("only a contiguous tensor on the CPU has its elements in one run")
+    run = (ctypes.c_char * nbytes).from_address(tensor.data_ptr())
+    run.owner = tensor  # type: ignore[attr-defined]  # ctypes objects take attributes
+    return memoryview(run).cast("B")
+
+
+def plain_on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor's values detached, contiguous and on the CPU; a copy only if needed."""
+    # A conjugated or negated view keeps its sign in a flag, not in its bytes.
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+class TensorReader:
+    """Makes tensors from a file, given where they lie in it.
+
+    Entries that name the same storage share memory, as they did when they were saved; a storage
+    is read once and kept until the reader is closed.
+
+    Args:
+        path: the file.
+        device: where the tensors are made, whatever they were saved from.
+        mmap: map the file instead of reading it. Pages are loaded when they are used, and a write
+            to such a tensor stays private. The file must not be changed meanwhile.
+
+    Raises:
+        FileMissing: there is nothing at the path.
+        FileUnreadable: it may not be read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        mmap: bool = False,
+    ) -> None:
+        self.device = torch.device(device)
+        self._file = InputFile(path)
+        self._map = self._map_file() if mmap and self._file.nbytes else None
+        self._storages: dict[tuple[str, int | None], torch.UntypedStorage] = {}
+
+    def _map_file(self) -> torch.UntypedStorage:
+        path, nbytes = os.fspath(self._file.path), self._file.nbytes
+        return torch.from_file(path, shared=False, size=nbytes, dtype=torch.uint8).untyped_storage()
+
+    def materialize(self, entry: TensorEntry, name: str = "") -> torch.Tensor:
+        """Return the tensor; an `nn.Parameter` if it was saved as one.
+
+        Args:
+            entry: where it lies.
+            name: what to call it in an error.
+
+        Raises:
+            DamagedFile: it reaches past its storage, or its storage past the file.
+            UnsupportedContent: it is quantized, or of a dtype that this PyTorch lacks.
+        """
+        self.check(entry, name)
+        storage = self._storage(entry)
+        tensor = torch.empty(0, dtype=torch_dtype(entry.dtype), device=storage.device)
+        tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+        if entry.is_parameter:
+            return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
+        return tensor.requires_grad_(entry.requires_grad)
+
+    def read(self, entry: TensorEntry, name: str = "") -> torch.Tensor:
+        """Return the tensor's values on the CPU, in memory of its own that isn't kept.
+
+        Arguments and errors are those of `materialize`.
+        """
+        self.check(entry, name)
+        if not self._is_plain_run(entry):
+            tensor = torch.empty(0, dtype=torch_dtype(entry.dtype))
+            storage = self._read_storage(entry)
+            return tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+        tensor = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
+        self._file.read_into(_first_byte(entry), bytes_of(tensor))
+        return tensor
+
+    def fill(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> None:
+        """Read the entry's elements into an existing tensor of its shape and dtype.
+
+        Arguments and errors are those of `materialize`.
+        """
+        with torch.no_grad():
+            if _is_plain_run(tensor) and self._is_plain_run(entry):
+                self.check(entry, name)
+                self._file.read_into(_first_byte(entry), bytes_of(tensor))
+                _count_change(tensor)
+            else:
+                tensor.copy_(self.read(entry, name))
+
+    def matches(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> bool:
+        """Whether a tensor equals the entry bit for bit, NaNs and signed zeros included.
+
+        Arguments and errors are those of `materialize`.
+        """
+        self.check(entry, name)
+        if tuple(tensor.shape) != entry.shape or dtype_name(tensor.dtype) != entry.dtype:
+            return False
+        if not self._is_plain_run(entry):
+            return same_bits(tensor, self.read(entry, name))
+        live = _as_bytes(plain_on_cpu(tensor))
+        return all(
+            _equal_bytes(live[start : start + len(chunk)], chunk)
+            for start, chunk in self._chunks(entry)
+        )
+
+    def check(self, entry: TensorEntry, name: str = "") -> None:
+        """Raise, as `materialize` would, if the entry can't be read."""
+        called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
+        if entry.dtype in _QUANTIZED:
+            raise UnsupportedContent(
+                f"{called} is quantized ({entry.dtype})",
+                advice="Its scale and zero point can't be restored; save it dequantized.",
+                path=self._file.path,
+            )
+        end = _end_byte(entry)
+        if (
+            min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
+            or end > entry.storage.nbytes
+        ):
+            raise DamagedFile(
+                f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
+                f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
+                advice="Copy or download the file again.",
+                path=self._file.path,
+            )
+        offset = entry.storage.offset
+        if offset is not None and offset + entry.storage.nbytes > self._file.nbytes:
+            raise DamagedFile(
+                f"{called} lies in bytes {offset} to {offset + entry.storage.nbytes}, and the "
+                f"file ends at {self._file.nbytes}",
+                advice="Copy or download the file again.",
+                path=self._file.path,
+            )
+        if offset is None and entry.storage.nbytes and entry.storage.device != "meta":
+            raise DamagedFile(f"{called} has no bytes in the file", path=self._file.path)
+
+    def _storage(self, entry: TensorEntry) -> torch.UntypedStorage:
+        key = (entry.storage.key, entry.storage.offset)
+        if key not in self._storages:
+            self._storages[key] = self._to_device(self._read_storage(entry))
+        return self._storages[key]
+
+    def _read_storage(self, entry: TensorEntry) -> torch.UntypedStorage:
+        """Return the whole storage that the entry looks into, in this machine's byte order."""
+        storage = entry.storage
+        if storage.offset is None:
+            return _empty_storage(storage.nbytes, storage.device)
+        if self._map is not None and self._can_map(entry):
+            # A slice of a storage is a storage of its own, so that saving the tensor again
+            # saves its part of the file and not all of it.
+            part: torch.UntypedStorage = self._map[storage.offset : storage.offset + storage.nbytes]
+            return part
+        target = _empty_storage(storage.nbytes)
+        self._file.read_into(storage.offset, bytes_of(_storage_bytes(target)))
+        if storage.byteorder != sys.byteorder:
+            target.byteswap(torch_dtype(entry.dtype))  # type: ignore[no-untyped-call]
+        return target
+
+    def _can_map(self, entry: TensorEntry) -> bool:
+        # Processors differ in what they do with a number that isn't at a multiple of its size.
+        aligned = (entry.storage.offset or 0) % ITEM_SIZE[entry.dtype] == 0
+        return aligned and entry.storage.byteorder == sys.byteorder
+
+    def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        if storage.device in (self.device, torch.device("meta")):
+            return storage
+        return _storage_bytes(storage).to(self.device).untyped_storage()
+
+    def _is_plain_run(self, entry: TensorEntry) -> bool:
+        return (
+            entry.storage.offset is not None
+            and entry.storage.byteorder == sys.byteorder
+            and entry.is_contiguous
+        )
+
+    def _chunks(self, entry: TensorEntry) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the entry's bytes as (position, tensor of bytes); the tensor is used again."""
+        start, nbytes = _first_byte(entry), entry.nbytes
+        buffer = torch.empty(min(nbytes, CHUNK_NBYTES), dtype=torch.uint8)
+        for position in range(0, nbytes, CHUNK_NBYTES):
+            chunk = buffer[: nbytes - position]
+            self._file.read_into(start + position, bytes_of(chunk))
+            yield position, chunk
+
+    def close(self) -> None:
+        """Close the file. Tensors that were made stay valid, mapped ones too."""
+        self._storages.clear()
+        self._map = None
+        self._file.close()
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype and bytes; a NaN equals itself here."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return _equal_bytes(_as_bytes(plain_on_cpu(one)), _as_bytes(plain_on_cpu(other)))
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _equal_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Compare two runs of bytes of the same length, eight at a time where they allow it."""
+    if any(run.storage_offset() % 8 or len(run) % 8 for run in (one, other)):
+        return torch.equal(one, other)
+    return torch.equal(one.view(torch.int64), other.view(torch.int64))
+
+
+def _empty_storage(nbytes: int, device: str = "cpu") -> torch.UntypedStorage:
+    return torch.empty(nbytes, dtype=torch.uint8, device=device).untyped_storage()
+
+
+def _storage_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+def _is_plain_run(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's memory is its elements in C order, as a file has them."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and tensor.is_contiguous()
+        and not (tensor.is_conj() or tensor.is_neg())
+    )
+
+
+def _count_change(tensor: torch.Tensor) -> None:
+    """Tell autograd that the tensor was written to, as any in-place operation does."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+
+
+def _first_byte(entry: TensorEntry) -> int:
+    """Return where in the file the entry's first element lies."""
+    return (entry.storage.offset or 0) + entry.storage_offset * ITEM_SIZE[entry.dtype]
+
+
+def _end_byte(entry: TensorEntry) -> int:
+    """Return how many bytes of its storage the entry's view needs."""
+    if prod(entry.shape) == 0:
+        return 0
+    last = sum((size - 1) * step for size, step in zip(entry.shape, entry.stride, strict=True))
+    return (entry.storage_offset + last + 1) * ITEM_SIZE[entry.dtype]

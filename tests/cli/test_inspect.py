@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchkeep
+from torchkeep.cli import main
+from torchkeep.contents import Finding
+
+
+@pytest.fixture
+def html(tmp_path: Path) -> Path:
+    path = tmp_path / "download.pth"
+    path.write_text("<!DOCTYPE html><title>Sign in</title>")
+    return path
+
+
+def test_the_first_line_says_what_the_file_is(checkpoint: Path, capsys):
+    assert main(["inspect", str(checkpoint)]) == 0
+    first, _, _ = capsys.readouterr().out.partition("\n")
+    assert first == torchkeep.inspect(checkpoint).summary
+    assert first.startswith("Training checkpoint: ")
+
+
+def test_json_is_one_line_per_file_and_what_the_library_says(checkpoint, whole_model, capsys):
+    assert main(["inspect", "--json", str(checkpoint), str(whole_model)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    documents = [json.loads(line) for line in lines]
+    assert documents == [torchkeep.inspect(path).to_json() for path in (checkpoint, whole_model)]
+    assert [document["role"] for document in documents] == ["checkpoint", "module"]
+
+
+def test_json_lists_the_tensors_only_if_asked(checkpoint: Path, capsys):
+    main(["inspect", "--json", str(checkpoint)])
+    assert "tensors" not in json.loads(capsys.readouterr().out)
+    main(["inspect", "--json", "--tensors", str(checkpoint)])
+    assert json.loads(capsys.readouterr().out)["tensors"]
+
+
+def test_json_has_no_numbers_that_json_lacks(tmp_path: Path, capsys):
+    path = tmp_path / "nan.pth"
+    torch.save({"loss": float("nan"), "best": float("-inf"), "big": 10**5000}, path)
+    assert main(["inspect", "--json", str(path)]) == 0
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    values = json.loads(capsys.readouterr().out, parse_constant=refuse)["values"]
+    assert values["loss"] == "nan"
+
+
+def test_a_problem_writes_nothing_to_stdout(html: Path, capsys):
+    assert main(["inspect", "--json", str(html)]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"torchkeep: {html}: this is a web page, not a model.")
+    assert captured.err.count("\n") == 1
+
+
+def test_one_bad_file_does_not_hide_the_others(
+    checkpoint: Path, html: Path, tmp_path: Path, capsys
+):
+    missing = tmp_path / "missing.pth"
+    assert main(["inspect", str(html), str(missing), str(checkpoint)]) == 4
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"==> {checkpoint} <==\nTraining checkpoint: ")
+    assert [line.partition(": ")[0] for line in captured.err.splitlines()] == ["torchkeep"] * 2
+
+
+def test_what_is_damaged_is_shown_and_exits_with_5(checkpoint: Path, capsys, monkeypatch):
+    found = torchkeep.inspect(checkpoint)
+    finding = Finding("crc-mismatch", "damaged", "data/3", "the checksum differs")
+    integrity = torchkeep.identify.Integrity(ok=False, findings=(finding,))
+    contents = replace(found.contents, findings=(finding,))
+    damaged = replace(found, integrity=integrity, contents=contents)
+    monkeypatch.setattr(torchkeep.identify, "inspect", lambda _path: damaged)
+    assert main(["inspect", str(checkpoint)]) == 5
+    output = capsys.readouterr().out
+    assert "integrity   damaged: see the findings" in output
+    assert "damaged  the checksum differs (data/3)" in output
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--json", "--tensors"]])
+def test_json_needs_neither_rich_nor_torch(options: list[str], checkpoint: Path):
+    program = (
+        "import sys; from torchkeep.cli import main; code = main(sys.argv[1:]);"
+        "print([m for m in ('rich', 'torch', 'numpy') if m in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "inspect", *options, str(checkpoint)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "[] 0\n"

@@ -1,0 +1,151 @@
+"""What the design promises about the whole: a torch-free half, one public API, one licence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchkeep
+
+ROOT = Path(__file__).parents[1]
+
+# Python code for a child process: from here on, these packages can't be imported.
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "numpy", "torchvision", "safetensors"}:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+assert not {"torch", "numpy"} & set(sys.modules)
+"""
+
+
+def run_blocked(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter that can import neither torch nor NumPy."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKER + program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return one file of each readable format, as their own libraries write them."""
+    import pickle
+
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("files")
+    model = torch.nn.Linear(3, 2)
+    torch.save(model, folder / "whole.pth")
+    torch.save(
+        {"model": model.state_dict(), "epoch": 3},
+        folder / "legacy.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "values.pkl").write_bytes(pickle.dumps({"epoch": 3}))
+    return sorted(folder.iterdir())
+
+
+# --- The torch-free half -----------------------------------------------------------------------
+
+
+def test_the_blocker_blocks():
+    for name in ("torch", "numpy", "torch.nn"):
+        done = run_blocked(f"import {name}")
+        assert done.returncode == 1
+        assert "ImportError" in done.stderr
+        assert "is blocked" in done.stderr
+
+
+def test_a_module_that_needs_torch_fails_here():
+    assert "torch is blocked" in run_blocked("import torchkeep.tensors").stderr
+    assert "torch is blocked" in run_blocked("import torchkeep; torchkeep.save").stderr
+
+
+def test_every_format_is_inspected_without_torch_and_numpy(files: list[Path]):
+    program = "import sys, torchkeep\nfor f in sys.argv[1:]: print(torchkeep.inspect(f).summary)"
+    done = run_blocked(program, *files)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [torchkeep.inspect(path).summary for path in files]
+
+
+@pytest.mark.parametrize("options", [(), ("--json", "--tensors"), ("--tree",)])
+def test_the_command_line_works_without_torch_and_numpy(files: list[Path], options: tuple[str]):
+    program = "from torchkeep.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run_blocked(program, "inspect", *options, *files)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert len(done.stdout.splitlines()) >= len(files)
+
+
+def test_importing_torchkeep_loads_nothing_heavy():
+    program = (
+        "import sys, torchkeep.cli\n"
+        "print(sorted({'torch', 'numpy', 'rich', 'json'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "['json']\n"
+
+
+# --- The public API ----------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there_and_nothing_else_is():
+    assert sorted(torchkeep.__all__) == dir(torchkeep)
+    assert all(getattr(torchkeep, name) is not None for name in torchkeep.__all__)
+    with pytest.raises(AttributeError, match="module 'torchkeep' has no attribute 'nothing'"):
+        _ = torchkeep.nothing
+
+
+def test_every_public_name_has_a_docstring():
+    names = [name for name in torchkeep.__all__ if name != "__version__"]
+    assert [name for name in names if not getattr(torchkeep, name).__doc__] == []
+
+
+def test_the_reference_documents_what_is_public_and_nothing_else():
+    from torchkeep import training
+
+    text = (ROOT / "docs" / "reference.md").read_text()
+    documented = {line[4:] for line in text.splitlines() if line.startswith("::: ")}
+    public = {f"torchkeep.{name}" for name in torchkeep.__all__}
+    public |= {f"torchkeep.training.{name}" for name in training.__all__}
+    public |= {f"torchkeep.training.data.{name}" for name in ("ImageFolder", "image_transform")}
+    # The root of the errors is on the page of all errors.
+    public -= {"torchkeep.__version__", "torchkeep.TorchkeepError"}
+    assert documented == public | {"torchkeep.errors"}
+
+
+# --- The project -------------------------------------------------------------------------------
+
+
+def test_the_command_and_the_type_marker_are_part_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"torchkeep": "torchkeep.cli:main"}
+    assert (ROOT / "src" / "torchkeep" / "py.typed").exists()
+
+
+def test_the_core_needs_neither_torch_nor_numpy():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [name for name in project["dependencies"] if name.startswith(("torch", "numpy"))]
+
+
+@pytest.mark.parametrize("path", ["src", "tests", "docs", "benchmarks", "README.md", "Makefile"])
+def test_no_package_registry_is_named(path: str):
+    """Whoever installs chooses the registry; a host's name in here would choose for them."""
+    root = ROOT / path
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "download.pytorch" + ".org"]
+    for file in [root] if root.is_file() else root.rglob("*.*"):
+        if file.suffix in {".py", ".md", ".toml", ".yml", ""}:
+            text = file.read_text(encoding="utf-8")
+            assert not [host for host in hosts if host in text], file

@@ -1,0 +1,298 @@
+"""files.py: what is written is whole or absent; what is read is exact or refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchkeep import files
+from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, SaveRefused
+from torchkeep.files import (
+    TEMPORARY_MARK,
+    InputFile,
+    OutputFile,
+    atomic_file,
+    atomic_folder,
+    digest,
+    grouped_by_size,
+    in_parallel,
+    new_digest,
+    remove_folder,
+    remove_temporaries,
+    write_file,
+)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [item.name for item in folder.iterdir() if TEMPORARY_MARK in item.name]
+
+
+def fail_after_writing(file: OutputFile) -> None:
+    file.write_at(0, b"new and long")
+    raise ZeroDivisionError
+
+
+# --- Reading -----------------------------------------------------------------------------------
+
+
+def test_bytes_are_read_from_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    target = bytearray(4)
+    with InputFile(path) as file:
+        assert file.nbytes == 10
+        assert file.read_at(3, 2) == b"34"
+        file.read_into(5, memoryview(target))
+    assert target == b"5678"
+
+
+def test_reading_past_the_end_is_called_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "short.pth"
+    path.write_bytes(b"0123")
+    with InputFile(path) as file:
+        with pytest.raises(DamagedFile, match=r"short.pth: the file is truncated: bytes 2 to 7"):
+            file.read_at(2, 5)
+        with pytest.raises(DamagedFile, match=r"short.pth: the file is truncated.*ends at 4"):
+            file.read_into(2, memoryview(bytearray(5)))
+
+
+def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileMissing, match=r"nothing\.pth: there is no such file"):
+        InputFile(tmp_path / "nothing.pth")
+    with pytest.raises(FileUnreadable, match="this is a folder, not a file"):
+        InputFile(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileUnreadable, match="this is a device or a pipe"):
+        InputFile(tmp_path / "pipe")
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_appears_whole_when_the_block_ends(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "file"
+    with atomic_file(path, durable=durable) as file:
+        file.reserve(6)
+        file.write_at(3, b"def")
+        assert not path.exists()
+        file.write_at(0, b"abc")
+    assert path.read_bytes() == b"abcdef"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_large_write_is_observed_in_order_and_whole(tmp_path: Path) -> None:
+    data = os.urandom(files.CHUNK_NBYTES * 2 + 5)
+    state, sizes = new_digest(), []
+
+    def observe(chunk: memoryview) -> None:
+        state.update(chunk)
+        sizes.append(len(chunk))
+
+    with atomic_file(tmp_path / "file") as file:
+        file.write_at(7, data, observe=observe)
+    assert state.hexdigest() == digest(data)
+    assert sizes == [files.CHUNK_NBYTES, files.CHUNK_NBYTES, 5]
+    assert (tmp_path / "file").read_bytes() == bytes(7) + data
+
+
+def test_threads_write_their_ranges_without_harm(tmp_path: Path) -> None:
+    parts = [os.urandom(100_000) for _ in range(20)]
+    with atomic_file(tmp_path / "file") as file:
+        in_parallel(lambda n: file.write_at(n * 100_000, parts[n]), range(20))
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+
+
+def test_writing_works_where_the_system_lacks_the_fast_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pwrite", "pread", "preadv", "posix_fallocate", "posix_fadvise"):
+        monkeypatch.delattr(os, name)
+    data = os.urandom(2 * files.CHUNK_NBYTES)
+    with atomic_file(tmp_path / "file") as file:
+        file.reserve(len(data))
+        half = files.CHUNK_NBYTES
+        in_parallel(lambda at: file.write_at(at, data[at : at + half]), (0, half))
+    target = bytearray(len(data))
+    with InputFile(tmp_path / "file") as written:
+        written.read_into(0, memoryview(target))
+        assert written.read_at(5, 7) == data[5:12]
+    assert target == data
+
+
+def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic_file(path, overwrite=True) as file:
+        fail_after_writing(file)
+    assert path.read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+def test_an_existing_file_is_refused_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    with pytest.raises(SaveRefused, match=r"file: there is something already\. .*overwrite=True"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_file(path, b"new", overwrite=True)
+    assert path.read_bytes() == b"new"
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(SaveRefused, match="there is something already"), atomic_file(path):
+        path.write_bytes(b"the other's")
+    assert path.read_bytes() == b"the other's"
+    assert leftovers(tmp_path) == []
+
+
+def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    write_file(path, b"new", overwrite=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_file(tmp_path / "link", b"new", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SaveRefused, match=r"its folder does not exist. Create the folder first"):
+        write_file(tmp_path / "nowhere" / "file", b"")
+
+
+@pytest.mark.parametrize("step", ["file.reserve(1 << 20)", "file.write_at(0, bytes(1 << 20))"])
+def test_a_file_larger_than_the_system_allows_is_refused(tmp_path: Path, step: str) -> None:
+    code = f"""
+import resource
+from torchkeep.errors import SaveRefused
+from torchkeep.files import atomic_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with atomic_file("file") as file:
+        {step}
+except SaveRefused as error:
+    print(error)
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert child.stdout.startswith("file: larger than a file may be here; nothing was changed.")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(SaveRefused, match=r"its folder may not be written to. Check its mode"):
+        write_file(tmp_path / "file", b"")
+
+
+def test_a_read_only_disk_is_refused(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(SaveRefused, match=r"its folder may not be written to\. Check its mode"):
+        write_file(small_disk / "file", b"")
+
+
+def test_a_full_disk_is_refused_and_the_old_file_is_intact(small_disk: Path) -> None:
+    path = small_disk / "file"
+    write_file(path, b"old")
+    for step in (
+        lambda file: file.reserve(4 << 20),
+        lambda file: file.write_at(0, bytes(4 << 20)),
+    ):
+        with (
+            pytest.raises(SaveRefused, match=r"the disk is full; nothing was changed. Free some"),
+            atomic_file(path, overwrite=True) as file,
+        ):
+            step(file)
+        assert path.read_bytes() == b"old"
+        assert leftovers(small_disk) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte; making one takes root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+# --- Folders -----------------------------------------------------------------------------------
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as folder:
+        write_file(folder / "file", b"x")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "file").read_bytes() == b"x"
+    with pytest.raises(SaveRefused, match="something already"), atomic_folder(tmp_path / "folder"):
+        pass
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "other"):
+        raise ZeroDivisionError
+    assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_removed_folder_is_gone_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"x")
+    remove_folder(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_interrupted_writes_left_is_removed_and_returned(tmp_path: Path) -> None:
+    (tmp_path / f".a{TEMPORARY_MARK}1").write_bytes(b"x")
+    (tmp_path / f".b{TEMPORARY_MARK}2").mkdir()
+    (tmp_path / "kept").write_bytes(b"x")
+    assert len(remove_temporaries(tmp_path)) == 2
+    assert [item.name for item in tmp_path.iterdir()] == ["kept"]
+
+
+# --- Threads and digests -----------------------------------------------------------------------
+
+
+def test_results_come_in_order_from_more_than_one_thread() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def work(number: int) -> int:
+        both.wait()  # passes only if two calls run at once
+        return number * number
+
+    assert in_parallel(work, range(4)) == [0, 1, 4, 9]
+
+
+def test_the_first_error_of_a_thread_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(lambda number: 1 // number, [1, 0, 1])
+
+
+def test_small_neighbours_are_grouped_and_a_large_item_is_alone() -> None:
+    groups = grouped_by_size([3, 1, 100, 0, 2, 2, 4], lambda nbytes: nbytes, limit=4)
+    assert groups == [[3, 1], [100], [0, 2, 2], [4]]
+
+
+def test_the_digest_is_xxh3_of_128_bits() -> None:
+    # The empty input's value in the specification's test vectors.
+    assert digest(b"") == "99aa06d3014798d86001c324468d497f"
+    state = new_digest()
+    state.update(b"ab")
+    state.update(b"c")
+    assert state.hexdigest() == digest(b"abc")
