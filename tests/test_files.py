@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,14 @@ def test_writing_works_where_the_system_lacks_the_fast_calls(
 ) -> None:
     for name in ("pwrite", "pread", "preadv", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
+    seek = os.lseek
+
+    def slow_seek(fd: int, offset: int, how: int) -> int:
+        position = seek(fd, offset, how)
+        time.sleep(0.005)  # another thread would now move the position
+        return position
+
+    monkeypatch.setattr(os, "lseek", slow_seek)
     data = os.urandom(2 * files.CHUNK_NBYTES)
     with atomic_file(tmp_path / "file") as file:
         file.reserve(len(data))

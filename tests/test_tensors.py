@@ -10,8 +10,8 @@ import torch
 
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileMissing, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES
 from torchkeep.tensors import (
+    _COMPARED_NBYTES,
     TensorReader,
     bytes_of,
     dtype_name,
@@ -224,14 +224,16 @@ def test_a_parameter_and_an_inference_tensor_are_filled(tmp_path: Path) -> None:
 
 
 def test_one_different_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
-    values = torch.arange(CHUNK_NBYTES + 13, dtype=torch.int64).to(torch.uint8)
+    values = torch.arange(_COMPARED_NBYTES + 13, dtype=torch.int64).to(torch.uint8)
     entry = entry_of("uint8", tuple(values.shape), 5)
     with TensorReader(file_of(tmp_path, values, before=5)) as reader:
         assert reader.matches(values, entry)
-        for place in (0, CHUNK_NBYTES - 1, CHUNK_NBYTES, len(values) - 1):
+        assert same_bits(values, values.clone())
+        for place in (0, _COMPARED_NBYTES - 1, _COMPARED_NBYTES, len(values) - 1):
             changed = values.clone()
             changed[place] ^= 1
             assert not reader.matches(changed, entry)
+            assert not same_bits(changed, values)
         assert not reader.matches(values[:-1], entry)
         assert not reader.matches(values.to(torch.int8), entry)
 

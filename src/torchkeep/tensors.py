@@ -18,12 +18,15 @@ import torch
 
 from torchkeep.contents import ITEM_SIZE, TensorEntry
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, InputFile
+from torchkeep.files import InputFile
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
 }
 _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
+_COMPARED_NBYTES = 1 << 20
+"""What is compared in one go: it is still in the cache when it was just read."""
+
 _QUANTIZED = frozenset({"quint8", "qint8", "qint32", "quint4x2", "quint2x4"})
 
 
@@ -156,10 +159,9 @@ class TensorReader:
             return False
         if not self._is_plain_run(entry):
             return same_bits(tensor, self.read(entry, name))
-        live = _as_bytes(plain_on_cpu(tensor))
+        view = bytes_of(plain_on_cpu(tensor))
         return all(
-            _equal_bytes(live[start : start + len(chunk)], chunk)
-            for start, chunk in self._chunks(entry)
+            chunk == view[start : start + len(chunk)] for start, chunk in self._chunks(entry)
         )
 
     def check(self, entry: TensorEntry, name: str = "") -> None:
@@ -232,13 +234,14 @@ class TensorReader:
             and entry.is_contiguous
         )
 
-    def _chunks(self, entry: TensorEntry) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the entry's bytes as (position, tensor of bytes); the tensor is used again."""
+    def _chunks(self, entry: TensorEntry) -> Iterator[tuple[int, bytearray]]:
+        """Yield the entry's bytes as (position, bytes); the array is used again."""
         start, nbytes = _first_byte(entry), entry.nbytes
-        buffer = torch.empty(min(nbytes, CHUNK_NBYTES), dtype=torch.uint8)
-        for position in range(0, nbytes, CHUNK_NBYTES):
-            chunk = buffer[: nbytes - position]
-            self._file.read_into(start + position, bytes_of(chunk))
+        chunk = bytearray(min(nbytes, _COMPARED_NBYTES))
+        for position in range(0, nbytes, _COMPARED_NBYTES):
+            if nbytes - position < len(chunk):
+                chunk = bytearray(nbytes - position)
+            self._file.read_into(start + position, memoryview(chunk))
             yield position, chunk
 
     def close(self) -> None:
@@ -263,18 +266,13 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same shape, dtype and bytes; a NaN equals itself here."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return _equal_bytes(_as_bytes(plain_on_cpu(one)), _as_bytes(plain_on_cpu(other)))
-
-
-def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def _equal_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Compare two runs of bytes of the same length, eight at a time where they allow it."""
-    if any(run.storage_offset() % 8 or len(run) % 8 for run in (one, other)):
-        return torch.equal(one, other)
-    return torch.equal(one.view(torch.int64), other.view(torch.int64))
+    left, right = bytes_of(plain_on_cpu(one)), bytes_of(plain_on_cpu(other))
+    steps = range(0, len(left), _COMPARED_NBYTES)
+    return all(
+        # Two views would be compared element by element; a bytearray is compared at once.
+        bytearray(left[start : start + _COMPARED_NBYTES]) == right[start : start + _COMPARED_NBYTES]
+        for start in steps
+    )
 
 
 def _empty_storage(nbytes: int, device: str = "cpu") -> torch.UntypedStorage:

@@ -89,6 +89,7 @@ def run(given: Given) -> None:
         BATCH_SIZE,
         shuffle=True,
         num_workers=given.workers,
+        multiprocessing_context="fork" if given.workers else None,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(3),
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 import exact_run
 import pytest
 
-# Children are forked from a server that has loaded PyTorch once and runs no threads.
+# Children are forked from a server that has loaded PyTorch once (an optimizer loads _dynamo). (It does
+# not see pytest's sys.path, so this script itself can't be loaded beforehand.)
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["exact_run"])
+CONTEXT.set_forkserver_preload(["numpy", "torch", "torch._dynamo", "torchkeep.checkpointing"])
 
 
 def launch(folder: Path, **options) -> int:

@@ -74,7 +74,7 @@ def test_any_layout_in_memory_is_stored_as_its_values(tmp_path: Path) -> None:
 def test_the_payload_equals_the_reference_writers_byte_for_byte(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tensors = {
-        f"layer.{n}.{kind}": random_bits(torch_dtype(DTYPES[kind]), 5, n)
+        f"{'zyx'[n]}.{n}.{kind}": random_bits(torch_dtype(DTYPES[kind]), 5, n)
         for kind in _ORDER
         if kind != "F4"
         for n in range(3)

@@ -30,6 +30,8 @@ def test_zipfile_reads_records_of_any_size_and_place(tmp_path: Path, large: int)
         file.write(central_directory(records, crc32s))
     with zipfile.ZipFile(tmp_path / "file") as archive:
         assert [info.file_size for info in archive.infolist()] == [3, large, 3]
+        has_zip64 = archive.getinfo("archive/large").extra.startswith(b"\x01\x00")
+        assert has_zip64 == (large >= 0xFFFFFFFF)  # which in 32 bits means "see there"
         assert archive.read("archive/first") == archive.read("archive/last") == b"abc"
         with archive.open("archive/large") as member:
             assert member.read(10) == bytes(10)

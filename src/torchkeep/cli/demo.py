@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
 from torchkeep.errors import TorchkeepError
@@ -53,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         ProofFailed: a claim is not true.
         TorchkeepError: what the demo needs is not installed.
     """
+    from importlib.util import find_spec
+
     from torchkeep.demo import run as run_demo
 
     missing = [module for module in NEEDS if find_spec(module) is None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 from torchkeep.cli.text import printable
 from torchkeep.errors import FileProblem, TorchkeepError
@@ -67,6 +66,8 @@ def report_output(error: OSError) -> int:
 def report_bug(error: Exception) -> int:
     """Say that torchkeep is to blame, and return the exit code."""
     if os.environ.get("TORCHKEEP_TRACEBACK"):
+        import traceback
+
         traceback.print_exception(error)
     what = printable(f"{type(error).__name__}: {error}")
     _say(

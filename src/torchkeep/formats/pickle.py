@@ -20,8 +20,9 @@ from torchkeep.files import InputFile
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch_objects import (
     TORCH_CONSTRUCTORS,
-    StorageReference,
+    build_tensor,
     parse_storage_id,
+    storage_entry,
 )
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
@@ -34,7 +35,7 @@ _TEXT_OPENINGS = (b"(", b"c", b"]", b"}", b")")
 def sniff(head: bytes, nbytes: int) -> bool:
     """Whether the file starts as a pickle does; for protocols 0 and 1, whether it runs as one."""
     if head[:1] == b"\x80":
-        return 2 <= head[1] <= 5 if len(head) > 1 else False
+        return len(head) > 1 and head[1] <= 5
     if not head.startswith(_TEXT_OPENINGS):
         return False
     # Text may start the same way. A pickle either ends well within the head, or is cut off.
@@ -53,6 +54,7 @@ def describe(file: InputFile, limits: Limits) -> Contents:
         source,
         persistent=lambda pid: _storage_elsewhere(pid, findings),
         constructors=TORCH_CONSTRUCTORS,
+        builder=build_tensor,
         limits=limits,
     )
     findings = [*pickled.findings, *dict.fromkeys(findings)]
@@ -78,7 +80,7 @@ def _storage_elsewhere(pid: Value, findings: list[Finding]) -> Value:
         return Object(PERSISTENT_ID, (pid,))
     text = "the tensors' bytes are not in the file: it is the data.pkl of a PyTorch archive"
     findings.append(Finding("missing-storage", "damaged", "", text))
-    return StorageReference(Storage(parts.key, parts.nbytes, None, parts.device), parts.dtype)
+    return storage_entry(Storage(parts.key, parts.nbytes, None, parts.device), parts)
 
 
 FORMAT = Format("pickle", sniff, describe)

@@ -25,6 +25,9 @@ from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
 
 MAX_HEADER_NBYTES = 100_000_000
+_MOST_DIMENSIONS = 1_000
+_LONGEST_SHOWN = 200
+"""Characters of a name in a message."""
 
 DTYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -62,7 +65,7 @@ def describe(file: InputFile, limits: Limits) -> Contents:
     header_nbytes = int.from_bytes(file.read_at(0, 8), "little")
     limits.check("header_nbytes", header_nbytes)
     header = _parse_header(file.read_at(8, header_nbytes))
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise DamagedFile("the header's __metadata__ is not a table of texts")
     start = 8 + header_nbytes
@@ -79,7 +82,9 @@ def describe(file: InputFile, limits: Limits) -> Contents:
 
 def _parse_header(data: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        # Given bytes, json would take UTF-16 as well.
+        text = data.decode("utf-8")
+        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"the header is no valid JSON ({error})") from None
     if not isinstance(header, dict):
@@ -91,6 +96,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
         raise ValueError("a key stands twice")
+    for key, value in pairs:  # half a surrogate pair is no text, and can't be shown
+        key.encode()
+        if isinstance(value, str):
+            value.encode()
     return table
 
 
@@ -99,16 +108,20 @@ def _no_constant(text: str) -> None:
 
 
 def _entry(name: str, row: object, start: int) -> TensorEntry:
-    if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
-        raise DamagedFile(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    tensor = f"tensor {name[:_LONGEST_SHOWN]!r}"
+    if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= set(row):
+        raise DamagedFile(f"{tensor} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UnsupportedContent(f"tensor {name!r} has dtype {dtype!r}, which PyTorch has not")
+    if not isinstance(dtype, str):
+        raise DamagedFile(f"{tensor} has a dtype that is no text")
+    if dtype not in DTYPES:
+        kind = dtype[:_LONGEST_SHOWN]
+        raise UnsupportedContent(f"{tensor} has dtype {kind!r}, which PyTorch has not")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise DamagedFile(f"tensor {name!r} has a broken shape or broken offsets")
+        raise DamagedFile(f"{tensor} has a broken shape or broken offsets")
     if dtype == "F4":  # two elements to a byte, counted as one in PyTorch
         if not shape or shape[-1] % 2:
-            raise DamagedFile(f"tensor {name!r} has half a byte")
+            raise DamagedFile(f"{tensor} has half a byte")
         shape = [*shape[:-1], shape[-1] // 2]
     begin, end = offsets
     entry = TensorEntry(
@@ -119,16 +132,18 @@ def _entry(name: str, row: object, start: int) -> TensorEntry:
     )
     if end < begin or entry.nbytes != end - begin:
         raise DamagedFile(
-            f"tensor {name!r} has {end - begin} bytes, and its shape {tuple(shape)} "
+            f"{tensor} has {end - begin} bytes, and its shape {tuple(shape)} "
             f"of {ITEM_SIZE[entry.dtype]}-byte elements needs {entry.nbytes}"
         )
     return entry
 
 
 def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-        for value in values
+    """Whether these are few numbers of a sane size; the product of many would never be done."""
+    return (
+        isinstance(values, list)
+        and len(values) <= _MOST_DIMENSIONS
+        and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
     )
 
 
@@ -141,7 +156,7 @@ def _check_layout(root: dict[str, TensorEntry], start: int, file_nbytes: int) ->
     for offset, nbytes, name in ranges:
         if offset != position:
             problem = "overlaps with another" if offset < position else "leaves a hole before it"
-            raise DamagedFile(f"tensor {name!r} {problem}")
+            raise DamagedFile(f"tensor {name[:_LONGEST_SHOWN]!r} {problem}")
         position += nbytes
     if position > file_nbytes:
         raise DamagedFile(

@@ -9,6 +9,9 @@ Layout: five pickles end to end, then the storages:
     the list of storage keys, sorted
     per key: an int64 count of elements, and the raw bytes
 
+The bytes are little endian whatever the system information says: PyTorch always wrote them so.
+Only the counts were, up to PyTorch 1.5, in the order of the machine.
+
 Limits: where a storage lies follows from the keys behind the object, and so the object's pickle
 is read twice: once to learn the storages' types, once to place them.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import contextlib
 from typing import Literal
 
-from torchkeep.contents import ITEM_SIZE, Contents, Finding, Object, Storage, Value
+from torchkeep.contents import ITEM_SIZE, Contents, Finding, Global, Object, Storage, Value
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats.format import Format
@@ -28,8 +31,9 @@ from torchkeep.formats.torch_objects import (
     TORCH_CONSTRUCTORS,
     PersistentLoad,
     StorageId,
-    StorageReference,
+    build_tensor,
     parse_storage_id,
+    storage_entry,
 )
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
@@ -63,7 +67,7 @@ class _Stream:
         self.source = ByteSource(file.read_at, 0, file.nbytes)
         self.findings: list[Finding] = []
         self.sources: dict[str, str] = {}
-        self.byteorder: Literal["little", "big"] = "little"
+        self.count_order: Literal["little", "big"] = "little"
 
     def describe(self) -> Contents:
         metadata = self.read_preamble()
@@ -92,6 +96,7 @@ class _Stream:
             source or self.source,
             persistent=persistent,
             constructors=TORCH_CONSTRUCTORS,
+            builder=build_tensor,
             limits=self.limits,
         )
 
@@ -100,21 +105,22 @@ class _Stream:
         self.run(None)
         protocol = self.run(None).root
         if protocol != PROTOCOL:
-            raise DamagedFile(f"the stream's protocol is {protocol!r}; only {PROTOCOL} is known")
+            found = f"is {protocol}" if isinstance(protocol, int) else "is no number"
+            raise DamagedFile(f"the stream's protocol {found}; only {PROTOCOL} is known")
         info = self.run(None).root
         if not isinstance(info, dict):
             raise DamagedFile("the stream has no system information where it belongs")
         if info.get("little_endian") is False:
-            self.byteorder = "big"
-        return {"protocol_version": str(protocol), "byteorder": self.byteorder}
+            self.count_order = "big"
+        return {"protocol_version": str(protocol), "machine": f"{self.count_order} endian"}
 
     def collect(self, pid: Value, ids: dict[str, StorageId]) -> Value:
-        """Remember the storages that the object names. Their tensors can't be made yet."""
+        """Remember the storages that the object names. Their places are not known yet."""
         parts = parse_storage_id(pid)
         if parts is None:
             return self.resolve(pid, {})
         ids.setdefault(parts.key, parts)
-        return Object(PERSISTENT_ID, (pid,))
+        return storage_entry(Storage(parts.key, parts.nbytes, None, parts.device), parts)
 
     def place_storages(self, keys: Value, ids: dict[str, StorageId]) -> dict[str, Storage]:
         """Return the storages by key, each with its place in the file."""
@@ -122,13 +128,19 @@ class _Stream:
             raise DamagedFile("the stream has no list of storages where it belongs")
         storages = {}
         position = self.source.position
-        for key in map(str, keys):
-            if key not in ids or key in storages:
-                raise DamagedFile(f"storage {key!r} is listed and never used, or listed twice")
+        for key in keys:
+            if not isinstance(key, str) or key not in ids or key in storages:
+                raise DamagedFile(
+                    "the stream lists a storage that is never used, or lists it twice"
+                )
             nbytes = self.read_count(position, ids[key]) * ITEM_SIZE[ids[key].dtype]
             position += 8
-            storages[key] = Storage(key, nbytes, position, ids[key].device, self.byteorder)
+            storages[key] = Storage(key, nbytes, position, ids[key].device)
             position += nbytes
+        for key in ids.keys() - storages.keys():
+            storages[key] = Storage(key, 0, None, ids[key].device)
+            text = f"storage {key!r} is used and not in the file"
+            self.findings.append(Finding("missing-storage", "damaged", key, text))
         if position > self.file.nbytes:
             raise DamagedFile(
                 f"the file is truncated: its tensors need {position} bytes, "
@@ -142,7 +154,10 @@ class _Stream:
 
     def read_count(self, position: int, parts: StorageId) -> int:
         """Return the number of elements that stands before a storage's bytes."""
-        count = int.from_bytes(self.file.read_at(position, 8), self.byteorder, signed=True)
+        raw = self.file.read_at(position, 8)
+        if int.from_bytes(raw, self.count_order) == parts.numel:
+            return parts.numel
+        count = int.from_bytes(raw, "little", signed=True)
         if count < 0:
             raise DamagedFile(f"storage {parts.key!r} has a negative number of elements")
         if count != parts.numel:
@@ -154,15 +169,15 @@ class _Stream:
         """Return the storage, or the class, that a persistent id names."""
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
             _, cls, _, text = pid
-            self.sources.setdefault(str(cls), str(text))
+            if isinstance(cls, Global) and isinstance(text, str):
+                self.sources.setdefault(str(cls), text)
             return cls
         parts = parse_storage_id(pid)
         if parts is None or parts.key not in storages:
             text = "a persistent id names no storage"
             self.findings.append(Finding("persistent-id", "ambiguous", "", text))
             return Object(PERSISTENT_ID, (pid,))
-        offset = 0 if parts.view is None else parts.view[1]
-        return StorageReference(storages[parts.key], parts.dtype, offset)
+        return storage_entry(storages[parts.key], parts)
 
 
 FORMAT = Format("torch-legacy", sniff, describe)

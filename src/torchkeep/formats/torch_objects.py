@@ -8,11 +8,13 @@ Source: torch/_utils.py (`_rebuild_*`), torch/_tensor.py (`__reduce_ex__`), torc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from torchkeep.contents import ITEM_SIZE, Global, Storage, TensorEntry, Value
+from torchkeep.contents import ITEM_SIZE, Global, Object, Storage, TensorEntry, Value
+from torchkeep.errors import DamagedFile
 from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.machine import Constructor
 
@@ -39,19 +41,6 @@ STORAGE_DTYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The element type of each storage class, by the class's bare name."""
-
-UNTYPED = "UntypedStorage"
-
-
-@dataclass(frozen=True, slots=True)
-class StorageReference:
-    """A storage as a tensor's rebuild call sees it: the bytes, and how to count in them."""
-
-    storage: Storage
-    dtype: str
-    """The element type of its class; `uint8` for an untyped one."""
-    offset: int = 0
-    """Elements to skip: a legacy file may name a part of a storage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +97,65 @@ def _sizes(value: Value) -> tuple[int, ...]:
     return tuple(value)
 
 
+def storage_entry(storage: Storage, parts: StorageId) -> TensorEntry:
+    """Return a storage as tensors' rebuild calls see it: as the flat tensor of all its elements.
+
+    A storage that stands in the tree by itself is such a tensor, too.
+
+    Raises:
+        DamagedFile: the persistent id names a part that reaches over the storage's end.
+    """
+    item_nbytes = ITEM_SIZE[parts.dtype]
+    numel, offset = storage.nbytes // item_nbytes, 0
+    if parts.view is not None:
+        _, offset, size = parts.view
+        if offset + size > numel:
+            raise DamagedFile(
+                f"a tensor uses elements {offset} to {offset + size} of storage {parts.key!r}, "
+                f"which has {numel}"
+            )
+        numel = size
+    return TensorEntry(parts.dtype, (numel,), (1,), storage, offset)
+
+
 def _strided(
-    reference: Value, dtype: str, offset: Value, size: Value, stride: Value
+    reference: Value,
+    dtype: str | None,
+    offset: Value,
+    size: Value,
+    stride: Value,
+    requires_grad: Value = False,
 ) -> TensorEntry:
-    if not isinstance(reference, StorageReference):
+    """Return a view of a storage; `dtype` is None for the storage's own."""
+    if not isinstance(reference, TensorEntry):
         raise ValueError("a tensor needs a storage")
     shape, strides = _sizes(size), _sizes(stride)
-    if len(shape) != len(strides) or not _is_size(offset):
+    if len(shape) != len(strides) or len(shape) > _MOST_DIMENSIONS or not _is_size(offset):
         raise ValueError(f"shape {shape} and strides {strides} do not belong together")
+    dtype = dtype or reference.dtype
+    skipped = reference.storage_offset * ITEM_SIZE[reference.dtype]
+    if skipped % ITEM_SIZE[dtype]:
+        raise ValueError(f"a tensor of {dtype} starts at byte {skipped} of its storage")
     entry = TensorEntry(
         dtype=dtype,
         shape=shape,
         stride=strides,
         storage=reference.storage,
-        storage_offset=offset + reference.offset,
+        storage_offset=offset + skipped // ITEM_SIZE[dtype],
+        requires_grad=bool(requires_grad),
     )
+    available = skipped + reference.nbytes
     needed = last_byte(entry)
-    if needed > reference.storage.nbytes:
+    if needed > available:
         raise ValueError(
             f"a tensor of shape {shape} needs {needed} bytes of storage "
-            f"{reference.storage.key!r}, which has {reference.storage.nbytes}"
+            f"{reference.storage.key!r}, which has {available}"
         )
     return entry
+
+
+_MOST_DIMENSIONS = 1_000
+"""PyTorch sets no bound; its own operations take 64 at the most."""
 
 
 def last_byte(entry: TensorEntry) -> int:
@@ -141,8 +167,7 @@ def last_byte(entry: TensorEntry) -> int:
 
 
 def _rebuild_tensor(reference: Value, offset: Value, size: Value, stride: Value) -> TensorEntry:
-    dtype = reference.dtype if isinstance(reference, StorageReference) else ""
-    return _strided(reference, dtype, offset, size, stride)
+    return _strided(reference, None, offset, size, stride)
 
 
 def _rebuild_tensor_v2(
@@ -155,8 +180,7 @@ def _rebuild_tensor_v2(
     metadata: Value = None,
 ) -> TensorEntry:
     del hooks, metadata  # callables and flags; neither changes the bytes
-    entry = _rebuild_tensor(reference, offset, size, stride)
-    return replace(entry, requires_grad=bool(requires_grad))
+    return _strided(reference, None, offset, size, stride, requires_grad)
 
 
 def _rebuild_tensor_v3(
@@ -170,10 +194,30 @@ def _rebuild_tensor_v3(
     metadata: Value = None,
 ) -> TensorEntry:
     del hooks, metadata
-    if not isinstance(dtype, Global) or dtype.name not in ITEM_SIZE:
+    return _strided(reference, _dtype(dtype), offset, size, stride, requires_grad)
+
+
+def _dtype(value: Value) -> str:
+    if not isinstance(value, Global) or value.module != "torch" or value.name not in ITEM_SIZE:
         raise ValueError("a tensor of an unknown element type")
-    entry = _strided(reference, dtype.name, offset, size, stride)
-    return replace(entry, requires_grad=bool(requires_grad))
+    return value.name
+
+
+def _rebuild_meta_tensor(
+    dtype: Value, size: Value, stride: Value, requires_grad: Value
+) -> TensorEntry:
+    """Return a tensor that was saved from the meta device, and so has no bytes."""
+    nothing = TensorEntry(_dtype(dtype), (), (), Storage("", 1 << 63, None, "meta"))
+    entry = _strided(nothing, None, 0, size, stride, requires_grad)
+    return replace(entry, storage=Storage("", last_byte(entry), None, "meta"))
+
+
+def _rebuild_from_type(func: Value, cls: Value, args: Value, state: Value) -> Value:
+    """Return the tensor in a tensor of a class of its own, or with attributes of its own."""
+    rebuild = _TORCH_CONSTRUCTORS.get(str(func))
+    if rebuild is None or not isinstance(args, tuple):
+        return Object(Global("torch._tensor", "_rebuild_from_type_v2"), (func, cls, args, state))
+    return rebuild(*args)
 
 
 def _rebuild_parameter(data: Value, requires_grad: Value, hooks: Value) -> TensorEntry:
@@ -190,6 +234,54 @@ def _rebuild_parameter_with_state(
     return _rebuild_parameter(data, requires_grad, hooks)
 
 
+def _variable(data: Value = None, requires_grad: Value = False, volatile: Value = False) -> Value:
+    """Return the `Variable` of PyTorch up to 0.3, which was a tensor with a flag."""
+    del volatile
+    if not isinstance(data, TensorEntry):
+        return Object(_VARIABLE, () if data is None else (data,))
+    return replace(data, requires_grad=bool(requires_grad))
+
+
+def _parameter(data: Value = None, requires_grad: Value = True) -> Value:
+    if data is None:  # the oldest files set its tensor afterwards; see `build_tensor`
+        return Object(_PARAMETER, ())
+    return _rebuild_parameter(data, requires_grad, None)
+
+
+_VARIABLE = Global("torch.autograd.variable", "Variable")
+_PARAMETER = Global("torch.nn.parameter", "Parameter")
+
+
+def build_tensor(target: Value, state: Value) -> Value | None:
+    """Return what a pickle's BUILD makes of a tensor in the files of PyTorch 0.1 to 0.3.
+
+    A parameter or a variable is made from its tensor, and `(requires_grad, volatile, hooks)` is
+    set on it; before that it was made from nothing, and `(tensor, gradient, hooks, requires_grad,
+    volatile)` was set. A tensor was made from nothing, and `(storage, offset, size, stride)` was
+    set. None stands for anything else.
+
+    Raises:
+        DamagedFile: the state is of that kind and makes no sense.
+    """
+    if not isinstance(state, tuple) or not isinstance(target, TensorEntry | Object):
+        return None
+    if isinstance(target, TensorEntry):
+        is_flags = len(state) == 3 and all(isinstance(flag, bool) for flag in state[:2])
+        return replace(target, requires_grad=state[0]) if is_flags else None
+    try:
+        if len(state) == 5 and target.callee in (_VARIABLE, _PARAMETER):
+            entry = _rebuild_parameter(state[0], state[3], None)
+            return replace(entry, is_parameter=target.callee == _PARAMETER)
+        if len(state) == 4 and _OLD_TENSOR.fullmatch(target.class_path):
+            return _rebuild_tensor(*state)
+    except ValueError as error:
+        raise DamagedFile(f"the pickle sets a broken state on a tensor: {error}") from None
+    return None
+
+
+_OLD_TENSOR = re.compile(r"torch\.(cuda\.)?(Double|Float|Half|Long|Int|Short|Char|Byte)Tensor")
+
+
 def _size(items: Value = ()) -> tuple[int, ...]:
     return _sizes(items)
 
@@ -204,9 +296,11 @@ _TORCH_CONSTRUCTORS: Mapping[str, Constructor] = {
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
-    "torch.nn.parameter.Parameter": lambda data, requires_grad=True: _rebuild_parameter(
-        data, requires_grad, None
-    ),
+    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    "torch.tensor._rebuild_from_type_v2": _rebuild_from_type,  # its module up to PyTorch 1.8
+    "torch.nn.parameter.Parameter": _parameter,
+    "torch.autograd.variable.Variable": _variable,
     "torch.Size": _size,
     "torch.device": _device,
 }

@@ -24,9 +24,9 @@ from torchkeep.files import InputFile
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch_objects import (
     TORCH_CONSTRUCTORS,
-    UNTYPED,
-    StorageReference,
+    build_tensor,
     parse_storage_id,
+    storage_entry,
 )
 from torchkeep.formats.zip_directory import MAGIC, STORED, Directory, Record, read_directory
 from torchkeep.formats.zip_directory import read_record as read_zip_record
@@ -35,6 +35,7 @@ from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
 from torchkeep.pickles.source import ByteSource
 
 _METADATA_RECORDS = ("version", ".format_version", "byteorder", ".storage_alignment")
+_RECORDS = ("data.pkl", ".data/serialization_id", *_METADATA_RECORDS)
 _LONGEST_METADATA = 64
 
 _OTHER_KINDS: dict[str, str] = {
@@ -61,9 +62,13 @@ def describe(file: InputFile, limits: Limits) -> Contents:
     archive = _Archive(file, directory, limits)
     source = ByteSource.of_bytes(archive.read("data.pkl"))
     pickled = run_pickle(
-        source, persistent=archive.load, constructors=TORCH_CONSTRUCTORS, limits=limits
+        source,
+        persistent=archive.load,
+        constructors=TORCH_CONSTRUCTORS,
+        builder=build_tensor,
+        limits=limits,
     )
-    findings = [*directory.findings, *pickled.findings, *archive.findings]
+    findings = [*directory.findings, *pickled.findings, *dict.fromkeys(archive.findings)]
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle in its record"
         findings.append(Finding("trailing-bytes", "ambiguous", "data.pkl", text))
@@ -90,9 +95,8 @@ class _Archive:
         self.findings: list[Finding] = []
         self.storages: dict[str, Storage] = {}
         self.metadata = self._read_metadata()
-        self.byteorder: Literal["little", "big"] = (
-            "big" if self.metadata.get("byteorder") == "big" else "little"
-        )
+        self.byteorder = self._byteorder()
+        self._note_records()
 
     def read(self, name: str) -> bytes:
         return read_zip_record(self.file, self.records[self.root + name], self.limits)
@@ -104,6 +108,30 @@ class _Archive:
             if record is not None and record.nbytes <= _LONGEST_METADATA:
                 metadata[name.lstrip(".")] = self.read(name).decode("utf-8", "replace").strip()
         return metadata
+
+    def _byteorder(self) -> Literal["little", "big"]:
+        order = self.metadata.get("byteorder", "little")
+        if order == "little":
+            return "little"
+        if order == "big":
+            return "big"
+        raise DamagedFile(f"the archive's byte order is {order!r}, neither little nor big")
+
+    def _note_records(self) -> None:
+        """Note what PyTorch would miss in the archive, and what it would not look at."""
+        if not next(iter(self.records)).startswith(self.root):
+            text = (
+                "PyTorch takes the folder of the first record for the root, and it is another one"
+            )
+            self.findings.append(Finding("root-folder", "ambiguous", "", text))
+        if f"{self.root}version" not in self.records:
+            text = "there is no record version, without which PyTorch does not load the archive"
+            self.findings.append(Finding("missing-record", "damaged", "version", text))
+        known = {self.root + name for name in _RECORDS}
+        for name in self.records:
+            if name not in known and not name.startswith(f"{self.root}data/"):
+                text = "PyTorch does not look at this record"
+                self.findings.append(Finding("extra-record", "note", name, text))
 
     def load(self, pid: Value) -> Value:
         """Return the storage that a persistent id names."""
@@ -120,8 +148,7 @@ class _Archive:
                 f"storage {parts.key!r} is declared with {parts.nbytes} and {storage.nbytes} bytes"
             )
             self.findings.append(Finding("storage-size", "ambiguous", parts.key, text))
-        dtype = "uint8" if parts.class_name == UNTYPED else parts.dtype
-        return StorageReference(storage, dtype)
+        return storage_entry(storage, parts)
 
     def _storage(self, key: str, nbytes: int, device: str) -> Storage:
         if device == "meta":

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 from torchkeep.contents import Finding
-from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile
 from torchkeep.pickles.limits import Limits
 
@@ -28,7 +28,10 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 0xFFFF
 
 STORED, DEFLATED = 0, 8
-_ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1 << 0, 1 << 3, 1 << 11
+_ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
+_SIZES_FOLLOW, _UTF8 = 1 << 3, 1 << 11
+_LONGEST_DESCRIPTOR = 24
+"""Bytes that may follow a record to repeat its checksum and sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,17 @@ def read_directory(file: InputFile, limits: Limits) -> Directory:
     limits.check("records", count)
     entries = _read_entries(file.read_at(offset, nbytes), count)
     records: dict[str, Record] = {}
+    ranges: list[tuple[int, int, str]] = []
     folded: set[str] = set()
     for entry in entries:
         record = _locate(file, entry, findings)
         if record.name.casefold() in folded:
-            findings.append(
-                _ambiguous("duplicate-record", record.name, "two records have this name")
-            )
+            text = "two records have this name, or one that differs in case only"
+            findings.append(_ambiguous("duplicate-record", record.name, text))
         folded.add(record.name.casefold())
         records[record.name] = record
-    _check_overlaps(records, offset)
+        ranges.append((entry.header_offset, record.offset + record.packed_nbytes, record.name))
+    _check_ranges(ranges, offset, findings)
     return Directory(records, tuple(findings))
 
 
@@ -143,10 +147,31 @@ def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int,
     if found + _END.size + comment_nbytes != len(tail):
         findings.append(_ambiguous("trailing-bytes", "", "there are bytes behind the archive"))
     if count == 0xFFFF or 0xFFFFFFFF in (nbytes, offset) or _has_locator(file, end_offset):
-        count, nbytes, offset = _read_end64(file, end_offset)
+        wide = _read_end64(file, end_offset)
+        narrow = ((count, 0xFFFF), (nbytes, 0xFFFFFFFF), (offset, 0xFFFFFFFF))
+        if any(short not in (full, long) for (short, full), long in zip(narrow, wide, strict=True)):
+            text = "the archive has two directories, of 32 and of 64 bits, that differ"
+            findings.append(_ambiguous("two-directories", "", text))
+        count, nbytes, offset = wide
+        end_offset -= _END64_LOCATOR.size + _END64.size
     if offset + nbytes > end_offset:
         raise DamagedFile("the archive's directory lies outside of the file")
+    if offset + nbytes < end_offset:
+        raise _displaced(file, end_offset - nbytes - offset)
     return offset, nbytes, count
+
+
+def _displaced(file: InputFile, nbytes: int) -> FileProblem:
+    """Return the error for a directory that counts from another byte than the file's first."""
+    if nbytes >= _LOCAL.size and file.read_at(nbytes, len(MAGIC)) == MAGIC:
+        return UnsupportedContent(
+            "several archives stand end to end, as in a part of a distributed checkpoint",
+            advice="Such a part makes sense only with its folder and the folder's .metadata.",
+        )
+    return DamagedFile(
+        f"the archive's directory ends {nbytes} bytes too early",
+        advice="Copy or download the file again.",
+    )
 
 
 def _has_locator(file: InputFile, end_offset: int) -> bool:
@@ -159,6 +184,9 @@ def _read_end64(file: InputFile, end_offset: int) -> tuple[int, int, int]:
     if not _has_locator(file, end_offset):
         raise DamagedFile("the archive says zip64 and has no zip64 directory")
     end64_offset = _END64_LOCATOR.unpack(file.read_at(locator_offset, _END64_LOCATOR.size))[2]
+    expected = locator_offset - _END64.size
+    if 0 <= end64_offset < expected and file.read_at(expected, 4) == b"PK\x06\x06":
+        raise _displaced(file, expected - end64_offset)
     if end64_offset + _END64.size > locator_offset:
         raise DamagedFile("the archive's zip64 directory lies outside of the file")
     fields = _END64.unpack(file.read_at(end64_offset, _END64.size))
@@ -185,6 +213,8 @@ def _read_entries(data: bytes, count: int) -> list[_Entry]:
         name = data[name_end - name_nbytes : name_end]
         entries.append(_Entry(name, flags, method, crc32, packed, nbytes, offset))
         position = name_end + extra_nbytes + comment_nbytes
+    if position != len(data):
+        raise DamagedFile(f"the archive's directory does not end after its {count} entries")
     return entries
 
 
@@ -213,18 +243,22 @@ def _widen(extra: bytes, packed: int, nbytes: int, offset: int) -> tuple[int, in
 def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
     """Return the record of a directory entry, after a look at its local header."""
     name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437", "replace")
-    local = _LOCAL.unpack(file.read_at(entry.header_offset, _LOCAL.size))
+    header = file.read_at(entry.header_offset, _LOCAL.size + len(entry.name))
+    local = _LOCAL.unpack_from(header)
     if local[0] != MAGIC:
         raise DamagedFile(f"record {name!r} is not where the archive's directory says")
-    local_name = file.read_at(entry.header_offset + _LOCAL.size, local[9])
+    local_name = header[_LOCAL.size :] if local[9] == len(entry.name) else None
     offset = entry.header_offset + _LOCAL.size + local[9] + local[10]
-    if entry.flags & _ENCRYPTED or local[2] & _ENCRYPTED:
+    if "\0" in name:  # Python's zipfile ends the name there, others do not
+        findings.append(_ambiguous("record-name", name, "the name has a zero byte in it"))
+    if (entry.flags | local[2]) & _ENCRYPTED:
         findings.append(_ambiguous("encrypted-flag", name, "the record is marked as encrypted"))
     # Sizes of 0 in a local header mean that they follow the data; PyTorch writes both kinds.
     differs = {
         "name": local_name != entry.name,
         "method": local[3] != entry.method,
-        "size": local[8] not in (0, 0xFFFFFFFF, entry.nbytes & 0xFFFFFFFF),
+        "size": local[8] not in (0, 0xFFFFFFFF, entry.nbytes),
+        "packed size": local[7] not in (0, 0xFFFFFFFF, entry.packed_nbytes),
         "checksum": local[6] not in (0, entry.crc32) and not local[2] & _SIZES_FOLLOW,
     }
     for what in (key for key, value in differs.items() if value):
@@ -241,15 +275,22 @@ def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
     return Record(name, offset, entry.nbytes, entry.packed_nbytes, entry.method, entry.crc32)
 
 
-def _check_overlaps(records: dict[str, Record], directory_offset: int) -> None:
-    ranges = sorted((record.offset, record.packed_nbytes, name) for name, record in records.items())
-    end, last = 0, ""
-    for offset, nbytes, name in ranges:
-        if offset < end and nbytes:
+def _check_ranges(
+    ranges: list[tuple[int, int, str]], directory_offset: int, findings: list[Finding]
+) -> None:
+    """Refuse records that share bytes, and note bytes that belong to none."""
+    end, last, room = 0, "", 0
+    for start, stop, name in sorted(ranges):
+        if start < end:
             raise DamagedFile(f"the archive's records {last!r} and {name!r} overlap")
-        end, last = max(end, offset + nbytes), name
+        if start > end + room:
+            findings.append(_ambiguous("hidden-bytes", name, "bytes before it belong to no record"))
+        end, last, room = stop, name, _LONGEST_DESCRIPTOR
     if end > directory_offset:
         raise DamagedFile(f"the archive's record {last!r} reaches into the directory")
+    if directory_offset > end + room:
+        text = "bytes before the directory belong to no record"
+        findings.append(_ambiguous("hidden-bytes", "", text))
 
 
 def _ambiguous(rule: str, place: str, text: str) -> Finding:

@@ -128,11 +128,10 @@ def _patterns(left_over: Iterable[str], names: Mapping[str, str]) -> list[str]:
     >>> _patterns(["fc.weight", "fc.bias"], {key: key for key in ("a.w", "fc.weight", "fc.bias")})
     ['fc.*']
     """
-    left = dict.fromkeys(left_over)
-    kept = {folder for key, name in names.items() if key not in left for folder in _folders(name)}
+    left = dict.fromkeys(names[key] for key in left_over)
+    kept = {folder for name in names.values() if name not in left for folder in _folders(name)}
     patterns: dict[str, None] = {}
-    for key in left:
-        name = names[key]
+    for name in left:
         outer = next((folder for folder in _folders(name) if folder not in kept), None)
         patterns[f"{outer}.*" if outer else name] = None
     return list(patterns)

@@ -26,7 +26,7 @@ def _mapping(class_path: str) -> Constructor:
             for key, value in items:
                 check_key(key, DEFAULT_LIMITS)
                 result[key] = value
-        elif not isinstance(items, Global | None):  # a defaultdict's factory
+        elif not isinstance(items, Global | Object | None):  # a defaultdict's factory
             raise ValueError("made from something that is no mapping")
         return result
 
@@ -96,22 +96,31 @@ _NUMPY_CODES: Mapping[str, str] = MappingProxyType(
         "f2": "e",
         "f4": "f",
         "f8": "d",
+        "c8": "ff",
+        "c16": "dd",
     }
 )
 """NumPy's type codes and the same types in `struct`'s notation."""
 
 
 def _numpy_scalar(dtype: Value, data: Value = None) -> Value:
-    """Return the number that `numpy.core.multiarray.scalar(dtype, bytes)` makes."""
+    """Return the number that `numpy.core.multiarray.scalar(dtype, bytes)` makes.
+
+    A scalar that is no number (a text, a date, a record) stays a recipe.
+    """
     if isinstance(data, str):  # Python 2 wrote the bytes as a string
         data = data.encode("latin1")
     code = dtype.args[0] if isinstance(dtype, Object) and dtype.args else None
     if not isinstance(code, str) or code not in _NUMPY_CODES or not isinstance(data, bytes):
-        raise ValueError("a NumPy scalar of an unknown type")
+        return Object(Global("numpy.core.multiarray", "scalar"), (dtype, data))
     state = dtype.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-    value: Value = struct.unpack((">" if order == ">" else "<") + _NUMPY_CODES[code], data)[0]
-    return value
+    layout = (">" if order == ">" else "<") + _NUMPY_CODES[code]
+    try:
+        parts = struct.unpack(layout, data)
+    except struct.error:
+        raise ValueError(f"a NumPy scalar of type {code} in {len(data)} bytes") from None
+    return parts[0] if code[0] != "c" else complex(*parts)
 
 
 CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(

@@ -16,6 +16,8 @@ class Limits:
 
     pickle_nbytes: int = 1 << 30
     """Bytes of one pickle stream, after decompression."""
+    copied_nbytes: int = 1 << 30
+    """About what the copies take that a pickle asks for (`list(x)`, `x.encode()`)."""
     steps: int = 50_000_000
     """Opcodes of one pickle stream."""
     depth: int = 500

@@ -10,12 +10,15 @@ with the value itself. Names are never imported. What would be a trick in a real
 from __future__ import annotations
 
 import codecs
+import math
 import re
 import struct
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from torchkeep.contents import DictObject, Finding, Global, Object, TensorEntry, Value
@@ -43,11 +46,16 @@ class Pickled:
     """The protocol that it declares; 0 if it declares none."""
 
 
+Builder = Callable[[Value, Value], Value | None]
+"""Makes what a value becomes when a state is set on it; None if that is nothing special."""
+
+
 def run_pickle(
     source: ByteSource,
     *,
     persistent: Callable[[Value], Value] | None = None,
     constructors: Mapping[str, Constructor] | None = None,
+    builder: Builder | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Pickled:
     """Return what the pickle at the source's position holds; the source ends up behind its STOP.
@@ -56,6 +64,7 @@ def run_pickle(
         source: the bytes.
         persistent: turns a persistent id into a value; without it, such an id stays an `Object`.
         constructors: by dotted name, the calls that are answered with plain values.
+        builder: sees every target and state of BUILD, and may answer with another value.
         limits: bounds of the work.
 
     Raises:
@@ -64,6 +73,7 @@ def run_pickle(
         UnsupportedContent: it needs buffers that are outside the stream.
     """
     machine = _Machine(source, persistent or _keep_persistent_id, constructors or {}, limits)
+    machine.builder = builder or _build_nothing
     try:
         root = machine.run()
     except (RecursionError, MemoryError) as error:
@@ -89,6 +99,10 @@ def _keep_persistent_id(pid: Value) -> Value:
     return Object(PERSISTENT_ID, (pid,))
 
 
+def _build_nothing(target: Value, state: Value) -> None:
+    del target, state
+
+
 class _Machine:
     """The state of one run. Its methods named like opcodes are those opcodes."""
 
@@ -101,33 +115,36 @@ class _Machine:
     ) -> None:
         self.source = source
         self.take = source.take
+        self.byte = source.byte
         self.persistent = persistent
         self.constructors = constructors
+        self.builder: Builder = _build_nothing
         self.limits = limits
         self.protocol = 0
         self.stack: list[Value] = []
+        self.push = self.stack.append
         self.marks: list[int] = []
+        self.fence = 0  # the stack's length at the last mark: nothing below may be taken
         self.memo: dict[int, Value] = {}
         self.frame_end: int | None = None
+        self.copied_nbytes = 0
         self.globals: dict[Global, None] = {}
         self.findings: dict[tuple[str, str], Finding] = {}
+        self.num_findings: Counter[str] = Counter()
 
     def run(self) -> Value:
-        start = self.source.position
-        handlers = {code: getattr(self, f"_{name.lower()}") for code, name in OPCODES.items()}
-        take = self.take
-        for step in range(self.limits.steps):
-            code = take(1)[0]
-            if code == _STOP:
+        handlers = [self._no_opcode] * 256
+        for opcode, name in OPCODES.items():
+            handlers[opcode] = getattr(self, f"_{name.lower()}")
+        byte = self.byte
+        self.source.allow(self.limits)
+        for _ in range(self.limits.steps):
+            opcode = byte()
+            if opcode == _STOP:
                 return self.pop()
-            handler = handlers.get(code)
-            if handler is None:
-                raise DamagedFile(f"byte 0x{code:02x} at {self.source.position - 1} is no opcode")
-            handler()
+            handlers[opcode]()
             if self.frame_end is not None:
                 self.check_frame()
-            if not step & 0xFFFF:
-                self.limits.check("pickle_nbytes", self.source.position - start)
         raise LimitReached(
             f"the pickle has more than steps={self.limits.steps:,} opcodes",
             advice="If you trust the file, read it with Limits(steps=...) set higher.",
@@ -138,30 +155,55 @@ class _Machine:
     def note(
         self, rule: str, severity: Literal["note", "ambiguous", "dangerous", "damaged"], text: str
     ) -> None:
-        """Keep a finding, once per rule and text."""
-        place = f"pickle byte {self.source.position}"
-        self.findings.setdefault((rule, text), Finding(rule, severity, place, text))
+        """Keep a finding, once per rule and text; a file can't make the report endless."""
+        if (rule, text) not in self.findings and self.num_findings[rule] < _MOST_FINDINGS:
+            place = f"pickle byte {self.source.position}"
+            self.num_findings[rule] += 1
+            self.findings[rule, text] = Finding(rule, severity, place, text)
+
+    def charge(self, values: Iterable[Value]) -> None:
+        """Count what is about to be copied.
+
+        A memo entry takes two bytes to name, so a copy of it is cheap to ask for: without a
+        bound, a megabyte of pickle asks for terabytes.
+        """
+        for value in values:
+            if isinstance(value, str | bytes | bytearray):
+                self.copied_nbytes += len(value)
+            elif isinstance(value, list | tuple | dict | set | frozenset):
+                self.copied_nbytes += _ITEM_NBYTES * len(value)
+        if self.copied_nbytes > self.limits.copied_nbytes:
+            self.limits.check("copied_nbytes", self.copied_nbytes)
 
     def pop(self) -> Value:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
+        if len(self.stack) <= self.fence:
+            raise self.empty()
         return self.stack.pop()
 
     def top(self) -> Value:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
+        if len(self.stack) <= self.fence:
+            raise self.empty()
         return self.stack[-1]
 
-    def pop_to_mark(self) -> list[Value]:
+    def empty(self) -> DamagedFile:
+        return DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
+
+    def pop_from(self, start: int) -> list[Value]:
+        if start < self.fence:
+            raise self.empty()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def pop_mark(self) -> int:
         if not self.marks:
             raise DamagedFile(f"the pickle has no MARK for byte {self.source.position}")
         mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
+        self.fence = self.marks[-1] if self.marks else 0
+        return mark
 
-    def push(self, value: Value) -> None:
-        self.stack.append(value)
+    def pop_to_mark(self) -> list[Value]:
+        return self.pop_from(self.pop_mark())
 
     def length(self, nbytes: int) -> int:
         return int.from_bytes(self.take(nbytes), "little")
@@ -169,6 +211,13 @@ class _Machine:
     def sized(self, width: int) -> bytes:
         """Return a byte string that is preceded by its length."""
         return self.take(self.length(width))
+
+    def line(self) -> bytes:
+        """Return a line that C takes for one: it may not be empty."""
+        line = self.source.line()
+        if not line:
+            raise DamagedFile(f"the pickle has an empty line at byte {self.source.position}")
+        return line
 
     def name(self, module: Value, name: Value) -> Global:
         """Return a name as a value, under Python 3's spelling."""
@@ -180,7 +229,8 @@ class _Machine:
         if self.protocol < 3:
             if (module, name) in NAME_MAPPING:
                 module, name = NAME_MAPPING[module, name]
-            module = IMPORT_MAPPING.get(module, module)
+            else:
+                module = IMPORT_MAPPING.get(module, module)
         found = Global(module, name)
         self.globals.setdefault(found)
         return found
@@ -191,9 +241,13 @@ class _Machine:
             self.note("malformed-call", "damaged", "something is called without a tuple")
             args, kwargs = (args,), None
         if not isinstance(callee, Global):
-            self.note("computed-call", "dangerous", "something made by the file itself is called")
+            if not _is_named(callee):
+                text = "something made by the file itself is called"
+                self.note("computed-call", "dangerous", text)
+            return Object(callee, args, dict(kwargs or {}))
         constructor = None if kwargs else self.constructors.get(str(callee))
         if constructor is not None:
+            self.charge(args)
             try:
                 return constructor(*args)
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -232,12 +286,17 @@ class _Machine:
     def _stop(self) -> None:  # never called: `run` returns there
         raise AssertionError
 
+    def _no_opcode(self) -> None:
+        position = self.source.position - 1
+        raise DamagedFile(f"the pickle's byte {position} is no opcode")
+
     def _mark(self) -> None:
-        self.marks.append(len(self.stack))
+        self.fence = len(self.stack)
+        self.marks.append(self.fence)
 
     def _pop(self) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
-            self.marks.pop()
+        if self.marks and self.fence == len(self.stack):
+            self.pop_mark()
         else:
             self.pop()
 
@@ -253,15 +312,18 @@ class _Machine:
         self.memo[index] = self.top()
 
     def recall(self, index: int) -> None:
-        if index not in self.memo:
-            raise DamagedFile(f"the pickle asks for memo entry {index}, which was never stored")
-        self.push(self.memo[index])
+        try:
+            self.push(self.memo[index])
+        except KeyError:
+            raise DamagedFile(
+                f"the pickle asks for memo entry {index}, which was never stored"
+            ) from None
 
     def _put(self) -> None:
-        self.remember(self.text_int())
+        self.remember(_decimal(self.line()))
 
     def _binput(self) -> None:
-        self.remember(self.length(1))
+        self.memo[self.byte()] = self.top()
 
     def _long_binput(self) -> None:
         self.remember(self.length(4))
@@ -270,10 +332,10 @@ class _Machine:
         self.remember(len(self.memo))
 
     def _get(self) -> None:
-        self.recall(self.text_int())
+        self.recall(_decimal(self.line()))
 
     def _binget(self) -> None:
-        self.recall(self.length(1))
+        self.recall(self.byte())
 
     def _long_binget(self) -> None:
         self.recall(self.length(4))
@@ -289,28 +351,21 @@ class _Machine:
     def _newfalse(self) -> None:
         self.push(False)
 
-    def text_int(self, line: bytes | None = None) -> int:
-        """Return the integer that a text opcode writes, as C's strtol with base 0 sees it."""
-        text = (self.source.line() if line is None else line).strip()
-        try:
-            return int(text, 8) if _OCTAL.fullmatch(text) else int(text, 0)
-        except ValueError:
-            raise DamagedFile(f"the pickle has {text[:40]!r} where an integer belongs") from None
-
     def _int(self) -> None:
-        line = self.source.line()
-        self.push(
-            {b"00": False, b"01": True}[line] if line in (b"00", b"01") else self.text_int(line)
-        )
+        line = self.line()
+        value = _any_base(line)
+        # Protocol 0 writes True as "01"; C takes any two characters that make 0 or 1.
+        self.push(bool(value) if len(line) == 2 and value in (0, 1) else value)
 
     def _long(self) -> None:
-        self.push(self.text_int(self.source.line().rstrip(b"L")))
+        line = self.line()
+        self.push(_python_int(line[:-1] if line.endswith(b"L") else line, 0))
 
     def _binint(self) -> None:
         self.push(int.from_bytes(self.take(4), "little", signed=True))
 
     def _binint1(self) -> None:
-        self.push(self.take(1)[0])
+        self.push(self.byte())
 
     def _binint2(self) -> None:
         self.push(self.length(2))
@@ -325,13 +380,7 @@ class _Machine:
         self.push(int.from_bytes(self.take(nbytes), "little", signed=True))
 
     def _float(self) -> None:
-        text = self.source.line()
-        try:
-            if b"_" in text:
-                raise ValueError
-            self.push(float(text))
-        except ValueError:
-            raise DamagedFile(f"the pickle has {text[:40]!r} where a float belongs") from None
+        self.push(_float(self.line()))
 
     def _binfloat(self) -> None:
         self.push(struct.unpack(">d", self.take(8))[0])
@@ -346,7 +395,7 @@ class _Machine:
             self.push(data)
 
     def _string(self) -> None:
-        text = self.source.line().strip()
+        text = self.source.line()
         if len(text) < 2 or text[:1] not in (b"'", b'"') or text[-1:] != text[:1]:
             raise DamagedFile("the pickle has a string without its quotes")
         with warnings.catch_warnings():
@@ -436,12 +485,10 @@ class _Machine:
         self.push((self.pop(),))
 
     def _tuple2(self) -> None:
-        second, first = self.pop(), self.pop()
-        self.push((first, second))
+        self.push(tuple(self.pop_from(len(self.stack) - 2)))
 
     def _tuple3(self) -> None:
-        third, second, first = self.pop(), self.pop(), self.pop()
-        self.push((first, second, third))
+        self.push(tuple(self.pop_from(len(self.stack) - 3)))
 
     def _empty_dict(self) -> None:
         self.push({})
@@ -489,16 +536,18 @@ class _Machine:
     def refuse(self, what: str, target: Value) -> None:
         """Note that a value is changed in a way that its kind does not have."""
         kind = "a tensor" if isinstance(target, TensorEntry) else f"a {type(target).__name__}"
-        severity: Literal["dangerous", "damaged"] = "damaged"
+        severity: Literal["dangerous", "ambiguous", "damaged"] = "damaged"
         if isinstance(target, TensorEntry | Global):
             severity = "dangerous"
+        elif isinstance(target, list | dict | bytearray):  # Python would do it
+            severity = "ambiguous"
         self.note("mutation", severity, f"{what} {kind}, which no honest writer does")
 
     # --- Names and objects ------------------------------------------------------------------
 
     def name_line(self) -> str:
         try:
-            return self.source.line().decode("utf-8")
+            return self.line().decode("utf-8")
         except UnicodeDecodeError:
             raise DamagedFile("the pickle has a name that is not UTF-8") from None
 
@@ -535,18 +584,33 @@ class _Machine:
 
     def _build(self) -> None:
         state, target = self.pop(), self.top()
-        if isinstance(target, Object):
+        built = self.builder(target, state)
+        if built is not None:
+            self.replace_top(built)
+        elif isinstance(target, Object):
             if isinstance(target.state, dict) and isinstance(state, dict):
+                self.charge((target.state, state))
                 target.state = {**target.state, **state}
             else:
                 target.state = state if target.state is None else (target.state, state)
         elif isinstance(target, DictObject):
+            self.charge(state if isinstance(state, tuple) else (state,))
             target.attributes.update(attributes_of(state))
         else:
             self.refuse("attributes are set on", target)
 
+    def replace_top(self, value: Value) -> None:
+        """Put `value` in the place of the top one, also for those who remember that."""
+        old = self.stack[-1]
+        self.stack[-1] = value
+        # A value is remembered as soon as it is made, a little before its state is.
+        for index in islice(reversed(self.memo), _RECENT):
+            if self.memo[index] is old:
+                self.memo[index] = value
+
     def _persid(self) -> None:
-        self.push(self.persistent(self.name_line()))
+        self.decode(self.source.line(), "ascii", "strict")
+        self._binpersid()
 
     def _binpersid(self) -> None:
         self.push(self.persistent(self.pop()))
@@ -567,7 +631,63 @@ class _Machine:
 
 
 _STOP = 0x2E
-_OCTAL = re.compile(rb"[+-]?0[0-7]+")
+_MOST_FINDINGS = 100
+_ITEM_NBYTES = 32
+"""About what an item of a container takes."""
+_RECENT = 64
+
+
+def _is_named(callee: Value) -> bool:
+    """Whether what is called is a name of the file, perhaps inside `functools.partial`."""
+    for _ in range(8):
+        if not isinstance(callee, Object) or callee.class_path != "functools.partial":
+            break
+        parts = callee.state if isinstance(callee.state, tuple) else callee.args
+        callee = parts[0] if parts else None
+    return isinstance(callee, Global)
+
+
+# --- Numbers as text, in the three ways in which C reads them --------------------------------
+
+
+def _python_int(text: bytes, base: int) -> int:
+    """Return an integer as C's PyLong_FromString sees it: up to a zero byte."""
+    try:
+        return int(text.partition(b"\0")[0], base)
+    except ValueError:
+        raise DamagedFile(f"the pickle has {text[:40]!r} where an integer belongs") from None
+
+
+def _decimal(text: bytes) -> int:
+    """Return a memo index."""
+    return _python_int(text, 10)
+
+
+def _any_base(text: bytes) -> int:
+    """Return an integer as C's strtol with base 0 sees it, which also reads `017` as octal."""
+    number = text.partition(b"\0")[0]
+    if _OCTAL.fullmatch(number):
+        value = int(number, 8)
+        if -(1 << 63) <= value < 1 << 63:
+            return value
+    return _python_int(text, 0)
+
+
+_OCTAL = re.compile(rb"[ \t\n\v\f\r]*[+-]?0[0-7]+")
+
+
+def _float(text: bytes) -> float:
+    """Return a float as C's PyOS_string_to_double sees it: no spaces, and none too large."""
+    number = text.partition(b"\0")[0]
+    try:
+        if b"_" in number or number.strip() != number:
+            raise ValueError
+        value = float(number)
+        if math.isinf(value) and b"n" not in number.lower():
+            raise ValueError
+    except ValueError:
+        raise DamagedFile(f"the pickle has {text[:40]!r} where a float belongs") from None
+    return value
 
 
 def attributes_of(state: Value) -> dict[Value, Value]:

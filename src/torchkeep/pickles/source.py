@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torchkeep.errors import DamagedFile
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 _FIRST_CHUNK = 1 << 14
 _LARGEST_CHUNK = 1 << 20
@@ -27,6 +28,8 @@ class ByteSource:
         self._buffer = b""
         self._next = 0
         self._chunk = _FIRST_CHUNK
+        self._limits = DEFAULT_LIMITS
+        self._allowed_from = start
         self.end = end
 
     @classmethod
@@ -44,11 +47,25 @@ class ByteSource:
         """Bytes from the next one to the end of the window."""
         return self.end - self.position
 
+    def allow(self, limits: Limits) -> None:
+        """Bound what may be taken from here on by `limits.pickle_nbytes`."""
+        self._limits = limits
+        self._allowed_from = self.position
+
+    def byte(self) -> int:
+        """Return the next byte as a number. Errors as in `take`."""
+        if self._next >= len(self._buffer):
+            self._fill(1)
+        value = self._buffer[self._next]
+        self._next += 1
+        return value
+
     def take(self, nbytes: int) -> bytes:
         """Return the next `nbytes` bytes.
 
         Raises:
             DamagedFile: the window ends before that.
+            LimitReached: it is more than `allow` allows.
         """
         stop = self._next + nbytes
         if stop > len(self._buffer):
@@ -63,6 +80,7 @@ class ByteSource:
 
         Raises:
             DamagedFile: there is no newline in the window.
+            LimitReached: it is more than `allow` allows.
         """
         searched = self._next
         while (found := self._buffer.find(b"\n", searched)) < 0:
@@ -79,8 +97,10 @@ class ByteSource:
         """Have at least `nbytes` unread bytes in the buffer."""
         if nbytes > self.remaining:
             raise self._ended()
-        kept = self._buffer[self._next :]
         position = self.position
+        # A length in a damaged pickle may well be that of a file of a hundred gigabytes.
+        self._limits.check("pickle_nbytes", position + nbytes - self._allowed_from)
+        kept = self._buffer[self._next :]
         wanted = min(max(nbytes, self._chunk), self.remaining)
         self._chunk = min(self._chunk * 2, _LARGEST_CHUNK)
         fresh = self._read_at(position + len(kept), wanted - len(kept))

@@ -1,0 +1,67 @@
+"""The tables of the documentation are whole: nothing is missing, nothing is made up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from tests.docs.pages import ROOT
+
+import torchkeep
+from torchkeep.cli.failures import EXIT_CODES
+from torchkeep.formats import READERS
+
+DOCS = ROOT / "docs"
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table after a heading, without its head."""
+    text = (DOCS / page).read_text(encoding="utf-8").partition(f"{heading}\n")[2]
+    table = re.search(r"((?:^\|.*\n)+)", text, re.MULTILINE)
+    assert table is not None, heading
+    lines = table[1].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_every_exit_code_is_documented():
+    documented = {int(code): meaning for code, meaning in rows("cli.md", "## Exit codes")}
+    assert documented == EXIT_CODES
+
+
+def test_every_format_is_documented():
+    documented = [row[0] for row in rows("formats.md", "# What it reads")]
+    assert sorted(documented) == sorted(f"`{reader.name}`" for reader in READERS)
+
+
+def test_every_field_of_the_json_is_documented(tmp_path: Path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pth")
+    form = torchkeep.inspect(tmp_path / "a.pth").to_json(tensors=True)
+    documented = {}
+    for names, _, meaning in rows("cli.md", "## The JSON of `inspect`"):
+        documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), meaning)
+    assert sorted(documented) == sorted(form)
+    for field in ("safety", "integrity"):
+        assert set(form[field]) <= set(re.findall(r"`(\w+)`", documented[field]))
+    for field in ("state_dicts", "tensors"):
+        assert list(form[field][0]) == [
+            name for name in re.findall(r"`(\w+)`", documented[field]) if name in form[field][0]
+        ]
+    assert f"this table: {form['schema']}" in documented["schema"]
+
+
+def test_every_file_and_field_of_a_checkpoint_is_documented(tmp_path: Path):
+    import json
+
+    model = torch.nn.Linear(2, 2)
+    with torchkeep.Checkpointer(tmp_path / "run", model=model) as checkpointer:
+        folder = checkpointer.save()
+    text = (DOCS / "files.md").read_text(encoding="utf-8")
+    assert all(f"    {path.name} " in text for path in folder.iterdir())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    documented = {
+        name
+        for names, _ in rows("files.md", "## A run")
+        for name in re.findall(r"`([a-z]+)`", names)
+    }
+    assert documented == set(manifest)

@@ -1,0 +1,436 @@
+"""loading.load_into: planned, done, proven, or refused with the model untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch as reference
+import torch
+
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    LoadMismatch,
+    NotAModelFile,
+    ProofFailed,
+)
+from torchkeep.loading import Loaded, load_into
+from torchkeep.saving import save
+from torchkeep.tensors import same_bits
+
+
+def net(classes: int = 10) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, classes)
+    )
+
+
+def trained() -> torch.nn.Module:
+    model = net()
+    model(torch.randn(5, 4))  # moves the BatchNorm statistics
+    return model
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    values = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(same_bits(a, b) for a, b in values)
+
+
+def parallel(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.DataParallel(model)
+
+
+def compiled(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.compile(model, backend="eager")
+
+
+def both(model: torch.nn.Module) -> torch.nn.Module:
+    return compiled(parallel(model))
+
+
+def plain(model: torch.nn.Module) -> torch.nn.Module:
+    return model
+
+
+WRAPPERS = [plain, parallel, compiled, both]
+
+
+# --- What can be loaded ------------------------------------------------------------------------
+
+
+def write_checkpoint(model: torch.nn.Module, path: Path) -> None:
+    optimizer = torch.optim.Adam(model.parameters())
+    state = {"epoch": 3, "model_state_dict": model.state_dict(), "opt": optimizer.state_dict()}
+    torch.save(state, path)
+
+
+WRITERS: dict[str, Callable[[torch.nn.Module, Path], object]] = {
+    "ours.safetensors": save,
+    "ours.pth": save,
+    "torch.pth": lambda model, path: torch.save(model.state_dict(), path),
+    "legacy.pth": lambda model, path: torch.save(
+        model.state_dict(), path, _use_new_zipfile_serialization=False
+    ),
+    "whole.pth": torch.save,
+    "whole_legacy.pth": lambda model, path: torch.save(
+        model, path, _use_new_zipfile_serialization=False
+    ),
+    "checkpoint.ckpt": write_checkpoint,
+    "reference.safetensors": lambda model, path: reference.save_model(model, str(path)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_fills_the_model(tmp_path: Path, name: str) -> None:
+    model, other = trained(), net()
+    WRITERS[name](model, tmp_path / name)
+    report = load_into(other, tmp_path / name)
+    assert same(model, other)
+    assert report.proven
+    assert report.coverage == 1
+    assert len(report.loaded) == len(model.state_dict())
+    assert (report.skipped, report.unused) == ((), ())
+
+
+@pytest.mark.parametrize("target", WRAPPERS)
+@pytest.mark.parametrize("source", WRAPPERS)
+def test_wrappers_on_either_side_are_matched(tmp_path: Path, source, target) -> None:
+    model, other = trained(), net()
+    torch.save(source(model).state_dict(), tmp_path / "a.pth")
+    load_into(target(other), tmp_path / "a.pth")
+    assert same(model, other)
+
+
+def test_what_was_dropped_from_the_names_is_reported(tmp_path: Path) -> None:
+    torch.save(both(trained()).state_dict(), tmp_path / "a.pth")
+    report = load_into(net(), tmp_path / "a.pth")
+    assert set(report.stripped) == {"_orig_mod", "module"}
+    assert report.loaded[0] == Loaded("0.weight", "_orig_mod.module.0.weight", None, (8, 4))
+    assert "dropped from the file's names: " in str(report)
+
+
+def test_the_training_mode_and_gradient_flags_are_left_as_they_are(tmp_path: Path) -> None:
+    torch.save(trained().state_dict(), tmp_path / "a.pth")
+    other = net().eval()
+    other[0].requires_grad_(False)
+    for assign in (False, True):
+        load_into(other, tmp_path / "a.pth", assign=assign)
+        assert not other.training
+        assert [p.requires_grad for p in other.parameters()] == [False, False, *[True] * 4]
+
+
+def test_layouts_in_memory_and_in_the_file_may_differ(tmp_path: Path) -> None:
+    model, other = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3)
+    torch.save(model.to(memory_format=torch.channels_last).state_dict(), tmp_path / "a.pth")
+    load_into(other, tmp_path / "a.pth")
+    assert torch.equal(other.weight, model.weight)
+    assert other.weight.is_contiguous()
+    torch.save(other.state_dict(), tmp_path / "b.pth")
+    turned = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    load_into(turned, tmp_path / "b.pth")
+    assert torch.equal(turned.weight, model.weight)
+
+
+def test_an_optimizer_made_before_still_trains_the_model(tmp_path: Path) -> None:
+    torch.save(trained().state_dict(), tmp_path / "a.pth")
+    other = net()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    load_into(other, tmp_path / "a.pth")
+    before = other[0].weight.clone()
+    other(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(other[0].weight, before)
+
+
+# --- Choosing ----------------------------------------------------------------------------------
+
+
+def test_the_moving_average_is_loaded_on_demand(tmp_path: Path) -> None:
+    model, average = trained(), trained()
+    state = {"model_state_dict": model.state_dict(), "ema_state_dict": average.state_dict()}
+    torch.save(state, tmp_path / "a.pth")
+    one, two = net(), net()
+    report = load_into(one, tmp_path / "a.pth")
+    assert report.state_dict == "model_state_dict"
+    assert report.why == "'model_state_dict' is the model's state dict, beside 'ema_state_dict'."
+    assert load_into(two, tmp_path / "a.pth", select="ema").state_dict == "ema_state_dict"
+    assert same(one, model)
+    assert same(two, average)
+
+
+def test_an_averaged_models_file_loads_into_the_model_itself(tmp_path: Path) -> None:
+    model, other = trained(), net()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    torch.save(average.state_dict(), tmp_path / "a.pth")
+    report = load_into(other, tmp_path / "a.pth")
+    assert report.unused == ("n_averaged",)
+    assert same(model, other)
+
+
+# --- Mismatches --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untouched() -> Iterator[Callable[[torch.nn.Module], torch.nn.Module]]:
+    """Watch models, and check at the end that none of their tensors was changed or replaced."""
+    watched: list[tuple[torch.nn.Module, dict, dict]] = []
+
+    def watch(model: torch.nn.Module) -> torch.nn.Module:
+        state = model.state_dict(keep_vars=True)
+        copies = {key: value.clone() for key, value in state.items() if not value.is_meta}
+        watched.append((model, dict(state), copies))
+        return model
+
+    yield watch
+    for model, state, copies in watched:
+        now = model.state_dict(keep_vars=True)
+        assert all(now[key] is value for key, value in state.items())
+        assert all(same_bits(now[key], value) for key, value in copies.items())
+
+
+def test_another_number_of_classes_is_refused_with_the_call_that_works(
+    tmp_path: Path, untouched
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(trained().state_dict(), path)
+    model = untouched(net(5))
+    with pytest.raises(LoadMismatch) as caught:
+        load_into(model, path)
+    text = str(caught.value)
+    assert f"{path}: the file and the model differ: 2 with another shape or dtype." in text
+    assert f"load_into(model, {str(path)!r}, adapt={{'2.*': 'skip'}})" in text
+    assert "2.weight: float32 [10, 8] in the file, float32 [5, 8] in the model" in text
+
+
+def test_the_suggested_call_works_and_says_what_it_left_alone(tmp_path: Path) -> None:
+    model, other = trained(), net(5)
+    head = other[2].weight.clone()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    report = load_into(other, tmp_path / "a.pth", adapt={"2.*": "skip"})
+    assert report.skipped == report.unused == ("2.weight", "2.bias")
+    assert torch.equal(other[2].weight, head)
+    assert torch.equal(other[0].weight, model[0].weight)
+    assert report.coverage == pytest.approx(73 / 118)
+    assert "61.9% of the model, proven equal to the file; 2 skipped; 2 unused" in str(report)
+
+
+def test_another_models_file_is_refused(tmp_path: Path, untouched) -> None:
+    torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match="Nothing matches: the file is another model's"):
+        load_into(untouched(net()), tmp_path / "a.pth")
+
+
+def test_the_advice_for_a_lightning_checkpoint_works(tmp_path: Path) -> None:
+    model, other = trained(), net()
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "a.ckpt")
+    with pytest.raises(LoadMismatch, match=r"load_into\(torch.nn.ModuleDict\(\{'model': model\}\)"):
+        load_into(other, tmp_path / "a.ckpt")
+    load_into(torch.nn.ModuleDict({"model": other}), tmp_path / "a.ckpt")
+    assert same(model, other)
+
+
+def test_another_dtype_is_refused_and_cast_on_demand(tmp_path: Path, untouched) -> None:
+    model = trained()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match=r"To cast: load_into\(.*adapt=\{'\*': 'cast'\}"):
+        load_into(untouched(net().half()), tmp_path / "a.pth")
+    for assign in (False, True):
+        half = net().half()
+        report = load_into(half, tmp_path / "a.pth", adapt={"*": "cast"}, assign=assign)
+        assert same(half, model.half())
+        assert sum(item.adaptation == "cast" for item in report.loaded) == 8
+        assert "; 8 adapted" in str(report)
+        model.float()
+        model.load_state_dict(torch.load(tmp_path / "a.pth"))
+
+
+def test_a_missing_and_a_damaged_file_leave_the_model_alone(tmp_path: Path, untouched) -> None:
+    model = untouched(net())
+    with pytest.raises(FileMissing, match="there is no such file"):
+        load_into(model, tmp_path / "no.pth")
+    (tmp_path / "a.pth").write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(NotAModelFile):
+        load_into(model, tmp_path / "a.pth")
+    save(trained(), tmp_path / "b.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").write_bytes(data[:-1])
+    with pytest.raises(DamagedFile, match="truncated"):
+        load_into(model, tmp_path / "b.safetensors")
+
+
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, untouched) -> None:
+    torch.save({"epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match="there is no state dict in this file"):
+        load_into(untouched(net()), tmp_path / "a.pth")
+
+
+# --- Tied and shared tensors -------------------------------------------------------------------
+
+
+class Tied(torch.nn.Module):
+    def __init__(self, *, is_tied: bool = True) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(5, 3)
+        self.head = torch.nn.Linear(3, 5, bias=False)
+        if is_tied:
+            self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    "name", ["ours.safetensors", "ours.pth", "torch.pth", "reference.safetensors"]
+)
+def test_tied_parameters_stay_tied_whatever_the_file_left_out(
+    tmp_path: Path, name: str, assign: bool
+) -> None:
+    model, other = Tied(), Tied()
+    WRITERS[name](model, tmp_path / name)
+    report = load_into(other, tmp_path / name, assign=assign)
+    assert torch.equal(other.head.weight, model.head.weight)
+    assert other.head.weight is other.embedding.weight
+    assert {item.target for item in report.loaded} == {"embedding.weight", "head.weight"}
+    assert report.coverage == 1
+
+
+@pytest.mark.parametrize("name", ["ours.safetensors", "reference.safetensors"])
+def test_a_name_that_was_left_out_as_tied_fills_an_untied_model(tmp_path: Path, name: str) -> None:
+    model, other = Tied(), Tied(is_tied=False)
+    WRITERS[name](model, tmp_path / name)
+    load_into(other, tmp_path / name)
+    assert torch.equal(other.head.weight, model.head.weight)
+    assert torch.equal(other.embedding.weight, model.head.weight)
+
+
+def test_two_values_for_one_tied_tensor_are_refused_before_the_act(
+    tmp_path: Path, untouched
+) -> None:
+    model = Tied(is_tied=False)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match="is one tensor in the model, and the file has two diff"):
+        load_into(untouched(Tied()), tmp_path / "a.pth")
+    with torch.no_grad():
+        model.head.weight.copy_(model.embedding.weight)
+    torch.save(model.state_dict(), tmp_path / "b.pth")
+    load_into(Tied(), tmp_path / "b.pth")  # two equal ones are no contradiction
+
+
+# --- Buffers and extra state -------------------------------------------------------------------
+
+
+class Counting(torch.nn.Linear):
+    """Keeps something besides tensors."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.seen: object = 0
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+
+    def get_extra_state(self) -> object:
+        return self.seen
+
+    def set_extra_state(self, state: object) -> None:
+        self.seen = state
+
+
+@pytest.mark.parametrize("value", [7, {"a": [1, 2]}, torch.tensor([3, 4])])
+def test_extra_state_is_given_back(tmp_path: Path, value: object) -> None:
+    model, other = torch.nn.Sequential(Counting()), torch.nn.Sequential(Counting())
+    model[0].seen = value
+    for path in (tmp_path / "a.pth", tmp_path / "b.ckpt"):
+        torch.save(
+            {"state.dict": model.state_dict()} if path.suffix == ".ckpt" else model.state_dict(),
+            path,
+        )
+        report = load_into(parallel(other), path)
+        assert repr(other[0].seen) == repr(value)
+        assert "module.0._extra_state" in [item.target for item in report.loaded]
+        other[0].seen = 0
+
+
+def test_missing_extra_state_is_a_mismatch(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match=r"adapt=\{'_extra_state': 'skip'\}"):
+        load_into(Counting(), tmp_path / "a.pth")
+
+
+# --- Models on meta, and models that resist ----------------------------------------------------
+
+
+def test_a_model_on_meta_is_filled_by_assignment(tmp_path: Path) -> None:
+    model = trained()
+    save(model, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        other = net()
+    with pytest.raises(LoadMismatch, match=r"'0.weight' is on the meta device.* Pass assign=True"):
+        load_into(other, tmp_path / "a.safetensors")
+    load_into(other, tmp_path / "a.safetensors", assign=True)
+    assert same(model, other)
+    assert type(other[0].weight) is torch.nn.Parameter
+    other(torch.randn(5, 4)).sum().backward()
+
+
+def test_assigning_reaches_what_a_module_caches(tmp_path: Path) -> None:
+    model, other = torch.nn.LSTM(2, 3), torch.nn.LSTM(2, 3)
+    save(model, tmp_path / "a.pth")
+    load_into(other, tmp_path / "a.pth", assign=True)
+    data = torch.randn(4, 1, 2)
+    assert torch.equal(model(data)[0], other(data)[0])
+
+
+def test_a_lazy_model_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match=r"'weight' is not initialised yet. Run one batch"):
+        load_into(torch.nn.LazyLinear(2), tmp_path / "a.pth")
+
+
+def test_an_expanded_buffer_needs_assignment(tmp_path: Path) -> None:
+    class Expanded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.zeros(1).expand(3))
+
+    torch.save({"mask": torch.arange(3.0), "x.weight": torch.ones(1)}, tmp_path / "a.pth")
+    skip = {"x.*": "skip"}
+    with pytest.raises(LoadMismatch, match=r"'mask' has elements that share memory.*assign=True"):
+        load_into(Expanded(), tmp_path / "a.pth", adapt=skip)
+    model = Expanded()
+    load_into(model, tmp_path / "a.pth", adapt=skip, assign=True)
+    assert model.mask.tolist() == [0, 1, 2]
+
+
+def test_a_model_that_hands_out_copies_of_its_state_fails_the_proof(tmp_path: Path) -> None:
+    class Copying(torch.nn.Linear):
+        def state_dict(self, *args, **kwargs):
+            return {key: value.detach().clone() for key, value in super().state_dict().items()}
+
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ProofFailed, match=r"'weight' differs from the file's 'weight' after load"):
+        load_into(Copying(2, 2), tmp_path / "a.pth")
+
+
+def test_a_model_that_changes_itself_fails_the_proof(tmp_path: Path) -> None:
+    class Resetting(torch.nn.Linear):
+        def set_extra_state(self, state: object) -> None:
+            self.reset_parameters()
+
+        def get_extra_state(self) -> int:
+            return 1
+
+    torch.save(Resetting(2, 2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ProofFailed, match="differs from the file's"):
+        load_into(Resetting(2, 2), tmp_path / "a.pth")
+
+
+def test_nothing_in_a_hostile_pickle_runs(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "it ran",))
+
+    model, other = trained(), net()
+    torch.save({"model": model.state_dict(), "x": Hostile()}, tmp_path / "a.pth")
+    load_into(other, tmp_path / "a.pth")
+    assert same(model, other)
+    assert not (tmp_path / "it ran").exists()
