@@ -1,8 +1,15 @@
-"""What all tests share: one thread for torch, since most tensors here are tiny."""
+"""What all tests share: one thread for torch, and property tests that are the same everywhere."""
 
 from __future__ import annotations
 
 import os
 
-# Before torch is imported anywhere, and inherited by the processes that tests start.
+from hypothesis import settings
+
+# Before torch is imported anywhere, and inherited by the processes that tests start: most tensors
+# here are tiny, and two processes with all threads each would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline, since a busy machine is no failure; derandomized, so that a failure comes back.
+settings.register_profile("torchkeep", deadline=None, derandomize=True, database=None)
+settings.load_profile("torchkeep")

@@ -140,7 +140,10 @@ def test_the_core_needs_neither_torch_nor_numpy():
     assert not [name for name in project["dependencies"] if name.startswith(("torch", "numpy"))]
 
 
-@pytest.mark.parametrize("path", ["src", "tests", "docs", "benchmarks", "README.md", "Makefile"])
+@pytest.mark.parametrize(
+    "path",
+    ["src", "tests", "docs", "benchmarks", "README.md", "Makefile", "pyproject.toml", "mkdocs.yml"],
+)
 def test_no_package_registry_is_named(path: str):
     """Whoever installs chooses the registry; a host's name in here would choose for them."""
     root = ROOT / path

@@ -33,8 +33,14 @@ TEMPORARY_MARK = ".torchkeep-tmp-"
 CHUNK_NBYTES = 4 << 20
 """What is read, hashed or written in one go: small enough to stay in a processor's cache."""
 
-NUM_WRITERS = 2
-"""Threads that write one file. More gain nothing: the file system lets one in at a time."""
+NUM_THREADS = 2
+"""Threads for one file. More gain nothing: the file system lets one writer in at a time."""
+
+GROUP_NBYTES = 1 << 20
+"""Small tensors are handled together up to this size, so that each costs no call of its own."""
+
+_SEEKING = threading.Lock()
+"""Held between moving a file's position and using it, where there is no call that does both."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -136,8 +142,9 @@ def _pread(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
     try:
         if hasattr(os, "pread"):
             return os.pread(fd, nbytes, offset)
-        os.lseek(fd, offset, os.SEEK_SET)  # Windows
-        return os.read(fd, nbytes)
+        with _SEEKING:  # Windows: one reader at a time
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.read(fd, nbytes)
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -145,8 +152,9 @@ def _pread(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
 def _preadv(fd: int, target: memoryview, offset: int) -> int:
     if hasattr(os, "preadv"):
         return os.preadv(fd, [target], offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # Windows, macOS before 11
-    piece = os.read(fd, min(len(target), 1 << 24))
+    with _SEEKING:  # Windows, macOS before 11
+        os.lseek(fd, offset, os.SEEK_SET)
+        piece = os.read(fd, min(len(target), 1 << 24))
     target[: len(piece)] = piece
     return len(piece)
 
@@ -221,20 +229,19 @@ class OutputFile:
 
 
 _WRITEBACK_NBYTES = 1 << 20
-_SEEKING = threading.Lock()
 
 
 def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Return `work(item)` for each item, in order, computed by `NUM_WRITERS` threads.
+    """Return `work(item)` for each item, in order, computed by `NUM_THREADS` threads.
 
     What a call raises is raised here; calls that have not begun are then dropped.
     """
-    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="torchkeep") as pool:
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="torchkeep") as pool:
         return list(pool.map(work, items))
 
 
 def grouped_by_size(
-    items: Iterable[_Item], nbytes_of: Callable[[_Item], int], limit: int = CHUNK_NBYTES
+    items: Iterable[_Item], nbytes_of: Callable[[_Item], int], limit: int = GROUP_NBYTES
 ) -> list[list[_Item]]:
     """Split items into neighbours that together have at most `limit` bytes; a large one is alone.
 

@@ -141,4 +141,3 @@ def reach(given: Given, place: str) -> None:
     if given.die_at == place and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-

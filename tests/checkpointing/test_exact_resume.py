@@ -8,7 +8,7 @@ import signal
 from functools import cache
 from pathlib import Path
 
-import exact_run
+from checkpointing import exact_run
 import pytest
 
 # Children are forked from a server that has loaded PyTorch once (an optimizer loads _dynamo). (It does

@@ -9,6 +9,9 @@ import torchkeep.demo
 from torchkeep.cli import main
 from torchkeep.errors import ProofFailed
 
+pytest.importorskip("torchvision", reason="the demo needs torchvision")
+pytest.importorskip("sklearn", reason="the demo needs scikit-learn")
+
 
 def test_the_demo_gets_the_folder(monkeypatch, tmp_path: Path):
     folders = []

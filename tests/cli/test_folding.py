@@ -47,9 +47,16 @@ def test_many_endings_are_spread_over_rows():
     assert max(len(pattern) for pattern, _ in rows) == MAX_ENDINGS
 
 
-def test_rows_keep_the_order_of_the_file():
-    names = {"stem.weight": 1, "layers.1.weight": 2, "layers.0.weight": 2, "head.weight": 1}
-    assert patterns(names) == ["stem.weight", "layers.{0...1}.weight", "head.weight"]
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_row_stands_where_the_first_of_its_names_stood(order: tuple[int, int]):
+    first, second = (f"layers.{number}.weight" for number in order)
+    names = {"stem.weight": 1, first: 2, "middle.weight": 1, second: 2, "head.weight": 1}
+    assert patterns(names) == [
+        "stem.weight",
+        "layers.{0...1}.weight",
+        "middle.weight",
+        "head.weight",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.{0...1}.w", "a.{b,c}", "a.b,c", "}", ""])
@@ -57,6 +64,10 @@ def test_a_name_that_looks_like_a_pattern_stays_as_it_is(name: str):
     rows = fold({name: 1, "a.d": 1})
     assert Fold((name,)).expand() == [name]
     assert name in [str(pattern) for pattern, _ in rows]
+
+
+def test_numbers_in_braces_are_not_folded():
+    assert patterns(["a{0}.w", "a{1}.w"]) == ["a{0}.w", "a{1}.w"]
 
 
 def test_a_number_with_a_leading_zero_stays_text():

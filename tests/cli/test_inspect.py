@@ -55,6 +55,12 @@ def test_json_has_no_numbers_that_json_lacks(tmp_path: Path, capsys):
     assert values["loss"] == "nan"
 
 
+def test_json_that_would_be_none_is_a_bug_not_an_output(checkpoint: Path, capsys, monkeypatch):
+    monkeypatch.setattr(torchkeep.Inspection, "to_json", lambda *_, **__: {"loss": float("nan")})
+    assert main(["inspect", "--json", str(checkpoint)]) == 70
+    assert capsys.readouterr().out == ""
+
+
 def test_a_problem_writes_nothing_to_stdout(html: Path, capsys):
     assert main(["inspect", "--json", str(html)]) == 4
     captured = capsys.readouterr()

@@ -18,6 +18,9 @@ from torchkeep.errors import LoadMismatch, TorchkeepError
 
 TORCHKEEP = (sys.executable, "-m", "torchkeep")
 
+# As in a user's shell: output is buffered, so that much of it is written at the very end.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch):
@@ -153,11 +156,13 @@ def test_ctrl_c_ends_a_real_process_with_130(tmp_path: Path):
     assert complaint == "torchkeep: interrupted\n"
 
 
-def test_a_reader_that_stops_early_hears_no_complaint(checkpoint: Path):
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_stops_early_hears_no_complaint(options: list[str], checkpoint: Path):
     process = subprocess.Popen(
-        [*TORCHKEEP, "inspect", *[str(checkpoint)] * 40],
+        [*TORCHKEEP, "inspect", *options, *[str(checkpoint)] * 40],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=BUFFERED,
     )
     assert process.stdout is not None
     assert process.stdout.readline()
@@ -170,13 +175,15 @@ def test_a_reader_that_stops_early_hears_no_complaint(checkpoint: Path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_can_not_be_written_is_an_error(checkpoint: Path):
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_can_not_be_written_is_an_error(options: list[str], checkpoint: Path):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*TORCHKEEP, "inspect", str(checkpoint)],
+            [*TORCHKEEP, "inspect", *options, str(checkpoint)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
+            env=BUFFERED,
             check=False,
         )
     assert done.returncode == 74
@@ -189,7 +196,7 @@ def test_an_encoding_that_lacks_a_letter_gets_an_escape(checkpoint: Path, tmp_pa
     done = subprocess.run(
         [*TORCHKEEP, "inspect", str(path)],
         capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        env=BUFFERED | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import PAGES, run_page
+
+from docs.pages import PAGES, run_page
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

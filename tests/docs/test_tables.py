@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import torch
-from tests.docs.pages import ROOT
 
 import torchkeep
+from docs.pages import ROOT
 from torchkeep.cli.failures import EXIT_CODES
 from torchkeep.formats import READERS
 

@@ -21,6 +21,8 @@ def same(mine: Any, theirs: Any, _open: frozenset[tuple[int, int]] = frozenset()
     inside = _open | {pair}
     if isinstance(theirs, collections.OrderedDict):
         return isinstance(mine, DictObject) and same(list(mine.items()), list(theirs.items()))
+    if isinstance(theirs, memoryview):  # READONLY_BUFFER
+        theirs = bytearray(theirs)
     if type(mine) is not type(theirs):
         return False
     if isinstance(theirs, float):

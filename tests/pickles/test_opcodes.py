@@ -8,10 +8,10 @@ import struct
 from typing import Any
 
 import pytest
-from pickles.comparing import same
 
+from pickles.comparing import same
 from torchkeep.contents import Global, Object
-from torchkeep.errors import UnsupportedContent
+from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
 from torchkeep.pickles.opcodes import OPCODES
@@ -46,7 +46,6 @@ PLAIN: list[tuple[str, bytes, Any]] = [
     ("LONG_BINPUT", b"K\x09r" + u4(70000) + b"0j" + u4(70000) + b".", 9),
     ("MEMOIZE", b"K\x09\x94K\x08\x94h\x00h\x01\x86.", (9, 8)),
     ("MEMOIZE", b"K\x09q\x05K\x08\x94h\x01.", 8),
-    ("GET", b"]p0\ng0\n\x86.", None),
     ("GET", b"K\x07q\x0ag10\n.", 7),
     ("BINGET", b"K\x07q\x0ah\x0a.", 7),
     ("LONG_BINGET", b"K\x07q\x0aj" + u4(10) + b".", 7),
@@ -109,7 +108,6 @@ PLAIN: list[tuple[str, bytes, Any]] = [
     ("NEWOBJ", b"cbuiltins\ncomplex\nK\x01K\x02\x86\x81.", 1 + 2j),
     ("NEWOBJ_EX", b"cbuiltins\ncomplex\nK\x01\x85}\x92.", 1 + 0j),
 ]
-del PLAIN[[row[1] for row in PLAIN].index(b"]p0\ng0\n\x86.")]
 
 # What CPython would make live objects of, and stays a recipe here.
 INERT = [
@@ -154,15 +152,13 @@ def test_the_opcodes_are_those_of_python() -> None:
     assert {ord(op.code): op.name for op in pickletools.opcodes} == OPCODES
 
 
-def test_each_row_of_the_table_uses_the_opcode_that_it_names() -> None:
-    for name, stream, *_ in [*PLAIN, *INERT]:
-        assert name in [op.name for op, _, _ in pickletools.genops(stream)]
+def test_each_row_of_the_tables_uses_the_opcode_that_it_names() -> None:
+    codes = {name: code for code, name in OPCODES.items()}
+    assert all(codes[name] in stream for name, stream, *_ in [*PLAIN, *INERT])
 
 
 @pytest.mark.parametrize("opcode", sorted(set(range(256)) - set(OPCODES)))
 def test_a_byte_that_is_no_opcode_is_damage(opcode: int) -> None:
-    from torchkeep.errors import DamagedFile
-
     with pytest.raises(DamagedFile, match="byte 1 is no opcode"):
         run(b"N" + bytes([opcode]) + b".")
 

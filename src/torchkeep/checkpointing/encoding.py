@@ -21,7 +21,6 @@ import struct
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -182,7 +181,7 @@ def _decode_tagged(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) ->
     if kind == "tensor":
         return tensors[node["name"]]
     if kind == "numpy":
-        array = import_module("numpy").array(tensors[node["name"]])
+        array = tensors[node["name"]].numpy().copy()
         return array[()] if node["scalar"] else array
     if kind in _MAPPINGS:
         return _MAPPINGS[kind](

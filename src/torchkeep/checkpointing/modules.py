@@ -92,7 +92,7 @@ def _set_buffer(model: nn.Module, name: str, saved: torch.Tensor) -> None:
     if isinstance(live, torch.Tensor) and _shape(live) == _shape(saved):
         live.detach().copy_(saved)
     else:  # a cache that had not grown yet, or was not there
-        device = next((tensor.device for tensor in owner.state_dict().values()), saved.device)
+        device = next((item.device for item in model.parameters()), saved.device)
         setattr(owner, buffer_name, saved.to(device, copy=True))
 
 

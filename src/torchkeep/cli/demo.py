@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     missing = [module for module in NEEDS if find_spec(module) is None]
     if missing:
         raise TorchkeepError(
-            f"the demo needs {' and '.join(missing)}, not installed here",
+            f"the demo needs {', '.join(missing)}, not installed here",
             advice="Install it with: pip install 'torchkeep[demo]'",
         )
     run_demo(options.out)

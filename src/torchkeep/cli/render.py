@@ -7,6 +7,7 @@ a tensor may well be called `[red]`.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,15 @@ def write_inspection(
         tree: show the modules of a pickled model.
         title: a line before it, to tell several files apart.
     """
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        file=io.StringIO(),  # never stdout itself: rich has its own way with a closed pipe
+        force_terminal=is_terminal,
+        width=None if is_terminal else PIPE_WIDTH,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
     sections = _sections(inspection, tensors=tensors, tree=tree)
     if title:
         _write(console, Text(f"==> {printable(title)} <==", style="dim"))

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18  # type: ignore[import-untyped]
 
+from torchkeep.checkpointing.rng import seed_all
 from torchkeep.training.data import ImageFolder, image_transform
 
 _GREY = (0.5, 0.5, 0.5)
@@ -32,15 +33,17 @@ class Settings:
     """Steps between two checkpoints."""
     size: int = 32
     """Height and width of the images that the network sees, in pixels."""
-    num_threads: int = 2
-    """Threads that compute. Sums depend on it, so it is the same in every run."""
+    num_threads: int = 1
+    """Threads that compute. Sums depend on it, so it is the same in every run. More than one are
+    faster on an idle machine, and many times slower on a busy one, where they wait for each other.
+    """
     seed: int = 2024
     """What every random number follows from."""
     max_per_digit: int | None = None
     """Use at most so many images of each digit."""
     transfer_epochs: int = 3
     """Epochs of the training of the new head."""
-    least_accuracy: float = 0.95
+    least_accuracy: float = 0.9
     """What the network must reach for the demo to be worth looking at."""
 
 
@@ -94,4 +97,4 @@ def prepare(settings: Settings) -> None:
     """Make this process compute reproducibly."""
     torch.set_num_threads(settings.num_threads)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(settings.seed)
+    seed_all(settings.seed)

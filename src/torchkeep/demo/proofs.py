@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +28,10 @@ class Proof:
 
 def show(proofs: Sequence[Proof], console: Console) -> None:
     """Print the table of proofs."""
-    table = Table(show_lines=True, expand=False)
-    table.add_column("claim", ratio=5)
-    table.add_column("how it was checked", ratio=5)
-    table.add_column("result", ratio=4)
+    table = Table(box=SIMPLE, expand=True, pad_edge=False)
+    table.add_column("claim", ratio=6)
+    table.add_column("checked by", ratio=5)
+    table.add_column("found", ratio=5)
     table.add_column("")
     for proof in proofs:
         mark = "[green]true[/green]" if proof.holds else "[bold red]FALSE[/bold red]"

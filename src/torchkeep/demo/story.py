@@ -111,9 +111,9 @@ class Story:
             f"the newest whole checkpoint is {kept.path.name}"
         )
         self._prove(
-            "the training was killed within an epoch, between two checkpoints",
-            "exit status; step reports; checkpoints on disk",
-            f"status {status}, step {last['step']}, kept {kept.step}",
+            "killed by SIGKILL within an epoch",
+            "exit status, steps reported",
+            f"{status}, step {last['step']}, saved {kept.step}",
             holds=status == -signal.SIGKILL and last["batch"] > 0 and kept.step < last["step"],
         )
 
@@ -124,23 +124,19 @@ class Story:
         run_child(_TRAIN, self._train_options("interrupted", num_workers=2), self.console)
         resumed = [e["step"] for e in self._events("interrupted") if e["event"] == "resumed"]
         self._prove(
-            "it went on from the checkpoint, not from the start",
-            "first step of the new process",
+            "resumed from the last checkpoint",
+            "the new process's report",
             f"went on after step {resumed[0] if resumed else 0}",
             holds=resumed == [kept.step],
         )
         states = [read_state(self._newest(run).path) for run in ("reference", "interrupted")]
-        for part, name in (
-            ("model", "parameters and buffers"),
-            ("optimizer", "the optimizer's state"),
-            ("scheduler", "the scheduler's state"),
+        for claim, part in (
+            ("same parameters and buffers", lambda state: state["objects"]["model"]),
+            ("same optimizer state", lambda state: state["objects"]["optimizer"]),
+            ("same scheduler and random state", lambda s: [s["objects"]["scheduler"], s["rng"]]),
+            ("same loss and accuracy per epoch", lambda state: state["progress"]),
         ):
-            prints = [fingerprint(state["objects"][part]) for state in states]
-            self._compare(f"{name} are those of the run that was never killed", prints)
-        prints = [fingerprint(state["rng"]) for state in states]
-        self._compare("so are the random generators", prints)
-        prints = [fingerprint(state["progress"]) for state in states]
-        self._compare("so are the loss and accuracy of every epoch", prints)
+            self._compare(claim, [fingerprint(part(state)) for state in states])
 
     def inspect_files(self) -> None:
         """Say what every file is, in a process that loads no PyTorch."""
@@ -158,9 +154,9 @@ class Story:
             self.console.print(f"   [bold]{path.name}[/bold]", highlight=False)
             self._say(f"{row['summary']} Safety: {row['verdict']}.", indent=6)
         self._prove(
-            "looking into a file runs nothing and needs no PyTorch",
-            "a file that would leave a trace if it was loaded; modules of the process",
-            f"{len(found)} files, {'a' if trap.exists() else 'no'} trace",
+            "inspection runs nothing in a file",
+            "a trap file; PyTorch not loaded",
+            f"{len(found)} files, {'sprung' if trap.exists() else 'not sprung'}",
             holds=len(found) == len(files)
             and not trap.exists()
             and not any(row["torch_loaded"] for row in found),
@@ -168,9 +164,9 @@ class Story:
         roles = {Path(row["path"]).name: row["role"] for row in found}
         right = [name for name, role in _EXPECTED.items() if roles.get(name) == role]
         self._prove(
-            "every kind of file is told",
-            "its role in the inspection",
-            f"{len(right)} of {len(_EXPECTED)} right",
+            "every kind of file is recognised",
+            "what the inspection says",
+            f"{len(right)} of {len(_EXPECTED)}",
             holds=len(right) == len(_EXPECTED),
         )
 
@@ -189,20 +185,20 @@ class Story:
             f"{result['num_samples']} digits right ({accuracy:.1%})"
         )
         self._prove(
-            "every tensor was loaded and compared with the file",
-            "load report: coverage and proof",
+            "every parameter loaded and compared",
+            "bits in memory and in the file",
             f"{result['coverage']:.0%} of the parameters",
             holds=result["proven"] and result["coverage"] == 1.0,
         )
         self._prove(
-            "a fresh process gets exactly the same images right",
-            "number of correct images, eval() and no gradients",
-            f"{expected} trained, {result['num_correct']} loaded",
+            "same accuracy in a fresh process",
+            "images right after training, loading",
+            f"{expected} and {result['num_correct']}",
             holds=result["num_correct"] == expected,
         )
         self._prove(
-            "and the network is good",
-            "accuracy on the validation images",
+            "the network is good",
+            "images it was not trained on",
             f"{accuracy:.1%}",
             holds=accuracy >= self.settings.least_accuracy,
         )
@@ -222,13 +218,13 @@ class Story:
         )
         before, after = done["before"], done["after"]
         self._compare(
-            "the frozen backbone did not move, BatchNorm statistics included",
+            "the frozen backbone did not move",
             [before["backbone"], after["backbone"]],
-            how="digests before and after the training",
+            how="digests before and after",
         )
         self._prove(
-            "the new head learnt the new task",
-            "digest of the head; accuracy on five classes",
+            "the new head learnt its task",
+            "images it was not trained on",
             f"{done['accuracy']:.1%}",
             holds=before["head"] != after["head"] and done["accuracy"] >= _BETTER_THAN_CHANCE,
         )
@@ -292,7 +288,7 @@ class Story:
         self.console.print(f"\n[bold cyan]{self._number}[/bold cyan]  [bold]{title}[/bold]")
 
     def _say(self, text: str, indent: int = 3) -> None:
-        self.console.print(Padding(text, (0, 0, 0, indent)), highlight=False)
+        self.console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)
 
     def _prove(self, claim: str, how: str, result: str, *, holds: bool) -> None:
         self.proofs.append(Proof(claim, how, result, holds))

@@ -207,8 +207,8 @@ def _rebuild_meta_tensor(
     dtype: Value, size: Value, stride: Value, requires_grad: Value
 ) -> TensorEntry:
     """Return a tensor that was saved from the meta device, and so has no bytes."""
-    nothing = TensorEntry(_dtype(dtype), (), (), Storage("", 1 << 63, None, "meta"))
-    entry = _strided(nothing, None, 0, size, stride, requires_grad)
+    endless = TensorEntry(_dtype(dtype), (1 << 63,), (1,), Storage("", 0, None, "meta"))
+    entry = _strided(endless, None, 0, size, stride, requires_grad)
     return replace(entry, storage=Storage("", last_byte(entry), None, "meta"))
 
 

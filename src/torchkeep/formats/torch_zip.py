@@ -94,6 +94,7 @@ class _Archive:
         self.records = directory.records
         self.findings: list[Finding] = []
         self.storages: dict[str, Storage] = {}
+        self.declared: dict[str, int] = {}
         self.metadata = self._read_metadata()
         self.byteorder = self._byteorder()
         self._note_records()
@@ -140,13 +141,12 @@ class _Archive:
             text = "a persistent id names no storage"
             self.findings.append(Finding("persistent-id", "ambiguous", "data.pkl", text))
             return Object(PERSISTENT_ID, (pid,))
+        declared = self.declared.setdefault(parts.key, parts.nbytes)
         if parts.key not in self.storages:
             self.storages[parts.key] = self._storage(parts.key, parts.nbytes, parts.device)
         storage = self.storages[parts.key]
-        if parts.nbytes != storage.nbytes:
-            text = (
-                f"storage {parts.key!r} is declared with {parts.nbytes} and {storage.nbytes} bytes"
-            )
+        if parts.nbytes != declared:
+            text = f"storage {parts.key!r} is declared with {declared} and {parts.nbytes} bytes"
             self.findings.append(Finding("storage-size", "ambiguous", parts.key, text))
         return storage_entry(storage, parts)
 

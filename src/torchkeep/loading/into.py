@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch, ProofFailed
+from torchkeep.files import grouped_by_size, in_parallel
 from torchkeep.identify import Inspection, StateDict, inspect
 from torchkeep.loading.report import Loaded, LoadReport
 from torchkeep.loading.selection import all_values, choose
@@ -139,24 +141,36 @@ class _Act:
 
     def copy(self) -> None:
         """Write into the model's tensors."""
-        for first, step in self.unique:
-            live, entry = self.target.tensors[first], self.source[step.source]
+        in_parallel(self._copy_group, grouped_by_size(self.unique, self._nbytes_of))
+        self._set_extra()
+
+    def _nbytes_of(self, item: tuple[object, Assignment]) -> int:
+        nbytes: int = self.source[item[1].source].nbytes
+        return nbytes
+
+    def _copy_group(self, group: list[tuple[str, Assignment]]) -> None:
+        for first, step in group:
+            live = self.target.tensors[first]
             if step.adaptation is None:
-                self.reader.fill(live, entry, step.source)
+                self.reader.fill(live, self.source[step.source], step.source)
             else:
                 with torch.no_grad():
                     live.copy_(self._adapted(step, live))
-        self._set_extra()
 
     def assign(self) -> None:
         """Replace the model's tensors, on the device where they are (the CPU for meta ones)."""
-        values = {}
-        for first, step in self.unique:
-            live = self.target.tensors[first]
-            device = torch.device("cpu") if live.device.type == "meta" else live.device
-            values[first] = self._adapted(step, live).to(device)
-        self.target.replace(values)
+        groups = grouped_by_size(self.unique, self._nbytes_of)
+        values = chain.from_iterable(in_parallel(self._read_group, groups))
+        self.target.replace(dict(values))
         self._set_extra()
+
+    def _read_group(self, group: list[tuple[str, Assignment]]) -> list[tuple[str, torch.Tensor]]:
+        values = []
+        for first, step in group:
+            live = self.target.tensors[first]
+            device = torch.device("cpu") if live.is_meta else live.device
+            values.append((first, self._adapted(step, live).to(device)))
+        return values
 
     def _set_extra(self) -> None:
         for step in self.extra:
@@ -176,13 +190,18 @@ class _Act:
         Raises:
             ProofFailed: they differ.
         """
-        for step in self.tensors:
-            live = now.tensors.get(step.target)
-            if live is None or not self._is_proven(step, live):
-                raise ProofFailed(
-                    f"{step.target!r} differs from the file's {step.source!r} after loading",
-                    advice="The model changes or copies its own state; don't use it as loaded.",
-                )
+        pairs = [(now.tensors.get(step.target), step) for step in self.tensors]
+        groups = grouped_by_size(pairs, self._nbytes_of)
+        for step in chain.from_iterable(in_parallel(self._differing, groups)):
+            raise ProofFailed(
+                f"{step.target!r} differs from the file's {step.source!r} after loading",
+                advice="The model changes or copies its own state; don't use it as loaded.",
+            )
+
+    def _differing(
+        self, group: Iterable[tuple[torch.Tensor | None, Assignment]]
+    ) -> list[Assignment]:
+        return [step for live, step in group if live is None or not self._is_proven(step, live)]
 
     def _is_proven(self, step: Assignment, live: torch.Tensor) -> bool:
         if step.adaptation is None:

@@ -239,7 +239,7 @@ class _Machine:
         """Return the inert result of a call."""
         if not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
             self.note("malformed-call", "damaged", "something is called without a tuple")
-            args, kwargs = (args,), None
+            return Object(callee, (args,))
         if not isinstance(callee, Global):
             if not _is_named(callee):
                 text = "something made by the file itself is called"
@@ -355,7 +355,8 @@ class _Machine:
         line = self.line()
         value = _any_base(line)
         # Protocol 0 writes True as "01"; C takes any two characters that make 0 or 1.
-        self.push(bool(value) if len(line) == 2 and value in (0, 1) else value)
+        is_bool = len(line) == 2 and value in (0, 1) and not line[1:].isspace()
+        self.push(bool(value) if is_bool else value)
 
     def _long(self) -> None:
         line = self.line()
@@ -431,7 +432,8 @@ class _Machine:
         raise UnsupportedContent("the pickle needs buffers that are not in the file")
 
     def _readonly_buffer(self) -> None:
-        self.top()
+        if not isinstance(self.top(), bytes | bytearray):
+            raise DamagedFile("the pickle makes a read-only buffer of something else")
 
     def decode(self, data: bytes, encoding: str, errors: str) -> None:
         try:
@@ -666,6 +668,8 @@ def _decimal(text: bytes) -> int:
 def _any_base(text: bytes) -> int:
     """Return an integer as C's strtol with base 0 sees it, which also reads `017` as octal."""
     number = text.partition(b"\0")[0]
+    if not number:  # strtol finds nothing, stops at the zero byte, and is content
+        return 0
     if _OCTAL.fullmatch(number):
         value = int(number, 8)
         if -(1 << 63) <= value < 1 << 63:

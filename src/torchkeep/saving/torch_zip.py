@@ -22,6 +22,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -170,27 +171,35 @@ class _Archive:
     def write(self, file: OutputFile) -> tuple[dict[str, str], int]:
         """Write everything; return the tensors' digests by path, and the archive's size."""
         groups = grouped_by_size(self.blocks.values(), lambda block: block.nbytes)
-        written = [
-            sums
-            for group in in_parallel(lambda group: self._write_blocks(file, group), groups)
-            for sums in group
-        ]
-        found = {path: text for sums in written for path, text in sums.digests.items()}
+        written = in_parallel(lambda group: self._write_blocks(file, group), groups)
+        sums = list(chain.from_iterable(written))
+        found = {path: text for item in sums for path, text in item.digests.items()}
         digests = {path: found[path] for path in self.tensors}
-        crc32s = {sums.record: sums.crc32 for sums in written}
+        crc32s = {item.record: item.crc32 for item in sums}
         self.small[METADATA_RECORD] = self._metadata_text(digests)
         self.small[".data/serialization_id"] = _serialization_id(self.small["data.pkl"], crc32s)
         for name, data in self.small.items():
-            crc32s[name] = zlib.crc32(data)
-            file.write_at(self.records[name].offset, data)
-        for name, record in self.records.items():
-            file.write_at(record.header_offset, local_header(record, crc32s[name]))
+            record, crc32s[name] = self.records[name], zlib.crc32(data)
+            file.write_at(record.header_offset, local_header(record, crc32s[name]) + data)
         directory = central_directory(list(self.records.values()), crc32s)
         file.write_at(self.directory_offset, directory)
         return digests, self.directory_offset + len(directory)
 
     def _write_blocks(self, file: OutputFile, blocks: list[_Block]) -> list[_Sums]:
-        return [_write_block(file, self.records[block.record].offset, block) for block in blocks]
+        """Write neighbours, small ones in one call."""
+        first = self.records[blocks[0].record]
+        if len(blocks) == 1:
+            sums = [_write_block(file, first.offset, blocks[0])]
+            file.write_at(first.header_offset, local_header(first, sums[0].crc32))
+            return sums
+        sums = []
+        parts: list[bytes | memoryview] = []
+        for block in blocks:
+            view = block.bytes()
+            sums.append(_sums(block, zlib.crc32(view), digest(view)))
+            parts += [local_header(self.records[block.record], sums[-1].crc32), view]
+        file.write_at(first.header_offset, b"".join(parts))
+        return sums
 
     def _metadata_text(self, digests: Mapping[str, str]) -> bytes:
         table = {**self.metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}
@@ -215,10 +224,13 @@ def _write_block(file: OutputFile, offset: int, block: _Block) -> _Sums:
         state.update(chunk)
 
     file.write_at(offset, block.bytes(), observe=observe)
+    return _sums(block, crc32, state.hexdigest())
+
+
+def _sums(block: _Block, crc32: int, whole: str) -> _Sums:
+    """Return the block's checksums; `whole` is the digest of all its bytes."""
     digests = {
-        path: state.hexdigest()
-        if block.is_covered_by(tensor)
-        else digest(bytes_of(plain_on_cpu(tensor)))
+        path: whole if block.is_covered_by(tensor) else digest(bytes_of(plain_on_cpu(tensor)))
         for path, tensor in block.tensors.items()
     }
     return _Sums(block.record, crc32, digests)

@@ -1,0 +1,287 @@
+"""The same samples in the same order, whatever fetches them and wherever the pass goes on."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    WeightedRandomSampler,
+    get_worker_info,
+)
+
+from torchkeep.checkpointing.sample_order import Passes
+from torchkeep.errors import CheckpointProblem
+
+
+class Noise(Dataset):
+    """Each sample is its index and draws from three generators."""
+
+    def __init__(self, size: int = 10) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> list[float]:
+        return [float(index), random.random(), float(np.random.rand()), torch.rand(1).item()]
+
+
+def walk(loader, *, epoch: int = 0, seed: int = 1) -> list[list[list[float]]]:
+    passes = Passes()
+    begun = passes.begin(loader, seed, epoch)
+    return [rows(batch) for batch in begun.served(begun.remaining())]
+
+
+def rows(batch) -> list[list[float]]:
+    return torch.stack(list(batch), dim=-1).tolist() if torch.is_tensor(batch[0]) else batch
+
+
+def indices(batches) -> list[list[int]]:
+    return [[int(sample[0]) for sample in batch] for batch in batches]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def test_the_order_is_the_one_that_the_loader_would_draw():
+    loader = DataLoader(Noise(), 3, shuffle=True, generator=torch.Generator().manual_seed(5))
+    plain = DataLoader(Noise(), 3, shuffle=True, generator=torch.Generator().manual_seed(5))
+    sampler = [list(batch) for batch in plain.batch_sampler]
+    assert indices(walk(loader)) == sampler
+    assert sampler != sorted(sampler)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_samples_do_not_depend_on_the_number_of_workers(num_workers):
+    alone = walk(DataLoader(Noise(), 3))
+    assert walk(DataLoader(Noise(), 3, num_workers=num_workers)) == alone
+
+
+def test_samples_depend_on_the_seed_the_epoch_and_the_index():
+    loader = DataLoader(Noise(), 3)
+    first = walk(loader)
+    assert walk(loader) == first
+    assert walk(loader, epoch=1) != first
+    assert walk(loader, seed=2) != first
+    noise = [tuple(sample[1:]) for batch in first for sample in batch]
+    assert len(set(noise)) == len(noise)
+
+
+def test_a_sample_does_not_depend_on_its_place_in_the_epoch():
+    forwards = walk(DataLoader(Noise(), 3))
+    backwards = walk(DataLoader(Noise(), 2, sampler=range(9, -1, -1)))
+    assert sorted(sum(forwards, [])) == sorted(sum(backwards, []))
+
+
+def test_a_sample_that_comes_twice_is_augmented_twice():
+    batches = walk(DataLoader(Noise(), 4, sampler=[3, 3, 3, 3]))
+    assert len({tuple(sample) for sample in batches[0]}) == 4
+
+
+def test_fetching_does_not_disturb_the_global_generators():
+    loader = DataLoader(Noise(), 3)
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(0)
+    walk(loader)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+def test_fetching_with_workers_does_not_disturb_them_either():
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    walk(DataLoader(Noise(), 3, num_workers=1))
+    assert torch.rand(1) == expected
+
+
+def resumed(loader, num_steps: int, again=None):
+    """Leave a pass after some steps and one more batch, and return what a new one gives."""
+    passes = Passes()
+    begun = passes.begin(loader, 1, 0)
+    iterator = begun.served(begun.remaining())
+    seen = []
+    for _ in range(num_steps):
+        seen.append(rows(next(iterator)))
+        passes.finish_step()
+    state = passes.state()
+    fetched = next(iterator, None)  # given out, not finished
+    assert fetched is not None or num_steps == 4
+    other = Passes()
+    other.resume(state)
+    following = other.begin(again or loader, 1, 0)
+    return seen, [rows(batch) for batch in following.served(following.remaining())]
+
+
+@pytest.mark.parametrize("num_steps", range(5))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pass_goes_on_after_its_last_finished_step(num_steps, num_workers):
+    def loader(workers):
+        generator = torch.Generator().manual_seed(3)
+        return DataLoader(Noise(), 3, shuffle=True, generator=generator, num_workers=workers)
+
+    whole = walk(loader(0))
+    seen, rest = resumed(loader(num_workers), num_steps, loader(2 - num_workers))
+    assert seen + rest == whole
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(Noise(), batch_size=None),
+        DataLoader(Subset(Noise(), [4, 2, 0, 1]), 1),
+        DataLoader(Noise(), 3, drop_last=True),
+        DataLoader(Noise(), 3, sampler=WeightedRandomSampler([1.0] * 10, 10)),
+        DataLoader(Noise(), batch_sampler=BatchSampler(SequentialSampler(range(10)), 4, False)),
+        DataLoader(Noise(), 3, sampler=np.random.RandomState(0).permutation(10)),
+        DataLoader(Noise(), 3, collate_fn=lambda samples: [random.random(), samples]),
+    ],
+    ids=["unbatched", "subset", "drop last", "weighted", "batch sampler", "numpy", "collate"],
+)
+def test_every_map_style_loader_can_be_gone_on_with(loader):
+    torch.manual_seed(0)
+    passes = Passes()
+    begun = passes.begin(loader, 1, 0)
+    iterator = begun.served(begun.remaining())
+    next(iterator)
+    passes.finish_step()
+    state, reasons = passes.state(), passes.inexact()
+    rest = [str(batch) for batch in iterator]
+    other = Passes()
+    other.resume(state)
+    following = other.begin(loader, 1, 0)
+    assert [str(batch) for batch in following.served(following.remaining())] == rest
+    assert rest
+    assert reasons == []
+
+
+def test_the_generator_of_the_loader_is_kept_for_the_next_epoch():
+    def loader():
+        return DataLoader(Noise(), 3, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+    passes, first = Passes(), loader()
+    orders = []
+    for epoch in range(2):
+        begun = passes.begin(first, 1, epoch)
+        orders.append(indices(rows(batch) for batch in begun.served(begun.remaining())))
+        passes.end_epoch()
+        if epoch == 0:
+            state = passes.state()
+    other = Passes()
+    other.resume(state)
+    begun = other.begin(loader(), 1, 1)
+    again = indices(rows(batch) for batch in begun.served(begun.remaining()))
+    assert again == orders[1] != orders[0]
+
+
+def test_a_worker_sees_the_users_data_set():
+    seen = DataLoader(Named(), 2, num_workers=1, worker_init_fn=name_worker)
+    assert walk_first(seen) == ["Named 7", "Named 7"]
+
+
+class Named(Dataset):
+    """Its samples say what a worker finds."""
+
+    number = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> str:
+        return f"{type(get_worker_info().dataset).__name__} {self.number}"
+
+
+def name_worker(worker: int) -> None:
+    get_worker_info().dataset.number = 7
+
+
+def walk_first(loader):
+    begun = Passes().begin(loader, 1, 0)
+    return next(begun.served(begun.remaining()))
+
+
+def test_a_data_set_that_changed_its_size_is_refused():
+    with pytest.raises(CheckpointProblem, match="had 10 samples when the epoch began, and has 11"):
+        resumed(DataLoader(Noise(), 3), 2, DataLoader(Noise(11), 3))
+
+
+class Stateful:
+    """A loader that can be saved, as torchdata's StatefulDataLoader."""
+
+    num_workers = 0
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    def __iter__(self):
+        while self.next < 4:
+            self.next += 1
+            yield [[float(self.next)]]
+        self.next = 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+def test_a_stateful_loader_is_restored_by_itself():
+    seen, rest = resumed(Stateful(), 2, Stateful())
+    assert [batch[0][0] for batch in seen + rest] == [1, 2, 3, 4]
+
+
+def test_a_stateful_loader_with_workers_is_named_as_inexact():
+    loader = Stateful()
+    loader.num_workers = 2
+    passes = Passes()
+    passes.begin(loader, 1, 0)
+    assert passes.inexact() == ["the workers of a Stateful draw new seeds when it is resumed"]
+
+
+class Stream(IterableDataset):
+    """Samples without indices."""
+
+    def __iter__(self):
+        return iter([[float(index)] for index in range(10)])
+
+
+@pytest.mark.parametrize("loader", [DataLoader(Stream(), 2), [[[1.0]], [[2.0]], [[3.0]]]])
+def test_any_other_loader_is_walked_again_and_named_as_inexact(loader):
+    passes = Passes()
+    begun = passes.begin(loader, 1, 0)
+    iterator = begun.served(begun.remaining())
+    next(iterator)
+    passes.finish_step()
+    reasons = passes.inexact()
+    assert len(reasons) == 1
+    assert "that can't tell its order is walked again from its start" in reasons[0]
+    state = passes.state()
+    rest = [str(batch) for batch in iterator]
+    other = Passes()
+    other.resume(state)
+    following = other.begin(loader, 1, 0)
+    assert [str(batch) for batch in following.served(following.remaining())] == rest
+
+
+def test_a_batch_without_its_step_is_named_as_inexact():
+    passes = Passes()
+    begun = passes.begin(DataLoader(Noise(), 3), 1, 0)
+    iterator = begun.served(begun.remaining())
+    next(iterator)
+    assert passes.inexact() == ["saved between batch 1 of the epoch and its step()"]
+    passes.finish_step()
+    assert passes.inexact() == []

@@ -1,0 +1,236 @@
+"""A torch archive that lies about its storages, its root or its bytes is found out."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from formats.building import Call, StorageId, object_pickle, rewrite_zip, torch_records, zip_file
+from torchkeep.contents import Object, TensorEntry
+from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.formats import describe
+
+Records = list[tuple[str, bytes]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.pth"
+
+
+def findings(path: Path, records: Records) -> list[tuple[str, str, str]]:
+    zip_file(path, records)
+    return [(f.rule, f.severity, f.text) for f in describe(path).findings]
+
+
+def without(name: str) -> Records:
+    return [row for row in torch_records() if row[0] != f"archive/{name}"]
+
+
+def test_the_archive_that_the_other_tests_spoil_is_clean(path: Path) -> None:
+    assert findings(path, torch_records()) == []
+    entry = describe(path).root["w"]
+    assert (entry.shape, entry.storage.nbytes) == ((4,), 16)
+    assert torch.load(path, weights_only=True)["w"].tolist() == [0, 1, 2, 3]
+    assert describe(path).metadata == {"version": "3", "byteorder": "little"}
+
+
+def test_a_storage_that_is_shorter_than_declared_gives_no_tensor(path: Path) -> None:
+    """CVE-2026-24747: a tensor must not look behind its record."""
+    zip_file(path, torch_records(declared=1000))
+    contents = describe(path)
+    assert isinstance(contents.root["w"], Object)
+    assert [(f.rule, f.severity) for f in contents.findings] == [
+        ("malformed-call", "damaged"),
+        ("storage-size", "damaged"),
+    ]
+    assert "needs 4000 bytes of storage '0', which has 16" in contents.findings[0].text
+    assert contents.findings[1].text == "the pickle says 4000 bytes, record data/0 has 16"
+
+
+def test_a_storage_that_is_longer_than_declared_is_found(path: Path) -> None:
+    text = "the pickle says 16 bytes, record data/0 has 20"
+    assert findings(path, torch_records(nbytes=20)) == [("storage-size", "damaged", text)]
+    assert describe(path).root["w"].storage.nbytes == 16
+
+
+def test_a_missing_storage_gives_no_tensor(path: Path) -> None:
+    found = findings(path, without("data/0"))
+    assert ("missing-storage", "damaged", "there is no record data/0") in found
+    assert isinstance(describe(path).root["w"], Object)
+
+
+def test_one_key_with_two_sizes_is_ambiguous(path: Path) -> None:
+    def tensor(numel: int) -> Call:
+        where = StorageId(("storage", torch.FloatStorage, "0", "cpu", numel))
+        return Call(torch._utils._rebuild_tensor, (where, 0, (2,), (1,)))
+
+    records = [("archive/data.pkl", object_pickle([tensor(4), tensor(2)])), *without("data.pkl")]
+    text = "storage '0' is declared with 16 and 8 bytes"
+    assert findings(path, records) == [("storage-size", "ambiguous", text)]
+
+
+def test_tensor_bytes_that_are_packed_can_not_be_read_in_place(path: Path) -> None:
+    zip_file(path, torch_records(), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UnsupportedContent, match="data/0 are compressed"):
+        describe(path)
+
+
+def test_a_packed_pickle_is_read(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in torch_records():
+            packed = zipfile.ZIP_DEFLATED if name.endswith(".pkl") else zipfile.ZIP_STORED
+            archive.writestr(name, data, packed)
+    assert describe(path).root["w"].shape == (4,)
+
+
+def test_a_pickle_with_a_wrong_checksum_is_damaged(path: Path) -> None:
+    zip_file(path, torch_records())
+    data = path.read_bytes()
+    assert data.count(b"_rebuild_tensor_v2") == 1
+    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"))
+    with pytest.raises(DamagedFile, match=r"record .* does not match its checksum"):
+        describe(path)
+
+
+@pytest.mark.parametrize("offset", [1, 1 << 62])
+@pytest.mark.parametrize("stride", [1, 1 << 62])
+def test_a_view_that_reaches_over_its_storage_is_no_tensor(
+    path: Path, offset: int, stride: int
+) -> None:
+    where = StorageId(("storage", torch.FloatStorage, "0", "cpu", 4))
+    call = Call(torch._utils._rebuild_tensor, (where, offset, (4,), (stride,)))
+    found = findings(path, [("archive/data.pkl", object_pickle(call)), *without("data.pkl")])
+    assert [row[:2] for row in found] == [("malformed-call", "damaged")]
+    assert isinstance(describe(path).root, Object)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (0, (-1,), (1,)),
+        (0, (2,), (-1,)),
+        (-1, (2,), (1,)),
+        (0, (2, 2), (1,)),
+        (True, (2,), (1,)),
+        (0, 2, 1),
+        (0, (2.0,), (1,)),
+        (0, ("2",), (1,)),
+    ],
+)
+def test_sizes_that_are_no_sizes_make_no_tensor(path: Path, args: tuple[Any, ...]) -> None:
+    where = StorageId(("storage", torch.FloatStorage, "0", "cpu", 4))
+    call = Call(torch._utils._rebuild_tensor, (where, *args))
+    found = findings(path, [("archive/data.pkl", object_pickle(call)), *without("data.pkl")])
+    assert [row[:2] for row in found] == [("malformed-call", "damaged")]
+
+
+@pytest.mark.parametrize(
+    "pid",
+    [
+        "storage",
+        ("module", torch.nn.Linear, "0", "cpu"),
+        ("storage", "FloatStorage", "0", "cpu", 4),
+        ("storage", torch.FloatStorage, "0", "cpu", -4),
+        ("storage", torch.FloatStorage, "0", "cpu", True),
+        ("storage", torch.FloatStorage, None, "cpu", 4),
+        ("storage", torch.FloatStorage, "0", 0, 4),
+        ("storage", torch.nn.Linear, "0", "cpu", 4),
+        ("storage", [[]], [[]], [[]], [[]]),
+    ],
+)
+def test_a_persistent_id_that_names_no_storage_is_ambiguous(path: Path, pid: Any) -> None:
+    pickled = object_pickle([StorageId(pid)] * 3)
+    found = findings(path, [("archive/data.pkl", pickled), *without("data.pkl")])
+    assert found == [("persistent-id", "ambiguous", "a persistent id names no storage")]
+
+
+def test_bytes_behind_the_pickle_in_its_record_are_ambiguous(path: Path) -> None:
+    stacked = object_pickle({}) + pickle.dumps("another")
+    found = findings(path, [("archive/data.pkl", stacked), *without("data.pkl")])
+    assert found[0][:2] == ("trailing-bytes", "ambiguous")
+    assert found[0][2].endswith("bytes follow the pickle in its record")
+
+
+def test_records_that_torch_does_not_look_at_are_named(path: Path) -> None:
+    found = findings(path, [*torch_records(), ("archive/evil.pkl", b"N."), ("other/x", b"")])
+    text = "PyTorch does not look at this record"
+    assert found == [("extra-record", "note", text)] * 2
+
+
+def test_an_archive_that_torch_does_not_open_says_why(path: Path) -> None:
+    version = "there is no record version, without which PyTorch does not load the archive"
+    assert findings(path, without("version")) == [("missing-record", "damaged", version)]
+    with pytest.raises(RuntimeError):
+        torch.load(path, weights_only=True)
+    found = findings(path, [("first/x", b""), *torch_records()])
+    assert ("root-folder", "ambiguous") in [row[:2] for row in found]
+    with pytest.raises(RuntimeError):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("order", [b"BIG", b"middle", b""])
+def test_an_unknown_byte_order_is_damage(path: Path, order: bytes) -> None:
+    zip_file(path, [*without("byteorder"), ("archive/byteorder", order)])
+    with pytest.raises(DamagedFile, match="neither little nor big"):
+        describe(path)
+    with pytest.raises(ValueError, match="Unknown endianness"):
+        torch.load(path, weights_only=True)
+
+
+def test_without_a_byte_order_it_is_little(path: Path) -> None:
+    assert findings(path, without("byteorder")) == []
+    assert describe(path).root["w"].storage.byteorder == "little"
+
+
+def test_two_pickles_are_damage(path: Path) -> None:
+    zip_file(path, [*torch_records(), ("second/data.pkl", b"N.")])
+    with pytest.raises(DamagedFile, match=r"2 records data\.pkl, and one is expected"):
+        describe(path)
+
+
+@pytest.mark.parametrize("records", [[("readme.txt", b"hello")], [("data.pkl", b"N.")]])
+def test_another_zip_archive_is_named_as_such(path: Path, records: Records) -> None:
+    zip_file(path, records)
+    with pytest.raises(UnsupportedContent, match=r"zip archive of 1 records and none is a PyTorch"):
+        describe(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ("archive/constants.pkl", "a TorchScript archive"),
+        ("archive/archive_format", r"an exported program \(.pt2\)"),
+        ("archive/.data/version", "a torch.package archive"),
+    ],
+)
+def test_torchs_other_archives_are_named(path: Path, record: str, kind: str) -> None:
+    zip_file(path, [*torch_records(), (record, b"")])
+    with pytest.raises(UnsupportedContent, match=kind):
+        describe(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_real_torchscript_file_is_named(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path)
+    with pytest.raises(UnsupportedContent, match="this is a TorchScript archive"):
+        describe(path)
+
+
+def test_the_root_may_have_any_name(path: Path) -> None:
+    torch.save({"w": torch.ones(1)}, path.with_name("模型 v1.pth"))
+    assert describe(path.with_name("模型 v1.pth")).findings == ()
+    torch.save({"w": torch.ones(1)}, path)
+    rewrite_zip(path, lambda name, data: data)
+    assert isinstance(describe(path).root["w"], TensorEntry)
+
+
+def test_findings_are_told_once(path: Path) -> None:
+    where = StorageId(("storage", torch.FloatStorage, "9", "cpu", 4))
+    zip_file(path, [("archive/data.pkl", object_pickle([where] * 50)), *without("data.pkl")])
+    assert [f.rule for f in describe(path).findings] == ["missing-storage"]

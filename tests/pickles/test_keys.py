@@ -1,0 +1,40 @@
+"""What may be a dictionary key, decided before Python computes its hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torchkeep.contents import DictObject, Global, Object
+from torchkeep.errors import DamagedFile, LimitReached
+from torchkeep.pickles.keys import check_key
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+
+FINE = ["a" * 10_000, b"b" * 10_000, 5, -(1 << 64), 1.5, None, (1, (2, ("x",))), frozenset({1})]
+
+
+@pytest.mark.parametrize("key", [*FINE, Global("m", "n"), Object(None, ())], ids=repr)
+def test_values_with_a_cheap_hash_may_be_keys(key: Any) -> None:
+    check_key(key, DEFAULT_LIMITS)
+    hash(key)
+
+
+@pytest.mark.parametrize("kind", [list, dict, set, bytearray])
+def test_values_without_a_hash_may_not_wherever_they_stand(kind: type) -> None:
+    for key in (kind(), (kind(),), (1, (2, (kind(),)))):
+        with pytest.raises(DamagedFile, match=f"uses a {kind.__name__} as a key"):
+            check_key(key, DEFAULT_LIMITS)
+
+
+def test_a_mapping_with_a_class_may_not() -> None:
+    with pytest.raises(DamagedFile, match="as a key, which Python can't hash"):
+        check_key(DictObject("collections.OrderedDict"), DEFAULT_LIMITS)
+
+
+def test_a_key_of_many_parts_reaches_a_limit() -> None:
+    limits = Limits(key_nodes=10)
+    check_key(tuple(range(9)), limits)
+    for key in (tuple(range(10)), ((((1,) * 4,) * 4,) * 4,) * 4, frozenset(range(10)), 1 << 20_000):
+        with pytest.raises(LimitReached, match="key_nodes=10"):
+            check_key(key, limits)
