@@ -24,7 +24,8 @@ _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
 }
 _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
-_COMPARED_NBYTES = 1 << 18
+
+_COMPARED_NBYTES = 1 << 20
 """What is compared in one go: it is still in the cache when it was just read."""
 
 _QUANTIZED = frozenset({"quint8", "qint8", "qint32", "quint4x2", "quint2x4"})

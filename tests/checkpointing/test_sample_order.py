@@ -218,6 +218,12 @@ def test_a_data_set_that_changed_its_size_is_refused():
         resumed(DataLoader(Noise(), 3), 2, DataLoader(Noise(11), 3))
 
 
+def test_a_loader_of_another_kind_is_refused():
+    expected = "whose place is kept by indices, and this list is one by skipping"
+    with pytest.raises(CheckpointProblem, match=expected):
+        resumed(DataLoader(Noise(), 3), 2, [1, 2, 3])
+
+
 class Stateful:
     """A loader that can be saved, as torchdata's StatefulDataLoader."""
 

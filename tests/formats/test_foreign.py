@@ -85,7 +85,7 @@ NO_MODELS: list[tuple[str, bytes, str]] = [
     (
         "random bytes",
         random.Random(4).randbytes(1000),
-        "the file is of no known kind (it starts with 31 cd f3 3d b2 3b da e8). "
+        "the file is of no known kind (it starts with d7 a5 6d 3c fc f9 a4 4d). "
         "If it should be a model, copy or download it again.",
     ),
 ]

@@ -367,3 +367,13 @@ def test_a_safetensors_file_is_a_state_dict(tmp_path: Path, model: nn.Module) ->
     assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
     assert found.to_json()["metadata"] == {"format": "pt"}
     assert found.safety.weights_only is None
+
+
+def test_the_state_beside_a_checkpoints_model_is_no_model(tmp_path: Path, model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torchkeep.Checkpointer(tmp_path / "run", model=model, optimizer=optimizer) as ckpt:
+        folder = ckpt.save()
+    assert torchkeep.inspect(folder / "model.safetensors").role == "state_dict"
+    found = torchkeep.inspect(folder / "state.safetensors")
+    assert (found.role, found.framework, found.state_dicts) == ("optimizer", "torchkeep", ())
+    assert found.summary.startswith("Training state without the model: ")

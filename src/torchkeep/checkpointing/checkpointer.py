@@ -27,7 +27,7 @@ from torchkeep.checkpointing.environment import (
     versions,
 )
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
-from torchkeep.checkpointing.progress import Progress
+from torchkeep.checkpointing.progress import Progress, as_number
 from torchkeep.checkpointing.retention import Best, Kept, doomed
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.sample_order import Passes
@@ -153,26 +153,30 @@ class Checkpointer:
             self._lock = None
 
     def _open(self) -> None:
+        """Take the run folder, and resume if there is something to go on with."""
         if self._lock is not None:
             return
-        self._lock = RunLock(self.folder)
+        there = self._take()
         try:
-            remove_temporaries(self.folder)
-            self._git = git_revision()
-            self._begin(list_checkpoints(self.folder))
+            if self.resume is False and there:
+                raise CheckpointProblem(
+                    f"{self.folder}: there are {len(there)} checkpoints already",
+                    advice='Choose another folder, or pass resume="auto" to go on with them.',
+                )
+            if there or self.resume is True:
+                self._restore(None)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, there: list[Checkpoint]) -> None:
-        if self.resume is False and there:
-            raise CheckpointProblem(
-                f"{self.folder}: there are {len(there)} checkpoints already",
-                advice='Choose another folder, or pass resume="auto" to go on with them.',
-            )
+    def _take(self) -> list[Checkpoint]:
+        """Become the one owner of the run folder, and return the checkpoints in it."""
+        self._lock = RunLock(self.folder)
+        remove_temporaries(self.folder)
+        there = list_checkpoints(self.folder)
         self._num_saved = max((item.serial for item in there), default=0)
-        if there or self.resume is True:
-            self._restore(None)
+        self._git = git_revision()
+        return there
 
     # --- The loop ------------------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class Checkpointer:
 
     def metrics(self, **values: float | torch.Tensor) -> None:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
-        self._progress.metrics.update({name: float(value) for name, value in values.items()})
+        self._progress.metrics.update({name: as_number(item) for name, item in values.items()})
         self._is_saved = False
 
     @property
@@ -335,7 +339,8 @@ class Checkpointer:
             CheckpointProblem: it is of another model or optimizer.
             InexactResume: the run would not go on bit for bit, and `allow_inexact` is not set.
         """
-        self._open()
+        if self._lock is None:
+            self._take()
         return self._restore(checkpoint)
 
     def _restore(self, checkpoint: str | os.PathLike[str] | None) -> Checkpoint:

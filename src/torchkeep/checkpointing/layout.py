@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from torchkeep.checkpointing.encoding import State, decode, encode
-from torchkeep.errors import DamagedFile, FileMissing, FileProblem
+from torchkeep.errors import DamagedFile, FileMissing, FileProblem, NotAModelFile
 from torchkeep.files import (
     CHUNK_NBYTES,
     InputFile,
@@ -31,6 +31,7 @@ from torchkeep.files import (
     write_file,
 )
 from torchkeep.formats import describe
+from torchkeep.identify.frameworks import TRAINING_STATE
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 
@@ -68,7 +69,8 @@ def write_checkpoint(
     manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
     with atomic_folder(folder, durable=durable) as temporary:
         for name, content in _by_file(tensors).items():
-            report = write_safetensors(content, temporary / name, durable=durable)
+            texts = TRAINING_STATE if name == STATE_FILE else None
+            report = write_safetensors(content, temporary / name, metadata=texts, durable=durable)
             manifest["files"][name] = _file_facts(temporary / name)
             manifest["tensors"][name] = report.digests
             manifest["tied"][name] = report.tied
@@ -178,7 +180,10 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
 def _read_tensors(
     path: Path, digests: Mapping[str, str], tied: Mapping[str, str], *, mmap: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    entries = describe(path).root
+    try:
+        entries = describe(path).root
+    except NotAModelFile as error:  # it was one when it was written
+        raise DamagedFile(error.problem, path=path) from None
     with TensorReader(path, mmap=mmap) as reader:
         for name, expected in digests.items():
             stored = tied.get(name, name)

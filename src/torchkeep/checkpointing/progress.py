@@ -9,6 +9,11 @@ from typing import Any
 import torch
 
 
+def as_number(value: float | torch.Tensor) -> float:
+    """Return a number, or the only element of a tensor, as a float."""
+    return float(value.item() if isinstance(value, torch.Tensor) else value)
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a run is."""
@@ -32,7 +37,7 @@ class Progress:
         self.num_steps_in_epoch += 1
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + float(value), count + 1)
+            self.sums[name] = (total + as_number(value), count + 1)
 
     def means(self) -> dict[str, float]:
         """Return the means of what `add` got in this epoch."""

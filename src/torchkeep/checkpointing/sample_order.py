@@ -23,7 +23,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -42,6 +42,9 @@ class Pass:
         is_over: whether the loop has left it.
     """
 
+    kind: ClassVar[str]
+    """What the checkpoint calls this way to walk."""
+
     def __init__(self, loader: Iterable[Any], key: tuple[int, int, int]) -> None:
         """Take the loader, and the `(run seed, epoch, number of the pass)` to seed from."""
         self.loader = loader
@@ -54,10 +57,20 @@ class Pass:
 
     def state(self) -> dict[str, Any]:
         """Return what `resume` needs in order to go on after the last finished step."""
-        return {"batch": self.num_finished, "is_over": self.is_over}
+        return {"kind": self.kind, "batch": self.num_finished, "is_over": self.is_over}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on where the pass of `state` was."""
+        """Go on where the pass of `state` was.
+
+        Raises:
+            CheckpointProblem: the loader is of another kind, or its data set has changed.
+        """
+        if state["kind"] != self.kind:
+            raise CheckpointProblem(
+                f"the epoch began with a loader whose place is kept by {state['kind']}, and this "
+                f"{type(self.loader).__name__} is one by {self.kind}",
+                advice="Resume with the loader that the run was started with.",
+            )
         self.num_given = self.num_finished = state["batch"]
         self.is_over = state["is_over"]
 
@@ -188,6 +201,7 @@ def _generators_of(loader: Iterable[Any]) -> list[torch.Generator]:
 
 
 class _IndexedPass(Pass):
+    kind = "indices"
     loader: DataLoader[Any]
 
     def begin(self) -> None:
@@ -347,6 +361,7 @@ def _unpacked(packed: Any) -> list[Any]:
 
 
 class _StatefulPass(Pass):
+    kind = "its own state"
     loader: Any
 
     def state(self) -> dict[str, Any]:
@@ -370,6 +385,8 @@ class _StatefulPass(Pass):
 
 
 class _ReplayedPass(Pass):
+    kind = "skipping"
+
     def remaining(self) -> Iterator[Any]:
         iterator = iter(self.loader)
         for _ in range(self.num_given):

@@ -44,7 +44,7 @@ class Settings:
     transfer_epochs: int = 3
     """Epochs of the training of the new head."""
     least_accuracy: float = 0.9
-    """What the network must reach for the demo to be worth looking at."""
+    """What a network must get right, as a share, for the demo to be worth looking at."""
 
 
 def write_digits(folder: Path, *, max_per_digit: int | None = None) -> tuple[int, int]:

@@ -226,7 +226,8 @@ class Story:
             "the new head learnt its task",
             "images it was not trained on",
             f"{done['accuracy']:.1%}",
-            holds=before["head"] != after["head"] and done["accuracy"] >= _BETTER_THAN_CHANCE,
+            holds=before["head"] != after["head"]
+            and done["accuracy"] >= self.settings.least_accuracy,
         )
 
     def conclude(self, duration_s: float) -> None:
@@ -298,9 +299,6 @@ class Story:
         result = f"{one} = {other}" if digests[0] == digests[1] else f"{one} is not {other}"
         self._prove(claim, how, result, holds=digests[0] == digests[1])
 
-
-_BETTER_THAN_CHANCE = 0.5
-"""Chance is one fifth."""
 
 _EXPECTED = {
     "parameters.pth": "state_dict",

@@ -65,7 +65,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         rng=tuple(found.rng),
         values=found.values,
         modules=tuple(found.modules),
-        framework=framework(contents.root),
+        framework=framework(contents),
         architecture=None,
         safety=judge(contents),
         integrity=Integrity(ok=not damaged, findings=damaged),

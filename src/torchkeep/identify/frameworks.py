@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torchkeep.contents import Object, Value
+from torchkeep.contents import Contents, Object
+
+TRAINING_STATE: dict[str, str] = {"torchkeep.content": "training state"}
+"""Metadata of the safetensors file that holds what a checkpoint of ours has besides the model."""
 
 _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
     ("Lightning", frozenset({"pytorch-lightning_version"})),
@@ -28,8 +31,16 @@ _CLASS_ROOTS: dict[str, str] = {
 }
 
 
-def framework(root: Value) -> str | None:
+def is_training_state(contents: Contents) -> bool:
+    """Whether a file is the `state.safetensors` of a torchkeep checkpoint."""
+    return TRAINING_STATE.items() <= contents.metadata.items()
+
+
+def framework(contents: Contents) -> str | None:
     """Return the framework's name, or None if nothing gives it away."""
+    root = contents.root
+    if is_training_state(contents):
+        return "torchkeep"
     if isinstance(root, dict):
         keys = {key for key in root if isinstance(key, str)}
         for name, signature in _SIGNATURES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole, describe_value
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
@@ -17,6 +18,8 @@ def role_of(contents: Contents, found: Survey) -> FileRole:
     root = contents.root
     if isinstance(root, TensorEntry):
         return "tensor"
+    if is_training_state(contents):
+        return "optimizer"
     if any(path == "" for path, _ in found.modules):
         return "module"
     if any(item.name == "" for item in found.state_dicts):
@@ -35,6 +38,8 @@ def summarise(role: FileRole, contents: Contents, found: Survey) -> str:
     root = contents.root
     if role == "tensor":
         return f"One tensor: {root.dtype}, shape {list(root.shape)}."
+    if is_training_state(contents):
+        return f"Training state without the model: {len(root)} tensors of a torchkeep checkpoint."
     if role == "optimizer":
         return f"Optimizer state without a model: {_optimizers(found)}."
     if role in ("object", "unknown"):

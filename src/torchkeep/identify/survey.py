@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torchkeep.contents import Contents, TensorEntry, Value
+from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.modules import ModuleNode, is_module, module_tree
 from torchkeep.identify.optimizers import (
     Optimizer,
@@ -50,6 +51,8 @@ def survey(contents: Contents, budget: Budget) -> Survey:
         LimitReached: its values unfold too far.
     """
     found = Survey()
+    if is_training_state(contents):
+        return found
     if contents.container == "safetensors":
         # The format has no other use, whatever the tensors' names.
         found.state_dicts.append(state_dict_of_mapping("", contents.root))

@@ -10,7 +10,6 @@ from torchkeep.contents import Value
 from torchkeep.errors import DamagedFile
 from torchkeep.pickles.limits import Limits
 
-
 _BITS_PER_NODE = 10
 
 

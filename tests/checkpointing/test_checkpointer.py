@@ -1,0 +1,377 @@
+"""The Checkpointer around an ordinary loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchkeep.checkpointing import Checkpointer, list_checkpoints
+from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.layout import read_manifest, read_state
+from torchkeep.errors import CheckpointProblem, DamagedFile, InexactResume, NoCheckpoint
+
+
+class Run:
+    """A small run: 3 steps per epoch."""
+
+    def __init__(self, folder, **options) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
+        self.loader = DataLoader(TensorDataset(torch.ones(9, 2)), 3, shuffle=True)
+        options = {"durable": False, "keep_last": None} | options
+        self.ckpt = Checkpointer(folder, model=self.model, optimizer=self.optimizer, **options)
+
+    def train(self, num_epochs: int = 2, stop_at: int | None = None, on_step=None) -> Run:
+        with self.ckpt as ckpt:
+            for _ in ckpt.epochs(num_epochs):
+                for (inputs,) in ckpt.batches(self.loader):
+                    self.optimizer.zero_grad()
+                    loss = self.model(inputs).square().mean()
+                    loss.backward()
+                    self.optimizer.step()
+                    ckpt.step(loss=loss.item())
+                    if on_step is not None:
+                        on_step(ckpt)
+                    if ckpt.num_steps == stop_at:
+                        raise KeyboardInterrupt
+                ckpt.metrics(val_loss=-ckpt.num_steps)
+        return self
+
+
+def interrupted(folder, stop_at: int, **options) -> Run:
+    run = Run(folder, **options)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(stop_at=stop_at)
+    return run
+
+
+def names(folder) -> list[str]:
+    return [item.path.name for item in list_checkpoints(folder)]
+
+
+def test_it_saves_after_so_many_steps_and_after_every_epoch(tmp_path):
+    Run(tmp_path, every_steps=2).train()
+    assert names(tmp_path) == [
+        "step-00000002",
+        "step-00000003",
+        "step-00000004",
+        "step-00000006-2",  # the epoch's end, at a step that had been saved already
+    ]
+
+
+def test_what_is_unsaved_is_saved_at_the_end(tmp_path):
+    Run(tmp_path, every_epochs=None).train()
+    assert names(tmp_path) == ["step-00000006"]
+    assert list_checkpoints(tmp_path)[0].epoch == 2
+    Run(tmp_path, every_epochs=None).train()
+    assert names(tmp_path) == ["step-00000006"]
+
+
+def test_nothing_is_saved_on_the_way_out_of_an_error(tmp_path):
+    interrupted(tmp_path, 2)
+    assert names(tmp_path) == []
+
+
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(tmp_path):
+    expected = Run(tmp_path / "a").train()
+    interrupted(tmp_path / "b", 5, every_steps=2)
+    found = Run(tmp_path / "b").train()
+    assert found.ckpt.resumed_from.step == 4
+    assert found.ckpt.history == expected.ckpt.history
+    assert [row["epoch"] for row in found.ckpt.history] == [0, 1]
+    one, other = (
+        read_state(list_checkpoints(tmp_path / name)[-1].path)["objects"] for name in "ab"
+    )
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_what_the_epochs_body_does_first_counts_once(tmp_path):
+    run = interrupted(tmp_path, 2, every_steps=1, extra={"log": []})
+    del run
+    log = []
+    run = Run(tmp_path, extra={"log": log})
+    with run.ckpt as ckpt:
+        for epoch in ckpt.epochs(1):
+            log.append(epoch)
+            torch.rand(1)
+            run.optimizer.param_groups[0]["lr"] *= 2
+            for _ in ckpt.batches(run.loader):
+                assert log == []
+                assert run.optimizer.param_groups[0]["lr"] == 0.1
+                ckpt.step()
+
+
+def test_two_loaders_may_be_walked_side_by_side(tmp_path):
+    def walk(folder, stop_at=None):
+        torch.manual_seed(0)
+        loaders = [DataLoader(range(6), 2, shuffle=True) for _ in range(2)]
+        seen = []
+        with Checkpointer(folder, extra={"x": 1}, every_steps=1, durable=False) as ckpt:
+            for _ in ckpt.epochs(2):
+                for pair in zip(*(ckpt.batches(loader) for loader in loaders), strict=True):
+                    seen.append([batch.tolist() for batch in pair])
+                    ckpt.step()
+                    if ckpt.num_steps == stop_at:
+                        return seen
+        return seen
+
+    whole = walk(tmp_path / "a")
+    first = walk(tmp_path / "b", stop_at=4)
+    assert first + walk(tmp_path / "b") == whole
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    Run(tmp_path).train()
+    run = Run(tmp_path)
+    with run.ckpt as ckpt:
+        assert list(ckpt.epochs(2)) == []
+    assert run.ckpt.epoch == 2
+    assert run.ckpt.num_steps == 6
+
+
+def test_the_means_are_those_of_the_epoch_so_far(tmp_path):
+    seen = []
+    Run(tmp_path).train(1, on_step=lambda ckpt: seen.append((ckpt.num_batches, ckpt.means)))
+    losses = [means["loss"] * batches for batches, means in seen]
+    assert [batches for batches, _ in seen] == [1, 2, 3]
+    assert losses == sorted(losses)
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+    Run(tmp_path, keep_last=2, keep_best=("val_loss", "max")).train(5)
+    assert names(tmp_path) == ["step-00000003", "step-00000012", "step-00000015"]
+
+
+def test_the_manifest_says_what_a_person_wants_to_know(tmp_path):
+    Run(tmp_path, metadata={"data": "ones", "classes": ("a", "b")}).train(1)
+    manifest = read_manifest(tmp_path / "step-00000003")
+    assert (manifest["step"], manifest["epoch"], manifest["batch"]) == (3, 1, 0)
+    assert manifest["metrics"]["val_loss"] == -3.0
+    assert manifest["metrics"]["loss"] > 0
+    assert manifest["versions"]["torch"] == str(torch.__version__)
+    assert manifest["environment"]["num_threads"] == torch.get_num_threads()
+    assert manifest["metadata"] == {"data": "ones", "classes": {"$": "tuple", "items": ["a", "b"]}}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["date"])
+    assert manifest["inexact"] == []
+
+
+# --- Damage ------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_the_same(tmp_path):
+    expected = Run(tmp_path / "a").train()
+    interrupted(tmp_path / "b", 5, every_steps=2)
+    path = tmp_path / "b" / "step-00000004" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = Run(tmp_path / "b", keep_last=1).train()
+    assert found.ckpt.resumed_from.step == 3
+    assert [item.problem for item in found.ckpt.skipped] == [
+        "model.safetensors differs from what was written"
+    ]
+    assert found.ckpt.history == expected.ckpt.history
+    # Left for whoever wants to look at it, and not counted.
+    assert names(tmp_path / "b") == ["step-00000004", "step-00000006"]
+
+
+def test_a_run_with_nothing_but_damage_does_not_start_from_zero(tmp_path):
+    interrupted(tmp_path, 2, every_steps=1)
+    for item in list_checkpoints(tmp_path):
+        (item.path / "state.safetensors").unlink()
+    with pytest.raises(NoCheckpoint, match=r"damaged \(.*state.safetensors is missing"):
+        Run(tmp_path).train()
+
+
+def test_old_checkpoints_stay_if_the_new_one_reads_back_wrong(tmp_path, monkeypatch):
+    import torchkeep.checkpointing.checkpointer as module
+
+    interrupted(tmp_path, 2, every_steps=1)
+    monkeypatch.setattr(module, "damage", lambda folder: "bits have turned")
+    with pytest.raises(CheckpointProblem, match=r"reads back wrong: bits have turned.*No older"):
+        Run(tmp_path, keep_last=1).train()
+    assert names(tmp_path)[:2] == ["step-00000001", "step-00000002"]
+
+
+def test_what_interrupted_writes_left_is_removed(tmp_path):
+    left = tmp_path / ".step-00000009.torchkeep-tmp-abc"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    Run(tmp_path).train(1)
+    assert not left.exists()
+
+
+# --- Starting ----------------------------------------------------------------------------------
+
+
+def test_resume_can_be_insisted_on_or_ruled_out(tmp_path):
+    with pytest.raises(NoCheckpoint, match="there is no checkpoint"):
+        Run(tmp_path, resume=True).train()
+    Run(tmp_path, resume=False).train(1)
+    with pytest.raises(CheckpointProblem, match="there are 1 checkpoints already"):
+        Run(tmp_path, resume=False).train()
+    assert Run(tmp_path, resume=True).train().ckpt.resumed_from.step == 3
+
+
+def test_another_model_is_refused(tmp_path):
+    Run(tmp_path).train(1)
+    ckpt = Checkpointer(tmp_path, model=nn.Linear(2, 3), allow_inexact=True)
+    with pytest.raises(CheckpointProblem, match="model: the checkpoint is of another model"):
+        ckpt.restore()
+
+
+def test_a_folder_that_cant_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointProblem, match="the run's folder can't be written to"):
+        Run(tmp_path / "file").train()
+
+
+def test_an_inexact_checkpoint_is_refused_unless_allowed(tmp_path):
+    def train(ckpt):
+        for _ in ckpt.epochs(1):
+            for _ in ckpt.batches([1, 2, 3]):
+                ckpt.step()
+                ckpt.save()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path).ckpt as ckpt:
+        train(ckpt)
+    with pytest.raises(InexactResume, match="can't tell its order.*allow_inexact=True") as caught:
+        Run(tmp_path).train()
+    assert caught.value.reasons == list_checkpoints(tmp_path)[-1].inexact
+    run = Run(tmp_path, allow_inexact=True)
+    with run.ckpt as ckpt:
+        assert ckpt.inexact == caught.value.reasons
+        for _ in ckpt.epochs(1):
+            assert list(ckpt.batches([1, 2, 3])) == [2, 3]
+
+
+def test_steps_without_batches_are_named_as_inexact(tmp_path):
+    with Run(tmp_path).ckpt as ckpt:
+        for _ in ckpt.epochs(1):
+            ckpt.step()
+            path = ckpt.save()
+            manifest = read_manifest(path)
+    assert manifest["inexact"] == ["the epoch's batches were not taken from batches()"]
+
+
+def test_what_differs_now_is_a_reason(tmp_path):
+    Run(tmp_path).train(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(InexactResume, match=rf"call torch.set_num_threads\({threads}\)"):
+            Run(tmp_path).train()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_objects_that_came_or_went_are_reasons(tmp_path):
+    interrupted(tmp_path, 2, every_steps=1, ema=nn.Linear(1, 1))
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(InexactResume) as caught:
+        Run(tmp_path, scaler=scaler).train()
+    assert caught.value.reasons == (
+        "the checkpoint has ema, and this run has not",
+        "this run has scaler, and the checkpoint has not",
+    )
+
+
+def test_an_older_checkpoint_can_be_gone_back_to(tmp_path):
+    interrupted(tmp_path, 5, every_steps=1)
+    run = Run(tmp_path)
+    with run.ckpt as ckpt:
+        found = ckpt.restore(tmp_path / "step-00000002")
+        assert (found.step, ckpt.num_steps) == (2, 2)
+        path = ckpt.save()
+    assert path.name == "step-00000002-2"
+    assert list_checkpoints(tmp_path)[-1].path == path  # the newest, though not the furthest
+
+
+def test_going_back_to_a_damaged_checkpoint_is_refused(tmp_path):
+    Run(tmp_path).train(1)
+    (tmp_path / "step-00000003" / "manifest.json").write_text("{}")
+    with pytest.raises(DamagedFile, match="not the manifest of a checkpoint"):
+        Checkpointer(tmp_path).restore(tmp_path / "step-00000003")
+
+
+# --- One owner ---------------------------------------------------------------------------------
+
+
+def test_a_second_checkpointer_of_this_process_is_kept_out(tmp_path):
+    with Run(tmp_path).ckpt:
+        with pytest.raises(CheckpointProblem, match="this process already writes to this run"):
+            Run(tmp_path).train()
+    Run(tmp_path).train(1)
+
+
+def test_another_process_is_kept_out_until_it_dies(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path;"
+        "from torchkeep.checkpointing.run_lock import RunLock;"
+        "lock = RunLock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "locked\n"
+            with pytest.raises(
+                CheckpointProblem, match=rf"process {process.pid} on \S+ writes to this run\. Stop"
+            ):
+                Run(tmp_path).train()
+        finally:
+            process.kill()
+    Run(tmp_path).train(1)
+
+
+def test_a_forked_child_does_not_hold_the_run(tmp_path):
+    ckpt = Run(tmp_path).ckpt
+    ckpt.save()
+    child = os.fork()
+    if child == 0:  # a loader's worker that outlives its killed parent
+        time.sleep(30)
+        os._exit(0)
+    try:
+        ckpt.close()
+        Run(tmp_path, resume=True).train(1)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+# --- The parts alone ---------------------------------------------------------------------------
+
+
+def test_save_and_restore_work_without_the_loop(tmp_path):
+    run = Run(tmp_path)
+    before = {name: item.clone() for name, item in run.model.state_dict().items()}
+    run.ckpt.save()
+    with torch.no_grad():
+        run.model[0].weight.zero_()
+    run.ckpt.restore()
+    run.ckpt.close()
+    assert all(torch.equal(before[name], item) for name, item in run.model.state_dict().items())
+
+
+def test_the_seed_of_the_run_is_kept(tmp_path):
+    Run(tmp_path, seed=11).train(1)
+    run = Run(tmp_path)
+    with run.ckpt:
+        assert run.ckpt.seed == 11
+
+
+def test_the_lock_and_the_checkpoints_are_all_that_is_left(tmp_path):
+    Run(tmp_path).train(1)
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".lock", "step-00000003"]
+    manifest = json.loads((tmp_path / "step-00000003" / "manifest.json").read_text())
+    assert sorted(manifest["files"]) == ["model.safetensors", "state.safetensors"]
