@@ -114,9 +114,29 @@ class SaveRefused(TorchkeepError):
 
 
 class LoadMismatch(TorchkeepError):
-    """The file and the model differ by more than what was allowed; the model is untouched."""
+    """The file and the model differ by more than what was allowed; the model is untouched.
+
+    Attributes:
+        missing: the model's keys that the file has nothing for.
+        unexpected: the file's keys that the model has no place for.
+        mismatched: the model's keys whose tensor in the file has another shape or dtype.
+    """
 
     exit_code = 9
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        advice: str = "",
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        mismatched: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(problem, advice=advice)
+        self.missing = missing
+        self.unexpected = unexpected
+        self.mismatched = mismatched
 
 
 class CheckpointProblem(TorchkeepError):

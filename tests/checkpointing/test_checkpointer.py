@@ -246,7 +246,7 @@ def test_an_inexact_checkpoint_is_refused_unless_allowed(tmp_path):
 
     with pytest.raises(KeyboardInterrupt), Run(tmp_path).ckpt as ckpt:
         train(ckpt)
-    with pytest.raises(InexactResume, match="can't tell its order.*allow_inexact=True") as caught:
+    with pytest.raises(InexactResume, match=r"can't tell its order.*allow_inexact=True") as caught:
         Run(tmp_path).train()
     assert caught.value.reasons == list_checkpoints(tmp_path)[-1].inexact
     run = Run(tmp_path, allow_inexact=True)
@@ -309,9 +309,9 @@ def test_going_back_to_a_damaged_checkpoint_is_refused(tmp_path):
 
 
 def test_a_second_checkpointer_of_this_process_is_kept_out(tmp_path):
-    with Run(tmp_path).ckpt:
-        with pytest.raises(CheckpointProblem, match="this process already writes to this run"):
-            Run(tmp_path).train()
+    expected = "this process already writes to this run"
+    with Run(tmp_path).ckpt, pytest.raises(CheckpointProblem, match=expected):
+        Run(tmp_path).train()
     Run(tmp_path).train(1)
 
 

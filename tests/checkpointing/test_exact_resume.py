@@ -8,11 +8,12 @@ import signal
 from functools import cache
 from pathlib import Path
 
-from checkpointing import exact_run
 import pytest
 
-# Children are forked from a server that has loaded PyTorch once (an optimizer loads _dynamo). (It does
-# not see pytest's sys.path, so this script itself can't be loaded beforehand.)
+from checkpointing import exact_run
+
+# Children are forked from a server that has loaded PyTorch once, and _dynamo, which an optimizer
+# loads. (It does not see pytest's sys.path, so the script itself can't be loaded beforehand.)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["numpy", "torch", "torch._dynamo", "torchkeep.checkpointing"])
 

@@ -71,7 +71,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(SaveRefused, match="metadata/a is a builtins.object"):
+    with pytest.raises(SaveRefused, match=r"metadata/a is a builtins\.object"):
         write_checkpoint(tmp_path / "c", {}, facts={"a": object()})
     with pytest.raises(SaveRefused, match="on the meta device"):
         write_checkpoint(tmp_path / "c", {"t": torch.ones(1, device="meta")}, facts={})

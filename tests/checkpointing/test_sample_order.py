@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_samples_depend_on_the_seed_the_epoch_and_the_index():
 def test_a_sample_does_not_depend_on_its_place_in_the_epoch():
     forwards = walk(DataLoader(Noise(), 3))
     backwards = walk(DataLoader(Noise(), 2, sampler=range(9, -1, -1)))
-    assert sorted(sum(forwards, [])) == sorted(sum(backwards, []))
+    assert sorted(chain(*forwards)) == sorted(chain(*backwards))
 
 
 def test_a_sample_that_comes_twice_is_augmented_twice():
@@ -216,6 +217,20 @@ def walk_first(loader):
 def test_a_data_set_that_changed_its_size_is_refused():
     with pytest.raises(CheckpointProblem, match="had 10 samples when the epoch began, and has 11"):
         resumed(DataLoader(Noise(), 3), 2, DataLoader(Noise(11), 3))
+
+
+def test_a_batch_that_was_given_and_not_finished_is_given_again():
+    passes = Passes()
+    begun = passes.begin(DataLoader(range(6), 2), 1, 0)
+    iterator = begun.served(begun.remaining())
+    next(iterator)
+    passes.finish_step()
+    next(iterator)
+    other = Passes()
+    other.resume(passes.state())
+    following = other.begin(DataLoader(range(6), 2), 1, 0)
+    rest = [batch.tolist() for batch in following.served(following.remaining())]
+    assert rest == [[2, 3], [4, 5]]
 
 
 def test_a_loader_of_another_kind_is_refused():

@@ -307,7 +307,7 @@ def test_another_optimizer_is_refused():
 
 def test_an_object_of_another_kind_or_name_is_refused():
     state = capture(model=nn.Linear(2, 3))
-    with pytest.raises(CheckpointProblem, match="has module, and this is torch.Generator"):
+    with pytest.raises(CheckpointProblem, match=r"has module, and this is torch\.Generator"):
         restore(state, model=torch.Generator())
     with pytest.raises(CheckpointProblem, match="the checkpoint has no ema"):
         restore(state, ema=nn.Linear(2, 3))

@@ -202,6 +202,8 @@ def test_another_number_of_classes_is_refused_with_the_call_that_works(
     assert f"{path}: the file and the model differ: 2 with another shape or dtype." in text
     assert f"load_into(model, {str(path)!r}, adapt={{'2.*': 'skip'}})" in text
     assert "2.weight: float32 [10, 8] in the file, float32 [5, 8] in the model" in text
+    assert caught.value.mismatched == ("2.weight", "2.bias")
+    assert caught.value.missing == caught.value.unexpected == ()
 
 
 def test_the_suggested_call_works_and_says_what_it_left_alone(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ inner loader that is given these index batches, so nothing depends on how far th
 fetched ahead.
 
 Every sample is fetched under Python's, NumPy's and torch's generators seeded from (run seed,
-epoch, pass, index, occurrence), and every batch is collated under its own seed. Hence the samples
-are the same with any number of workers and after any resume, and augmentation in the main process
-does not disturb the generators that the training draws from. A sample drawn twice in an epoch is
-augmented in two ways: that is the occurrence.
+epoch, pass, index, occurrence), and a batch is collated under what its last sample left. Hence
+the samples are the same with any number of workers and after any resume, and augmentation in the
+main process does not disturb the generators that the training draws from. A sample drawn twice in
+an epoch is augmented in two ways: that is the occurrence.
 
 A loader with `state_dict` and `load_state_dict` is restored by them. Any other iterable is walked
 again from its start, and what was seen is skipped; that it then goes on with the same batches
@@ -239,8 +239,6 @@ class _IndexedPass(Pass):
 class _Job(NamedTuple):
     """A batch to fetch."""
 
-    position: int
-    """Its place in the epoch."""
     indices: list[Any]
     """The data set's indices."""
     occurrences: list[int]
@@ -252,12 +250,12 @@ class _Job(NamedTuple):
 def _jobs(order: list[Any]) -> list[_Job]:
     seen: Counter[Any] = Counter()
     jobs = []
-    for position, item in enumerate(order):
+    for item in order:
         occurrences = []
         for index in _indices(item):
             occurrences.append(seen[repr(index)])
             seen[repr(index)] += 1
-        jobs.append(_Job(position, _indices(item), occurrences, isinstance(item, list)))
+        jobs.append(_Job(_indices(item), occurrences, isinstance(item, list)))
     return jobs
 
 
@@ -281,11 +279,10 @@ class _SeededBatches(Dataset[Any]):
                 self._sample(index, occurrence)
                 for index, occurrence in zip(job.indices, job.occurrences, strict=True)
             ]
-            seed_all(*self.key, "batch", job.position)
             return self.collate(samples if job.is_batch else samples[0])
 
     def _sample(self, index: Any, occurrence: int) -> Any:
-        seed_all(*self.key, "sample", index, occurrence)
+        seed_all(*self.key, index, occurrence)
         return self.dataset[index]
 
 

@@ -25,16 +25,16 @@ _ERASE_IN_LINE = ControlType.ERASE_IN_LINE
 _SHOW_CURSOR = ControlType.SHOW_CURSOR
 
 
-def run_child(module: str, options: Sequence[str], console: Console) -> None:
-    """Run `python -m module` to its end.
+def run_child(module: str, options: Sequence[str], report: Path, console: Console) -> None:
+    """Run `python -m module` to its end. What it writes to stderr goes beside its report.
 
     Raises:
         ProofFailed: it ended with an error.
     """
-    with _child(module, options, console) as process:
+    with _child(module, options, report, console) as process:
         status = process.wait()
     if status != 0:
-        raise _failed(module, status)
+        raise _failed(module, status, report, console)
 
 
 def kill_child_when(
@@ -49,10 +49,10 @@ def kill_child_when(
     Raises:
         ProofFailed: it ended by itself.
     """
-    with _child(module, options, console) as process:
+    with _child(module, options, report, console) as process:
         while not any(wanted(event) for event in events(report)):
             if process.poll() is not None:
-                raise _failed(module, process.returncode)
+                raise _failed(module, process.returncode, report, console)
             time.sleep(POLL_S)
         process.kill()
         status = process.wait()
@@ -63,16 +63,18 @@ def kill_child_when(
 
 @contextlib.contextmanager
 def _child(
-    module: str, options: Sequence[str], console: Console
+    module: str, options: Sequence[str], report: Path, console: Console
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a child that draws on our terminal, or else whose lines we print as they come."""
     draws = console.is_terminal and console.file is sys.stdout
-    process = subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
-        [sys.executable, "-m", module, *options],
-        stdout=None if draws else subprocess.PIPE,
-        stderr=None if draws else subprocess.STDOUT,
-        text=True,
-    )
+    # The loader's workers of a killed child complain before they end; that is nobody's business.
+    with _log_of(report).open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
+            [sys.executable, "-m", module, *options],
+            stdout=None if draws else subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     relay = threading.Thread(target=_relay, args=(process, console), daemon=True)
     relay.start()
     try:
@@ -81,8 +83,7 @@ def _child(
         if process.poll() is None:
             process.kill()
             process.wait()
-        # The loader's workers hold a killed child's output open for some seconds more: the thread
-        # sees to that alone.
+        # The workers hold a killed child's output open for some seconds: the thread sees to that.
         relay.join(timeout=1)
 
 
@@ -93,7 +94,13 @@ def _relay(process: subprocess.Popen[str], console: Console) -> None:
                 console.print(line.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
 
 
-def _failed(module: str, status: int) -> ProofFailed:
+def _log_of(report: Path) -> Path:
+    return report.with_suffix(".log")
+
+
+def _failed(module: str, status: int, report: Path, console: Console) -> ProofFailed:
+    said = _log_of(report).read_text(encoding="utf-8")
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     return ProofFailed(
         f"the child process {module} ended with {how}",

@@ -91,7 +91,7 @@ class Story:
             f"a checkpoint every {self.settings.every_steps} steps and after every epoch: model, "
             "optimizer, scheduler, random generators, place in the data"
         )
-        run_child(_TRAIN, self._train_options("reference"), self.console)
+        self._run_child(_TRAIN, "reference", self._train_options("reference"))
 
     def train_and_kill(self) -> None:
         """Train the same again, with loader workers, and kill it in the middle of an epoch."""
@@ -121,7 +121,7 @@ class Story:
         """Give the same command again, and compare both runs."""
         self._begin("Resume: the same command again")
         kept = self._newest("interrupted")
-        run_child(_TRAIN, self._train_options("interrupted", num_workers=2), self.console)
+        self._run_child(_TRAIN, "interrupted", self._train_options("interrupted", num_workers=2))
         resumed = [e["step"] for e in self._events("interrupted") if e["event"] == "resumed"]
         self._prove(
             "resumed from the last checkpoint",
@@ -143,11 +143,8 @@ class Story:
         self._begin("Inspect every file that was written; nothing in them is executed")
         trap = self.out / "files" / "EXECUTED"
         files = [*self._write_files(trap), *sorted(self._newest("reference").path.glob("*.safe*"))]
-        run_child(
-            "torchkeep.demo.inspect_files",
-            ["--report", str(self._report("inspect")), *map(str, files)],
-            self.console,
-        )
+        options = ["--report", str(self._report("inspect")), *map(str, files)]
+        self._run_child("torchkeep.demo.inspect_files", "inspect", options)
         found = self._events("inspect")
         for row in found:
             path = Path(row["path"])
@@ -175,7 +172,7 @@ class Story:
         self._begin("Load the parameters in a fresh process and evaluate")
         weights = self._newest("interrupted").path / MODEL_FILE
         options = self._child_options("evaluate", ["--weights", str(weights)])
-        run_child("torchkeep.demo.evaluate_digits", options, self.console)
+        self._run_child("torchkeep.demo.evaluate_digits", "evaluate", options)
         result = self._events("evaluate")[-1]
         history = read_state(self._newest("interrupted").path)["progress"]["history"]
         expected = int(history[-1]["num_correct"])
@@ -210,7 +207,7 @@ class Story:
         target = self.out / "files" / "digits-5-to-9.safetensors"
         extra = ["--run", str(self._run("transfer")), "--weights", str(weights)]
         options = self._child_options("transfer", [*extra, "--save-to", str(target)])
-        run_child("torchkeep.demo.transfer_digits", options, self.console)
+        self._run_child("torchkeep.demo.transfer_digits", "transfer", options)
         done = self._events("transfer")[-1]
         self._say(
             f"{done['num_loaded']} tensors loaded, {', '.join(done['skipped'])} new; "
@@ -255,6 +252,9 @@ class Story:
 
     def _newest(self, run: str) -> Checkpoint:
         return newest_whole(self._run(run)).checkpoint
+
+    def _run_child(self, module: str, report: str, options: list[str]) -> None:
+        run_child(module, options, self._report(report), self.console)
 
     def _child_options(self, report: str, options: list[str]) -> list[str]:
         data = ["--data", str(self._data), "--report", str(self._report(report))]

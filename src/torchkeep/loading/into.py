@@ -94,6 +94,9 @@ def _mismatch(
     return LoadMismatch(
         f"{call.path}: the file and the model differ: {summarize(steps)}",
         advice=f"{advise(steps, source, target.slots, call)}\n{table(steps)}",
+        missing=steps.missing,
+        unexpected=steps.unexpected,
+        mismatched=tuple(item.target for item in steps.mismatched),
     )
 
 
