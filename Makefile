@@ -85,6 +85,6 @@ $(OLDEST)/dev.stamp: pyproject.toml | $(OLDEST)/bin/python
 define TORCHVISION_WORKS
 $(BIN)/python -c 'import torchvision' || { \
 	echo 'torch and torchvision do not fit each other: they come from different sources.'; \
-	echo 'Install both from the same one, for instance: rm -rf $(VENV), and unset PIP_FIND_LINKS.'; \
+	echo 'Install both from the same one.'; \
 	exit 1; }
 endef

@@ -74,6 +74,20 @@ def test_a_module_that_needs_torch_fails_here():
     assert "torch is blocked" in run_blocked("import torchkeep; torchkeep.save").stderr
 
 
+def test_a_name_that_needs_torch_says_how_to_install_it():
+    program = (
+        "import torchkeep\n"
+        "Blocker.find_spec = lambda *_: (_ for _ in ()).throw("
+        "ModuleNotFoundError('no torch', name='torch'))\n"
+        "try: torchkeep.save\n"
+        "except ModuleNotFoundError as error: print(error.name, error, sep=': ')\n"
+    )
+    assert run_blocked(program).stdout == (
+        "torch: torchkeep.save needs torch, not installed here. "
+        "Install it with: pip install 'torchkeep[torch]'\n"
+    )
+
+
 def test_every_format_is_inspected_without_torch_and_numpy(files: list[Path]):
     program = "import sys, torchkeep\nfor f in sys.argv[1:]: print(torchkeep.inspect(f).summary)"
     done = run_blocked(program, *files)

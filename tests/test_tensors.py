@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import torchkeep
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileMissing, UnsupportedContent
 from torchkeep.tensors import (
@@ -291,3 +292,23 @@ def test_a_quantized_tensor_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match="no such file"):
         TensorReader(tmp_path / "nothing")
+
+
+def lazily_signed() -> dict[str, torch.Tensor]:
+    """Views whose sign PyTorch keeps in a flag and not in the bytes."""
+    values = torch.tensor([1 + 2j, 3 - 4j])
+    return {"conj": values.conj(), "part": values.conj()[1:], "neg": values.conj().imag}
+
+
+@pytest.mark.parametrize("name", ["conj", "part", "neg"])
+def test_a_lazily_conjugated_or_negated_tensor_loads_as_torch_loads_it(
+    tmp_path: Path, name: str
+) -> None:
+    torch.save({"a.weight": lazily_signed()[name]}, tmp_path / "a.pth")
+    expected = torch.load(tmp_path / "a.pth")["a.weight"]
+    assert torch.equal(torchkeep.load(tmp_path / "a.pth")["a.weight"], expected.resolve_neg())
+    model = torch.nn.Module()
+    model.a = torch.nn.Module()
+    model.a.register_buffer("weight", torch.zeros_like(expected.resolve_conj().resolve_neg()))
+    assert torchkeep.load_into(model, tmp_path / "a.pth").proven
+    assert torch.equal(model.a.weight, expected.resolve_neg())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import MissingExtra, TorchkeepError
 
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
@@ -58,9 +58,9 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ModuleNotFoundError(
-            f"torchkeep.{name} needs PyTorch: pip install 'torchkeep[torch]'", name="torch"
-        ) from None
+        # Python's own class, so that `except ImportError` around an import does what it says.
+        missing = MissingExtra.for_modules(f"torchkeep.{name}", ["torch"], "torch")
+        raise ModuleNotFoundError(str(missing), name="torch") from None
 
 
 def __dir__() -> list[str]:

@@ -88,6 +88,10 @@ class TensorEntry:
     """The flag as saved. State dicts are saved detached, so it is False there."""
     is_parameter: bool = False
     """Whether it was saved as an `nn.Parameter`."""
+    is_conj: bool = False
+    """Whether its elements are the complex conjugates of what the bytes say."""
+    is_neg: bool = False
+    """Whether its elements are the negatives of what the bytes say."""
 
     @property
     def numel(self) -> int:

@@ -13,6 +13,8 @@
     ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
     │   ├── NoCheckpoint           nothing whole to resume from
     │   └── InexactResume          resuming would not be bit for bit
+    ├── MissingExtra               an optional dependency is not installed exit code 11
+    ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
     └── ProofFailed                a claim was checked and is not true     exit code 1
 
 Exit code 2 is a wrong command line. A message is one line: where, what was found, what was
@@ -23,6 +25,7 @@ expected, what to do. The inner layers raise the fact; whoever knows the file ad
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -159,6 +162,26 @@ class InexactResume(CheckpointProblem):
     def __init__(self, problem: str, *, reasons: tuple[str, ...], advice: str = "") -> None:
         super().__init__(problem, advice=advice)
         self.reasons = reasons
+
+
+class MissingExtra(TorchkeepError):
+    """An optional dependency is not installed."""
+
+    exit_code = 11
+
+    @classmethod
+    def for_modules(cls, who: str, modules: Iterable[str], extra: str) -> MissingExtra:
+        """Return the error of `who` that can't import `modules`, which the extra would bring."""
+        return cls(
+            f"{who} needs {', '.join(modules)}, not installed here",
+            advice=f"Install it with: pip install 'torchkeep[{extra}]'",
+        )
+
+
+class WrongArgument(TorchkeepError):
+    """A call's argument is of no use: an unknown name, a pattern of nothing, an empty data set."""
+
+    exit_code = 12
 
 
 class ProofFailed(TorchkeepError):

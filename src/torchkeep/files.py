@@ -1,6 +1,7 @@
 """Files on disk: bounded reads, and writes that are whole or absent.
 
-This is the only module that writes to disk. A file is written under a temporary name in its
+Every model, state and manifest is read and written here; a run's lock and memory maps are the
+exceptions (`checkpointing/run_lock.py`, `tensors.py`). A file is written under a temporary name in its
 own folder, synced, and renamed; the folder is synced after that. So a reader, a crash or a
 full disk meets the old file or the new one, never a part. The order of these steps is the
 whole point: rename before sync can leave an empty file under the final name after a power loss.

@@ -119,6 +119,7 @@ class TensorReader:
         storage = self._storage(entry)
         tensor = torch.empty(0, dtype=torch_dtype(entry.dtype), device=storage.device)
         tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+        tensor = _with_signs(tensor, entry)
         if entry.is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
         return tensor.requires_grad_(entry.requires_grad)
@@ -132,7 +133,8 @@ class TensorReader:
         if not self._is_plain_run(entry):
             tensor = torch.empty(0, dtype=torch_dtype(entry.dtype))
             storage = self._read_storage(entry)
-            return tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+            tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+            return plain_on_cpu(_with_signs(tensor, entry))
         tensor = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
         self._file.read_into(_first_byte(entry), bytes_of(tensor))
         return tensor
@@ -234,6 +236,7 @@ class TensorReader:
             entry.storage.offset is not None
             and entry.storage.byteorder == sys.byteorder
             and entry.is_contiguous
+            and not (entry.is_conj or entry.is_neg)
         )
 
     def _chunks(self, entry: TensorEntry) -> Iterator[tuple[int, memoryview]]:
@@ -296,6 +299,15 @@ def _is_plain_run(tensor: torch.Tensor) -> bool:
         and tensor.is_contiguous()
         and not (tensor.is_conj() or tensor.is_neg())
     )
+
+
+def _with_signs(tensor: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    """Return the tensor as the view that it was, if it was conjugated or negated lazily.
+
+    PyTorch has no public name for a lazily negated view, so that one gets memory of its own.
+    """
+    tensor = tensor.conj() if entry.is_conj else tensor
+    return tensor.neg() if entry.is_neg else tensor
 
 
 def _count_change(tensor: torch.Tensor) -> None:

@@ -73,6 +73,7 @@ class Given:
 
 
 def main(given: Given) -> None:
+    os.setpgrp()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.manual_seed(7)

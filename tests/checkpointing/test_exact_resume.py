@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import os
 import signal
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,9 @@ def launch(folder: Path, **options) -> int:
     process.start()
     process.join(60)
     status = process.exitcode
-    process.kill()
+    # A worker that was forked just as its parent died never notices, and would stay for ever.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     assert status in (0, -signal.SIGKILL)
     return status
 

@@ -33,7 +33,7 @@ def test_a_proof_that_fails_exits_with_1(monkeypatch, capsys):
 @pytest.mark.parametrize("module", ["torch", "torchvision", "sklearn", "PIL"])
 def test_what_is_not_installed_is_named_with_the_command(module, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
-    assert main(["demo"]) == 1
+    assert main(["demo"]) == 11
     assert capsys.readouterr().err == (
         f"torchkeep: the demo needs {module}, not installed here. "
         "Install it with: pip install 'torchkeep[demo]'\n"

@@ -377,3 +377,49 @@ def test_the_state_beside_a_checkpoints_model_is_no_model(tmp_path: Path, model:
     found = torchkeep.inspect(folder / "state.safetensors")
     assert (found.role, found.framework, found.state_dicts) == ("optimizer", "torchkeep", ())
     assert found.summary.startswith("Training state without the model: ")
+
+
+def test_a_file_that_is_a_tar_archive_too_is_ambiguous(tmp_path: Path) -> None:
+    """torch.load tries tar first, so what it would run is not what another reader shows."""
+    import io
+    import pickle
+    import tarfile
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("x"))
+    block = bytearray(archive.getvalue()[:512])
+    stream = io.BytesIO()
+    torch.save({"a.weight": torch.zeros(200)}, stream, _use_new_zipfile_serialization=False)
+    plain = stream.getvalue()
+    # The legacy stream's third pickle gets a text as long as a tar header needs, and in it the sum.
+    preamble = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    info = {"protocol_version": 1001, "little_endian": True, "x": "0" * 600}
+    start = preamble + pickle.dumps(info, 2)
+    rest = plain[plain.index(b"little_endian") :]
+    rest = rest[rest.index(b".\x80\x02") + 1 :]
+    block[:] = start[:512]
+    block[148:156] = b"0000000\0"
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    block[148:156] = b"%06o\0 " % total
+    (tmp_path / "plain.pth").write_bytes(start + rest)
+    (tmp_path / "both.pth").write_bytes(bytes(block) + start[512:] + rest)
+    assert tarfile.TarInfo.frombuf(bytes(block), "latin1", "replace").chksum == total
+    assert torchkeep.inspect(tmp_path / "plain.pth").safety.verdict == "data-only"
+    found = torchkeep.inspect(tmp_path / "both.pth")
+    assert found.role == "state_dict"
+    assert (found.safety.verdict, found.safety.weights_only) == ("ambiguous", False)
+    assert "tar archive too" in found.safety.findings[0].text
+
+
+def test_a_module_that_contains_itself_reaches_a_limit(save: Save, model: nn.Module) -> None:
+    model._modules["again"] = model
+    with pytest.raises(LimitReached, match="nested|unfold"):
+        save(model)
+
+
+def test_numbers_too_long_to_print_are_described(save: Save, model: nn.Module) -> None:
+    found = save({"state_dict": model.state_dict(), "epoch": 1 << 20_000})
+    assert "epoch <integer of 20001 bits>" in found.summary
+    assert found.to_json()["values"]["epoch"] == "<integer of 20001 bits>"
+    assert save(1 << 20_000).summary == "No model: the value '<integer of 20001 bits>'."

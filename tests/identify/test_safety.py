@@ -62,3 +62,13 @@ def test_a_name_that_reaches_through_a_module_is_dangerous() -> None:
 )
 def test_an_ordinary_name_is_not_dangerous(name: str) -> None:
     assert not is_dangerous(Global(*name.rsplit(".", 1)))
+
+
+@pytest.mark.parametrize("name", ["code.nets.Net", "test.models.Net", "profile.Net", "io.Net"])
+def test_a_package_that_people_call_like_a_standard_module_is_not_dangerous(name: str) -> None:
+    assert not is_dangerous(Global(*name.rsplit(".", 1)))
+
+
+@pytest.mark.parametrize("name", ["code.interact", "profile.run", "io.open", "io.FileIO"])
+def test_what_runs_code_in_those_modules_is_dangerous(name: str) -> None:
+    assert is_dangerous(Global(*name.rsplit(".", 1)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchkeep.contents import Storage, TensorEntry, contiguous_stride
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import WrongArgument
 from torchkeep.matching.plan import Assignment, Mismatch, plan
 from torchkeep.matching.slots import Slot
 
@@ -118,12 +118,12 @@ def test_nothing_into_nothing_is_complete_and_covers_nothing() -> None:
 
 
 def test_an_unknown_adaptation_is_refused() -> None:
-    with pytest.raises(LoadMismatch, match=r"'resize' is no adaptation\. Use one of skip, cast"):
+    with pytest.raises(WrongArgument, match=r"'resize' is no adaptation\. Use one of skip, cast"):
         plan(FILE, MODEL, adapt={"*": "resize"})
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(LoadMismatch, match=r"the pattern 'fx\.\*' matches no key of the model or"):
+    with pytest.raises(WrongArgument, match=r"the pattern 'fx\.\*' matches no key of the model or"):
         plan(FILE, MODEL, adapt={"fx.*": "skip"})
 
 

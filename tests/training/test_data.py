@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchkeep.errors import FileMissing, TorchkeepError
+from torchkeep.errors import FileMissing, WrongArgument
 from torchkeep.training.data import ImageFolder, image_transform
 
 
@@ -51,10 +51,10 @@ def test_what_is_missing_is_refused(folder, tmp_path):
         ImageFolder(folder / "nowhere")
     with pytest.raises(FileMissing, match="7: there is no folder of this class"):
         ImageFolder(folder, classes=["7"])
-    with pytest.raises(TorchkeepError, match="there is no folder in it"):
+    with pytest.raises(WrongArgument, match="there is no folder in it"):
         ImageFolder(folder / "1")
     (tmp_path / "empty" / "a").mkdir(parents=True)
-    with pytest.raises(TorchkeepError, match="its folders hold no images"):
+    with pytest.raises(WrongArgument, match="its folders hold no images"):
         ImageFolder(tmp_path / "empty")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import WrongArgument
 from torchkeep.training import Evaluation, evaluate, freeze, train_epoch, trainable
 
 BATCHES = [
@@ -39,7 +39,7 @@ def test_an_evaluation_changes_nothing():
 
 
 def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(TorchkeepError, match="no batches"):
+    with pytest.raises(WrongArgument, match="no batches"):
         evaluate(identity(), [])
 
 

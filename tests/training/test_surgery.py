@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from torchkeep.checkpointing.encoding import fingerprint
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import WrongArgument
 from torchkeep.training import Head, freeze, replace_head, trainable, unfreeze
 
 
@@ -104,9 +104,9 @@ def test_unfreezing_undoes_it():
 
 
 def test_a_name_that_matches_nothing_is_refused():
-    with pytest.raises(TorchkeepError, match=r"'classifier' is no module .* parts are body, fc\."):
+    with pytest.raises(WrongArgument, match=r"'classifier' is no module .* parts are body, fc\."):
         freeze(Net(), except_=("classifier",))
-    with pytest.raises(TorchkeepError, match="'head' is no module or parameter of this Net"):
+    with pytest.raises(WrongArgument, match="'head' is no module or parameter of this Net"):
         unfreeze(Net(), ("head",))
 
 
@@ -154,9 +154,9 @@ def test_the_layer_may_be_named():
 
 
 def test_what_has_no_head_is_refused():
-    with pytest.raises(TorchkeepError, match="this Sequential has no last layer"):
+    with pytest.raises(WrongArgument, match="this Sequential has no last layer"):
         replace_head(nn.Sequential(nn.ReLU()), 2)
-    with pytest.raises(TorchkeepError, match=r"has no Linear layer or 1x1 Conv2d called 'x'"):
+    with pytest.raises(WrongArgument, match=r"has no Linear layer or 1x1 Conv2d called 'x'"):
         replace_head(nn.Linear(2, 2), 2, name="x")
-    with pytest.raises(TorchkeepError, match="at least one class, not 0"):
+    with pytest.raises(WrongArgument, match="at least one class, not 0"):
         replace_head(nn.Linear(2, 2), 0)

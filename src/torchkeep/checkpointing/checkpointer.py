@@ -64,7 +64,8 @@ class Checkpointer:
         metadata: plain values that every manifest records.
         every_steps: save after every so many steps; None for never.
         every_epochs: save after every so many epochs, after the epoch's body; None for never.
-        keep_last: how many of the newest checkpoints to keep; None for all.
+        keep_last: how many of the newest checkpoints to keep; None for all. Before an old one is
+            deleted, the new one is read back and compared with its digests.
         keep_best: a metric and a direction, as in `("val_loss", "min")`: the best one is kept too.
         resume: "auto" goes on if there is something to go on with, True insists on it, False
             insists on an empty folder.
@@ -156,8 +157,8 @@ class Checkpointer:
         """Take the run folder, and resume if there is something to go on with."""
         if self._lock is not None:
             return
-        there = self._take()
         try:
+            there = self._take()
             if self.resume is False and there:
                 raise CheckpointProblem(
                     f"{self.folder}: there are {len(there)} checkpoints already",

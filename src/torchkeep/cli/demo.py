@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import MissingExtra
 
 NEEDS = ("torch", "torchvision", "sklearn", "PIL")
 """The modules of the extra `demo`."""
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ProofFailed: a claim is not true.
-        TorchkeepError: what the demo needs is not installed.
+        MissingExtra: what the demo needs is not installed.
     """
     from importlib.util import find_spec
 
@@ -58,9 +58,6 @@ def run(options: argparse.Namespace) -> int:
 
     missing = [module for module in NEEDS if find_spec(module) is None]
     if missing:
-        raise TorchkeepError(
-            f"the demo needs {', '.join(missing)}, not installed here",
-            advice="Install it with: pip install 'torchkeep[demo]'",
-        )
+        raise MissingExtra.for_modules("the demo", missing, "demo")
     run_demo(options.out)
     return 0

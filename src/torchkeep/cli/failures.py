@@ -25,12 +25,14 @@ EXIT_CODES = {
     8: "something can't be saved as data, or in that place",
     9: "the file and the model differ",
     10: "a run can't be saved or resumed",
+    11: "an optional dependency is not installed",
+    12: "a call's argument fits nothing",
     EXIT_BUG: "a bug in torchkeep",
     EXIT_OUTPUT: "the output can't be written",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_PIPE_CLOSED: "who reads the output has stopped",
 }
-"""Every exit code, and what it says. 1 and 3 to 10 are those of `torchkeep.errors`."""
+"""Every exit code, and what it says. 1 and 3 to 12 are those of `torchkeep.errors`."""
 
 
 def report(error: TorchkeepError) -> int:

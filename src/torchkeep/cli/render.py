@@ -1,4 +1,4 @@
-"""An inspection for a person, in a terminal or in a pipe; the only module that knows rich.
+"""An inspection for a person, in a terminal or in a pipe; drawn by rich.
 
 A terminal gets its width and some colour. A pipe gets neither: its lines are as long as they need
 to be, so that `grep` finds what it looks for. Text goes to rich as `Text`, never as markup, since
@@ -163,17 +163,18 @@ def _folded_tensors(state_dicts: Iterable[StateDict]) -> Iterator[tuple[str, Ren
     seen: dict[frozenset[tuple[str, tuple[str, str]]], str] = {}
     for item in state_dicts:
         name = _name(item)
+        title = f"Tensors of {name}" if item.name else "Tensors"
         looks = {key: (entry.dtype, shape(entry.shape)) for key, entry in item.entries.items()}
         bare = frozenset((key.removeprefix(item.prefix), look) for key, look in looks.items())
         first = seen.setdefault(bare, name)
         if first != name:
-            yield f"Tensors of {name}", Text(f"the same names, shapes and types as {first}")
+            yield title, Text(f"the same names, shapes and types as {first}")
             continue
         rows = [
             (printable(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
             for pattern, look in fold(looks)
         ]
-        yield f"Tensors of {name}", _table((), rows, more="--tensors lists all")
+        yield title, _table((), rows, more="--tensors lists all")
 
 
 def _all_tensors(inspection: Inspection) -> RenderableType:

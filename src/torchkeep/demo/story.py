@@ -66,6 +66,8 @@ class Story:
     """How large the demo is."""
     proofs: list[Proof] = field(default_factory=list)
     """What was claimed and checked so far."""
+    num_begun: int = 0
+    """How many steps were begun."""
 
     # --- The steps -----------------------------------------------------------------------------
 
@@ -285,8 +287,8 @@ class Story:
         return [folder / name for name in _EXPECTED]
 
     def _begin(self, title: str) -> None:
-        self._number = getattr(self, "_number", -1) + 1
-        self.console.print(f"\n[bold cyan]{self._number}[/bold cyan]  [bold]{title}[/bold]")
+        self.console.print(f"\n[bold cyan]{self.num_begun}[/bold cyan]  [bold]{title}[/bold]")
+        self.num_begun += 1
 
     def _say(self, text: str, indent: int = 3) -> None:
         self.console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)

@@ -8,8 +8,9 @@ write `formats/<name>.py` with a `FORMAT`, add it here, add a sample to the conf
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
-from torchkeep.contents import Contents
+from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats import foreign, pickle, safetensors, torch_legacy, torch_zip
@@ -45,10 +46,19 @@ def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -
             head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
             for reader in READERS:
                 if reader.sniff(head, file.nbytes):
-                    return reader.describe(file, limits)
+                    return _with_other_views(reader.describe(file, limits), head)
             raise foreign.recognise(head, file.nbytes)
         except FileProblem as problem:
             raise problem.in_file(path) from None
+
+
+def _with_other_views(contents: Contents, head: bytes) -> Contents:
+    """Add a finding if another program would take the file for another kind."""
+    if contents.container == torch_zip.FORMAT.name or not foreign.is_tar_header(head):
+        return contents
+    text = "the file is a tar archive too, and torch.load reads it as one"
+    finding = Finding("polyglot", "ambiguous", "", text)
+    return replace(contents, findings=(*contents.findings, finding))
 
 
 __all__ = ["READERS", "Format", "describe"]

@@ -38,6 +38,19 @@ _NO_MODELS: tuple[tuple[bytes, str], ...] = (
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
+def is_tar_header(head: bytes) -> bool:
+    """Whether a file's first block is a tar header, as Python's tarfile and PyTorch see it.
+
+    The name `ustar` is not needed: the sum of the block's bytes, stored in it, is the only check.
+    """
+    if len(head) < 512:
+        return False
+    stored = head[148:156].rstrip(b"\0 ").lstrip()
+    if not stored or stored.strip(b"01234567"):
+        return False
+    return int(stored, 8) == sum(head[:148]) + 8 * ord(" ") + sum(head[156:512])
+
+
 def recognise(head: bytes, nbytes: int) -> FileProblem:
     """Return the error that says what a file is that no reader takes.
 

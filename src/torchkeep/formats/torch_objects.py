@@ -83,7 +83,7 @@ def parse_storage_id(pid: Value) -> StorageId | None:
     if view is not None:
         if not isinstance(view, tuple) or len(view) != 3 or not all(map(_is_size, view[1:])):
             return None
-        view = (str(view[0]), view[1], view[2])
+        view = (view[0] if isinstance(view[0], str) else "", view[1], view[2])
     return StorageId(cls.name, key, device, numel, view)
 
 
@@ -144,6 +144,8 @@ def _strided(
         storage_offset=offset + skipped // ITEM_SIZE[dtype],
         requires_grad=bool(requires_grad),
     )
+    if entry.numel >= 1 << 63:  # strides of 0 make any number of elements out of one
+        raise ValueError(f"a tensor of {len(shape)} dimensions has too many elements to count")
     available = skipped + reference.nbytes
     needed = last_byte(entry)
     if needed > available:
@@ -160,10 +162,12 @@ _MOST_DIMENSIONS = 1_000
 
 def last_byte(entry: TensorEntry) -> int:
     """Return the number of bytes that the storage must have for this view; 0 if it is empty."""
-    if entry.numel == 0:
-        return 0
-    last = sum((size - 1) * step for size, step in zip(entry.shape, entry.stride, strict=True))
-    return (entry.storage_offset + last + 1) * ITEM_SIZE[entry.dtype]
+    last = entry.storage_offset
+    for size, step in zip(entry.shape, entry.stride, strict=True):
+        if size == 0:
+            return 0
+        last += (size - 1) * step
+    return (last + 1) * ITEM_SIZE[entry.dtype]
 
 
 def _rebuild_tensor(reference: Value, offset: Value, size: Value, stride: Value) -> TensorEntry:
@@ -179,8 +183,8 @@ def _rebuild_tensor_v2(
     hooks: Value,
     metadata: Value = None,
 ) -> TensorEntry:
-    del hooks, metadata  # callables and flags; neither changes the bytes
-    return _strided(reference, None, offset, size, stride, requires_grad)
+    del hooks
+    return _flagged(_strided(reference, None, offset, size, stride, requires_grad), metadata)
 
 
 def _rebuild_tensor_v3(
@@ -193,8 +197,17 @@ def _rebuild_tensor_v3(
     dtype: Value,
     metadata: Value = None,
 ) -> TensorEntry:
-    del hooks, metadata
-    return _strided(reference, _dtype(dtype), offset, size, stride, requires_grad)
+    del hooks
+    entry = _strided(reference, _dtype(dtype), offset, size, stride, requires_grad)
+    return _flagged(entry, metadata)
+
+
+def _flagged(entry: TensorEntry, metadata: Value) -> TensorEntry:
+    """Return the entry with the signs that a lazily conjugated or negated view keeps apart."""
+    if not isinstance(metadata, dict):
+        return entry
+    is_conj, is_neg = metadata.get("conj") is True, metadata.get("neg") is True
+    return replace(entry, is_conj=is_conj, is_neg=is_neg) if is_conj or is_neg else entry
 
 
 def _dtype(value: Value) -> str:
@@ -214,7 +227,7 @@ def _rebuild_meta_tensor(
 
 def _rebuild_from_type(func: Value, cls: Value, args: Value, state: Value) -> Value:
     """Return the tensor in a tensor of a class of its own, or with attributes of its own."""
-    rebuild = _TORCH_CONSTRUCTORS.get(str(func))
+    rebuild = _TORCH_CONSTRUCTORS.get(str(func)) if isinstance(func, Global) else None
     if rebuild is None or not isinstance(args, tuple):
         return Object(Global("torch._tensor", "_rebuild_from_type_v2"), (func, cls, args, state))
     return rebuild(*args)

@@ -1,7 +1,7 @@
 """What a file is: its role, its models and optimizers, its safety. Nothing here imports torch.
 
-`inspect` is the one door. `survey` walks the tree once and sorts what it meets; the other modules
-each know one kind of thing; `inspection` holds the result.
+`inspect` is the one door. `survey` walks the tree and sorts what it meets; the other modules each
+know one kind of thing; `inspection` holds the result, and `json_form` spells it out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from torchkeep.contents import Contents
-from torchkeep.errors import FileProblem
+from torchkeep.errors import FileProblem, LimitReached
 from torchkeep.formats import describe
 from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection, Integrity
@@ -49,7 +49,10 @@ def inspect(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) ->
 
 def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
     """Return what a description of a file amounts to. Raises `LimitReached` as `inspect` does."""
-    found = survey(contents, Budget.for_contents(contents, limits))
+    try:
+        found = survey(contents, Budget.for_contents(contents, limits))
+    except RecursionError:  # a module in a module takes several of Python's own frames
+        raise LimitReached("the file's values are nested too deep to be walked") from None
     role = role_of(contents, found)
     damaged = tuple(item for item in contents.findings if item.severity == "damaged")
     return Inspection(

@@ -81,8 +81,8 @@ def module_tree(
     Raises:
         LimitReached: the tree unfolds too far.
     """
-    budget.spend(depth)
     state = value.attributes
+    budget.spend(depth, num_attributes=len(state))
     modules = state["_modules"]
     non_persistent = state.get("_non_persistent_buffers_set")
     training = state.get("training")

@@ -142,13 +142,30 @@ _PLAIN: frozenset[str] = frozenset(
 _DANGEROUS_MODULES: frozenset[str] = frozenset(
     "os posix nt subprocess _posixsubprocess sys runpy importlib imp pkgutil zipimport marshal "
     "pickle _pickle cPickle dill cloudpickle shelve shutil socket _socket ssl ctypes _ctypes cffi "
-    "code codeop pty webbrowser http urllib requests ftplib smtplib telnetlib xmlrpc asyncio "
-    "multiprocessing threading _thread signal pdb bdb profile cProfile timeit trace doctest "
-    "pydoc idlelib lib2to3 pip setuptools distutils venv ensurepip site sitecustomize tempfile "
-    "io _io fileinput glob inspect gc _winapi winreg msvcrt platform commands popen2 linecache "
-    "sqlite3 antigravity test _testcapi builtins".split()
+    "codeop pty webbrowser http urllib requests ftplib smtplib telnetlib xmlrpc asyncio "
+    "multiprocessing threading _thread pdb bdb cProfile timeit doctest "
+    "pydoc idlelib lib2to3 pip setuptools distutils venv ensurepip sitecustomize tempfile "
+    "_io fileinput glob gc _winapi winreg msvcrt popen2 linecache "
+    "sqlite3 antigravity _testcapi builtins".split()
 )
-"""Top-level modules of which no name belongs into a model; `_PLAIN` and the next list go first."""
+"""Top-level modules of which no name belongs into a model, but for `_PLAIN` and `_UNREMARKABLE`."""
+
+_SHARED_MODULES: frozenset[str] = frozenset(
+    "code commands inspect io platform profile signal site test trace".split()
+)
+"""Like these, but people call their own packages so, and then the names in them are classes."""
+
+_SHARED_CLASSES: frozenset[str] = frozenset(
+    [
+        "code.InteractiveConsole",
+        "code.InteractiveInterpreter",
+        "io.FileIO",
+        "io.OpenWrapper",
+        "profile.Profile",
+        "trace.Trace",
+    ]
+)
+"""The classes of the standard library's modules of those names that run or write something."""
 
 _UNREMARKABLE: frozenset[str] = frozenset(
     ["builtins.getattr", "builtins.print", "builtins.range", "builtins.type", "io.BytesIO"]
@@ -232,6 +249,8 @@ def is_dangerous(name: Global) -> bool:
     path = str(name)
     if path in _UNREMARKABLE or path in _PLAIN:
         return False
+    if name.module in _SHARED_MODULES and (name.name[:1].islower() or path in _SHARED_CLASSES):
+        return True
     if name.module.partition(".")[0] in _DANGEROUS_MODULES or path.startswith(_DANGEROUS_NAMES):
         return True
     # A dotted name in a module reaches through it to others: ("torch.serialization", "os.system").

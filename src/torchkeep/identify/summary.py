@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.identify.frameworks import is_training_state
-from torchkeep.identify.inspection import FileRole, describe_value
+from torchkeep.identify.inspection import FileRole, describe_value, jsonable
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
 from torchkeep.matching.keys import WRAPPERS, wrappers_in
@@ -78,7 +78,7 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
     for name in _PROGRESS:
         value = found.values.get(name)
         if isinstance(value, int):
-            details.append(f"{'epoch' if name == 'epochs' else name} {value:,}")
+            details.append(f"{'epoch' if name == 'epochs' else name} {jsonable(value)}")
             break
     if any(item.role == "ema" for item in found.state_dicts):
         details.append("EMA")
@@ -102,5 +102,5 @@ def _object(root: Value) -> str:
     if isinstance(root, dict | list | tuple | set | frozenset):
         return f"a {type(root).__name__} of {len(root):,}"
     if isinstance(root, str | int | float | bool | None):
-        return f"the value {root!r}"[:80]
+        return f"the value {jsonable(root)!r}"[:80]
     return describe_value(root).strip("<>")

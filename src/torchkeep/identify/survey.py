@@ -71,7 +71,7 @@ class _Walk:
         self.seen: set[int] = set()
 
     def visit(self, path: str, value: Value, depth: int) -> None:
-        self.budget.spend(depth)
+        self.budget.spend(depth, path)
         if isinstance(value, _Plain):
             self.keep(path, value)
         elif self.sort(path, value) or isinstance(value, TensorEntry):

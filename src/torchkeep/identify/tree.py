@@ -16,6 +16,7 @@ from torchkeep.pickles.limits import Limits
 
 _FREE_PLACES = 10_000
 _PLACES_PER_BYTE = 4
+_CHARACTERS_PER_PLACE = 100
 
 
 @dataclass(slots=True)
@@ -38,13 +39,16 @@ class Budget:
         # Each level takes a few frames of Python's own stack, which is bounded as well.
         return cls(places, min(limits.depth, sys.getrecursionlimit() // 2))
 
-    def spend(self, depth: int) -> None:
+    def spend(self, depth: int, path: str = "", num_attributes: int = 0) -> None:
         """Count one place at a depth.
+
+        A long path and many attributes cost as much as several places: what is kept of a place
+        is bounded by the file's size as well.
 
         Raises:
             LimitReached: there were too many, or they are nested too deep.
         """
-        self.left -= 1
+        self.left -= 1 + len(path) // _CHARACTERS_PER_PLACE + num_attributes
         if self.left < 0:
             raise LimitReached(
                 "the file's values unfold into far more places than it has bytes",
@@ -113,7 +117,7 @@ def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
 
     def visit(path: str, value: Value, depth: int) -> bool:
         """Return whether there is a tensor in `value`."""
-        budget.spend(depth)
+        budget.spend(depth, path)
         if isinstance(value, TensorEntry):
             alias = first.setdefault(id(value.storage), path)
             found.append(NamedTensor(path, value, None if alias == path else alias))

@@ -1,7 +1,7 @@
 """What may be done to a tensor that doesn't fit as it is. Nothing is done unless it is asked for.
 
-To add one, add an entry to `ADAPTATIONS`, its test, and its row in docs/loading.md. `apply` gets
-live tensors, and calls only their own methods: this module needs no torch.
+To add one, add an entry to `ADAPTATIONS` and its test. `apply` gets live tensors, and calls only
+their own methods: this module needs no torch.
 """
 
 from __future__ import annotations

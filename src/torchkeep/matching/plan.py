@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torchkeep.contents import TensorEntry, Value
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import WrongArgument
 from torchkeep.matching.adaptations import ADAPTATIONS
 from torchkeep.matching.keys import AVERAGE_COUNTER, strip_wrappers, wrappers_in
 from torchkeep.matching.slots import Slot
@@ -89,7 +89,7 @@ def plan(
             file's.
 
     Raises:
-        LoadMismatch: an adaptation is unknown, or a pattern matches no key.
+        WrongArgument: an adaptation is unknown, or a pattern matches no key.
     """
     rules = dict(adapt or {})
     bare_source, bare_target = strip_wrappers(source), strip_wrappers(target)
@@ -204,11 +204,11 @@ def _rule(rules: Mapping[str, str], name: str) -> str | None:
 def _check_rules(rules: Mapping[str, str], names: list[str]) -> None:
     for pattern, rule in rules.items():
         if rule not in ADAPTATIONS:
-            raise LoadMismatch(
+            raise WrongArgument(
                 f"adapt: {rule!r} is no adaptation", advice=f"Use one of {', '.join(ADAPTATIONS)}."
             )
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise LoadMismatch(
+            raise WrongArgument(
                 f"adapt: the pattern {pattern!r} matches no key of the model or the file",
                 advice="Correct it, or leave it out.",
             )

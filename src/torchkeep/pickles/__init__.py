@@ -1,6 +1,7 @@
 """Pickles read as data: a machine that runs every opcode and calls nothing.
 
-`limits` bounds the work, `source` hands out bytes, `opcodes` lists what the bytes mean,
-`machine` runs them, `constructors` knows the few callables of Python and NumPy that only make
-plain values, and makes those values itself.
+`limits` bounds the work, `source` hands out bytes, `opcodes` lists what the bytes mean, `text`
+reads the numbers and strings that are written as text, `machine` runs it all, `constructors`
+knows the few callables of Python and NumPy that only make plain values, and makes those values
+itself.
 """

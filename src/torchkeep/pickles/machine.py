@@ -9,11 +9,7 @@ with the value itself. Names are never imported. What would be a trick in a real
 
 from __future__ import annotations
 
-import codecs
-import math
-import re
 import struct
-import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +23,7 @@ from torchkeep.pickles.keys import check_key
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.pickles.opcodes import OPCODES
 from torchkeep.pickles.source import ByteSource
+from torchkeep.pickles.text import decimal, integer, long_integer, memo_index, quoted
 
 Constructor = Callable[..., Value]
 """Makes the inert value of a call from the call's arguments; ValueError if they make no sense."""
@@ -168,9 +165,9 @@ class _Machine:
         bound, a megabyte of pickle asks for terabytes.
         """
         for value in values:
-            if isinstance(value, str | bytes | bytearray):
+            if isinstance(value, _TEXTS):
                 self.copied_nbytes += len(value)
-            elif isinstance(value, list | tuple | dict | set | frozenset):
+            elif isinstance(value, _CONTAINERS):
                 self.copied_nbytes += _ITEM_NBYTES * len(value)
         if self.copied_nbytes > self.limits.copied_nbytes:
             self.limits.check("copied_nbytes", self.copied_nbytes)
@@ -237,7 +234,7 @@ class _Machine:
 
     def call(self, callee: Value, args: Value, kwargs: Value = None) -> Value:
         """Return the inert result of a call."""
-        if not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
+        if not isinstance(args, tuple) or not (kwargs is None or isinstance(kwargs, dict)):
             self.note("malformed-call", "damaged", "something is called without a tuple")
             return Object(callee, (args,))
         if not isinstance(callee, Global):
@@ -320,7 +317,7 @@ class _Machine:
             ) from None
 
     def _put(self) -> None:
-        self.remember(_decimal(self.line()))
+        self.remember(memo_index(self.line()))
 
     def _binput(self) -> None:
         self.memo[self.byte()] = self.top()
@@ -332,7 +329,7 @@ class _Machine:
         self.remember(len(self.memo))
 
     def _get(self) -> None:
-        self.recall(_decimal(self.line()))
+        self.recall(memo_index(self.line()))
 
     def _binget(self) -> None:
         self.recall(self.byte())
@@ -352,15 +349,10 @@ class _Machine:
         self.push(False)
 
     def _int(self) -> None:
-        line = self.line()
-        value = _any_base(line)
-        # Protocol 0 writes True as "01"; C takes any two characters that make 0 or 1.
-        is_bool = len(line) == 2 and value in (0, 1) and not line[1:].isspace()
-        self.push(bool(value) if is_bool else value)
+        self.push(integer(self.line()))
 
     def _long(self) -> None:
-        line = self.line()
-        self.push(_python_int(line[:-1] if line.endswith(b"L") else line, 0))
+        self.push(long_integer(self.line()))
 
     def _binint(self) -> None:
         self.push(int.from_bytes(self.take(4), "little", signed=True))
@@ -381,7 +373,7 @@ class _Machine:
         self.push(int.from_bytes(self.take(nbytes), "little", signed=True))
 
     def _float(self) -> None:
-        self.push(_float(self.line()))
+        self.push(decimal(self.line()))
 
     def _binfloat(self) -> None:
         self.push(struct.unpack(">d", self.take(8))[0])
@@ -396,16 +388,7 @@ class _Machine:
             self.push(data)
 
     def _string(self) -> None:
-        text = self.source.line()
-        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[-1:] != text[:1]:
-            raise DamagedFile("the pickle has a string without its quotes")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # escapes that Python now frowns on are fine in data
-            try:
-                data = codecs.escape_decode(text[1:-1])[0]
-            except ValueError as error:
-                raise DamagedFile(f"the pickle has a broken string ({error})") from None
-        self.push_py2_string(data)
+        self.push_py2_string(quoted(self.source.line()))
 
     def _binstring(self) -> None:
         nbytes = int.from_bytes(self.take(4), "little", signed=True)
@@ -634,6 +617,8 @@ class _Machine:
 
 _STOP = 0x2E
 _MOST_FINDINGS = 100
+_TEXTS = (str, bytes, bytearray)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _ITEM_NBYTES = 32
 """About what an item of a container takes."""
 _RECENT = 64
@@ -647,51 +632,6 @@ def _is_named(callee: Value) -> bool:
         parts = callee.state if isinstance(callee.state, tuple) else callee.args
         callee = parts[0] if parts else None
     return isinstance(callee, Global)
-
-
-# --- Numbers as text, in the three ways in which C reads them --------------------------------
-
-
-def _python_int(text: bytes, base: int) -> int:
-    """Return an integer as C's PyLong_FromString sees it: up to a zero byte."""
-    try:
-        return int(text.partition(b"\0")[0], base)
-    except ValueError:
-        raise DamagedFile(f"the pickle has {text[:40]!r} where an integer belongs") from None
-
-
-def _decimal(text: bytes) -> int:
-    """Return a memo index."""
-    return _python_int(text, 10)
-
-
-def _any_base(text: bytes) -> int:
-    """Return an integer as C's strtol with base 0 sees it, which also reads `017` as octal."""
-    number = text.partition(b"\0")[0]
-    if not number:  # strtol finds nothing, stops at the zero byte, and is content
-        return 0
-    if _OCTAL.fullmatch(number):
-        value = int(number, 8)
-        if -(1 << 63) <= value < 1 << 63:
-            return value
-    return _python_int(text, 0)
-
-
-_OCTAL = re.compile(rb"[ \t\n\v\f\r]*[+-]?0[0-7]+")
-
-
-def _float(text: bytes) -> float:
-    """Return a float as C's PyOS_string_to_double sees it: no spaces, and none too large."""
-    number = text.partition(b"\0")[0]
-    try:
-        if b"_" in number or number.strip() != number:
-            raise ValueError
-        value = float(number)
-        if math.isinf(value) and b"n" not in number.lower():
-            raise ValueError
-    except ValueError:
-        raise DamagedFile(f"the pickle has {text[:40]!r} where a float belongs") from None
-    return value
 
 
 def attributes_of(state: Value) -> dict[Value, Value]:

@@ -54,9 +54,11 @@ class ByteSource:
 
     def byte(self) -> int:
         """Return the next byte as a number. Errors as in `take`."""
-        if self._next >= len(self._buffer):
+        try:
+            value = self._buffer[self._next]
+        except IndexError:
             self._fill(1)
-        value = self._buffer[self._next]
+            value = self._buffer[self._next]
         self._next += 1
         return value
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from torchkeep.errors import FileMissing, TorchkeepError
+from torchkeep.errors import FileMissing, WrongArgument
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -38,7 +38,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
 
     Raises:
         FileMissing: the folder, or one of the classes in it, is missing.
-        TorchkeepError: there are no classes, or no images.
+        WrongArgument: there are no classes, or no images.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
         self.transform = transform
         self.classes = tuple(classes or sorted(_folders(folder), key=_natural))
         if not self.classes:
-            raise TorchkeepError(
+            raise WrongArgument(
                 f"{os.fspath(root)}: there is no folder in it",
                 advice="Put the images of each class into a folder of its own.",
             )
@@ -64,7 +64,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
             for path in _images(folder / name)
         ]
         if not self.samples:
-            raise TorchkeepError(
+            raise WrongArgument(
                 f"{os.fspath(root)}: its folders hold no images",
                 advice=f"Files are recognised by their suffix: {', '.join(sorted(SUFFIXES))}.",
             )

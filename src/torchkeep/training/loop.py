@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import WrongArgument
 from torchkeep.training.modes import evaluating
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -77,7 +77,7 @@ def evaluate(
     """Return the mean loss and the number of correct samples, in evaluation mode, no gradients.
 
     Raises:
-        TorchkeepError: there are no batches.
+        WrongArgument: there are no batches.
     """
     total, num_correct, num_samples = 0.0, 0, 0
     with evaluating(model):
@@ -87,5 +87,5 @@ def evaluate(
             num_correct += int((outputs.argmax(dim=1) == labels).sum())
             num_samples += len(labels)
     if not num_samples:
-        raise TorchkeepError("there is nothing to evaluate on: no batches")
+        raise WrongArgument("there is nothing to evaluate on: no batches")
     return Evaluation(total / num_samples, num_correct, num_samples)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from torchkeep.errors import TorchkeepError
+from torchkeep.errors import WrongArgument
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -34,7 +34,7 @@ def freeze(model: nn.Module, *, except_: Iterable[str] = ()) -> list[str]:
             `layer4.*`. A module's name covers everything in it.
 
     Raises:
-        TorchkeepError: a pattern matches nothing.
+        WrongArgument: a pattern matches nothing.
     """
     patterns = tuple(except_)
     _refuse_idle(model, patterns)
@@ -58,7 +58,7 @@ def unfreeze(model: nn.Module, patterns: Iterable[str] = ("*",)) -> list[str]:
     Modes change at the next `model.train()`.
 
     Raises:
-        TorchkeepError: a pattern matches nothing.
+        WrongArgument: a pattern matches nothing.
     """
     patterns = tuple(patterns)
     _refuse_idle(model, patterns)
@@ -93,7 +93,7 @@ def _refuse_idle(model: nn.Module, patterns: Iterable[str]) -> None:
     names = [name for name, _ in model.named_modules()] + [n for n, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(_matches(name, (pattern,)) for name in names):
-            raise TorchkeepError(
+            raise WrongArgument(
                 f"{pattern!r} is no module or parameter of this {type(model).__name__}",
                 advice=f"Its parts are {', '.join(name for name, _ in model.named_children())}.",
             )
@@ -130,10 +130,10 @@ def replace_head(model: nn.Module, num_classes: int, *, name: str | None = None)
             MobileNet, EfficientNet, DenseNet, SqueezeNet, ViT and their relatives.
 
     Raises:
-        TorchkeepError: there is no such layer, or `num_classes` is not positive.
+        WrongArgument: there is no such layer, or `num_classes` is not positive.
     """
     if num_classes < 1:
-        raise TorchkeepError(f"a head needs at least one class, not {num_classes}")
+        raise WrongArgument(f"a head needs at least one class, not {num_classes}")
     name = _head_name(model) if name is None else name
     old = dict(model.named_modules()).get(name)
     if isinstance(old, nn.Linear):
@@ -143,7 +143,7 @@ def replace_head(model: nn.Module, num_classes: int, *, name: str | None = None)
         head = Head(name, old.in_channels, old.out_channels, num_classes)
         new = nn.Conv2d(head.num_features, num_classes, 1, bias=old.bias is not None)
     else:
-        raise TorchkeepError(
+        raise WrongArgument(
             f"this {type(model).__name__} has no Linear layer or 1x1 Conv2d called {name!r}",
             advice="Pass the name of the layer to replace.",
         )
@@ -163,7 +163,7 @@ def _head_name(model: nn.Module) -> str:
         ]
         if names and names[-1]:
             return names[-1]
-    raise TorchkeepError(
+    raise WrongArgument(
         f"this {type(model).__name__} has no last layer that could be replaced",
         advice="Pass the name of the layer to replace.",
     )
