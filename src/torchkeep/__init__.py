@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, inspect
     from torchkeep.loading import LoadReport, load, load_into
+    from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOMES = {
     "restore": "torchkeep.checkpointing",
     "Inspection": "torchkeep.identify",
     "inspect": "torchkeep.identify",
+    "Limits": "torchkeep.pickles.limits",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
@@ -36,6 +38,7 @@ _HOMES = {
 __all__ = [
     "Checkpointer",
     "Inspection",
+    "Limits",
     "LoadReport",
     "SaveReport",
     "TorchkeepError",

@@ -70,6 +70,10 @@ class Storage:
     """The checksum that the container records for it, or None."""
 
 
+Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...]]
+"""See `TensorEntry.memory`."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
     """A tensor of the file: a strided view of a storage."""
@@ -102,6 +106,19 @@ class TensorEntry:
     def nbytes(self) -> int:
         """Bytes of its elements; a storage that it shares may hold more."""
         return self.numel * ITEM_SIZE[self.dtype]
+
+    @property
+    def nbytes_needed(self) -> int:
+        """Bytes that its storage must have at least; 0 if it is empty."""
+        if self.numel == 0:
+            return 0
+        last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return (self.storage_offset + last + 1) * ITEM_SIZE[self.dtype]
+
+    @property
+    def memory(self) -> Memory:
+        """A key that is equal for tensors of one file that are the same elements in one memory."""
+        return id(self.storage), self.storage_offset, self.dtype, self.shape, self.stride
 
     @property
     def is_contiguous(self) -> bool:
@@ -162,8 +179,13 @@ class Object:
     @property
     def attributes(self) -> dict[Value, Value]:
         """Its attributes by name; `(dict, slots)` states are joined."""
-        parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
+        return attributes_of(self.state)
+
+
+def attributes_of(state: Value) -> dict[Value, Value]:
+    """Return the attributes in what an object's state is set to: a dict, or one and slots."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
 
 
 class DictObject(dict[Value, Value]):

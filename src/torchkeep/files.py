@@ -1,9 +1,9 @@
 """Files on disk: bounded reads, and writes that are whole or absent.
 
 Every model, state and manifest is read and written here; a run's lock and memory maps are the
-exceptions (`checkpointing/run_lock.py`, `tensors.py`). A file is written under a temporary name in its
-own folder, synced, and renamed; the folder is synced after that. So a reader, a crash or a
-full disk meets the old file or the new one, never a part. The order of these steps is the
+exceptions (`checkpointing/run_lock.py`, `tensors.py`). A file is written under a temporary name in
+its own folder, synced, and renamed; the folder is synced after that. So a reader, a crash or a full
+disk meets the old file or the new one, never a part. The order of these steps is the
 whole point: rename before sync can leave an empty file under the final name after a power loss.
 """
 
@@ -12,12 +12,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -237,6 +235,9 @@ def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> lis
 
     What a call raises is raised here; calls that have not begun are then dropped.
     """
+    # Here, since to inspect a file needs no threads, and starts faster without.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="torchkeep") as pool:
         return list(pool.map(work, items))
 
@@ -279,7 +280,7 @@ def atomic_file(
     final = Path(os.path.realpath(path))
     if not overwrite and final.exists():
         raise _exists(path)
-    temporary = final.with_name(f".{final.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    temporary = _temporary_beside(final)
     try:
         fd = os.open(temporary, _CREATE, 0o666)
     except OSError as error:
@@ -343,7 +344,7 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
     final = Path(path)
     if final.exists():
         raise _exists(path)
-    temporary = final.with_name(f".{final.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    temporary = _temporary_beside(final)
     try:
         temporary.mkdir()
         yield temporary
@@ -362,12 +363,16 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
 def remove_folder(path: str | os.PathLike[str]) -> None:
     """Delete a folder so that a crash on the way can't leave half of it under its name."""
     folder = Path(path)
-    doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{secrets.token_hex(6)}")
+    doomed = _temporary_beside(folder)
     try:
         folder.rename(doomed)
         shutil.rmtree(doomed)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{TEMPORARY_MARK}{os.urandom(6).hex()}")
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:

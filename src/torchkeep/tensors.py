@@ -11,7 +11,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from math import prod
 from types import TracebackType
 
 import torch
@@ -177,10 +176,9 @@ class TensorReader:
                 advice="Its scale and zero point can't be restored; save it dequantized.",
                 path=self._file.path,
             )
-        end = _end_byte(entry)
         if (
             min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
-            or end > entry.storage.nbytes
+            or entry.nbytes_needed > entry.storage.nbytes
         ):
             raise DamagedFile(
                 f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
@@ -319,11 +317,3 @@ def _count_change(tensor: torch.Tensor) -> None:
 def _first_byte(entry: TensorEntry) -> int:
     """Return where in the file the entry's first element lies."""
     return (entry.storage.offset or 0) + entry.storage_offset * ITEM_SIZE[entry.dtype]
-
-
-def _end_byte(entry: TensorEntry) -> int:
-    """Return how many bytes of its storage the entry's view needs."""
-    if prod(entry.shape) == 0:
-        return 0
-    last = sum((size - 1) * step for size, step in zip(entry.shape, entry.stride, strict=True))
-    return (entry.storage_offset + last + 1) * ITEM_SIZE[entry.dtype]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 import torchkeep
 from torchkeep.cli import main
 from torchkeep.contents import Finding
+from torchkeep.errors import LimitReached
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_what_is_damaged_is_shown_and_exits_with_5(checkpoint: Path, capsys, mon
     integrity = torchkeep.identify.Integrity(ok=False, findings=(finding,))
     contents = replace(found.contents, findings=(finding,))
     damaged = replace(found, integrity=integrity, contents=contents)
-    monkeypatch.setattr(torchkeep.identify, "inspect", lambda _path: damaged)
+    monkeypatch.setattr(torchkeep.identify, "inspect", lambda _path, **_options: damaged)
     assert main(["inspect", str(checkpoint)]) == 5
     output = capsys.readouterr().out
     assert "integrity   damaged: see the findings" in output
@@ -105,3 +106,48 @@ def test_json_needs_neither_rich_nor_torch(options: list[str], checkpoint: Path)
         check=True,
     )
     assert done.stderr == "[] 0\n"
+
+
+# --- Limits ------------------------------------------------------------------------------------
+
+
+def test_a_limit_bounds_the_reading_and_the_message_says_how_to_raise_it(checkpoint, capsys):
+    assert main(["inspect", "--limit", "steps=100", "--limit", "depth=5_0", str(checkpoint)]) == 6
+    assert capsys.readouterr().err == (
+        f"torchkeep: {checkpoint}: the pickle has more than steps=100 opcodes. "
+        "If you trust the file, allow more: limits=Limits(steps=...) in Python, "
+        "--limit steps=... on the command line.\n"
+    )
+    assert main(["inspect", "--limit", "steps=100_000", str(checkpoint)]) == 0
+
+
+@pytest.mark.parametrize("text", ["speed=3", "", "="])
+def test_a_limit_of_no_known_name_is_a_usage_error_that_lists_the_names(text: str, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "--limit", text, "a.pth"])
+    assert exit_.value.code == 2
+    names = ", ".join(field.name for field in fields(torchkeep.Limits))
+    problem = f"{text.partition('=')[0]!r} is no limit: use one of {names}"
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("amount", ["", "much", "0", "-5", "1.5"])
+def test_a_limit_is_a_whole_number_above_0(amount: str, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "--limit", f"steps={amount}", "a.pth"])
+    assert exit_.value.code == 2
+    problem = f"steps needs a whole number above 0, not {amount!r}\n"
+    assert capsys.readouterr().err.endswith(problem)
+
+
+def test_a_limit_that_the_list_of_tensors_reaches_does_not_hide_the_next_file(
+    checkpoint: Path, capsys, monkeypatch
+):
+    def refuse(_self: object) -> None:
+        raise LimitReached("too many")
+
+    monkeypatch.setattr(torchkeep.Inspection, "tensors", refuse)
+    assert main(["inspect", "--json", "--tensors", str(checkpoint), str(checkpoint)]) == 6
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "torchkeep: too many.\n" * 2

@@ -414,7 +414,7 @@ def test_a_file_that_is_a_tar_archive_too_is_ambiguous(tmp_path: Path) -> None:
 
 def test_a_module_that_contains_itself_reaches_a_limit(save: Save, model: nn.Module) -> None:
     model._modules["again"] = model
-    with pytest.raises(LimitReached, match="nested|unfold"):
+    with pytest.raises(LimitReached, match=r"nested|unfold"):
         save(model)
 
 

@@ -19,7 +19,8 @@ def test_an_amount_above_the_limit_says_which_one_and_what_to_do() -> None:
         Limits(records=5_000).check("records", 5_001)
     assert str(caught.value) == (
         "reading needs more than the limit records=5,000 allows. "
-        "If you trust the file, read it with Limits(records=...) set higher."
+        "If you trust the file, allow more: limits=Limits(records=...) in Python, "
+        "--limit records=... on the command line."
     )
     assert caught.value.exit_code == 6
 

@@ -14,7 +14,7 @@ from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
 from torchkeep.formats.safetensors import DTYPES
 from torchkeep.saving import write_safetensors
-from torchkeep.saving.metadata import DIGESTS
+from torchkeep.formats.own import DIGESTS
 from torchkeep.saving.safetensors import _ORDER
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
 

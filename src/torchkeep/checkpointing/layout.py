@@ -31,7 +31,7 @@ from torchkeep.files import (
     write_file,
 )
 from torchkeep.formats import describe
-from torchkeep.identify.frameworks import TRAINING_STATE
+from torchkeep.formats.own import TRAINING_STATE
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 

@@ -45,21 +45,51 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--json", action="store_true", help="write JSON, one line per file")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--tree", action="store_true", help="show the modules of a pickled model")
+    parser.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        type=_limit,
+        action="append",
+        default=[],
+        dest="limits",
+        help="raise a limit for a file that you trust, as in steps=100_000_000 (repeatable)",
+    )
     parser.set_defaults(run=run)
+
+
+def _limit(text: str) -> tuple[str, int]:
+    """Return the name and the amount of one `--limit`."""
+    from dataclasses import fields
+
+    from torchkeep.pickles.limits import Limits
+
+    name, _, amount = text.partition("=")
+    names = [field.name for field in fields(Limits)]
+    if name not in names:
+        raise argparse.ArgumentTypeError(f"{name!r} is no limit: use one of {', '.join(names)}")
+    try:
+        value = int(amount)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{name} needs a whole number above 0, not {amount!r}")
+    return name, value
 
 
 def run(options: argparse.Namespace) -> int:
     """Inspect each file, and return the exit code of the first problem, or 0."""
     from torchkeep.identify import inspect
+    from torchkeep.pickles.limits import Limits
 
+    limits = Limits(**dict(options.limits))
     codes = []
     for path in options.files:
         try:
-            inspection = inspect(path)
+            inspection = inspect(path, limits=limits)
+            _write(inspection, options)
         except TorchkeepError as error:
             codes.append(report(error))
             continue
-        _write(inspection, options)
         codes.append(0 if inspection.integrity.ok else DamagedFile.exit_code)
     return next(filter(None, codes), 0)
 

@@ -23,7 +23,7 @@ from torchkeep.cli.tree import tree_lines
 
 if TYPE_CHECKING:
     from torchkeep.contents import Finding
-    from torchkeep.identify import Inspection, Optimizer, Safety, StateDict
+    from torchkeep.identify import Inspection, NamedTensor, Optimizer, Safety, StateDict
 
 MAX_ROWS = 60
 """Rows of one table; what is left out is counted, and a switch shows it."""
@@ -183,11 +183,19 @@ def _all_tensors(inspection: Inspection) -> RenderableType:
             printable(tensor.path),
             tensor.entry.dtype,
             shape(tensor.entry.shape),
-            f"= {printable(tensor.alias_of)}" if tensor.alias_of is not None else "",
+            _alias(tensor),
         )
         for tensor in inspection.tensors()
     ]
     return _table((), rows, limit=len(rows))
+
+
+def _alias(tensor: NamedTensor) -> str:
+    if tensor.same_as is not None:
+        return f"= {printable(tensor.same_as)}"
+    if tensor.alias_of is not None:
+        return f"shares memory with {printable(tensor.alias_of)}"
+    return ""
 
 
 def _optimizers(optimizers: Iterable[Optimizer]) -> RenderableType:

@@ -147,7 +147,7 @@ def _strided(
     if entry.numel >= 1 << 63:  # strides of 0 make any number of elements out of one
         raise ValueError(f"a tensor of {len(shape)} dimensions has too many elements to count")
     available = skipped + reference.nbytes
-    needed = last_byte(entry)
+    needed = entry.nbytes_needed
     if needed > available:
         raise ValueError(
             f"a tensor of shape {shape} needs {needed} bytes of storage "
@@ -158,16 +158,6 @@ def _strided(
 
 _MOST_DIMENSIONS = 1_000
 """PyTorch sets no bound; its own operations take 64 at the most."""
-
-
-def last_byte(entry: TensorEntry) -> int:
-    """Return the number of bytes that the storage must have for this view; 0 if it is empty."""
-    last = entry.storage_offset
-    for size, step in zip(entry.shape, entry.stride, strict=True):
-        if size == 0:
-            return 0
-        last += (size - 1) * step
-    return (last + 1) * ITEM_SIZE[entry.dtype]
 
 
 def _rebuild_tensor(reference: Value, offset: Value, size: Value, stride: Value) -> TensorEntry:
@@ -222,7 +212,7 @@ def _rebuild_meta_tensor(
     """Return a tensor that was saved from the meta device, and so has no bytes."""
     endless = TensorEntry(_dtype(dtype), (1 << 63,), (1,), Storage("", 0, None, "meta"))
     entry = _strided(endless, None, 0, size, stride, requires_grad)
-    return replace(entry, storage=Storage("", last_byte(entry), None, "meta"))
+    return replace(entry, storage=Storage("", entry.nbytes_needed, None, "meta"))
 
 
 def _rebuild_from_type(func: Value, cls: Value, args: Value, state: Value) -> Value:

@@ -7,6 +7,7 @@ Layout: a zip of stored records below one root folder (the file's stem, or `arch
     <root>/byteorder              `little` or `big`; absent means little
     <root>/version                the archive's version, `3`
     <root>/.format_version, .storage_alignment, .data/serialization_id   newer files
+    <root>/torchkeep.json         metadata, in files that torchkeep wrote: a JSON object of texts
 
 Limits: TorchScript archives (`constants.pkl`, `code/`) and exported programs have the same outside
 and are refused by name. Records are found by name alone, never by order.
@@ -22,6 +23,7 @@ from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import InputFile
 from torchkeep.formats.format import Format
+from torchkeep.formats.own import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch_objects import (
     TORCH_CONSTRUCTORS,
     build_tensor,
@@ -34,9 +36,10 @@ from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
 from torchkeep.pickles.source import ByteSource
 
-_METADATA_RECORDS = ("version", ".format_version", "byteorder", ".storage_alignment")
-_RECORDS = ("data.pkl", ".data/serialization_id", *_METADATA_RECORDS)
-_LONGEST_METADATA = 64
+_FACTS = ("version", ".format_version", "byteorder", ".storage_alignment")
+"""Records that each hold one short text about the archive itself."""
+_RECORDS = ("data.pkl", ".data/serialization_id", METADATA_RECORD, *_FACTS)
+_LONGEST_FACT = 64
 
 _OTHER_KINDS: dict[str, str] = {
     "constants.pkl": "a TorchScript archive",
@@ -77,7 +80,8 @@ def describe(file: InputFile, limits: Limits) -> Contents:
         nbytes=file.nbytes,
         container=FORMAT.name,
         root=pickled.root,
-        metadata=archive.metadata,
+        # What the user calls `version` is worth more than the archive's own.
+        metadata={**archive.facts, **archive.metadata},
         pickle_protocol=pickled.protocol,
         globals=pickled.globals,
         findings=tuple(findings),
@@ -95,6 +99,7 @@ class _Archive:
         self.findings: list[Finding] = []
         self.storages: dict[str, Storage] = {}
         self.declared: dict[str, int] = {}
+        self.facts = self._read_facts()
         self.metadata = self._read_metadata()
         self.byteorder = self._byteorder()
         self._note_records()
@@ -102,16 +107,29 @@ class _Archive:
     def read(self, name: str) -> bytes:
         return read_zip_record(self.file, self.records[self.root + name], self.limits)
 
-    def _read_metadata(self) -> dict[str, str]:
-        metadata = {}
-        for name in _METADATA_RECORDS:
+    def _read_facts(self) -> dict[str, str]:
+        facts = {}
+        for name in _FACTS:
             record = self.records.get(self.root + name)
-            if record is not None and record.nbytes <= _LONGEST_METADATA:
-                metadata[name.lstrip(".")] = self.read(name).decode("utf-8", "replace").strip()
-        return metadata
+            if record is not None and record.nbytes <= _LONGEST_FACT:
+                facts[name.lstrip(".")] = self.read(name).decode("utf-8", "replace").strip()
+        return facts
+
+    def _read_metadata(self) -> dict[str, str]:
+        """Return what torchkeep and its user wrote about the file; empty in files of others."""
+        record = self.records.get(self.root + METADATA_RECORD)
+        if record is None:
+            return {}
+        self.limits.check("header_nbytes", max(record.nbytes, record.packed_nbytes))
+        table = parse_texts(self.read(METADATA_RECORD))
+        if table is None or not all(map(_is_utf8, (*table, *table.values()))):
+            text = "the record of the metadata is no JSON object of texts"
+            self.findings.append(Finding("metadata", "damaged", record.name, text))
+            return {}
+        return table
 
     def _byteorder(self) -> Literal["little", "big"]:
-        order = self.metadata.get("byteorder", "little")
+        order = self.facts.get("byteorder", "little")
         if order == "little":
             return "little"
         if order == "big":
@@ -175,6 +193,15 @@ class _Archive:
         if nbytes != record.nbytes:
             text = f"the pickle says {nbytes} bytes, record data/{key} has {record.nbytes}"
             self.findings.append(Finding("storage-size", "damaged", key, text))
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be shown: JSON can hold half of a surrogate pair, which can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _root_folder(directory: Directory) -> str:

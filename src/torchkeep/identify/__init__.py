@@ -69,10 +69,10 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         values=found.values,
         modules=tuple(found.modules),
         framework=framework(contents),
-        architecture=None,
         safety=judge(contents),
         integrity=Integrity(ok=not damaged, findings=damaged),
         contents=contents,
+        limits=limits,
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from torchkeep.contents import Contents, Object
-
-TRAINING_STATE: dict[str, str] = {"torchkeep.content": "training state"}
-"""Metadata of the safetensors file that holds what a checkpoint of ours has besides the model."""
+from torchkeep.formats.own import TRAINING_STATE
 
 _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
     ("Lightning", frozenset({"pytorch-lightning_version"})),
@@ -33,7 +31,8 @@ _CLASS_ROOTS: dict[str, str] = {
 
 def is_training_state(contents: Contents) -> bool:
     """Whether a file is the `state.safetensors` of a torchkeep checkpoint."""
-    return TRAINING_STATE.items() <= contents.metadata.items()
+    is_ours = TRAINING_STATE.items() <= contents.metadata.items()
+    return is_ours and contents.container == "safetensors"
 
 
 def framework(contents: Contents) -> str | None:

@@ -64,7 +64,7 @@ def optimizer(name: str, value: Value, budget: Budget) -> Optimizer:
     table = _table(value)
     state = table["state"]
     tensors = named_tensors(state, budget)
-    unique = {id(item.entry.storage): item.entry.nbytes for item in tensors}
+    unique = {item.entry.memory: item.entry.nbytes for item in tensors}
     return Optimizer(
         name=name,
         family=_family(value, table["param_groups"], state),

@@ -44,7 +44,7 @@ class StateDict:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors' elements; tensors that share memory count once."""
-        unique = {_memory(entry): entry.nbytes for entry in self.entries.values()}
+        unique = {entry.memory: entry.nbytes for entry in self.entries.values()}
         return sum(unique.values())
 
 
@@ -102,10 +102,5 @@ def _prefix(entries: dict[str, TensorEntry]) -> str:
 
 
 def _count(parameters: list[TensorEntry]) -> int:
-    unique = {_memory(entry): entry.numel for entry in parameters}
+    unique = {entry.memory: entry.numel for entry in parameters}
     return sum(unique.values())
-
-
-def _memory(entry: TensorEntry) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    """Return a key that is equal for tensors with the same elements in the same memory."""
-    return id(entry.storage), entry.storage_offset, entry.shape, entry.stride

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.identify.frameworks import is_training_state
-from torchkeep.identify.inspection import FileRole, describe_value, jsonable
+from torchkeep.identify.inspection import FileRole
+from torchkeep.identify.json_form import describe_value, jsonable
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
 from torchkeep.matching.keys import WRAPPERS, wrappers_in

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Contents, Object, TensorEntry, Value
+from torchkeep.contents import Contents, Memory, Object, TensorEntry, Value
 from torchkeep.errors import LimitReached
-from torchkeep.pickles.limits import Limits
+from torchkeep.pickles.limits import Limits, how_to_raise
 
 _FREE_PLACES = 10_000
 _PLACES_PER_BYTE = 4
@@ -31,13 +31,18 @@ class Budget:
     """Places that may still be visited."""
     depth: int
     """Levels of nesting that may be visited."""
+    raisable: frozenset[str] = frozenset()
+    """The limits that are what bounds the walk; the others' raising would not help."""
 
     @classmethod
     def for_contents(cls, contents: Contents, limits: Limits) -> Budget:
         """Return what reading a file may cost."""
-        places = min(limits.places, _FREE_PLACES + _PLACES_PER_BYTE * contents.nbytes)
+        places = _FREE_PLACES + _PLACES_PER_BYTE * contents.nbytes
         # Each level takes a few frames of Python's own stack, which is bounded as well.
-        return cls(places, min(limits.depth, sys.getrecursionlimit() // 2))
+        depth = sys.getrecursionlimit() // 2
+        bounds = {"places": limits.places < places, "depth": limits.depth < depth}
+        raisable = frozenset(name for name, binds in bounds.items() if binds)
+        return cls(min(limits.places, places), min(limits.depth, depth), raisable)
 
     def spend(self, depth: int, path: str = "", num_attributes: int = 0) -> None:
         """Count one place at a depth.
@@ -49,6 +54,11 @@ class Budget:
             LimitReached: there were too many, or they are nested too deep.
         """
         self.left -= 1 + len(path) // _CHARACTERS_PER_PLACE + num_attributes
+        if self.left < 0 and "places" in self.raisable:
+            raise LimitReached(
+                "the file's values stand in more places than the limit called places allows",
+                advice=how_to_raise("places"),
+            )
         if self.left < 0:
             raise LimitReached(
                 "the file's values unfold into far more places than it has bytes",
@@ -57,7 +67,7 @@ class Budget:
         if depth >= self.depth:
             raise LimitReached(
                 f"the file's values are nested deeper than the limit depth={self.depth:,}",
-                advice="If you trust the file, read it with Limits(depth=...) set higher.",
+                advice=how_to_raise("depth") if "depth" in self.raisable else "",
             )
 
 
@@ -104,12 +114,15 @@ class NamedTensor:
     """What stands there."""
     alias_of: str | None
     """The first path whose tensor lies in the same storage, or None if this is the first."""
+    same_as: str | None
+    """The first path whose tensor is the very same elements of it, or None if this is the first."""
 
 
 def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
     """Return every tensor of a tree, once for each place where it stands."""
     found: list[NamedTensor] = []
     first: dict[int, str] = {}
+    first_of_memory: dict[Memory, str] = {}
 
     # Values on the way to the current one (an object may refer back to its owner), and values
     # without any tensor in them, which need no second visit.
@@ -120,7 +133,8 @@ def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
         budget.spend(depth, path)
         if isinstance(value, TensorEntry):
             alias = first.setdefault(id(value.storage), path)
-            found.append(NamedTensor(path, value, None if alias == path else alias))
+            same = first_of_memory.setdefault(value.memory, path)
+            found.append(NamedTensor(path, value, _other(alias, path), _other(same, path)))
             return True
         if id(value) in closed:
             return False
@@ -135,6 +149,10 @@ def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
 
     visit("", root, 0)
     return tuple(found)
+
+
+def _other(first: str, path: str) -> str | None:
+    return None if first == path else first
 
 
 _CONTAINERS = (TensorEntry, dict, list, tuple, set, frozenset, Object)

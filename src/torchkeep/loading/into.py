@@ -81,11 +81,9 @@ def _source(
 ) -> dict[str, TensorEntry | Value]:
     """Return the file's values by key, with the tied names that it left out and the model has."""
     source = all_values(inspection, chosen)
-    if inspection.container == "safetensors":
-        wanted = set(strip_wrappers(target.slots).values())
-        tied = tied_names(inspection.contents.metadata, source)
-        source |= {name: source[kept] for name, kept in tied.items() if name in wanted}
-    return source
+    wanted = set(strip_wrappers(target.slots).values())
+    tied = tied_names(inspection.contents)
+    return source | {name: source[kept] for name, kept in tied.items() if name in wanted}
 
 
 def _mismatch(

@@ -46,7 +46,7 @@ def load(
     """
     contents = describe(path)
     root = contents.root
-    tied = tied_names(contents.metadata, root) if contents.container == "safetensors" else {}
+    tied = tied_names(contents)
     with TensorReader(path, device=device, mmap=mmap) as reader:
         if select is None:
             tree = materialize_tree(root, reader)

@@ -29,8 +29,8 @@ _PRIVATE = frozenset(WRAPPERS) - {"module"}
 def strip_wrappers(keys: Iterable[str]) -> dict[str, str]:
     """Return each key without its wrapper components, by the original key.
 
-    A key set in which stripping would make two keys equal is returned unchanged, since the
-    components then distinguish real modules.
+    A key set in which stripping would make two keys equal, or one empty, is returned unchanged,
+    since the components then are names of real modules and tensors.
 
     >>> strip_wrappers(["module.fc.weight", "module.fc.bias"])
     {'module.fc.weight': 'fc.weight', 'module.fc.bias': 'fc.bias'}
@@ -44,7 +44,7 @@ def strip_wrappers(keys: Iterable[str]) -> dict[str, str]:
         for key in wrapped:
             del key[0]
     bare = [".".join(key) for key in parts]
-    if len(set(bare)) < len(bare):
+    if len(set(bare)) < len(bare) or "" in bare:
         bare = keys
     return dict(zip(keys, bare, strict=True))
 

@@ -2,21 +2,28 @@
 
 The format refuses two names for one tensor. `safetensors.torch.save_model` and torchkeep store it
 once, and record `dropped name: kept name` in `__metadata__`, among whatever else is there.
+torchkeep's own files have a table of these names besides, which is then believed alone: a file's
+metadata may hold a text that happens to be a tensor's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from torchkeep.contents import Contents
+from torchkeep.formats.own import TIED, stored_table
 
 
-def tied_names(metadata: Mapping[str, str], names: Container[str]) -> dict[str, str]:
+def tied_names(contents: Contents) -> dict[str, str]:
     """Return the names that were left out, each with the name that stands for it.
 
-    >>> tied_names({"format": "pt", "head.weight": "emb.weight"}, {"emb.weight"})
-    {'head.weight': 'emb.weight'}
+    Raises:
+        DamagedFile: torchkeep's table of them is broken.
     """
+    if contents.container != "safetensors":
+        return {}
+    own = stored_table(contents, TIED)
+    names = contents.root
     return {
         dropped: kept
-        for dropped, kept in metadata.items()
+        for dropped, kept in (contents.metadata if own is None else own).items()
         if kept in names and dropped not in names
     }

@@ -37,8 +37,16 @@ class Limits:
         if amount > limit:
             raise LimitReached(
                 f"reading needs more than the limit {name}={limit:,} allows",
-                advice=f"If you trust the file, read it with Limits({name}=...) set higher.",
+                advice=how_to_raise(name),
             )
+
+
+def how_to_raise(name: str) -> str:
+    """Return the advice to whoever meets the limit called `name`."""
+    return (
+        f"If you trust the file, allow more: limits=Limits({name}=...) in Python, "
+        f"--limit {name}=... on the command line."
+    )
 
 
 DEFAULT_LIMITS = Limits()

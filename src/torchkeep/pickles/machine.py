@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from torchkeep.contents import DictObject, Finding, Global, Object, TensorEntry, Value
+from torchkeep.contents import DictObject, Finding, Global, Object, TensorEntry, Value, attributes_of
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.pickles.keys import check_key
-from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits, how_to_raise
 from torchkeep.pickles.opcodes import OPCODES
 from torchkeep.pickles.source import ByteSource
 from torchkeep.pickles.text import decimal, integer, long_integer, memo_index, quoted
@@ -144,7 +144,7 @@ class _Machine:
                 self.check_frame()
         raise LimitReached(
             f"the pickle has more than steps={self.limits.steps:,} opcodes",
-            advice="If you trust the file, read it with Limits(steps=...) set higher.",
+            advice=how_to_raise("steps"),
         )
 
     # --- What the opcodes share -------------------------------------------------------------
@@ -632,9 +632,3 @@ def _is_named(callee: Value) -> bool:
         parts = callee.state if isinstance(callee.state, tuple) else callee.args
         callee = parts[0] if parts else None
     return isinstance(callee, Global)
-
-
-def attributes_of(state: Value) -> dict[Value, Value]:
-    """Return the attributes in a BUILD argument: a dict, or a tuple of a dict and slots."""
-    parts = state if isinstance(state, tuple) else (state,)
-    return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}

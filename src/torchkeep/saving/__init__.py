@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from torchkeep.errors import SaveRefused
-from torchkeep.saving.metadata import JSON, describe_save
+from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.report import SaveReport
 from torchkeep.saving.safetensors import write_safetensors
@@ -64,7 +64,7 @@ def save(
     report = write(
         _flat(obj) if suffix in _SAFETENSORS else obj,
         path,
-        metadata=describe_save(metadata),
+        metadata=save_metadata(metadata),
         durable=durable,
         overwrite=overwrite,
     )

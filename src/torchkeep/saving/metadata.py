@@ -16,15 +16,13 @@ import torch
 
 from torchkeep import __version__
 from torchkeep.errors import SaveRefused
+from torchkeep.formats.own import RESERVED
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 """What a metadata value may be."""
 
-DIGESTS = "torchkeep.digests"
-"""The key of the tensors' digests: a JSON object from name to `files.digest`."""
 
-
-def describe_save(metadata: Mapping[str, JSON] | None = None) -> dict[str, str]:
+def save_metadata(metadata: Mapping[str, JSON] | None = None) -> dict[str, str]:
     """Return the table of texts to be stored: torchkeep's own keys, then the user's.
 
     Own keys are `date` (UTC, ISO 8601, to the second), `torchkeep_version`, `torch_version` and
@@ -47,7 +45,7 @@ def describe_save(metadata: Mapping[str, JSON] | None = None) -> dict[str, str]:
 def _checked_key(key: object) -> str:
     if not isinstance(key, str):
         raise SaveRefused(f"metadata key {key!r} is no text", advice="Use texts as keys.")
-    if key == DIGESTS:
+    if key.startswith(RESERVED):
         raise SaveRefused(f"metadata key {key!r} is set by torchkeep", advice="Use another key.")
     return key
 

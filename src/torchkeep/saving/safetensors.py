@@ -6,15 +6,16 @@ since it holds their digests. Never more than a few tensors are copied at a time
 
 Tensors are ordered by dtype, widest first, then by name, as the reference implementation does, so
 that each is aligned to its element size. Names that are the same tensor are stored once, and the
-others recorded in `__metadata__` as `dropped name: kept name`, which is how
-`safetensors.torch.save_model` does it and `load_model` expects it.
+others recorded in `__metadata__` under `torchkeep.tied`, and once more as `dropped name: kept
+name`, which is how `safetensors.torch.save_model` does it. A reader can't tell the latter from
+other metadata, and trusts the former.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,9 @@ from torchkeep.files import (
     in_parallel,
     new_digest,
 )
+from torchkeep.formats.own import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
 from torchkeep.saving.leaves import check_tensor
-from torchkeep.saving.metadata import DIGESTS
 from torchkeep.saving.report import SaveReport
 from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu
 
@@ -90,8 +91,9 @@ def write_safetensors(
             written to. An old file is intact.
     """
     kept, tied = _untie(tensors)
+    _check_metadata(metadata or {}, tensors)
     places = _place(kept)
-    texts = {"format": "pt", **(metadata or {}), **tied}
+    texts = {**tied, "format": "pt", **(metadata or {}), TIED: _compact(tied)}
     rows = _compact({place.name: place.row() for place in places})
     header_nbytes = len(_header(rows, texts, dict.fromkeys(tensors, _NO_DIGEST)))
     nbytes = header_nbytes + (places[-1].end if places else 0)
@@ -130,6 +132,15 @@ def _identity(tensor: torch.Tensor) -> tuple[object, ...] | None:
     signs = (tensor.is_conj(), tensor.is_neg())
     place = (tensor.device, tensor.data_ptr())
     return (*place, tensor.dtype, tensor.shape, tensor.stride(), *signs)
+
+
+def _check_metadata(metadata: Mapping[str, str], names: Container[str]) -> None:
+    """Raise if the header would say two things under one name."""
+    for key in metadata:
+        if key in names and key not in FACTS:
+            raise SaveRefused(
+                f"metadata key {key!r} is the name of a tensor too", advice="Rename the key."
+            )
 
 
 def _check(name: object, tensor: object) -> None:

@@ -38,14 +38,11 @@ from torchkeep.files import (
     in_parallel,
     new_digest,
 )
-from torchkeep.saving.metadata import DIGESTS
+from torchkeep.formats.own import DIGESTS, METADATA_RECORD
 from torchkeep.saving.report import SaveReport
 from torchkeep.saving.trees import StoredTree, Tree
 from torchkeep.saving.zip_layout import central_directory, lay_out, local_header
 from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu
-
-METADATA_RECORD = "torchkeep.json"
-"""The record of the metadata: a JSON object of texts, as safetensors' `__metadata__` is."""
 
 _NO_DIGEST = "0" * 32
 _PROTOCOL = 2

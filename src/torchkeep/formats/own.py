@@ -1,0 +1,72 @@
+"""What torchkeep itself writes into files besides the tensors: the names, and how to read them.
+
+Whoever writes and whoever reads takes them from here. Each table is a JSON object of texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from torchkeep.contents import Contents
+from torchkeep.errors import DamagedFile
+
+METADATA_RECORD = "torchkeep.json"
+"""The record of a torch zip that holds what `__metadata__` does in safetensors."""
+
+RESERVED = "torchkeep."
+"""Metadata keys that begin so are set by torchkeep alone."""
+
+DIGESTS = "torchkeep.digests"
+"""Metadata key of the tensors' digests: a table from name to `files.digest`."""
+
+TIED = "torchkeep.tied"
+"""Metadata key of the names that share one tensor: a table from a name left out to the one kept."""
+
+FACTS = ("date", "torchkeep_version", "torch_version", "python_version")
+"""Metadata keys that every save has."""
+
+TRAINING_STATE: dict[str, str] = {"torchkeep.content": "training state"}
+"""Metadata of the safetensors file that holds what a checkpoint of ours has besides the model."""
+
+
+def stored_table(contents: Contents, key: str) -> dict[str, str] | None:
+    """Return a table of ours from a file's metadata; None if the file has none.
+
+    Raises:
+        DamagedFile: it is no table of texts.
+    """
+    text = contents.metadata.get(key)
+    if text is None:
+        return None
+    table = parse_texts(text)
+    if table is None:
+        raise DamagedFile(
+            f"its metadata {key!r} is not the table that torchkeep writes",
+            advice="Copy or download the file again.",
+            path=contents.path,
+        )
+    return table
+
+
+def parse_texts(text: str | bytes) -> dict[str, str] | None:
+    """Return a JSON object of texts; None if it is anything else.
+
+    >>> parse_texts('{"a": "b"}'), parse_texts('{"a": 1}'), parse_texts("{")
+    ({'a': 'b'}, None, None)
+    """
+    try:
+        table = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return None
+    is_table = isinstance(table, dict) and all(isinstance(item, str) for item in table.values())
+    return table if is_table else None
+
+
+def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for key, item in pairs:
+        if key in table:
+            raise ValueError("a key stands twice")
+        table[key] = item
+    return table

@@ -1,0 +1,171 @@
+"""The documented JSON form of an inspection (docs/cli.md), as plain dicts and lists."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torchkeep.contents import Finding, Global, Object, TensorEntry, Value
+from torchkeep.identify.modules import ModuleNode
+from torchkeep.identify.optimizers import Optimizer
+from torchkeep.identify.safety import Safety
+from torchkeep.identify.state_dicts import StateDict
+from torchkeep.identify.tree import NamedTensor
+
+if TYPE_CHECKING:
+    from torchkeep.identify.inspection import Inspection
+
+SCHEMA = 1
+"""The version of the JSON form; it grows when a field changes its meaning or goes away."""
+
+_LONGEST_LIST = 1_000
+"""Items of a list that the JSON form spells out."""
+_LARGEST_INT = 1 << 63
+"""Integers that other languages' JSON readers may not take are written as text."""
+
+
+def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
+    """Return an inspection in JSON's terms, with the table of all tensors if it is asked for."""
+    form: dict[str, Any] = {
+        "schema": SCHEMA,
+        "path": str(inspection.path),
+        "nbytes": inspection.nbytes,
+        "container": inspection.container,
+        "role": inspection.role,
+        "summary": inspection.summary,
+        "state_dicts": [_state_dict(item) for item in inspection.state_dicts],
+        "optimizers": [_optimizer(item) for item in inspection.optimizers],
+        "schedulers": list(inspection.schedulers),
+        "scalers": list(inspection.scalers),
+        "rng": list(inspection.rng),
+        "values": {path: jsonable(value) for path, value in inspection.values.items()},
+        "modules": [{**_module(node), "name": path} for path, node in inspection.modules],
+        "framework": inspection.framework,
+        "architecture": None,  # not recognised yet
+        "metadata": dict(inspection.metadata),
+        "safety": _safety(inspection.safety),
+        "integrity": {
+            "ok": inspection.integrity.ok,
+            "findings": [_finding(item) for item in inspection.integrity.findings],
+        },
+    }
+    if tensors:
+        form["tensors"] = [_tensor(item) for item in inspection.tensors()]
+    return form
+
+
+def jsonable(value: Value, depth: int = 20) -> Any:
+    """Return a value in JSON's terms; what JSON lacks becomes a short text in angle brackets."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        bits = value.bit_length()
+        if abs(value) < _LARGEST_INT:
+            return value
+        return str(value) if bits <= 256 else f"<integer of {bits} bits>"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return _jsonable_container(value, depth)
+    return describe_value(value)
+
+
+def _jsonable_container(value: Value, depth: int) -> Any:
+    if len(value) > _LONGEST_LIST or depth == 0:
+        return describe_value(value)
+    if isinstance(value, dict):
+        return {str(jsonable(key, 1)): jsonable(item, depth - 1) for key, item in value.items()}
+    return [jsonable(item, depth - 1) for item in value]
+
+
+def describe_value(value: Value) -> str:
+    """Return a short text in angle brackets for a value that has no JSON form."""
+    if isinstance(value, TensorEntry):
+        return f"<{value.dtype} tensor {list(value.shape)}>"
+    if isinstance(value, Object):
+        return f"<{value.class_path}>"
+    if isinstance(value, Global):
+        return f"<{value}>"
+    if isinstance(value, bytes | bytearray):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, complex):
+        return f"<{value}>"
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return f"<{type(value).__name__} of {len(value)}>"
+    return f"<{type(value).__name__}>"
+
+
+def _state_dict(item: StateDict) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "role": item.role,
+        "prefix": item.prefix,
+        "num_tensors": item.num_tensors,
+        "num_parameters": item.num_parameters,
+        "nbytes": item.nbytes,
+    }
+
+
+def _optimizer(item: Optimizer) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "family": item.family,
+        "param_groups": [jsonable(group) for group in item.param_groups],
+        "num_states": item.num_states,
+        "nbytes": item.nbytes,
+    }
+
+
+def _module(node: ModuleNode) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "name": node.name,
+        "class": node.class_path,
+        "training": node.training,
+        "attributes": {name: jsonable(value) for name, value in node.attributes.items()},
+        "parameters": {name: _shape(entry) for name, entry in node.parameters.items()},
+        "buffers": {name: _shape(entry) for name, entry in node.buffers.items()},
+        "children": [_module(child) for child in node.children],
+    }
+    if node.source is not None:
+        form["source"] = node.source
+    return form
+
+
+def _shape(entry: TensorEntry) -> dict[str, Any]:
+    return {
+        "dtype": entry.dtype,
+        "shape": list(entry.shape),
+        "requires_grad": entry.requires_grad,
+    }
+
+
+def _tensor(item: NamedTensor) -> dict[str, Any]:
+    return {
+        "path": item.path,
+        "dtype": item.entry.dtype,
+        "shape": list(item.entry.shape),
+        "stride": list(item.entry.stride),
+        "nbytes": item.entry.nbytes,
+        "requires_grad": item.entry.requires_grad,
+        "alias_of": item.alias_of,
+        "device": item.entry.storage.device,
+    }
+
+
+def _finding(item: Finding) -> dict[str, str]:
+    return {
+        "rule": item.rule,
+        "severity": item.severity,
+        "place": item.place,
+        "text": item.text,
+    }
+
+
+def _safety(item: Safety) -> dict[str, Any]:
+    return {
+        "verdict": item.verdict,
+        "globals": list(item.globals),
+        "findings": [_finding(finding) for finding in item.findings],
+        "weights_only": item.weights_only,
+        "blocked": list(item.blocked),
+    }
