@@ -43,3 +43,12 @@ def test_a_value_that_contains_itself_ends():
 
 def test_what_has_no_name_is_described_by_its_type():
     assert describe_value(range(3)) == "<range>"
+
+
+def test_values_that_hold_one_another_twice_do_not_unfold():
+    level: Any = [1, 2]
+    for _ in range(18):
+        level = [level, level]
+    text = str(jsonable(level))
+    assert "<list of 2>" in text
+    assert len(text) < 20_000

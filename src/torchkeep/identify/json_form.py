@@ -24,8 +24,21 @@ _LARGEST_INT = 1 << 63
 """Integers that other languages' JSON readers may not take are written as text."""
 
 
+class Room:
+    """How many more nested values may be spelled out.
+
+    Values that contain one another unfold, as in every walk over a file's tree; see `tree.Budget`.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int = 1_000) -> None:
+        self.left = left
+
+
 def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
     """Return an inspection in JSON's terms, with the table of all tensors if it is asked for."""
+    room = Room(10_000 + inspection.nbytes)
     form: dict[str, Any] = {
         "schema": SCHEMA,
         "path": str(inspection.path),
@@ -34,12 +47,12 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
         "role": inspection.role,
         "summary": inspection.summary,
         "state_dicts": [_state_dict(item) for item in inspection.state_dicts],
-        "optimizers": [_optimizer(item) for item in inspection.optimizers],
+        "optimizers": [_optimizer(item, room) for item in inspection.optimizers],
         "schedulers": list(inspection.schedulers),
         "scalers": list(inspection.scalers),
         "rng": list(inspection.rng),
-        "values": {path: jsonable(value) for path, value in inspection.values.items()},
-        "modules": [{**_module(node), "name": path} for path, node in inspection.modules],
+        "values": {path: jsonable(value, room) for path, value in inspection.values.items()},
+        "modules": [{**_module(node, room), "name": path} for path, node in inspection.modules],
         "framework": inspection.framework,
         "architecture": None,  # not recognised yet
         "metadata": dict(inspection.metadata),
@@ -54,8 +67,11 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
     return form
 
 
-def jsonable(value: Value, depth: int = 20) -> Any:
-    """Return a value in JSON's terms; what JSON lacks becomes a short text in angle brackets."""
+def jsonable(value: Value, room: Room | None = None, depth: int = 20) -> Any:
+    """Return a value in JSON's terms.
+
+    What JSON lacks, and what there is no room for, becomes a short text in angle brackets.
+    """
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -66,16 +82,19 @@ def jsonable(value: Value, depth: int = 20) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple | dict | set | frozenset):
-        return _jsonable_container(value, depth)
+        return _jsonable_container(value, Room() if room is None else room, depth)
     return describe_value(value)
 
 
-def _jsonable_container(value: Value, depth: int) -> Any:
-    if len(value) > _LONGEST_LIST or depth == 0:
+def _jsonable_container(value: Value, room: Room, depth: int) -> Any:
+    if depth == 0 or len(value) > min(_LONGEST_LIST, room.left):
         return describe_value(value)
+    room.left -= 1 + len(value)
     if isinstance(value, dict):
-        return {str(jsonable(key, 1)): jsonable(item, depth - 1) for key, item in value.items()}
-    return [jsonable(item, depth - 1) for item in value]
+        keys = [str(jsonable(key, room, 1)) for key in value]
+        items = [jsonable(item, room, depth - 1) for item in value.values()]
+        return dict(zip(keys, items, strict=True))
+    return [jsonable(item, room, depth - 1) for item in value]
 
 
 def describe_value(value: Value) -> str:
@@ -106,25 +125,25 @@ def _state_dict(item: StateDict) -> dict[str, Any]:
     }
 
 
-def _optimizer(item: Optimizer) -> dict[str, Any]:
+def _optimizer(item: Optimizer, room: Room) -> dict[str, Any]:
     return {
         "name": item.name,
         "family": item.family,
-        "param_groups": [jsonable(group) for group in item.param_groups],
+        "param_groups": [jsonable(group, room) for group in item.param_groups],
         "num_states": item.num_states,
         "nbytes": item.nbytes,
     }
 
 
-def _module(node: ModuleNode) -> dict[str, Any]:
+def _module(node: ModuleNode, room: Room) -> dict[str, Any]:
     form: dict[str, Any] = {
         "name": node.name,
         "class": node.class_path,
         "training": node.training,
-        "attributes": {name: jsonable(value) for name, value in node.attributes.items()},
+        "attributes": {name: jsonable(value, room) for name, value in node.attributes.items()},
         "parameters": {name: _shape(entry) for name, entry in node.parameters.items()},
         "buffers": {name: _shape(entry) for name, entry in node.buffers.items()},
-        "children": [_module(child) for child in node.children],
+        "children": [_module(child, room) for child in node.children],
     }
     if node.source is not None:
         form["source"] = node.source

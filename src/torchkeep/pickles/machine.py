@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from torchkeep.contents import DictObject, Finding, Global, Object, TensorEntry, Value, attributes_of
+from torchkeep.contents import (
+    DictObject,
+    Finding,
+    Global,
+    Object,
+    TensorEntry,
+    Value,
+    attributes_of,
+)
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.pickles.keys import check_key
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits, how_to_raise

@@ -1,0 +1,33 @@
+"""The digests that torchkeep's own files carry, by the tensors that they are of."""
+
+from __future__ import annotations
+
+from torchkeep.contents import Contents, Memory
+from torchkeep.formats.own import DIGESTS, stored_table
+from torchkeep.identify.tree import Budget, named_tensors
+from torchkeep.pickles.limits import DEFAULT_LIMITS
+
+
+def stored_digests(contents: Contents) -> dict[Memory, frozenset[str]]:
+    """Return the digests of a file's tensors; none in files of others.
+
+    The file has them by path, and two tensors may have one path (`{"a": {"b": ...}, "a.b": ...}`);
+    the writer marks the second's with `~`. Either digest is then taken for right.
+
+    Raises:
+        DamagedFile: the table of digests is broken.
+        LimitReached: the file's values unfold too far.
+    """
+    table = stored_table(contents, DIGESTS)
+    if not table:
+        return {}
+    digests: dict[Memory, frozenset[str]] = {}
+    for item in named_tensors(contents.root, Budget.for_contents(contents, DEFAULT_LIMITS)):
+        path = item.path
+        known = set(digests.get(item.entry.memory, ()))
+        while path in table:
+            known.add(table[path])
+            path += "~"
+        if known:
+            digests[item.entry.memory] = frozenset(known)
+    return digests
