@@ -70,7 +70,7 @@ class Storage:
     """The checksum that the container records for it, or None."""
 
 
-Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...]]
+Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...], bool, bool]
 """See `TensorEntry.memory`."""
 
 
@@ -118,7 +118,8 @@ class TensorEntry:
     @property
     def memory(self) -> Memory:
         """A key that is equal for tensors of one file that are the same elements in one memory."""
-        return id(self.storage), self.storage_offset, self.dtype, self.shape, self.stride
+        place = (id(self.storage), self.storage_offset, self.dtype)
+        return (*place, self.shape, self.stride, self.is_conj, self.is_neg)
 
     @property
     def is_contiguous(self) -> bool:

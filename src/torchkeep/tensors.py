@@ -10,14 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType, TracebackType
 
 import torch
 
-from torchkeep.contents import ITEM_SIZE, TensorEntry
+from torchkeep.contents import ITEM_SIZE, Memory, TensorEntry
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import InputFile
+from torchkeep.files import InputFile, digest, new_digest
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
@@ -81,6 +81,8 @@ class TensorReader:
         device: where the tensors are made, whatever they were saved from.
         mmap: map the file instead of reading it. Pages are loaded when they are used, and a write
             to such a tensor stays private. The file must not be changed meanwhile.
+        digests: the digests that a tensor may have, by `TensorEntry.memory`. Each of these is
+            compared when it is first read; mapping reads nothing, and so compares nothing.
 
     Raises:
         FileMissing: there is nothing at the path.
@@ -93,11 +95,13 @@ class TensorReader:
         *,
         device: str | torch.device = "cpu",
         mmap: bool = False,
+        digests: Mapping[Memory, Collection[str]] = MappingProxyType({}),
     ) -> None:
         self.device = torch.device(device)
         self._file = InputFile(path)
         self._map = self._map_file() if mmap and self._file.nbytes else None
         self._storages: dict[tuple[str, int | None], torch.UntypedStorage] = {}
+        self._unchecked = dict(digests)
 
     def _map_file(self) -> torch.UntypedStorage:
         path, nbytes = os.fspath(self._file.path), self._file.nbytes
@@ -111,14 +115,14 @@ class TensorReader:
             name: what to call it in an error.
 
         Raises:
-            DamagedFile: it reaches past its storage, or its storage past the file.
+            DamagedFile: it reaches past its storage, or its storage past the file, or it differs
+                from its digest.
             UnsupportedContent: it is quantized, or of a dtype that this PyTorch lacks.
         """
         self.check(entry, name)
-        storage = self._storage(entry)
-        tensor = torch.empty(0, dtype=torch_dtype(entry.dtype), device=storage.device)
-        tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
-        tensor = _with_signs(tensor, entry)
+        tensor = _view(self._storage(entry, name), entry)
+        if self._map is None:
+            self._compare(tensor, entry, name)
         if entry.is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
         return tensor.requires_grad_(entry.requires_grad)
@@ -130,23 +134,23 @@ class TensorReader:
         """
         self.check(entry, name)
         if not self._is_plain_run(entry):
-            tensor = torch.empty(0, dtype=torch_dtype(entry.dtype))
-            storage = self._read_storage(entry)
-            tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
-            return plain_on_cpu(_with_signs(tensor, entry))
+            tensor = plain_on_cpu(_view(self._read_storage(entry), entry))
+            self._compare(tensor, entry, name)
+            return tensor
         tensor = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
-        self._file.read_into(_first_byte(entry), bytes_of(tensor))
+        self._read_run(entry, bytes_of(tensor), name)
         return tensor
 
     def fill(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> None:
         """Read the entry's elements into an existing tensor of its shape and dtype.
 
-        Arguments and errors are those of `materialize`.
+        Arguments and errors are those of `materialize`. Call `verify` first if a tensor that
+        differs from its digest must not be written at all.
         """
         with torch.no_grad():
             if _is_plain_run(tensor) and self._is_plain_run(entry):
                 self.check(entry, name)
-                self._file.read_into(_first_byte(entry), bytes_of(tensor))
+                self._read_run(entry, bytes_of(tensor), name)
                 _count_change(tensor)
             else:
                 tensor.copy_(self.read(entry, name))
@@ -166,6 +170,22 @@ class TensorReader:
             _are_same_bytes(chunk, view[start : start + len(chunk)])
             for start, chunk in self._chunks(entry)
         )
+
+    def verify(self, entry: TensorEntry, name: str = "") -> None:
+        """Compare the entry's bytes in the file with its digest, unless that was done.
+
+        Arguments and errors are those of `materialize`.
+        """
+        self.check(entry, name)
+        if not self._has_unchecked_digest(entry):
+            return
+        if not self._is_plain_run(entry):
+            self.read(entry, name)
+            return
+        state = new_digest()
+        for _, chunk in self._chunks(entry):
+            state.update(chunk)
+        self._settle(entry, state.hexdigest(), name)
 
     def check(self, entry: TensorEntry, name: str = "") -> None:
         """Raise, as `materialize` would, if the entry can't be read."""
@@ -197,10 +217,44 @@ class TensorReader:
         if offset is None and entry.storage.nbytes and entry.storage.device != "meta":
             raise DamagedFile(f"{called} has no bytes in the file", path=self._file.path)
 
-    def _storage(self, entry: TensorEntry) -> torch.UntypedStorage:
+    def _has_unchecked_digest(self, entry: TensorEntry) -> bool:
+        # Digests are of the bytes as they are stored.
+        return entry.memory in self._unchecked and entry.storage.byteorder == sys.byteorder
+
+    def _read_run(self, entry: TensorEntry, target: memoryview, name: str) -> None:
+        """Read an entry that is a plain run, and compare it while it is in the cache."""
+        start = _first_byte(entry)
+        if not self._has_unchecked_digest(entry):
+            self._file.read_into(start, target)
+            return
+        state = new_digest()
+        for position in range(0, len(target), _COMPARED_NBYTES):
+            chunk = target[position : position + _COMPARED_NBYTES]
+            self._file.read_into(start + position, chunk)
+            state.update(chunk)
+        self._settle(entry, state.hexdigest(), name)
+
+    def _compare(self, tensor: torch.Tensor, entry: TensorEntry, name: str) -> None:
+        """Compare a tensor that was made from the file with its digest, unless that was done."""
+        if self._has_unchecked_digest(entry) and tensor.device.type != "meta":
+            self._settle(entry, digest(bytes_of(plain_on_cpu(tensor))), name)
+
+    def _settle(self, entry: TensorEntry, found: str, name: str) -> None:
+        if found not in self._unchecked.get(entry.memory, (found,)):
+            raise DamagedFile(
+                f"tensor {name!r} differs from what was saved: its digest is another one",
+                advice="Copy or download the file again, or take an older one.",
+                path=self._file.path,
+            )
+        self._unchecked.pop(entry.memory, None)  # another thread may have been here
+
+    def _storage(self, entry: TensorEntry, name: str) -> torch.UntypedStorage:
         key = (entry.storage.key, entry.storage.offset)
         if key not in self._storages:
-            self._storages[key] = self._to_device(self._read_storage(entry))
+            storage = self._read_storage(entry)
+            if self._map is None:
+                self._compare(_view(storage, entry), entry, name)  # while it is on the CPU
+            self._storages[key] = self._to_device(storage)
         return self._storages[key]
 
     def _read_storage(self, entry: TensorEntry) -> torch.UntypedStorage:
@@ -283,6 +337,13 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 def _empty_storage(nbytes: int, device: str = "cpu") -> torch.UntypedStorage:
     return torch.empty(nbytes, dtype=torch.uint8, device=device).untyped_storage()
+
+
+def _view(storage: torch.UntypedStorage, entry: TensorEntry) -> torch.Tensor:
+    """Return an entry's tensor on a storage of its own or one that it shares."""
+    tensor = torch.empty(0, dtype=torch_dtype(entry.dtype), device=storage.device)
+    tensor.set_(storage, entry.storage_offset, entry.shape, entry.stride)
+    return _with_signs(tensor, entry)
 
 
 def _storage_bytes(storage: torch.UntypedStorage) -> torch.Tensor:

@@ -348,7 +348,10 @@ def test_extra_state_is_given_back(tmp_path: Path, value: object) -> None:
         )
         report = load_into(parallel(other), path)
         assert repr(other[0].seen) == repr(value)
-        assert "module.0._extra_state" in [item.target for item in report.loaded]
+        assert report.extra_state == ("module.0._extra_state",)
+        assert [item.target for item in report.loaded] == ["module.0.weight", "module.0.bias"]
+        assert "2 tensors loaded" in str(report)
+        assert "; 1 with extra state (not compared)" in str(report)
         other[0].seen = 0
 
 

@@ -21,7 +21,13 @@ from typing import Any
 import torch
 
 from torchkeep.checkpointing.encoding import State, decode, encode
-from torchkeep.errors import DamagedFile, FileMissing, FileProblem, NotAModelFile
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    FileProblem,
+    NotAModelFile,
+    UnsupportedContent,
+)
 from torchkeep.files import (
     CHUNK_NBYTES,
     InputFile,
@@ -182,7 +188,7 @@ def _read_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         entries = describe(path).root
-    except NotAModelFile as error:  # it was one when it was written
+    except (NotAModelFile, UnsupportedContent) as error:  # it was one when it was written
         raise DamagedFile(error.problem, path=path) from None
     with TensorReader(path, mmap=mmap) as reader:
         for name, expected in digests.items():

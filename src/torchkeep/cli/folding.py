@@ -24,6 +24,9 @@ Box = tuple[range, ...]
 MAX_ENDINGS = 6
 """Endings in one row; more are hard to read."""
 
+MAX_NUMBERS = 8
+"""Numbers of a name that are folded; the cost grows with their square."""
+
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 """A number as programs write it. With a leading zero it would not come back from a range."""
 
@@ -112,7 +115,7 @@ def _split(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the texts around the numbers of a name, and the numbers."""
     if "{" in name or "}" in name:  # would read like a pattern
         return (name,), ()
-    pieces = _NUMBER.split(name)
+    pieces = _NUMBER.split(name, MAX_NUMBERS)
     return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
 
 

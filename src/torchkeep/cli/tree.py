@@ -75,6 +75,7 @@ def _head(node: ModuleNode) -> str:
 
 def _show_attribute(value: object) -> str:
     """Return a value on a short line; `(3, 3)` is as good as 3."""
-    if isinstance(value, tuple) and value and all(item == value[0] for item in value):
-        value = value[0]
+    # Only numbers: to compare tuples of tuples can take for ever.
+    if isinstance(value, tuple) and value and all(type(item) is int for item in value):
+        value = value[0] if len(set(value)) == 1 else value
     return show(value, depth=1)

@@ -14,6 +14,7 @@ from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch, ProofFailed
 from torchkeep.files import grouped_by_size, in_parallel
 from torchkeep.identify import Inspection, StateDict, inspect
+from torchkeep.loading.digests import stored_digests
 from torchkeep.loading.report import Loaded, LoadReport
 from torchkeep.loading.selection import all_values, choose
 from torchkeep.loading.targets import Target
@@ -39,8 +40,10 @@ def load_into(
     The file may be anything that holds a state dict: the parameters alone, a training checkpoint,
     a whole model (whose pickle is not run), safetensors. Prefixes of DataParallel,
     DistributedDataParallel, FSDP and torch.compile are matched on both sides. First the whole load
-    is planned; unless the plan accounts for every key of both sides, nothing is done. After the
-    act every tensor of the model is compared with the file's, bit for bit.
+    is planned; unless the plan accounts for every key of both sides, nothing is done. Nor is it if
+    a tensor of a file that torchkeep saved differs from its digest. After the act every tensor of
+    the model is compared with the file's, bit for bit. What a module keeps as extra state is given
+    back and not compared.
 
     Args:
         model: the model, on any device. Its training mode is left as it is.
@@ -54,7 +57,7 @@ def load_into(
             device needs it. An optimizer made before still has the old ones.
 
     Raises:
-        FileProblem: the file is missing, damaged, or of no readable kind.
+        FileProblem: the file is missing, damaged, or of no readable kind. The model is untouched.
         LoadMismatch: the file and the model differ; the message has what is missing, unexpected
             and mismatched, and the call that loads the rest. The model is untouched.
         ProofFailed: a tensor differs from the file's after the act, because the model changes its
@@ -68,7 +71,7 @@ def load_into(
     call = Call(os.fspath(path), select, adapt or {}, assign)
     if not steps.is_complete:
         raise _mismatch(steps, source, target, call)
-    with TensorReader(path) as reader:
+    with TensorReader(path, digests=stored_digests(inspection.contents)) as reader:
         act = _Act(reader, source, target, steps)
         act.check()
         act.assign() if assign else act.copy()
@@ -141,13 +144,18 @@ class _Act:
         return key == other or one == two or same_bits(self.reader.read(one), self.reader.read(two))
 
     def copy(self) -> None:
-        """Write into the model's tensors."""
+        """Write into the model's tensors, after all of the file's were compared with digests."""
+        in_parallel(self._verify_group, grouped_by_size(self.unique, self._nbytes_of))
         in_parallel(self._copy_group, grouped_by_size(self.unique, self._nbytes_of))
         self._set_extra()
 
     def _nbytes_of(self, item: tuple[object, Assignment]) -> int:
         nbytes: int = self.source[item[1].source].nbytes
         return nbytes
+
+    def _verify_group(self, group: list[tuple[str, Assignment]]) -> None:
+        for _, step in group:
+            self.reader.verify(self.source[step.source], step.source)
 
     def _copy_group(self, group: list[tuple[str, Assignment]]) -> None:
         for first, step in group:
@@ -214,13 +222,16 @@ def _report(path: Path, chosen: StateDict, why: str, steps: LoadPlan, target: Ta
     loaded = tuple(
         Loaded(step.target, step.source, step.adaptation, target.slots[step.target].shape)
         for step in steps.assignments
+        if step.target in target.tensors
     )
+    extra = [step.target for step in steps.assignments if step.target not in target.tensors]
     return LoadReport(
         path=path,
         state_dict=chosen.name,
         why=why,
         stripped=steps.stripped,
         loaded=loaded,
+        extra_state=tuple(extra),
         skipped=steps.skipped,
         unused=steps.unused,
         coverage=steps.coverage,

@@ -17,12 +17,12 @@ class Loaded:
     adaptation: str | None
     """What was done on the way, or None if it was copied as it is."""
     shape: tuple[int, ...]
-    """The model's shape; empty for a scalar and for a module's extra state."""
+    """The model's shape; empty for a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. Every key of both sides is in `loaded`, `skipped` or `unused`."""
+    """What a load did. Every key of both sides is in `loaded`, `extra_state`, `skipped` or `unused`."""
 
     path: Path
     """The file."""
@@ -33,7 +33,9 @@ class LoadReport:
     stripped: tuple[str, ...]
     """Wrapper components that the file's keys have and the model's lack."""
     loaded: tuple[Loaded, ...]
-    """What was filled, in the model's order."""
+    """The tensors that were filled, in the model's order."""
+    extra_state: tuple[str, ...]
+    """The model's keys whose module got its extra state back. The proof does not cover it."""
     skipped: tuple[str, ...]
     """The model's keys that were asked to be left alone."""
     unused: tuple[str, ...]
@@ -48,6 +50,7 @@ class LoadReport:
         text += ", proven equal to the file" if self.proven else ""
         adapted = sum(item.adaptation is not None for item in self.loaded)
         for count, what in (
+            (len(self.extra_state), "with extra state (not compared)"),
             (adapted, "adapted"),
             (len(self.skipped), "skipped"),
             (len(self.unused), "unused in the file"),

@@ -13,6 +13,7 @@ from torchkeep.contents import DictObject, Object, TensorEntry, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.formats import describe
 from torchkeep.identify import identify
+from torchkeep.loading.digests import stored_digests
 from torchkeep.loading.selection import choose
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.tied import tied_names
@@ -28,12 +29,15 @@ def load(
 ) -> Any:
     """Return what a file holds, with live tensors, running nothing in it.
 
+    Each tensor of a file that torchkeep saved is compared with the digest in the file.
+
     Args:
         path: the file.
         select: None for everything. `auto`, `ema` or a name returns one state dict (see
             `load_into`) as a plain dict, its keys without the prefixes of wrappers.
         device: where the tensors are made, whatever they were saved from.
-        mmap: map the file instead of reading it; see `TensorReader`.
+        mmap: map the file instead of reading it; see `TensorReader`. Nothing is read yet then, and
+            so nothing is compared with digests.
 
     Returns:
         The tree as it was saved: dicts (an OrderedDict keeps its `_metadata`), lists, tuples, plain
@@ -41,13 +45,15 @@ def load(
         What would need a class or a function stays an inert `contents.Object`.
 
     Raises:
-        FileProblem: the file is missing, damaged, or of no readable kind.
+        FileProblem: the file is missing, damaged (a tensor that differs from its digest is
+            named), or of no readable kind.
         LoadMismatch: `select` fits no state dict, or several.
     """
     contents = describe(path)
     root = contents.root
     tied = tied_names(contents)
-    with TensorReader(path, device=device, mmap=mmap) as reader:
+    digests = stored_digests(contents)
+    with TensorReader(path, device=device, mmap=mmap, digests=digests) as reader:
         if select is None:
             tree = materialize_tree(root, reader)
         else:
@@ -111,7 +117,7 @@ class _Materializer:
         if isinstance(made, DictObject):
             made.attributes = self.convert(attributes, path)
         elif "_metadata" in attributes:  # what a module's state dict keeps its versions in
-            made._metadata = self.convert(attributes["_metadata"], path)  # type: ignore[attr-defined]
+            made._metadata = self.convert(attributes["_metadata"], _join(path, "_metadata"))  # type: ignore[attr-defined]
 
     def _fill_object(self, made: Object, value: Object, path: str) -> None:
         made.args = self.convert(value.args, path)
