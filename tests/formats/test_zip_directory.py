@@ -306,3 +306,11 @@ def test_too_many_records_and_too_large_a_directory_reach_a_limit(path: Path) ->
         read(path, Limits(records=2))
     with pytest.raises(LimitReached, match="header_nbytes=100"):
         read(path, Limits(header_nbytes=100))
+
+
+def test_a_record_that_is_packed_tighter_than_any_pickle_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "tight.zip"
+    zip_file(path, [("r/data.pkl", b"N" * (4 << 20))], zipfile.ZIP_DEFLATED)
+    record = read(path).records["r/data.pkl"]
+    with InputFile(path) as file, pytest.raises(LimitReached, match=r"unpacks from \d+ to 4194304"):
+        read_record(file, record, DEFAULT_LIMITS)
