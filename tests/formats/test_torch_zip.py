@@ -158,9 +158,25 @@ def test_bytes_behind_the_pickle_in_its_record_are_ambiguous(path: Path) -> None
 
 
 def test_records_that_torch_does_not_look_at_are_named(path: Path) -> None:
-    found = findings(path, [*torch_records(), ("archive/evil.pkl", b"N."), ("other/x", b"")])
+    found = findings(path, [*torch_records(), ("archive/notes", b"N."), ("other/x", b"")])
     text = "PyTorch does not look at this record"
     assert found == [("extra-record", "note", text)] * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["archive/evil.pkl", "archive/data/evil.pkl", "archive/data/aoti/x.so", "pkg/mod.PY"],
+)
+def test_a_hidden_pickle_or_code_makes_the_archive_ambiguous(path: Path, name: str) -> None:
+    (found,) = findings(path, [*torch_records(), (name, b"N.")])
+    assert found[:2] == ("hidden-code", "ambiguous")
+
+
+def test_a_record_that_torch_takes_for_its_own_is_ambiguous(path: Path) -> None:
+    """PyTorch looks records up without regard to case: it would swap this file's bytes."""
+    records = [*without("byteorder"), ("archive/data.pkl", object_pickle({}))]
+    records = [*dict(records).items(), ("archive/BYTEORDER", b"big")]
+    assert ("case-variant", "ambiguous") in [row[:2] for row in findings(path, records)]
 
 
 def test_an_archive_that_torch_does_not_open_says_why(path: Path) -> None:

@@ -30,8 +30,9 @@ from torchkeep.formats.torch_objects import (
     parse_storage_id,
     storage_entry,
 )
-from torchkeep.formats.zip_directory import MAGIC, STORED, Directory, Record, read_directory
+from torchkeep.formats.zip_directory import Directory, Record, read_directory
 from torchkeep.formats.zip_directory import read_record as read_zip_record
+from torchkeep.formats.zip_structs import LOCAL_MAGIC, STORED
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
 from torchkeep.pickles.source import ByteSource
@@ -40,6 +41,8 @@ _FACTS = ("version", ".format_version", "byteorder", ".storage_alignment")
 """Records that each hold one short text about the archive itself."""
 _RECORDS = ("data.pkl", ".data/serialization_id", METADATA_RECORD, *_FACTS)
 _LONGEST_FACT = 64
+
+_CODE_SUFFIXES = (".py", ".pyc", ".pkl", ".pickle", ".debug_pkl", ".so", ".dll", ".dylib", ".sh")
 
 _OTHER_KINDS: dict[str, str] = {
     "constants.pkl": "a TorchScript archive",
@@ -56,7 +59,7 @@ _OTHER_KINDS: dict[str, str] = {
 def sniff(head: bytes, nbytes: int) -> bool:
     """Whether the file starts as a zip archive does."""
     del nbytes
-    return head.startswith(MAGIC)
+    return head.startswith(LOCAL_MAGIC)
 
 
 def describe(file: InputFile, limits: Limits) -> Contents:
@@ -147,10 +150,24 @@ class _Archive:
             text = "there is no record version, without which PyTorch does not load the archive"
             self.findings.append(Finding("missing-record", "damaged", "version", text))
         known = {self.root + name for name in _RECORDS}
-        for name in self.records:
-            if name not in known and not name.startswith(f"{self.root}data/"):
-                text = "PyTorch does not look at this record"
-                self.findings.append(Finding("extra-record", "note", name, text))
+        data = f"{self.root}data/"
+        self.findings += [
+            self._stranger(name)
+            for name in self.records
+            if name not in known
+            and not (name.startswith(data) and name.removeprefix(data).isdigit())
+        ]
+
+    def _stranger(self, name: str) -> Finding:
+        """Return what is to be said of a record that is none of PyTorch's own by name."""
+        folded = name.casefold()
+        if folded in {(self.root + known).casefold() for known in _RECORDS}:
+            text = "PyTorch, which ignores case, takes it for one of its own records"
+            return Finding("case-variant", "ambiguous", name, text)
+        if folded.endswith(_CODE_SUFFIXES):
+            text = "a record of code or of another pickle is hidden in the archive"
+            return Finding("hidden-code", "ambiguous", name, text)
+        return Finding("extra-record", "note", name, "PyTorch does not look at this record")
 
     def load(self, pid: Value) -> Value:
         """Return the storage that a persistent id names."""

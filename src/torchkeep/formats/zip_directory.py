@@ -16,20 +16,30 @@ from dataclasses import dataclass
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.files import InputFile
+from torchkeep.formats.zip_structs import (
+    CENTRAL,
+    CENTRAL_MAGIC,
+    DEFLATED,
+    END,
+    END64,
+    END64_LOCATOR,
+    END64_LOCATOR_MAGIC,
+    END64_MAGIC,
+    END_MAGIC,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    SIZES_FOLLOW,
+    STORED,
+    UTF8,
+    ZIP64,
+)
 from torchkeep.pickles.limits import Limits
 
-MAGIC = b"PK\x03\x04"
-
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 0xFFFF
 
-STORED, DEFLATED = 0, 8
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
-_SIZES_FOLLOW, _UTF8 = 1 << 3, 1 << 11
 _LONGEST_DESCRIPTOR = 24
 """Bytes that may follow a record to repeat its checksum and sizes."""
 
@@ -143,27 +153,27 @@ def _inflate(data: bytes, record: Record) -> bytes:
 
 def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int, int]:
     """Return offset, size and number of entries of the central directory."""
-    tail_nbytes = min(file.nbytes, _END.size + _LONGEST_COMMENT)
+    tail_nbytes = min(file.nbytes, END.size + _LONGEST_COMMENT)
     tail_offset = file.nbytes - tail_nbytes
     tail = file.read_at(tail_offset, tail_nbytes)
-    found = tail.rfind(b"PK\x05\x06")
-    if found < 0 or len(tail) - found < _END.size:
+    found = tail.rfind(END_MAGIC)
+    if found < 0 or len(tail) - found < END.size:
         raise DamagedFile(
             "the archive is truncated: its directory, which stands at the end, is missing",
             advice="Copy or download the file again.",
         )
     end_offset = tail_offset + found
-    _, _, _, _, count, nbytes, offset, comment_nbytes = _END.unpack_from(tail, found)
-    if found + _END.size + comment_nbytes != len(tail):
+    _, _, _, _, count, nbytes, offset, comment_nbytes = END.unpack_from(tail, found)
+    if found + END.size + comment_nbytes != len(tail):
         findings.append(_ambiguous("trailing-bytes", "", "there are bytes behind the archive"))
-    if count == 0xFFFF or 0xFFFFFFFF in (nbytes, offset) or _has_locator(file, end_offset):
+    if count == FULL16 or FULL32 in (nbytes, offset) or _has_locator(file, end_offset):
         wide = _read_end64(file, end_offset)
-        narrow = ((count, 0xFFFF), (nbytes, 0xFFFFFFFF), (offset, 0xFFFFFFFF))
+        narrow = ((count, FULL16), (nbytes, FULL32), (offset, FULL32))
         if any(short not in (full, long) for (short, full), long in zip(narrow, wide, strict=True)):
             text = "the archive has two directories, of 32 and of 64 bits, that differ"
             findings.append(_ambiguous("two-directories", "", text))
         count, nbytes, offset = wide
-        end_offset -= _END64_LOCATOR.size + _END64.size
+        end_offset -= END64_LOCATOR.size + END64.size
     if offset + nbytes > end_offset:
         raise DamagedFile("the archive's directory lies outside of the file")
     if offset + nbytes < end_offset:
@@ -173,7 +183,7 @@ def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int,
 
 def _displaced(file: InputFile, nbytes: int) -> FileProblem:
     """Return the error for a directory that counts from another byte than the file's first."""
-    if nbytes >= _LOCAL.size and file.read_at(nbytes, len(MAGIC)) == MAGIC:
+    if nbytes >= LOCAL.size and file.read_at(nbytes, len(LOCAL_MAGIC)) == LOCAL_MAGIC:
         return UnsupportedContent(
             "several archives stand end to end, as in a part of a distributed checkpoint",
             advice="Such a part makes sense only with its folder and the folder's .metadata.",
@@ -185,22 +195,22 @@ def _displaced(file: InputFile, nbytes: int) -> FileProblem:
 
 
 def _has_locator(file: InputFile, end_offset: int) -> bool:
-    start = end_offset - _END64_LOCATOR.size
-    return start >= 0 and file.read_at(start, 4) == b"PK\x06\x07"
+    start = end_offset - END64_LOCATOR.size
+    return start >= 0 and file.read_at(start, 4) == END64_LOCATOR_MAGIC
 
 
 def _read_end64(file: InputFile, end_offset: int) -> tuple[int, int, int]:
-    locator_offset = end_offset - _END64_LOCATOR.size
+    locator_offset = end_offset - END64_LOCATOR.size
     if not _has_locator(file, end_offset):
         raise DamagedFile("the archive says zip64 and has no zip64 directory")
-    end64_offset = _END64_LOCATOR.unpack(file.read_at(locator_offset, _END64_LOCATOR.size))[2]
-    expected = locator_offset - _END64.size
-    if 0 <= end64_offset < expected and file.read_at(expected, 4) == b"PK\x06\x06":
+    end64_offset = END64_LOCATOR.unpack(file.read_at(locator_offset, END64_LOCATOR.size))[2]
+    expected = locator_offset - END64.size
+    if 0 <= end64_offset < expected and file.read_at(expected, 4) == END64_MAGIC:
         raise _displaced(file, expected - end64_offset)
-    if end64_offset + _END64.size > locator_offset:
+    if end64_offset + END64.size > locator_offset:
         raise DamagedFile("the archive's zip64 directory lies outside of the file")
-    fields = _END64.unpack(file.read_at(end64_offset, _END64.size))
-    if fields[0] != b"PK\x06\x06":
+    fields = END64.unpack(file.read_at(end64_offset, END64.size))
+    if fields[0] != END64_MAGIC:
         raise DamagedFile("the archive's zip64 directory is not where it should be")
     _, _, _, _, _, _, _, count, nbytes, offset = fields
     return count, nbytes, offset
@@ -210,14 +220,14 @@ def _read_entries(data: bytes, count: int) -> list[_Entry]:
     entries = []
     position = 0
     for _ in range(count):
-        if len(data) - position < _CENTRAL.size:
+        if len(data) - position < CENTRAL.size:
             raise DamagedFile(f"the archive's directory has fewer than its {count} entries")
-        fields = _CENTRAL.unpack_from(data, position)
-        if fields[0] != b"PK\x01\x02":
+        fields = CENTRAL.unpack_from(data, position)
+        if fields[0] != CENTRAL_MAGIC:
             raise DamagedFile("the archive's directory is overwritten")
         flags, method, crc32 = fields[3], fields[4], fields[7]
         name_nbytes, extra_nbytes, comment_nbytes = fields[10], fields[11], fields[12]
-        name_end = position + _CENTRAL.size + name_nbytes
+        name_end = position + CENTRAL.size + name_nbytes
         extra = data[name_end : name_end + extra_nbytes]
         packed, nbytes, offset = _widen(extra, fields[8], fields[9], fields[16])
         name = data[name_end - name_nbytes : name_end]
@@ -230,13 +240,13 @@ def _read_entries(data: bytes, count: int) -> list[_Entry]:
 
 def _widen(extra: bytes, packed: int, nbytes: int, offset: int) -> tuple[int, int, int]:
     """Return the sizes and the offset, taken from the zip64 field where the short ones are full."""
-    full = 0xFFFFFFFF
+    full = FULL32
     if full not in (packed, nbytes, offset):
         return packed, nbytes, offset
     position = 0
     while position + 4 <= len(extra):
         tag, size = struct.unpack_from("<2H", extra, position)
-        if tag == 1:
+        if tag == ZIP64:
             field = extra[position + 4 : position + 4 + size]
             wide = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
             try:
@@ -252,13 +262,13 @@ def _widen(extra: bytes, packed: int, nbytes: int, offset: int) -> tuple[int, in
 
 def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
     """Return the record of a directory entry, after a look at its local header."""
-    name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437", "replace")
-    header = file.read_at(entry.header_offset, _LOCAL.size + len(entry.name))
-    local = _LOCAL.unpack_from(header)
-    if local[0] != MAGIC:
+    name = entry.name.decode("utf-8" if entry.flags & UTF8 else "cp437", "replace")
+    header = file.read_at(entry.header_offset, LOCAL.size + len(entry.name))
+    local = LOCAL.unpack_from(header)
+    if local[0] != LOCAL_MAGIC:
         raise DamagedFile(f"record {name!r} is not where the archive's directory says")
-    local_name = header[_LOCAL.size :] if local[9] == len(entry.name) else None
-    offset = entry.header_offset + _LOCAL.size + local[9] + local[10]
+    local_name = header[LOCAL.size :] if local[9] == len(entry.name) else None
+    offset = entry.header_offset + LOCAL.size + local[9] + local[10]
     if "\0" in name:  # Python's zipfile ends the name there, others do not
         findings.append(_ambiguous("record-name", name, "the name has a zero byte in it"))
     if (entry.flags | local[2]) & _ENCRYPTED:
@@ -267,9 +277,9 @@ def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
     differs = {
         "name": local_name != entry.name,
         "method": local[3] != entry.method,
-        "size": local[8] not in (0, 0xFFFFFFFF, entry.nbytes),
-        "packed size": local[7] not in (0, 0xFFFFFFFF, entry.packed_nbytes),
-        "checksum": local[6] not in (0, entry.crc32) and not local[2] & _SIZES_FOLLOW,
+        "size": local[8] not in (0, FULL32, entry.nbytes),
+        "packed size": local[7] not in (0, FULL32, entry.packed_nbytes),
+        "checksum": local[6] not in (0, entry.crc32) and not local[2] & SIZES_FOLLOW,
     }
     for what in (key for key, value in differs.items() if value):
         findings.append(

@@ -42,7 +42,7 @@ def load_into(
     DistributedDataParallel, FSDP and torch.compile are matched on both sides. First the whole load
     is planned; unless the plan accounts for every key of both sides, nothing is done. Nor is it if
     a tensor of a file that torchkeep saved differs from its digest. After the act every tensor of
-    the model is compared with the file's, bit for bit. What a module keeps as extra state is given
+    the model is compared with the file's, bit for bit, or with the digest in the file. What a module keeps as extra state is given
     back and not compared.
 
     Args:

@@ -22,7 +22,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. Every key of both sides is in `loaded`, `extra_state`, `skipped` or `unused`."""
+    """What a load did.
+
+    Every key of both sides is in `loaded`, `extra_state`, `skipped` or `unused`.
+    """
 
     path: Path
     """The file."""

@@ -10,7 +10,7 @@ import torch
 
 from torchkeep.errors import LoadMismatch
 from torchkeep.matching.slots import Slot
-from torchkeep.tensors import dtype_name
+from torchkeep.tensors import dtype_name, identity
 
 EXTRA_STATE = "_extra_state"
 """The last part of the key under which a module keeps what `get_extra_state` returned."""
@@ -47,7 +47,7 @@ class Target:
                 slots[key] = Slot("any value", (), is_extra=True)
                 continue
             _check_writable(key, value, assign=assign)
-            tied_to = first.setdefault(_identity(value), key)
+            tied_to = first.setdefault(identity(value), key)
             shape = tuple(value.shape)
             slots[key] = Slot(dtype_name(value.dtype), shape, None if tied_to == key else tied_to)
             tensors[key] = value
@@ -87,14 +87,6 @@ class Target:
     def set_extra_state(self, key: str, value: object) -> None:
         """Give a module back what its `get_extra_state` returned."""
         self.model.get_submodule(key.rpartition(".")[0]).set_extra_state(value)
-
-
-def _identity(tensor: torch.Tensor) -> object:
-    """Return what two keys have in common exactly if they are one tensor."""
-    if tensor.device.type == "meta" or tensor.numel() == 0:
-        return id(tensor)
-    place = (tensor.device, tensor.data_ptr(), tensor.dtype)
-    return (*place, tuple(tensor.shape), tensor.stride())
 
 
 def _check_writable(key: str, tensor: torch.Tensor, *, assign: bool) -> None:

@@ -34,7 +34,7 @@ from torchkeep.formats.own import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.saving.report import SaveReport
-from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu
+from torchkeep.tensors import bytes_of, dtype_name, identity, plain_on_cpu
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -115,23 +115,12 @@ def _untie(
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in tensors.items():
         _check(name, tensor)
-        key = _identity(tensor)
-        if key is not None and key in seen:
-            tied[name] = seen[key]
-        else:
+        first = seen.setdefault(identity(tensor), name)
+        if first == name:
             kept[name] = tensor
-            if key is not None:
-                seen[key] = name
+        else:
+            tied[name] = first
     return kept, tied
-
-
-def _identity(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    """Return what two tensors have in common exactly if they are one; None for an empty one."""
-    if tensor.numel() == 0:
-        return None
-    signs = (tensor.is_conj(), tensor.is_neg())
-    place = (tensor.device, tensor.data_ptr())
-    return (*place, tensor.dtype, tensor.shape, tensor.stride(), *signs)
 
 
 def _check_metadata(metadata: Mapping[str, str], names: Container[str]) -> None:

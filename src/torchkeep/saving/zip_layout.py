@@ -5,7 +5,7 @@ more, a padding field (`FB`, u16 length, `Z`s) that brings the payload to a mult
 the payload. The central directory and its end follow the last one. Sizes and checksums stand in
 the local header, so no data descriptors follow; PyTorch reads either.
 
-Sources: PKWARE's APPNOTE.TXT 6.3.10; caffe2/serialize/inline_container.cc for the padding.
+Sources: formats/zip_structs.py; caffe2/serialize/inline_container.cc for the padding.
 """
 
 from __future__ import annotations
@@ -14,21 +14,33 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torchkeep.formats.zip_structs import (
+    CENTRAL,
+    CENTRAL_MAGIC,
+    END,
+    END64,
+    END64_LOCATOR,
+    END64_LOCATOR_MAGIC,
+    END64_MAGIC,
+    END_MAGIC,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    STORED,
+    UTF8,
+    ZIP64,
+)
+
 ROOT = "archive/"
 """The root folder. PyTorch accepts any; a fixed one keeps the bytes free of the file's name."""
 
 ALIGNMENT = 64
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR = struct.Struct("<4sIQI")
-_UTF8, _STORED, _TIME, _DATE = 0x800, 0, 0, 0x21  # 1 January 1980: the zip epoch
-_MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
+_TIME, _DATE = 0, 0x21  # 1 January 1980: the zip epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordPlace:
     """A record and its place in the archive, in bytes."""
 
     name: str
@@ -46,51 +58,51 @@ class Record:
         return self.offset + self.nbytes
 
 
-def lay_out(sizes: Iterable[tuple[str, int]]) -> list[Record]:
+def lay_out(sizes: Iterable[tuple[str, int]]) -> list[RecordPlace]:
     """Place records, given as (name, nbytes), one after the other."""
     records, position = [], 0
     for name, nbytes in sizes:
-        start = position + _LOCAL.size + len(_encoded(name)) + len(_zip64(nbytes, nbytes)) + 4
+        start = position + LOCAL.size + len(_encoded(name)) + len(_zip64(nbytes, nbytes)) + 4
         offset = start + -start % ALIGNMENT
-        records.append(Record(name, nbytes, position, offset))
+        records.append(RecordPlace(name, nbytes, position, offset))
         position = offset + nbytes
     return records
 
 
-def local_header(record: Record, crc32: int) -> bytes:
+def local_header(record: RecordPlace, crc32: int) -> bytes:
     """Return the bytes from the record's header to its payload."""
     name, extra = _encoded(record.name), _zip64(record.nbytes, record.nbytes)
-    used = _LOCAL.size + len(name) + len(extra) + 4
+    used = LOCAL.size + len(name) + len(extra) + 4
     padding = record.offset - record.header_offset - used
     extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    size = min(record.nbytes, _MAX32)
-    fields = (_version(extra), _UTF8, _STORED, _TIME, _DATE, crc32, size, size)
-    return _LOCAL.pack(b"PK\x03\x04", *fields, len(name), len(extra)) + name + extra
+    size = min(record.nbytes, FULL32)
+    fields = (_version(extra), UTF8, STORED, _TIME, _DATE, crc32, size, size)
+    return LOCAL.pack(LOCAL_MAGIC, *fields, len(name), len(extra)) + name + extra
 
 
-def central_directory(records: list[Record], crc32s: Mapping[str, int]) -> bytes:
+def central_directory(records: list[RecordPlace], crc32s: Mapping[str, int]) -> bytes:
     """Return what follows the last record: the central directory and its end."""
     entries = b"".join(_central_header(record, crc32s[record.name]) for record in records)
     start = records[-1].end
     count = len(records)
     tail = b""
-    if count >= _MAX16 or start >= _MAX32 or len(entries) >= _MAX32:
-        body = (_END64.size - 12, 45, 45, 0, 0, count, count, len(entries), start)
-        tail = _END64.pack(b"PK\x06\x06", *body)
-        tail += _LOCATOR.pack(b"PK\x06\x07", 0, start + len(entries), 1)
-    count16 = min(count, _MAX16)
-    sizes = (min(len(entries), _MAX32), min(start, _MAX32))
-    return entries + tail + _END.pack(b"PK\x05\x06", 0, 0, count16, count16, *sizes, 0)
+    if count >= FULL16 or start >= FULL32 or len(entries) >= FULL32:
+        body = (END64.size - 12, 45, 45, 0, 0, count, count, len(entries), start)
+        tail = END64.pack(END64_MAGIC, *body)
+        tail += END64_LOCATOR.pack(END64_LOCATOR_MAGIC, 0, start + len(entries), 1)
+    count16 = min(count, FULL16)
+    sizes = (min(len(entries), FULL32), min(start, FULL32))
+    return entries + tail + END.pack(END_MAGIC, 0, 0, count16, count16, *sizes, 0)
 
 
-def _central_header(record: Record, crc32: int) -> bytes:
+def _central_header(record: RecordPlace, crc32: int) -> bytes:
     name = _encoded(record.name)
     extra = _zip64(record.nbytes, record.nbytes, record.header_offset)
-    size = min(record.nbytes, _MAX32)
+    size = min(record.nbytes, FULL32)
     version = _version(extra)
-    fields = (version, version, _UTF8, _STORED, _TIME, _DATE, crc32, size, size)
-    places = (len(name), len(extra), 0, 0, 0, 0, min(record.header_offset, _MAX32))
-    return _CENTRAL.pack(b"PK\x01\x02", *fields, *places) + name + extra
+    fields = (version, version, UTF8, STORED, _TIME, _DATE, crc32, size, size)
+    places = (len(name), len(extra), 0, 0, 0, 0, min(record.header_offset, FULL32))
+    return CENTRAL.pack(CENTRAL_MAGIC, *fields, *places) + name + extra
 
 
 def _encoded(name: str) -> bytes:
@@ -99,8 +111,8 @@ def _encoded(name: str) -> bytes:
 
 def _zip64(*values: int) -> bytes:
     """Return the extra field for the values that don't fit into 32 bits, in their fixed order."""
-    large = [value for value in values if value >= _MAX32]
-    return struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
+    large = [value for value in values if value >= FULL32]
+    return struct.pack(f"<2H{len(large)}Q", ZIP64, 8 * len(large), *large) if large else b""
 
 
 def _version(extra: bytes) -> int:
