@@ -311,3 +311,11 @@ def test_an_object_of_another_kind_or_name_is_refused():
         restore(state, model=torch.Generator())
     with pytest.raises(CheckpointProblem, match="the checkpoint has no ema"):
         restore(state, ema=nn.Linear(2, 3))
+
+
+def test_an_optimizer_of_another_class_is_refused():
+    """PyTorch takes the state, and fails in the next step with a KeyError."""
+    model = nn.Linear(2, 3)
+    state = capture(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(CheckpointProblem, match="checkpoint is of SGD, and this run has Adam"):
+        restore(state, optimizer=torch.optim.Adam(model.parameters()))

@@ -17,11 +17,12 @@ from torchkeep.errors import CheckpointProblem
 
 
 def capture_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's state dict, its parameters' shapes, and whether it took a step.
+    """Return the optimizer's class and state dict, its parameters' shapes, and if it took a step.
 
     The tensors are the live ones: copy them before the optimizer goes on.
     """
     return {
+        "class": type(optimizer).__name__,
         "state_dict": optimizer.state_dict(),
         "shapes": _shapes(optimizer),
         "stepped": bool(getattr(optimizer, "_opt_called", False)),
@@ -32,8 +33,14 @@ def check_optimizer(name: str, optimizer: Optimizer, state: dict[str, Any]) -> N
     """Make sure that `restore_optimizer` will find a parameter for every state.
 
     Raises:
-        CheckpointProblem: the parameter groups, or the shapes of the parameters, differ.
+        CheckpointProblem: its class, the parameter groups or the parameters' shapes differ.
     """
+    kind = type(optimizer).__name__
+    if state["class"] != kind:
+        raise CheckpointProblem(
+            f"{name}: the checkpoint is of {state['class']}, and this run has {kind}",
+            advice="Build the optimizer as it was, or start in another folder.",
+        )
     expected, found = state["shapes"], _shapes(optimizer)
     if expected == found:
         return
