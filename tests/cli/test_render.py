@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import torchkeep
 from torchkeep.cli import main
@@ -59,6 +60,13 @@ def test_tensors_lists_every_one_with_its_place(shown, checkpoint):
     assert names == [tensor.path for tensor in torchkeep.inspect(checkpoint).tensors()]
     assert "optimizer_state_dict.state.0.exp_avg" in names
     assert any(line.endswith("= model_state_dict.module.0.weight") for line in lines)
+
+
+def test_the_same_tensor_is_told_from_another_view_of_its_memory(shown, tmp_path):
+    base = torch.arange(6.0)
+    torch.save({"a": base, "b": base[1:], "c": base.detach(), "d": base[1:]}, tmp_path / "a.pth")
+    lines = section(shown("--tensors", tmp_path / "a.pth"), "Tensors")
+    assert [line.split("  ")[-1] for line in lines] == ["[6]", "shares memory with a", "= a", "= b"]
 
 
 def test_the_optimizer_shows_its_options(shown, checkpoint):
@@ -152,3 +160,21 @@ def in_terminal(arguments: list[str]) -> str:
             pass
     assert process.wait(timeout=30) == 0
     return output.getvalue().decode()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_a_save_says_about_itself_is_shown(shown, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    tensors = {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
+    torchkeep.save(tensors, path, metadata={"classes": ["cat", "dog"], "date": "2026-11-23"})
+    lines = section(shown(path), "Metadata")
+    rows = [line.split(maxsplit=1) for line in lines]
+    assert ["classes", '["cat", "dog"]'] in rows
+    assert ["date", "2026-11-23"] in rows
+    assert {row[0] for row in rows} == {
+        "classes",
+        "date",
+        "torchkeep_version",
+        "torch_version",
+        "python_version",
+    }

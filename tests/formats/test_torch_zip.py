@@ -12,8 +12,9 @@ import torch
 
 from formats.building import Call, StorageId, object_pickle, rewrite_zip, torch_records, zip_file
 from torchkeep.contents import Object, TensorEntry
-from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats import describe
+from torchkeep.pickles.limits import Limits
 
 Records = list[tuple[str, bytes]]
 
@@ -37,6 +38,25 @@ def test_the_archive_that_the_other_tests_spoil_is_clean(path: Path) -> None:
     entry = describe(path).root["w"]
     assert (entry.shape, entry.storage.nbytes) == ((4,), 16)
     assert torch.load(path, weights_only=True)["w"].tolist() == [0, 1, 2, 3]
+    assert describe(path).metadata == {"version": "3", "byteorder": "little"}
+
+
+def test_the_metadata_of_torchkeeps_own_files_is_read(path: Path) -> None:
+    own = b'{"epoch": "3", "version": "1.2", "byteorder": "middle"}'
+    assert findings(path, [*torch_records(), ("archive/torchkeep.json", own)]) == []
+    assert describe(path).metadata == {"epoch": "3", "version": "1.2", "byteorder": "middle"}
+    assert describe(path).root["w"].storage.byteorder == "little"
+    with pytest.raises(LimitReached, match="header_nbytes"):
+        describe(path, limits=Limits(header_nbytes=len(own) - 1))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b'{"a": 1}', b"[" * 100_000, b'{"a": "\\ud800"}', b'{"a":"","a":""}']
+)
+def test_broken_metadata_is_found(path: Path, data: bytes) -> None:
+    text = "the record of the metadata is no JSON object of texts"
+    records = [*torch_records(), ("archive/torchkeep.json", data)]
+    assert findings(path, records) == [("metadata", "damaged", text)]
     assert describe(path).metadata == {"version": "3", "byteorder": "little"}
 
 

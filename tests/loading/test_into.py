@@ -16,6 +16,7 @@ from torchkeep.errors import (
     NotAModelFile,
     ProofFailed,
 )
+from torchkeep.identify import inspect
 from torchkeep.loading import Loaded, load_into
 from torchkeep.saving import save
 from torchkeep.tensors import same_bits
@@ -261,6 +262,21 @@ def test_a_missing_and_a_damaged_file_leave_the_model_alone(tmp_path: Path, unto
     (tmp_path / "b.safetensors").write_bytes(data[:-1])
     with pytest.raises(DamagedFile, match="truncated"):
         load_into(model, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_tensor_that_differs_from_its_digest_leaves_the_model_alone(
+    tmp_path: Path, untouched, name: str, assign: bool
+) -> None:
+    path = tmp_path / name
+    save(trained(), path)
+    entry = inspect(path).state_dicts[0].entries["2.weight"]
+    data = bytearray(path.read_bytes())
+    data[entry.storage.offset] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile, match=r"tensor '2\.weight' differs from what was saved"):
+        load_into(untouched(net()), path, assign=assign)
 
 
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, untouched) -> None:

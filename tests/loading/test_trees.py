@@ -10,8 +10,10 @@ import safetensors.torch as reference
 import torch
 
 from torchkeep.contents import DictObject, Global, Object
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import DamagedFile, LoadMismatch
+from torchkeep.formats import describe
 from torchkeep.loading import load
+from torchkeep.loading.digests import stored_digests
 from torchkeep.saving import save
 from torchkeep.tensors import same_bits
 
@@ -57,6 +59,44 @@ def test_safetensors_come_back_with_the_names_that_were_tied(tmp_path: Path, mma
         assert found["a.w"] is found["b.w"]
     reference.save_file({"x": shared}, tmp_path / "b.safetensors")
     assert same_bits(load(tmp_path / "b.safetensors")["x"], shared)
+
+
+def test_metadata_that_names_a_tensor_makes_none(tmp_path: Path) -> None:
+    save({"a.w": torch.ones(1)}, tmp_path / "a.safetensors", metadata={"best": "a.w"})
+    assert load(tmp_path / "a.safetensors").keys() == {"a.w"}
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_flipped_bit_of_any_tensor_is_found_by_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    base = torch.arange(6.0)
+    state = {"base": base, "turned": torch.randn(3, 2).t(), "half": torch.ones(3).half()}
+    save(state, path)
+    assert all(same_bits(load(path)[key], value) for key, value in state.items())
+    clean = path.read_bytes()
+    for key, entry in describe(path).root.items():
+        data = bytearray(clean)
+        data[entry.storage.offset + entry.nbytes - 1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(DamagedFile, match=f"{name}: tensor '{key}' differs from what was sav"):
+            load(path)
+        assert load(path, mmap=True).keys() == state.keys()  # nothing was read yet
+
+
+def test_digests_go_with_tensors_whose_paths_or_memory_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    base = torch.arange(6.0)
+    inner = {"b": torch.ones(2)}
+    tree = {"a": inner, "a.b": torch.zeros(2), "again": inner, "views": [base, base[1::2]]}
+    save(tree, path)
+    assert len(stored_digests(describe(path))) == 4
+    assert repr(load(path)) == repr(tree)
+    entries = describe(path).root
+    data = bytearray(path.read_bytes())
+    data[entries["views"][1].storage.offset + 4] ^= 1  # in both views
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile, match=r"tensor 'views\.0' differs"):
+        load(path)
 
 
 def test_one_state_dict_comes_without_wrappers(tmp_path: Path) -> None:

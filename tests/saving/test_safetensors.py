@@ -12,9 +12,10 @@ from safetensors import safe_open
 
 from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
+from torchkeep.formats.own import DIGESTS, TIED
 from torchkeep.formats.safetensors import DTYPES
-from torchkeep.saving import write_safetensors
-from torchkeep.formats.own import DIGESTS
+from torchkeep.loading import load
+from torchkeep.saving import save, write_safetensors
 from torchkeep.saving.safetensors import _ORDER
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
 
@@ -164,6 +165,7 @@ def test_a_tied_tensor_is_stored_once_and_the_reference_loads_it(tmp_path: Path)
     start, header = header_of(path)
     assert path.stat().st_size == start + 5 * 3 * 4
     assert header["__metadata__"]["head.weight"] == "embedding.weight"
+    assert json.loads(header["__metadata__"][TIED]) == report.tied
     missing, unexpected = reference.load_model(other, path)
     assert (missing, unexpected) == (set(), [])
     assert torch.equal(other.head.weight, model.head.weight)
@@ -183,6 +185,20 @@ def test_views_that_are_not_the_same_tensor_are_stored_each(tmp_path: Path) -> N
     assert report.tied == {}
     back = reference.load_file(tmp_path / "a.safetensors")
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_metadata_can_not_be_called_as_a_tensor_is(tmp_path: Path) -> None:
+    state = Tied().state_dict()
+    for name in state:
+        with pytest.raises(SaveRefused, match=f"metadata key '{name}' is the name of a tensor too"):
+            write_safetensors(state, tmp_path / "a.safetensors", metadata={name: "x"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tied_tensor_may_be_called_as_a_fact_of_every_save(tmp_path: Path) -> None:
+    shared = torch.ones(2)
+    save({"a": shared, "date": shared}, tmp_path / "a.safetensors", metadata={"date": "today"})
+    assert load(tmp_path / "a.safetensors").keys() == {"a", "date"}
 
 
 # --- Refusals ----------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import torch
 from torchkeep.contents import ITEM_SIZE
 from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
-from torchkeep.saving import write_torch_zip
 from torchkeep.formats.own import DIGESTS
+from torchkeep.saving import write_torch_zip
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
 
 

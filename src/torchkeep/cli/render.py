@@ -20,6 +20,7 @@ from rich.text import Text
 from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, count, printable, shape, show, size
 from torchkeep.cli.tree import tree_lines
+from torchkeep.formats.own import RESERVED
 
 if TYPE_CHECKING:
     from torchkeep.contents import Finding
@@ -100,6 +101,9 @@ def _sections(
         yield from _folded_tensors(inspection.state_dicts)
     if inspection.optimizers:
         yield "Optimizers", _optimizers(inspection.optimizers)
+    metadata = _metadata(inspection)
+    if metadata:
+        yield "Metadata", _table((), metadata, more="--json shows all")
     if inspection.values:
         rows = [(clip(name), show(value)) for name, value in inspection.values.items()]
         yield "Values", _table((), rows, more="--json shows all")
@@ -110,6 +114,23 @@ def _sections(
     findings = _other_findings(inspection)
     if findings:
         yield "Findings", _findings(findings)
+
+
+_CONTAINER_FACTS = frozenset(
+    "format version format_version byteorder storage_alignment protocol_version machine".split()
+)
+"""Metadata that says how the file is built; a person asked what it holds."""
+
+
+def _metadata(inspection: Inspection) -> list[tuple[str, str]]:
+    """Return what the writer said about the file; what torchkeep reads for itself is left out."""
+    names = {name for item in inspection.state_dicts for name in item.entries}
+    return [
+        (clip(key), clip(value))
+        for key, value in inspection.metadata.items()
+        # A value that names a tensor is how safetensors records that two are one.
+        if key not in _CONTAINER_FACTS and not key.startswith(RESERVED) and value not in names
+    ]
 
 
 def _overview(inspection: Inspection) -> RenderableType:

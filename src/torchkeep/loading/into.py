@@ -42,8 +42,8 @@ def load_into(
     DistributedDataParallel, FSDP and torch.compile are matched on both sides. First the whole load
     is planned; unless the plan accounts for every key of both sides, nothing is done. Nor is it if
     a tensor of a file that torchkeep saved differs from its digest. After the act every tensor of
-    the model is compared with the file's, bit for bit, or with the digest in the file. What a module keeps as extra state is given
-    back and not compared.
+    the model is compared with the file's, bit for bit, or where the file has digests, with its
+    digest. What a module keeps as extra state is given back and not compared.
 
     Args:
         model: the model, on any device. Its training mode is left as it is.

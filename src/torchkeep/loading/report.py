@@ -46,7 +46,7 @@ class LoadReport:
     coverage: float
     """Elements of the model that were loaded, as a share of all; tied ones are counted once."""
     proven: bool
-    """Whether each loaded tensor was compared with the file, bit for bit, after the act."""
+    """Whether each loaded tensor was compared with the file, bytes or digest, after the act."""
 
     def __str__(self) -> str:
         text = f"{self.path}: {len(self.loaded)} tensors loaded, {self.coverage:.1%} of the model"
