@@ -16,6 +16,7 @@ from torchkeep.tensors import (
     TensorReader,
     bytes_of,
     dtype_name,
+    identity,
     plain_on_cpu,
     same_bits,
     torch_dtype,
@@ -118,6 +119,18 @@ def test_aliases_share_memory_and_keep_their_strides(tmp_path: Path, mmap: bool)
     assert two.stride() == (1, 4)
     one[1, 0] = 99
     assert two[0, 0] == 99
+
+
+def test_two_tensors_are_one_only_with_the_same_values_in_the_same_place() -> None:
+    base = torch.arange(4.0)
+    assert identity(base) == identity(base.detach())
+    for other in (base.clone(), base[:3], base.view(2, 2), base.view(torch.int32), base[::2]):
+        assert identity(base) != identity(other)
+    signed = torch.ones(2, dtype=torch.complex64)
+    assert identity(signed) != identity(signed.conj())
+    empty, meta = base[:0], torch.empty(2, device="meta")
+    assert identity(empty) == identity(empty) != identity(base[:0])
+    assert identity(meta) != identity(meta.detach())
 
 
 def test_a_mapped_tensor_is_private_and_has_a_storage_of_its_own(tmp_path: Path) -> None:

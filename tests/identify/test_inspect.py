@@ -251,6 +251,18 @@ def test_tied_parameters_count_once_and_name_their_alias(save: Save) -> None:
     ]
 
 
+def test_an_optimizers_parts_of_one_memory_count_each_and_the_same_part_once(save: Save) -> None:
+    flat = torch.zeros(6)
+    state = {0: {"a": flat[:2], "b": flat[2:], "same": flat[2:]}}
+    found = save({"state": state, "param_groups": [{"params": [0], "lr": 1.0}]})
+    assert found.optimizers[0].nbytes == 24
+    assert [(item.alias_of, item.same_as) for item in found.tensors()] == [
+        (None, None),
+        ("state.0.a", None),
+        ("state.0.a", "state.0.b"),
+    ]
+
+
 def test_the_tensor_table_has_torchs_own_shapes_and_strides(save: Save) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     value = {"list": [base, base.t()[1:]], "scalar": torch.tensor(3), "half": base.half()}
