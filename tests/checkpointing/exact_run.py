@@ -122,14 +122,15 @@ def run(given: Given) -> None:
                     continue
                 optimizer.step()
                 optimizer.zero_grad()
-                scheduler.step()
                 ckpt.step(loss=loss.item(), noise=random.random())
+                scheduler.step()
+                torch.rand(1)
                 reach(given, f"step:{ckpt.num_steps}")
             optimizer.zero_grad()
             reach(given, f"evaluation:{epoch}")
             best["loss"] = min(best["loss"], ckpt.means["loss"])
             ckpt.metrics(draw=np.random.rand() + random.random())
-    state = capture(model=model, optimizer=optimizer, scheduler=scheduler, best=best)
+    state = capture({"model": model, "optimizer": optimizer, "scheduler": scheduler, "best": best})
     parts = {name: fingerprint(node) for name, node in state["objects"].items()}
     parts["rng"] = fingerprint(state["rng"])
     result = {"digests": parts, "history": ckpt.history}

@@ -17,7 +17,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import read_manifest, read_state
-from torchkeep.errors import CheckpointProblem, DamagedFile, InexactResume, NoCheckpoint
+from torchkeep.errors import (
+    CheckpointProblem,
+    DamagedFile,
+    InexactResume,
+    NoCheckpoint,
+    SaveRefused,
+)
 
 
 class Run:
@@ -35,6 +41,8 @@ class Run:
         with self.ckpt as ckpt:
             for _ in ckpt.epochs(num_epochs):
                 for (inputs,) in ckpt.batches(self.loader):
+                    if ckpt.num_steps == stop_at:
+                        raise KeyboardInterrupt
                     self.optimizer.zero_grad()
                     loss = self.model(inputs).square().mean()
                     loss.backward()
@@ -42,8 +50,6 @@ class Run:
                     ckpt.step(loss=loss.item())
                     if on_step is not None:
                         on_step(ckpt)
-                    if ckpt.num_steps == stop_at:
-                        raise KeyboardInterrupt
                 ckpt.metrics(val_loss=-ckpt.num_steps)
         return self
 
@@ -130,6 +136,203 @@ def test_two_loaders_may_be_walked_side_by_side(tmp_path):
     assert first + walk(tmp_path / "b") == whole
 
 
+# --- Breaking off ------------------------------------------------------------------------------
+
+
+def ends_like_one_that_was_never_interrupted(tmp_path, folder) -> bool:
+    """Go on in `folder` without any reason to doubt, and compare with a run in one go."""
+    expected = Run(tmp_path / "expected").train()
+    found = Run(folder, resume=True).train()
+    assert found.ckpt.inexact == ()
+    assert found.ckpt.history == expected.ckpt.history
+    digests = [
+        fingerprint(read_state(list_checkpoints(path)[-1].path)["objects"])
+        for path in (tmp_path / "expected", folder)
+    ]
+    return digests[0] == digests[1]
+
+
+def train_by_hand(run: Run, leave) -> None:
+    """Train within the run's block, and call `leave` after every step: True is a `break`."""
+    for _ in run.ckpt.epochs(2):
+        for (inputs,) in run.ckpt.batches(run.loader):
+            run.optimizer.zero_grad()
+            loss = run.model(inputs).square().mean()
+            loss.backward()
+            run.optimizer.step()
+            run.ckpt.step(loss=loss.item())
+            if leave(run.ckpt):
+                break
+        else:
+            run.ckpt.metrics(val_loss=-run.ckpt.num_steps)
+            continue
+        break
+
+
+def interrupt(ckpt) -> bool:
+    if ckpt.num_steps == 4:
+        raise KeyboardInterrupt
+    return False
+
+
+def test_a_run_that_is_interrupted_and_then_saved_goes_on_with_the_rest(tmp_path):
+    run = Run(tmp_path / "run")
+    with run.ckpt as ckpt:
+        with pytest.raises(KeyboardInterrupt):
+            train_by_hand(run, interrupt)
+        ckpt.save()
+    assert list_checkpoints(tmp_path / "run")[-1].batch == 1
+    assert ends_like_one_that_was_never_interrupted(tmp_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
+def test_a_run_that_breaks_out_of_both_loops_goes_on_with_the_rest(tmp_path, stop_at):
+    run = Run(tmp_path / "run")
+    with run.ckpt:
+        train_by_hand(run, lambda ckpt: ckpt.num_steps == stop_at)
+    assert ends_like_one_that_was_never_interrupted(tmp_path, tmp_path / "run")
+
+
+def test_an_epoch_that_was_broken_off_goes_on_in_the_same_process(tmp_path):
+    run = Run(tmp_path)
+    with run.ckpt:
+        train_by_hand(run, lambda ckpt: ckpt.num_steps == 4)
+        train_by_hand(run, lambda ckpt: False)
+    assert [row["step"] for row in run.ckpt.history] == [3, 6]
+
+
+def test_a_break_out_of_the_batches_alone_lets_the_epoch_end(tmp_path):
+    run = Run(tmp_path, every_steps=2)
+    with run.ckpt as ckpt:
+        for _ in ckpt.epochs(2):
+            for _ in ckpt.batches(run.loader):
+                ckpt.step()
+                if ckpt.num_steps % 2 == 0:
+                    break
+    assert [(item.step, item.epoch) for item in list_checkpoints(tmp_path)] == [(2, 1), (4, 2)]
+
+
+def test_a_save_between_a_batch_and_its_step_says_that_it_is_not_exact(tmp_path):
+    run = Run(tmp_path)
+
+    def backward():
+        for _ in run.ckpt.epochs(1):
+            for (inputs,) in run.ckpt.batches(run.loader):
+                run.model(inputs).sum().backward()
+                raise KeyboardInterrupt
+
+    with run.ckpt as ckpt:
+        with pytest.raises(KeyboardInterrupt):
+            backward()
+        ckpt.save()
+    expected = ("saved between batch 1 of the epoch and its step()",)
+    assert list_checkpoints(tmp_path)[-1].inexact == expected
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+@pytest.mark.parametrize("place", ["model", "extra"])
+def test_gradients_that_no_step_used_count_in_the_next_epoch(tmp_path, place, stop_at):
+    def train(folder, stop_at=None):
+        run = Run(folder)
+        objects = {"model": run.model} if place == "model" else {"extra": {"nets": [run.model]}}
+        with Checkpointer(folder, optimizer=run.optimizer, every_steps=1, **objects) as ckpt:
+            for _ in ckpt.epochs(4):
+                for number, (inputs,) in enumerate(ckpt.batches(run.loader), 1):
+                    if ckpt.num_steps == stop_at:
+                        raise KeyboardInterrupt
+                    run.model(inputs).square().mean().backward()
+                    if number % 2 == 0:
+                        run.optimizer.step()
+                        run.optimizer.zero_grad()
+                        ckpt.step()
+        return fingerprint(run.model.state_dict()), ckpt.inexact
+
+    expected = train(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", stop_at)
+    assert train(tmp_path / "b") == expected
+
+
+def test_sparse_gradients_that_no_step_used_are_named(tmp_path):
+    model = nn.Embedding(9, 2, sparse=True)
+    with Checkpointer(tmp_path, model=model) as ckpt:
+        for _ in ckpt.epochs(1):
+            for batch in ckpt.batches(DataLoader(range(9), 3)):
+                model(batch).sum().backward()
+    reason = "the sparse gradients of the batches after the last step() can't be kept"
+    assert list_checkpoints(tmp_path)[-1].inexact == (reason,)
+
+
+# --- When a due checkpoint is written ----------------------------------------------------------
+
+
+def test_what_the_loop_does_after_step_is_in_the_checkpoint(tmp_path):
+    def train(folder, stop_at=None):
+        run = Run(folder)
+        scheduler = torch.optim.lr_scheduler.StepLR(run.optimizer, 1, 0.5)
+        with Checkpointer(
+            folder, model=run.model, optimizer=run.optimizer, scheduler=scheduler, every_steps=2
+        ) as ckpt:
+            for _ in ckpt.epochs(2):
+                for (inputs,) in ckpt.batches(run.loader):
+                    if ckpt.num_steps == stop_at:
+                        raise KeyboardInterrupt
+                    run.optimizer.zero_grad()
+                    run.model(inputs).square().mean().backward()
+                    run.optimizer.step()
+                    ckpt.step()
+                    scheduler.step()
+                    torch.rand(1)
+        return fingerprint(run.model.state_dict()), scheduler.last_epoch, ckpt.inexact
+
+    expected = train(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", stop_at=4)
+    assert names(tmp_path / "b")[-1] == "step-00000004"
+    assert train(tmp_path / "b") == expected == (expected[0], 6, ())
+
+
+def test_a_due_checkpoint_waits_for_the_next_batch(tmp_path):
+    seen = []
+    Run(tmp_path, every_steps=1).train(1, on_step=lambda ckpt: seen.append(ckpt.last_saved))
+    assert [path and path.name for path in seen] == [None, "step-00000001", "step-00000002"]
+
+
+def test_a_due_checkpoint_is_written_before_another_pass_begins(tmp_path):
+    run = Run(tmp_path, every_steps=1)
+    with run.ckpt as ckpt:
+        for _ in ckpt.epochs(1):
+            for number in range(2):
+                for _ in ckpt.batches(run.loader):
+                    assert names(tmp_path) == ["step-00000001"] * number
+                    ckpt.step()
+                    break
+
+
+def test_without_batches_a_due_checkpoint_does_not_wait(tmp_path):
+    with Run(tmp_path, every_steps=1).ckpt as ckpt:
+        for _ in ckpt.epochs(1):
+            ckpt.step()
+            assert names(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("every_epochs", [1, None])
+def test_what_is_due_when_an_epoch_is_broken_off_is_saved_once(tmp_path, every_epochs):
+    run = Run(tmp_path, every_steps=2, every_epochs=every_epochs)
+    with run.ckpt as ckpt:
+        for _ in ckpt.epochs(1):
+            for _ in ckpt.batches(run.loader):
+                ckpt.step()
+                if ckpt.num_steps == 2:
+                    break
+    assert [(item.path.name, item.epoch) for item in list_checkpoints(tmp_path)] == [
+        ("step-00000002", 1)
+    ]
+
+
+# --- What a run counts -------------------------------------------------------------------------
+
+
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     Run(tmp_path).train()
     run = Run(tmp_path)
@@ -150,6 +353,25 @@ def test_the_means_are_those_of_the_epoch_so_far(tmp_path):
 def test_old_checkpoints_go_and_the_best_stays(tmp_path):
     Run(tmp_path, keep_last=2, keep_best=("val_loss", "max")).train(5)
     assert names(tmp_path) == ["step-00000003", "step-00000012", "step-00000015"]
+
+
+@pytest.mark.parametrize("gives_metrics", [True, False])
+def test_a_metric_to_keep_the_best_by_has_to_exist(tmp_path, gives_metrics):
+    def train(ckpt):
+        for _ in ckpt.epochs(1):
+            for _ in ckpt.batches([1]):
+                ckpt.step(loss=1.0)
+            if gives_metrics:
+                ckpt.metrics(val_loss=2.0)
+
+    with Run(tmp_path, keep_best=("val_los", "min")).ckpt as ckpt:
+        if gives_metrics:
+            expected = "keep_best is for 'val_los', and the epoch's metrics are loss, val_loss"
+            with pytest.raises(CheckpointProblem, match=expected):
+                train(ckpt)
+        else:
+            train(ckpt)
+    assert list_checkpoints(tmp_path)[-1].epoch == 1
 
 
 def test_the_manifest_says_what_a_person_wants_to_know(tmp_path):
@@ -230,6 +452,37 @@ def test_another_model_is_refused(tmp_path):
         ckpt.restore()
 
 
+def test_an_epoch_that_began_more_passes_than_it_does_now_is_refused(tmp_path):
+    def train(num_loaders, stop_at=None):
+        run = Run(tmp_path, every_steps=1)
+        with run.ckpt as ckpt:
+            for _ in ckpt.epochs(2):
+                passes = [ckpt.batches(run.loader) for _ in range(num_loaders)]
+                for _ in zip(*passes, strict=True):
+                    if ckpt.num_steps == stop_at:
+                        raise KeyboardInterrupt
+                    ckpt.step()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(2, stop_at=1)
+    expected = r"had begun 2 passes over batches\(\) when it was saved, .*epoch began 1 now"
+    with pytest.raises(CheckpointProblem, match=expected):
+        train(1)
+    assert names(tmp_path)[-1] == "step-00000003"
+
+
+def test_a_place_that_cant_be_written_is_named_as_the_checkpoint(tmp_path, monkeypatch):
+    import torchkeep.checkpointing.layout as module
+
+    def refuse(content, path, **_):
+        raise SaveRefused(f"{path}: the disk is full")
+
+    monkeypatch.setattr(module, "write_safetensors", refuse)
+    with Run(tmp_path).ckpt as ckpt, pytest.raises(SaveRefused) as caught:
+        ckpt.save()
+    assert caught.value.problem == f"{tmp_path}/step-00000000/model.safetensors: the disk is full"
+
+
 def test_a_folder_that_cant_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointProblem, match="the run's folder can't be written to"):
@@ -254,6 +507,23 @@ def test_an_inexact_checkpoint_is_refused_unless_allowed(tmp_path):
         assert ckpt.inexact == caught.value.reasons
         for _ in ckpt.epochs(1):
             assert list(ckpt.batches([1, 2, 3])) == [2, 3]
+
+
+def test_an_older_checkpoint_that_is_exact_is_offered(tmp_path):
+    run = Run(tmp_path)
+    with run.ckpt as ckpt:
+        exact = ckpt.save()
+        batches = ckpt.batches(run.loader)
+        next(batches)
+        ckpt.save()
+    with pytest.raises(InexactResume, match=r"older one that is exact: call restore\(") as caught:
+        Run(tmp_path).train()
+    assert repr(str(exact)) in caught.value.advice
+    ckpt = Run(tmp_path).ckpt
+    ckpt.restore(exact)
+    with ckpt:
+        assert ckpt.inexact == ()
+        assert ckpt.resumed_from.path == exact
 
 
 def test_steps_without_batches_are_named_as_inexact(tmp_path):

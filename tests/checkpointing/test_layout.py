@@ -24,7 +24,7 @@ def write(run, step: int, *, serial: int = 0, name: str = ""):
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(4, 3)).sum().backward()
     optimizer.step()
-    state = capture(model=model, optimizer=optimizer)
+    state = capture({"model": model, "optimizer": optimizer})
     facts = {
         "serial": serial or step,
         "step": step,
@@ -56,7 +56,7 @@ def test_the_model_file_is_plain_safetensors(tmp_path):
 def test_tied_parameters_come_back(tmp_path):
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     model["b"].weight = model["a"].weight
-    state = capture(model=model, copy=False)
+    state = capture({"model": model}, copy=False)
     facts = {"serial": 1, "step": 1}
     write_checkpoint(tmp_path / "c", state, facts=facts, durable=False)
     back = read_state(tmp_path / "c")["objects"]["model"]["state"]["state_dict"]

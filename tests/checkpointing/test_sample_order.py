@@ -43,7 +43,9 @@ def walk(loader, *, epoch: int = 0, seed: int = 1) -> list[list[list[float]]]:
 
 
 def rows(batch) -> list[list[float]]:
-    return torch.stack(list(batch), dim=-1).tolist() if torch.is_tensor(batch[0]) else batch
+    if isinstance(batch, list) and torch.is_tensor(batch[0]):
+        return torch.stack(batch, dim=-1).tolist()
+    return batch
 
 
 def indices(batches) -> list[list[int]]:
@@ -56,11 +58,39 @@ def seeded():
 
 
 def test_the_order_is_the_one_that_the_loader_would_draw():
-    loader = DataLoader(Noise(), 3, shuffle=True, generator=torch.Generator().manual_seed(5))
-    plain = DataLoader(Noise(), 3, shuffle=True, generator=torch.Generator().manual_seed(5))
-    sampler = [list(batch) for batch in plain.batch_sampler]
-    assert indices(walk(loader)) == sampler
-    assert sampler != sorted(sampler)
+    expected = orders_of_four_epochs(lambda loader: [batch.tolist() for batch in loader])
+    given = orders_of_four_epochs(lambda loader: [batch.tolist() for batch in walk(loader)])
+    assert given == expected
+    assert all(order != sorted(order) for order in expected)
+
+
+def orders_of_four_epochs(walked) -> list[list[list[int]]]:
+    """Return the orders of two epochs with a private generator, and of two with torch's own."""
+    orders = []
+    for generator in (torch.Generator().manual_seed(5), None):
+        torch.manual_seed(3)
+        loader = DataLoader(range(10), 3, shuffle=True, generator=generator)
+        orders += [walked(loader) for _ in range(2)]
+    return orders
+
+
+class Eager:
+    """A sampler that draws when it is asked for an iterator, not when for an index."""
+
+    def __iter__(self):
+        return iter(torch.randperm(10).tolist())
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_a_sampler_that_draws_at_once_draws_before_the_loader():
+    loader = DataLoader(Noise(), 3, sampler=Eager())
+    torch.manual_seed(3)
+    # Without the noise that a plain loader's samples draw from the same generator.
+    expected = [batch.tolist() for batch in DataLoader(range(10), 3, sampler=Eager())]
+    torch.manual_seed(3)
+    assert indices(walk(loader)) == expected
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -94,6 +124,7 @@ def test_fetching_does_not_disturb_the_global_generators():
     loader = DataLoader(Noise(), 3)
     random.seed(1)
     np.random.seed(1)
+    list(DataLoader(range(10), 3))  # draws a seed for workers
     expected = random.random(), np.random.rand(), torch.rand(1)
     random.seed(1)
     np.random.seed(1)
@@ -103,6 +134,7 @@ def test_fetching_does_not_disturb_the_global_generators():
 
 
 def test_fetching_with_workers_does_not_disturb_them_either():
+    list(DataLoader(range(10), 3))
     expected = torch.rand(1)
     torch.manual_seed(0)
     walk(DataLoader(Noise(), 3, num_workers=1))
@@ -167,6 +199,117 @@ def test_every_map_style_loader_can_be_gone_on_with(loader):
     assert [str(batch) for batch in following.served(following.remaining())] == rest
     assert rest
     assert reasons == []
+
+
+class Whole(Dataset):
+    """Takes whatever index it is given, and says what it was."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index) -> str:
+        return repr(index)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        BatchSampler(range(8), 3, False),
+        [(1, 2), (3, 4), (5, 6)],
+        [1, [2, 3], "four", (5, [6])],
+        [torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([4])],
+    ],
+    ids=["lists", "tuples", "mixed", "tensors"],
+)
+def test_without_a_batch_size_an_index_is_passed_through_whole(sampler):
+    loader = DataLoader(Whole(), batch_size=None, sampler=sampler)
+    expected = list(loader)
+    assert walk(loader) == expected
+    for num_steps in (1, 2):
+        seen, rest = resumed(loader, num_steps)
+        assert seen + rest == expected
+
+
+def test_the_integers_of_an_array_are_passed_on_as_a_list():
+    loader = DataLoader(Whole(), batch_size=None, sampler=[np.array([1, 2]), np.int64(3)])
+    assert walk(loader) == ["[1, 2]", "3"]
+
+
+class Fetching(Dataset):
+    """Fetches only whole batches."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitems__(self, indices):
+        noise = random.random()
+        return [[float(index), noise] for index in indices]
+
+
+@pytest.mark.parametrize("dataset", [Fetching(), Subset(Fetching(), range(8))])
+def test_a_data_set_that_fetches_whole_batches_does_so_under_one_seed(dataset):
+    loader = DataLoader(dataset, 3)
+    whole = walk(loader)
+    assert indices(whole) == indices(rows(batch) for batch in loader)
+    assert len({sample[1] for batch in whole for sample in batch}) == len(whole)
+    seen, rest = resumed(loader, 1, DataLoader(dataset, 3, num_workers=1))
+    assert seen + rest == whole
+
+
+def test_a_subset_of_samples_is_still_seeded_by_the_sample():
+    forwards = walk(DataLoader(Subset(Noise(), range(10)), 3))
+    backwards = walk(DataLoader(Subset(Noise(), range(10)), 2, sampler=range(9, -1, -1)))
+    assert sorted(chain(*forwards)) == sorted(chain(*backwards))
+
+
+def left_after(loader, num_batches: int) -> tuple[Passes, list]:
+    """Break off a pass after some finished batches."""
+    passes = Passes()
+    begun = passes.begin(loader, 1, 0)
+    seen = []
+    for batch in begun.served(begun.remaining()):
+        seen.append(rows(batch))
+        passes.finish_step()
+        if len(seen) == num_batches:
+            break
+    return passes, seen
+
+
+def test_a_pass_that_was_broken_off_can_be_gone_on_with():
+    loader = DataLoader(Noise(), 3)
+    passes, seen = left_after(loader, 2)
+    passes.reopen()
+    following = passes.begin(loader, 1, 0)
+    rest = [rows(batch) for batch in following.served(following.remaining())]
+    assert seen + rest == walk(loader)
+
+
+@pytest.mark.parametrize("make", [lambda: DataLoader(Noise(), 3), lambda: Stateful(), lambda: [1]])
+def test_a_pass_that_was_broken_off_is_over_when_another_begins(make):
+    passes, _ = left_after(make(), 1)
+    passes.begin(make(), 1, 0)
+    other = Passes()
+    other.resume(passes.state())
+    assert list(other.begin(make(), 1, 0).remaining()) == []
+    assert list(other.begin(make(), 1, 0).remaining()) != []
+
+
+def test_passes_that_are_still_to_be_resumed_stay_in_the_state():
+    passes, _ = left_after(DataLoader(Noise(), 3), 1)
+    passes.begin(DataLoader(Noise(), 3), 1, 0)
+    other = Passes()
+    other.resume(passes.state())
+    other.begin(DataLoader(Noise(), 3), 1, 0)
+    assert len(other.state()["passes"]) == 2
+
+
+def test_an_epoch_that_begins_fewer_passes_than_it_had_is_refused_once():
+    passes, _ = left_after(DataLoader(Noise(), 3), 1)
+    other = Passes()
+    other.resume(passes.state())
+    with pytest.raises(CheckpointProblem, match=r"had begun 1 passes .* began 0 now"):
+        other.end_epoch()
+    other.end_epoch()
 
 
 def test_the_generator_of_the_loader_is_kept_for_the_next_epoch():

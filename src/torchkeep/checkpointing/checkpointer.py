@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -28,12 +29,17 @@ from torchkeep.checkpointing.environment import (
 )
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
 from torchkeep.checkpointing.progress import Progress, as_number
-from torchkeep.checkpointing.retention import Best, Kept, doomed
+from torchkeep.checkpointing.retention import Best, Candidate, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.sample_order import Passes
-from torchkeep.checkpointing.state import capture, restore
-from torchkeep.errors import CheckpointProblem, InexactResume
-from torchkeep.files import remove_folder, remove_temporaries
+from torchkeep.checkpointing.state import (
+    capture,
+    capture_gradients,
+    restore,
+    restore_gradients,
+)
+from torchkeep.errors import CheckpointProblem, InexactResume, SaveRefused
+from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
 
 
 class Checkpointer:
@@ -51,8 +57,18 @@ class Checkpointer:
     `step` once per optimizer step, after it: with gradient accumulation that is once every few
     batches, and the batches since the last `step` are repeated after a resume.
 
+    A checkpoint that is due after a step is written when the loop asks for the next batch, so
+    what it does after `step`, such as `scheduler.step()`, is in it. `save` saves at once.
+
     What an epoch's body does before it walks over `batches` is done again when the epoch is
     resumed; the state is restored once more after that, so nothing counts twice.
+
+    Breaking off is no end of the epoch: after a `break` out of the epoch loop, or an error that
+    the program catches, the run goes on with the batches that are left. After a `break` out of
+    the batches alone, the epoch ends with its body, as in any loop.
+
+    Batches after an epoch's last `step` belong to no step of that epoch. If the loop does not
+    drop their gradients they count in the next one, and so they do after a resume.
 
     Args:
         folder: where the run's checkpoints go; made if missing.
@@ -67,6 +83,7 @@ class Checkpointer:
         keep_last: how many of the newest checkpoints to keep; None for all. Before an old one is
             deleted, the new one is read back and compared with its digests.
         keep_best: a metric and a direction, as in `("val_loss", "min")`: the best one is kept too.
+            The metric has to be among those of the first epoch that has any.
         resume: "auto" goes on if there is something to go on with, True insists on it, False
             insists on an empty folder.
         allow_inexact: resume also where it can't be exact. The reasons are in `inexact`.
@@ -124,8 +141,10 @@ class Checkpointer:
         self._progress = Progress()
         self._passes = Passes()
         self._lock: RunLock | None = None
-        self._again: State | None = None
+        self._pending_state: State | None = None
+        self._is_in_epoch = False
         self._is_saved = True
+        self._is_due = False
         self._num_saved = 0
         self._git: str | None = None
 
@@ -158,13 +177,13 @@ class Checkpointer:
         if self._lock is not None:
             return
         try:
-            there = self._take()
-            if self.resume is False and there:
+            checkpoints = self._take()
+            if self.resume is False and checkpoints:
                 raise CheckpointProblem(
-                    f"{self.folder}: there are {len(there)} checkpoints already",
+                    f"{self.folder}: there are {len(checkpoints)} checkpoints already",
                     advice='Choose another folder, or pass resume="auto" to go on with them.',
                 )
-            if there or self.resume is True:
+            if checkpoints or self.resume is True:
                 self._restore(None)
         except BaseException:
             self.close()
@@ -174,52 +193,86 @@ class Checkpointer:
         """Become the one owner of the run folder, and return the checkpoints in it."""
         self._lock = RunLock(self.folder)
         remove_temporaries(self.folder)
-        there = list_checkpoints(self.folder)
-        self._num_saved = max((item.serial for item in there), default=0)
+        checkpoints = list_checkpoints(self.folder)
+        self._num_saved = max((item.serial for item in checkpoints), default=0)
         self._git = git_revision()
-        return there
+        return checkpoints
 
     # --- The loop ------------------------------------------------------------------------------
 
     def epochs(self, num_epochs: int) -> Iterator[int]:
         """Yield the numbers of the epochs that are left of `num_epochs`, from 0.
 
-        What the loop's body did, its metrics too, is saved when the next number is asked for.
+        What the loop's body did, its metrics too, is saved when the next number is asked for. An
+        epoch that the loop broke off is gone on with.
+
+        Raises:
+            CheckpointProblem: a resumed epoch began fewer passes over `batches` than it had when
+                it was saved, or the metric of `keep_best` is not among the epoch's metrics.
         """
         self._open()
         while self._progress.epoch < num_epochs:
-            if not self._passes.num_to_resume:
-                self._restore_again()
+            if self._is_in_epoch:
+                self._passes.reopen()
+            elif not self._passes.num_to_resume:
+                self._restore_pending()
+            self._is_in_epoch = True
             yield self._progress.epoch
-            self._passes.end_epoch()
-            self._progress.end_epoch()
-            self._is_saved = False
-            if self.every_epochs and self._progress.epoch % self.every_epochs == 0:
-                self.save()
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self._is_in_epoch = False
+        self._pending_state = None
+        self._passes.end_epoch()
+        was_rated = bool(self._progress.metrics)
+        self._progress.end_epoch()
+        self._is_saved = False
+        if self.every_epochs and self._progress.epoch % self.every_epochs == 0:
+            self.save()
+        self._save_if_due()
+        if was_rated:
+            self._check_keep_best()
+
+    def _check_keep_best(self) -> None:
+        """Refuse a metric that no epoch had: nothing would be kept for it."""
+        if self.keep_best is None or any(self.keep_best[0] in row for row in self.history):
+            return
+        names = sorted(self.history[-1].keys() - {"epoch", "step"})
+        raise CheckpointProblem(
+            f"keep_best is for {self.keep_best[0]!r}, and the epoch's metrics are "
+            + ", ".join(names),
+            advice="Name one of them in keep_best, or give the metric to metrics().",
+        )
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of `loader`, in a resumed epoch those that are left.
 
-        A map-style `DataLoader` gives the batches that it would give by itself, except that each
-        sample is fetched under its own seed: see `torchkeep.checkpointing.sample_order`.
+        A map-style `DataLoader` gives the batches that it would give by itself in the main
+        process, except that each sample is fetched under its own seed: see
+        `torchkeep.checkpointing.sample_order`.
 
         Raises:
             CheckpointProblem: the data set has changed in the middle of an epoch.
         """
         self._open()
+        self._save_if_due()
         resumes = self._passes.num_to_resume > 0
         if not resumes:
-            self._restore_again()
+            self._restore_pending()
         following = self._passes.begin(loader, self.seed, self._progress.epoch)
         iterator = following.remaining()
         if resumes:
             # Only now: making an iterator, and whatever the loop did before, may have drawn from
             # the generators that the rest of the epoch goes on with.
-            self._restore_again(keep=self._passes.num_to_resume > 0)
-        yield from following.served(iterator)
+            self._restore_pending(keep=self._passes.num_to_resume > 0)
+        yield from following.served(iterator, before_next=self._save_if_due)
 
     def step(self, **values: float | torch.Tensor) -> None:
-        """Count a finished optimizer step, and save if it is due.
+        """Count a finished optimizer step.
+
+        A checkpoint that is now due is written when the next batch is asked for, or the epoch
+        or the `with` block ends without an error: then it has what the loop did after this call.
+        In an epoch without `batches` it is written at once.
 
         Args:
             values: what to average over the epoch, such as `loss=loss.item()`.
@@ -228,7 +281,9 @@ class Checkpointer:
         self._passes.finish_step()
         self._is_saved = False
         if self.every_steps and self._progress.step % self.every_steps == 0:
-            self.save()
+            self._is_due = True
+        if not self._passes.begun:
+            self._save_if_due()
 
     def metrics(self, **values: float | torch.Tensor) -> None:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
@@ -263,28 +318,39 @@ class Checkpointer:
     # --- Saving --------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Save now, and return the checkpoint's folder.
+        """Save at once, and return the checkpoint's folder.
 
-        Between a batch and its `step` the checkpoint is not exact, and says so.
+        Between a batch and its `step` the checkpoint is not exact, and says so. Between a `step`
+        and what belongs to it, such as `scheduler.step()`, it can't know.
 
         Raises:
             SaveRefused: a value can't be kept, or the folder can't be written.
             CheckpointProblem: the checkpoint reads back other than it was written.
         """
         self._open()
-        state = capture(copy=False, **self.objects)
+        state = capture(self.objects, copy=False)
         state["progress"] = self._progress.state()
         state["data"] = {"seed": self.seed, **self._passes.state()}
         state["inexact"] += self._passes.inexact()
+        if self._passes.has_leftover:
+            state["gradients"] = capture_gradients(self.objects, state["inexact"])
         if self._progress.num_steps_in_epoch and not self._passes.begun:
             state["inexact"].append("the epoch's batches were not taken from batches()")
         path = self._free_name()
         self._num_saved += 1
-        write_checkpoint(path, state, facts=self._facts(state), durable=self.durable)
+        try:
+            write_checkpoint(path, state, facts=self._facts(state), durable=self.durable)
+        except SaveRefused as refused:
+            raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = path
         self._is_saved = True
+        self._is_due = False
         self._prune(path)
         return path
+
+    def _save_if_due(self) -> None:
+        if self._is_due:
+            self.save()
 
     def _facts(self, state: State) -> dict[str, Any]:
         return {
@@ -310,17 +376,18 @@ class Checkpointer:
     def _prune(self, newest: Path) -> None:
         damaged = {item.path for item in self.skipped}
         # In the middle of an epoch the means are not those of an epoch.
-        there = [
-            Kept(
+        candidates = [
+            Candidate(
                 item.path.name,
                 item.step,
                 item.serial,
                 is_whole=not item.problem and item.path not in damaged,
                 metrics={} if item.batch else item.metrics,
+                is_exact=not item.inexact,
             )
             for item in list_checkpoints(self.folder)
         ]
-        names = doomed(there, keep_last=self.keep_last, keep_best=self.keep_best)
+        names = to_delete(candidates, keep_last=self.keep_last, keep_best=self.keep_best)
         if names and (problem := damage(newest)):
             raise CheckpointProblem(
                 f"{newest}: the new checkpoint reads back wrong: {problem}",
@@ -355,8 +422,10 @@ class Checkpointer:
         self._apply(state)
         self.seed = state["data"]["seed"]
         self._passes.resume(state["data"])
-        self._again = state
+        self._pending_state = state
+        self._is_in_epoch = False
         self._is_saved = True
+        self._is_due = False
         self.resumed_from = found
         return found
 
@@ -372,19 +441,42 @@ class Checkpointer:
     def _refuse_inexact(self, checkpoint: Checkpoint, reasons: list[str]) -> None:
         self.inexact = tuple(reasons)
         if reasons and not self.allow_inexact:
+            advice = "Pass allow_inexact=True to go on all the same."
+            if (older := self._older_exact(checkpoint)) is not None:
+                advice = (
+                    f"Go back to an older one that is exact: call restore({str(older)!r}) on the "
+                    "Checkpointer before the `with`; or pass allow_inexact=True."
+                )
             raise InexactResume(
                 f"{checkpoint.path}: going on from here may not be exact: {'; '.join(reasons)}",
                 reasons=self.inexact,
-                advice="Pass allow_inexact=True to go on all the same.",
+                advice=advice,
             )
+
+    def _older_exact(self, checkpoint: Checkpoint) -> Path | None:
+        """Return the newest checkpoint before the given one that can be resumed exactly."""
+        for item in reversed(list_checkpoints(self.folder)):
+            if item.problem or item.inexact or item.serial >= checkpoint.serial:
+                continue
+            if damage(item.path):
+                continue
+            if not self._reasons(read_state(item.path), read_manifest(item.path)):
+                return item.path
+        return None
 
     def _apply(self, state: State) -> None:
         shared = {k: v for k, v in self.objects.items() if k in state["objects"]}
-        restore(state, **shared)
+        restore(state, shared)
+        restore_gradients(shared, state.get("gradients", {}))
         self._progress = Progress(**deepcopy(state["progress"]))
 
-    def _restore_again(self, *, keep: bool = False) -> None:
+    def _restore_pending(self, *, keep: bool = False) -> None:
         """Restore once more at the very point where the run goes on; `keep` for a later point."""
-        if self._again is not None:
-            self._apply(self._again)
-            self._again = self._again if keep else None
+        if self._pending_state is not None:
+            self._apply(self._pending_state)
+            self._pending_state = self._pending_state if keep else None
+
+
+def _final(problem: str) -> str:
+    """Return a message with the names that temporaries would have got."""
+    return re.sub(rf"\.(step-[-\d]+){re.escape(TEMPORARY_MARK)}\w+", r"\1", problem)

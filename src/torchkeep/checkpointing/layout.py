@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -129,20 +130,76 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         data = file.read_at(0, file.nbytes)
     try:
         manifest = json.loads(data)
+        _check_manifest(manifest)
     except ValueError as error:
         raise DamagedFile(f"it is not JSON ({error})", path=path) from None
+    except RecursionError:
+        raise DamagedFile("it is nested too deeply", path=path) from None
+    except FileProblem as error:
+        raise error.in_file(path) from None
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _check_manifest(manifest: object) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DamagedFile("it is not the manifest of a checkpoint", path=path)
+        raise DamagedFile("it is not the manifest of a checkpoint")
     if manifest.get("version") != FORMAT_VERSION:
         raise DamagedFile(
-            f"it has version {manifest.get('version')!r}, and this torchkeep reads "
+            f"it has version {reprlib.repr(manifest.get('version'))}, and this torchkeep reads "
             f"{FORMAT_VERSION}",
             advice="Use the torchkeep that wrote it, or a newer one.",
-            path=path,
         )
     if manifest.get("digest") != _manifest_digest(manifest):
-        raise DamagedFile("its digest differs from what was written", path=path)
-    return manifest
+        raise DamagedFile("its digest differs from what was written")
+    wrong = [name for name, is_right in _FIELDS.items() if not is_right(manifest.get(name))]
+    if wrong:
+        raise DamagedFile(f"its {wrong[0]!r} is not what a checkpoint has there")
+    if not manifest["files"].keys() == manifest["tensors"].keys() == manifest["tied"].keys():
+        raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
+
+
+def _is_table(value: object, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_files(value: object) -> bool:
+    """Tell whether it names our files, and no others: a manifest is no list of what to read."""
+
+    def is_file(facts: Any) -> bool:
+        return (
+            isinstance(facts, dict)
+            and _is_count(facts.get("nbytes"))
+            and _is_text(facts.get("digest"))
+        )
+
+    return _is_table(value, is_file) and set(cast("dict[str, Any]", value)) <= _FILES
+
+
+_FILES = frozenset({MODEL_FILE, STATE_FILE})
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "files": _are_files,
+    "tensors": lambda value: _is_table(value, lambda digests: _is_table(digests, _is_text)),
+    "tied": lambda value: _is_table(value, lambda names: _is_table(names, _is_text)),
+    "structure": lambda value: isinstance(value, dict),
+    "serial": _is_count,
+    "step": _is_count,
+    "epoch": _is_count,
+    "batch": _is_count,
+    "metrics": lambda value: isinstance(value, dict),
+    "date": _is_text,
+    "inexact": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+}
+"""What is read from a manifest, and whether it is of the right kind."""
 
 
 def damage(folder: str | os.PathLike[str]) -> str:
@@ -179,7 +236,11 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
         tied = manifest["tied"][file]
         for name, tensor in _read_tensors(Path(folder) / file, digests, tied, mmap=mmap):
             tensors[prefix + name] = tensor
-    state: State = decode(tensors, manifest["structure"])
+    try:
+        state: State = decode(tensors, manifest["structure"])
+    except RecursionError:
+        path = Path(folder) / MANIFEST
+        raise DamagedFile("its structure is nested too deeply", path=path) from None
     return state
 
 

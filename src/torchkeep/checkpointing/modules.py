@@ -3,6 +3,9 @@
 A state dict has parameters, persistent buffers and `_extra_state`. An exact resume also needs the
 non-persistent buffers, the `training` flag of every submodule (a frozen BatchNorm is in eval mode
 inside a model in training mode), and `requires_grad` of every parameter.
+
+Everything goes by the name that it has without DataParallel, torch.compile and the like, which
+are the names that `torchkeep.save` gives too: a run may go on wrapped in something else.
 """
 
 from __future__ import annotations
@@ -14,35 +17,30 @@ import torch
 from torch import nn
 
 from torchkeep.errors import CheckpointProblem
-from torchkeep.matching.keys import strip_wrappers
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
+from torchkeep.saving.modules import unwrapped_state, without, wrapped_paths
 
 
 def capture_module(model: nn.Module) -> dict[str, Any]:
     """Return the state of `model` under the names that it has without wrappers.
 
     The tensors are the live ones, detached: copy them before the model goes on.
+
+    Raises:
+        SaveRefused: two names are the same without their wrappers.
     """
-    model = unwrap(model)
-    state_dict = model.state_dict()
-    buffers = dict(model.named_buffers(remove_duplicate=False))
+    state_dict, _ = unwrapped_state(model)
+    wrapped = wrapped_paths(model)
+    buffers = {
+        without(name, wrapped): item.detach()
+        for name, item in model.named_buffers(remove_duplicate=False)
+    }
     return {
-        "state_dict": _bare(state_dict),
-        "other_buffers": {
-            name: item.detach() for name, item in buffers.items() if name not in state_dict
+        "state_dict": dict(state_dict),
+        "other_buffers": {name: item for name, item in buffers.items() if name not in state_dict},
+        "training": {name: module.training for name, module in _bare_modules(model)},
+        "requires_grad": {
+            without(name, wrapped): item.requires_grad for name, item in model.named_parameters()
         },
-        "training": {name: module.training for name, module in model.named_modules()},
-        "requires_grad": {name: item.requires_grad for name, item in model.named_parameters()},
     }
 
 
@@ -52,10 +50,14 @@ def check_module(name: str, model: nn.Module, state: dict[str, Any]) -> None:
     Raises:
         CheckpointProblem: names, shapes or dtypes differ.
     """
-    live = _bare(unwrap(model).state_dict())
+    live, _ = unwrapped_state(model)
     saved = state["state_dict"]
+    owners = {path for path, _ in _bare_modules(model)}
     problems = [f"{key} is missing" for key in live if key not in saved]
     problems += [f"{key} has no place" for key in saved if key not in live]
+    problems += [
+        f"{key} has no place" for key in state["other_buffers"] if _owner(key) not in owners
+    ]
     problems += [
         f"{key} was {_shape(saved[key])} and is {_shape(live[key])}"
         for key in live
@@ -70,35 +72,44 @@ def check_module(name: str, model: nn.Module, state: dict[str, Any]) -> None:
 
 def restore_module(model: nn.Module, state: dict[str, Any]) -> None:
     """Put `model` into the state that `capture_module` returned, in place."""
-    model = unwrap(model)
+    wrapped = wrapped_paths(model)
     live = model.state_dict()
-    bare = strip_wrappers(live)
-    named: OrderedDict[str, Any] = OrderedDict((k, state["state_dict"][bare[k]]) for k in live)
+    named: OrderedDict[str, Any] = OrderedDict(
+        (key, state["state_dict"][without(key, wrapped)]) for key in live
+    )
     # The versions of the modules' layouts: without them torch would migrate from the oldest.
     named._metadata = getattr(live, "_metadata", {})  # type: ignore[attr-defined]
     model.load_state_dict(named)
+    owners = dict(_bare_modules(model))
+    device = next((item.device for item in model.parameters()), None)
     for name, saved in state["other_buffers"].items():
-        _set_buffer(model, name, saved)
-    for name, module in model.named_modules():
+        _set_buffer(owners[_owner(name)], name.rpartition(".")[2], saved, device)
+    for name, module in _bare_modules(model):
         module.training = state["training"].get(name, module.training)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(state["requires_grad"].get(name, parameter.requires_grad))
+        flag = state["requires_grad"].get(without(name, wrapped), parameter.requires_grad)
+        parameter.requires_grad_(flag)
 
 
-def _set_buffer(model: nn.Module, name: str, saved: torch.Tensor) -> None:
-    owner_name, _, buffer_name = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    live = getattr(owner, buffer_name, None)
+def _bare_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return each module at each of its places; a wrapper stands before what it holds."""
+    wrapped = wrapped_paths(model)
+    modules = model.named_modules(remove_duplicate=False)
+    return [(without(path, wrapped), module) for path, module in modules]
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _set_buffer(
+    owner: nn.Module, name: str, saved: torch.Tensor, device: torch.device | None
+) -> None:
+    live = getattr(owner, name, None)
     if isinstance(live, torch.Tensor) and _shape(live) == _shape(saved):
         live.detach().copy_(saved)
     else:  # a cache that had not grown yet, or was not there
-        device = next((item.device for item in model.parameters()), saved.device)
-        setattr(owner, buffer_name, saved.to(device, copy=True))
-
-
-def _bare(named: dict[str, Any]) -> dict[str, Any]:
-    bare = strip_wrappers(named)
-    return {bare[name]: item for name, item in named.items()}
+        setattr(owner, name, saved.to(device or saved.device, copy=True))
 
 
 def _shape(value: object) -> str:

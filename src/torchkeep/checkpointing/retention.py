@@ -11,7 +11,7 @@ Best = tuple[str, Literal["min", "max"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Candidate:
     """What the rule needs to know about a checkpoint."""
 
     name: str
@@ -24,31 +24,35 @@ class Kept:
     """Whether it was found undamaged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Its metrics by name."""
+    is_exact: bool = True
+    """Whether a run can go on from it bit for bit, as far as it knows itself."""
 
 
-def doomed(
-    checkpoints: Iterable[Kept], *, keep_last: int | None = 3, keep_best: Best | None = None
+def to_delete(
+    checkpoints: Iterable[Candidate], *, keep_last: int | None = 3, keep_best: Best | None = None
 ) -> list[str]:
     """Return the names of the checkpoints to delete, oldest first.
 
     Kept are the newest `keep_last` (None: all) and the best one; of those at the same step only
     the newest. A damaged checkpoint counts for nothing and is left where it is, as somebody may
-    want to rescue a part of it. The newest whole one is never deleted.
+    want to rescue a part of it. The newest whole one, and the newest exact one, are never deleted.
 
-    >>> rated = [Kept("a", 1, 1, True, {"loss": 0.3}), Kept("b", 2, 2, True, {"loss": 0.1})]
-    >>> doomed([*rated, Kept("c", 3, 3, True)], keep_last=1, keep_best=("loss", "min"))
-    ['a']
+    >>> losses = [0.3, 0.1, 0.2]
+    >>> rated = [Candidate(f"{n}", n, n, True, {"loss": loss}) for n, loss in enumerate(losses)]
+    >>> to_delete(rated, keep_last=1, keep_best=("loss", "min"))
+    ['0']
     """
     whole = sorted((item for item in checkpoints if item.is_whole), key=lambda item: item.serial)
     latest = sorted({item.step: item for item in whole}.values(), key=lambda item: item.serial)
     keep = set() if keep_last == 0 else {item.name for item in latest[-(keep_last or 0) :]}
-    keep |= {item.name for item in latest[-1:]}
+    exact = [item for item in whole if item.is_exact]
+    keep |= {item.name for item in (*latest[-1:], *exact[-1:])}
     if keep_best is not None and (best := best_of(latest, keep_best)) is not None:
         keep.add(best.name)
     return [item.name for item in whole if item.name not in keep]
 
 
-def best_of(checkpoints: Iterable[Kept], rule: Best) -> Kept | None:
+def best_of(checkpoints: Iterable[Candidate], rule: Best) -> Candidate | None:
     """Return the whole checkpoint with the best metric, the newest of equals; None without any."""
     metric, direction = rule
     sign = 1.0 if direction == "max" else -1.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,18 +16,24 @@ try:
 except ImportError:  # Windows: nobody is kept out
     fcntl = None  # type: ignore[assignment]
 
+# Elsewhere `struct flock` has its fields in another order, or the system has no such locks.
+_HAS_FILE_LOCKS = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+
 
 class RunLock:
     """Keeps other processes from writing to a run folder, until it is released or we die.
 
-    The lock is POSIX `lockf`, not `flock`: a forked DataLoader worker would inherit the latter
-    and hold the run for seconds after the training process was killed.
+    The lock belongs to our opened file, where the system has that (Linux). POSIX `lockf`, used
+    elsewhere, belongs to the process, and is lost when anything in it opens and closes `.lock`: a
+    copy of the folder is enough. A forked DataLoader worker inherits the opened file, and would
+    hold the run after the training process was killed; so it closes it. (A fork that Python does
+    not know of, in a C library, holds the run until it ends.)
 
     Raises:
         CheckpointProblem: another process, or another Checkpointer of this one, has it.
     """
 
-    _ours: ClassVar[set[Path]] = set()
+    _ours: ClassVar[dict[Path, RunLock]] = {}
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.resolve() / ".lock"
@@ -33,22 +41,26 @@ class RunLock:
             raise self._taken(folder, "this process already")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _CLOSED_BY_EXEC, 0o666)
         except OSError as error:
             raise CheckpointProblem(
                 f"{folder}: the run's folder can't be written to ({error.strerror})",
                 advice="Check its mode, or choose another folder.",
             ) from None
+        self._ours[self.path] = self
         try:
-            if fcntl is not None:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            _lock(self._fd)
+        except OSError as error:
             owner = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
-            os.close(self._fd)
+            self.release()
+            if not isinstance(error, BlockingIOError | PermissionError):
+                raise CheckpointProblem(
+                    f"{folder}: the run's folder can't be locked ({error.strerror})",
+                    advice="Choose a folder on a file system that has locks.",
+                ) from None
             raise self._taken(folder, owner or "another process") from None
         os.truncate(self._fd, 0)
         os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._ours.add(self.path)
 
     @staticmethod
     def _taken(folder: Path, owner: str) -> CheckpointProblem:
@@ -59,6 +71,28 @@ class RunLock:
 
     def release(self) -> None:
         """Let others in."""
-        if self.path in self._ours:
-            self._ours.remove(self.path)
+        if self._ours.get(self.path) is self:
+            del self._ours[self.path]
             os.close(self._fd)
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Close what a forked process inherited. The parent's locks stay."""
+        for lock in list(cls._ours.values()):
+            lock.release()
+
+
+_CLOSED_BY_EXEC = getattr(os, "O_CLOEXEC", 0)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RunLock.forget_all)
+
+
+def _lock(fd: int) -> None:
+    """Lock the opened file, or raise BlockingIOError or PermissionError if another has it."""
+    if _HAS_FILE_LOCKS:
+        # struct flock: type, whence, start, length (0: all of it), process (0: none)
+        whole = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
+    elif fcntl is not None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

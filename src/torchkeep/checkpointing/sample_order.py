@@ -1,16 +1,21 @@
 """Which samples come in which order, so that a resumed epoch goes on with the next one.
 
 A `Pass` is one walk over a loader. For a map-style `DataLoader` the whole list of index batches
-is drawn at the start (from the loader's own batch sampler, and so from the generator that it
-always draws from) and kept in the checkpoint with a cursor. The batches are then served by an
-inner loader that is given these index batches, so nothing depends on how far the workers had
-fetched ahead.
+is drawn at the start and kept in the checkpoint with a cursor. It is drawn as the loader itself
+draws it with `num_workers=0`: a seed for workers first, then the order, from the same generators.
+The batches are then served by an inner loader that is given these index batches, so nothing
+depends on how far the workers had fetched ahead.
 
 Every sample is fetched under Python's, NumPy's and torch's generators seeded from (run seed,
 epoch, pass, index, occurrence), and a batch is collated under what its last sample left. Hence
 the samples are the same with any number of workers and after any resume, and augmentation in the
 main process does not disturb the generators that the training draws from. A sample drawn twice in
-an epoch is augmented in two ways: that is the occurrence.
+an epoch is augmented in two ways: that is the occurrence. Where the data set itself fetches a
+whole batch in one call, the unit is that call and not the sample: with `__getitems__`, and with
+`batch_size=None` and a sampler that gives lists of indices.
+
+A pass is over when its last batch was taken. One that was broken off can still be gone on with,
+until the loop begins another one or ends the epoch.
 
 A loader with `state_dict` and `load_state_dict` is restored by them. Any other iterable is walked
 again from its start, and what was seen is skipped; that it then goes on with the same batches
@@ -26,7 +31,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from torchkeep.checkpointing.rng import seed_all, undisturbed
 from torchkeep.errors import CheckpointProblem
@@ -39,7 +44,8 @@ class Pass:
         loader: the user's loader.
         num_given: batches given to the user's loop.
         num_finished: batches given before the last finished step: where a resume goes on.
-        is_over: whether the loop has left it.
+        is_left: whether the loop has left it, at its end or before.
+        is_over: whether nothing of it is left to do.
     """
 
     kind: ClassVar[str]
@@ -50,6 +56,7 @@ class Pass:
         self.loader = loader
         self.key = key
         self.num_given = self.num_finished = 0
+        self.is_left = False
         self.is_over = False
 
     def begin(self) -> None:
@@ -76,16 +83,28 @@ class Pass:
 
     def remaining(self) -> Iterator[Any]:
         """Return an iterator over the batches from the cursor on."""
+        return iter(()) if self.is_over else self._walk()
+
+    def _walk(self) -> Iterator[Any]:
         raise NotImplementedError
 
-    def served(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """Yield what `remaining` returned, and count it."""
+    def served(
+        self, iterator: Iterator[Any], before_next: Callable[[], object] = lambda: None
+    ) -> Iterator[Any]:
+        """Yield what `remaining` returned, and count it.
+
+        Args:
+            iterator: what `remaining` returned.
+            before_next: called each time that the loop asks for more, before anything is fetched.
+        """
         try:
             for batch in iterator:
                 self.num_given += 1
                 yield batch
-        finally:
+                before_next()
             self.is_over = True
+        finally:
+            self.is_left = True
 
     def finish_step(self) -> None:
         """Count what was given so far as finished."""
@@ -93,7 +112,7 @@ class Pass:
 
     def inexact(self) -> list[str]:
         """Return why a resume from here may not be exact."""
-        if self.is_over or self.num_given == self.num_finished:
+        if self.num_given == self.num_finished:
             return []
         return [f"saved between batch {self.num_given} of the epoch and its step()"]
 
@@ -103,12 +122,19 @@ class Passes:
 
     def __init__(self) -> None:
         self.begun: list[Pass] = []
+        self.has_leftover = False
+        """Whether the last epoch ended with batches that no step finished."""
         self._saved: list[dict[str, Any]] = []
         self._generators: dict[int, list[torch.Tensor]] = {}
         self._loaders: dict[int, Iterable[Any]] = {}
 
     def begin(self, loader: Iterable[Any], seed: int, epoch: int) -> Pass:
-        """Return the epoch's next pass: the one that the checkpoint was in, or a new one."""
+        """Return the epoch's next pass: the one that the checkpoint was in, or a new one.
+
+        What was broken off before is now over: the loop has gone on to something else.
+        """
+        for item in self.begun:
+            item.is_over |= item.is_left
         number = len(self.begun)
         following = _open_pass(loader, (seed, epoch, number))
         for generator, state in zip(
@@ -135,13 +161,33 @@ class Passes:
 
     def finish_step(self) -> None:
         """Count the batches that were given so far as finished."""
+        self.has_leftover = False
         for item in self.begun:
             item.finish_step()
 
     def end_epoch(self) -> None:
-        """Forget the passes; the generators of their loaders are still watched."""
+        """Forget the passes; the generators of their loaders are still watched.
+
+        Raises:
+            CheckpointProblem: the checkpoint had more passes than the epoch began again.
+        """
+        begun, missing = len(self.begun), self.num_to_resume
+        unfinished = any(item.num_given > item.num_finished for item in self.begun)
+        self.has_leftover = self.has_leftover or unfinished
         self.begun.clear()
         self._saved.clear()
+        if missing:
+            raise CheckpointProblem(
+                f"the epoch had begun {begun + missing} passes over batches() when it was saved, "
+                f"and the same epoch began {begun} now",
+                advice="Resume with the loop that the run was started with, or from a checkpoint "
+                "that was saved at the end of an epoch.",
+            )
+
+    def reopen(self) -> None:
+        """Have the next passes go on where those of an epoch that was broken off are."""
+        if self.begun:
+            self.resume(self.state())
 
     def inexact(self) -> list[str]:
         """Return why a resume from here may not be exact."""
@@ -154,13 +200,15 @@ class Passes:
             for number, loader in self._loaders.items()
         }
         return {
-            "passes": [item.state() for item in self.begun],
+            "passes": [*(item.state() for item in self.begun), *self._saved[len(self.begun) :]],
             "generators": self._generators | generators,
+            "has_leftover": self.has_leftover,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Have the next passes go on where those of `state` were."""
         self.begun.clear()
+        self.has_leftover = state["has_leftover"]
         self._saved = list(state["passes"])
         self._generators = dict(state["generators"])
 
@@ -204,8 +252,16 @@ class _IndexedPass(Pass):
     kind = "indices"
     loader: DataLoader[Any]
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether the sampler's items are batches of indices; else each is an index, whatever."""
+        return self.loader.batch_sampler is not None
+
     def begin(self) -> None:
-        self.order = [_plain(item) for item in _index_sampler(self.loader)]
+        # As the plain loader's iterator does it, and in this order.
+        drawn = iter(_index_sampler(self.loader))
+        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+        self.order = [_plain(item, is_batch=self.is_batched) for item in drawn]
         self.packed = _packed(self.order)
 
     def state(self) -> dict[str, Any]:
@@ -231,8 +287,8 @@ class _IndexedPass(Pass):
         dataset = self.loader.dataset
         return len(dataset) if hasattr(dataset, "__len__") else None
 
-    def remaining(self) -> Iterator[Any]:
-        jobs = _jobs(self.order)[self.num_given :]
+    def _walk(self) -> Iterator[Any]:
+        jobs = _jobs(self.order, is_batch=self.is_batched)[self.num_given :]
         return iter(_inner_loader(self.loader, jobs, self.key))
 
 
@@ -244,23 +300,20 @@ class _Job(NamedTuple):
     occurrences: list[int]
     """How often each index came before in this epoch."""
     is_batch: bool
-    """False if the loader gives samples one by one (`batch_size=None`)."""
+    """False if the loader does not collate (`batch_size=None`): there is one index then."""
 
 
-def _jobs(order: list[Any]) -> list[_Job]:
-    seen: Counter[Any] = Counter()
+def _jobs(order: list[Any], *, is_batch: bool) -> list[_Job]:
+    seen: Counter[str] = Counter()
     jobs = []
     for item in order:
+        indices = item if is_batch else [item]
         occurrences = []
-        for index in _indices(item):
+        for index in indices:
             occurrences.append(seen[repr(index)])
             seen[repr(index)] += 1
-        jobs.append(_Job(_indices(item), occurrences, isinstance(item, list)))
+        jobs.append(_Job(indices, occurrences, is_batch))
     return jobs
-
-
-def _indices(item: Any) -> list[Any]:
-    return item if isinstance(item, list) else [item]
 
 
 class _SeededBatches(Dataset[Any]):
@@ -275,6 +328,9 @@ class _SeededBatches(Dataset[Any]):
 
     def __getitem__(self, job: _Job) -> Any:
         with undisturbed():
+            if job.is_batch and _fetches_batches(self.dataset):
+                seed_all(*self.key, job.indices, job.occurrences)
+                return self.collate(self.dataset.__getitems__(job.indices))
             samples = [
                 self._sample(index, occurrence)
                 for index, occurrence in zip(job.indices, job.occurrences, strict=True)
@@ -284,6 +340,13 @@ class _SeededBatches(Dataset[Any]):
     def _sample(self, index: Any, occurrence: int) -> Any:
         seed_all(*self.key, index, occurrence)
         return self.dataset[index]
+
+
+def _fetches_batches(dataset: Any) -> bool:
+    """Tell whether `dataset` has a way of its own to fetch a batch, which PyTorch would take."""
+    if getattr(type(dataset), "__getitems__", None) is Subset.__getitems__:
+        return _fetches_batches(dataset.dataset)  # else it fetches one by one, as we do
+    return bool(getattr(dataset, "__getitems__", None))
 
 
 def _inner_loader(
@@ -323,21 +386,24 @@ def _begin_worker(init: Callable[[int], None] | None, worker: int) -> None:
         init(worker)
 
 
-def _plain(item: Any) -> Any:
-    """Return a batch of indices, or an index, with integers of NumPy or torch as Python's."""
-    if isinstance(item, list | tuple) or (isinstance(item, torch.Tensor) and item.dim()):
-        return [_plain_index(index) for index in item]
-    return _plain_index(item)
+def _plain(item: Any, *, is_batch: bool) -> Any:
+    """Return what a sampler gave, with integers of NumPy or torch as Python's."""
+    return [_plain_index(index) for index in item] if is_batch else _plain_index(item)
 
 
 def _plain_index(index: Any) -> Any:
+    if type(index) in (list, tuple):
+        return type(index)(_plain_index(item) for item in index)
+    if isinstance(index, torch.Tensor) and index.dim():
+        return index
+    if getattr(index, "ndim", 0):  # a NumPy array, which a checkpoint can't keep
+        return index.tolist()
     return operator.index(index) if hasattr(index, "__index__") else index
 
 
 def _packed(order: list[Any]) -> Any:
-    """Return the order as two tensors if all its indices are integers, else as it is."""
-    batches = [_indices(item) for item in order]
-    flat = [index for batch in batches for index in batch]
+    """Return the order as two tensors if it has only integers and lists of them, else as it is."""
+    flat = [index for item in order for index in (item if isinstance(item, list) else [item])]
     if not all(type(index) is int for index in flat):
         return {"batches": order}
     sizes = [len(item) if isinstance(item, list) else -1 for item in order]
@@ -370,7 +436,7 @@ class _StatefulPass(Pass):
         if not self.is_over:
             self.loader.load_state_dict(state["loader"])
 
-    def remaining(self) -> Iterator[Any]:
+    def _walk(self) -> Iterator[Any]:
         return iter(self.loader)
 
     def inexact(self) -> list[str]:
@@ -384,7 +450,7 @@ class _StatefulPass(Pass):
 class _ReplayedPass(Pass):
     kind = "skipping"
 
-    def remaining(self) -> Iterator[Any]:
+    def _walk(self) -> Iterator[Any]:
         iterator = iter(self.loader)
         for _ in range(self.num_given):
             next(iterator, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -37,16 +37,16 @@ from torchkeep.checkpointing.rng import (
 from torchkeep.errors import CheckpointProblem, SaveRefused
 
 
-def capture(*, rng: bool = True, copy: bool = True, **objects: object) -> State:
+def capture(objects: Mapping[str, object], *, rng: bool = True, copy: bool = True) -> State:
     """Return the state of `objects` and of the global random number generators.
 
-        state = capture(model=model, optimizer=optimizer, extra={"best": best, "sampler": sampler})
+        state = capture({"model": model, "optimizer": optimizer, "extra": {"best": best}})
 
     Args:
-        rng: capture the generators of Python, NumPy, torch and CUDA as well.
+        objects: what to capture, by any name; None is skipped.
+        rng: capture the global generators of Python, NumPy, torch and CUDA as well.
         copy: copy every tensor. Without it the state holds the live tensors, and is good only
             until the next step.
-        objects: what to capture, by any name; None is skipped.
 
     Returns:
         `{"objects": {name: ...}, "rng": ..., "inexact": [reason, ...]}`. A reason names something
@@ -65,11 +65,16 @@ def capture(*, rng: bool = True, copy: bool = True, **objects: object) -> State:
     return _copied(state) if copy else state
 
 
-def restore(state: State, *, rng: bool = True, **objects: object) -> None:
+def restore(state: State, objects: Mapping[str, object], *, rng: bool = True) -> None:
     """Put `objects`, and the random number generators, into the state that was captured.
 
     Everything is checked before anything is changed. What the state has and the call does not
     name is left alone.
+
+    Args:
+        state: what `capture` returned.
+        objects: what to restore, under the names that it was captured by; None is skipped.
+        rng: restore the global generators too, if the state has them.
 
     Raises:
         CheckpointProblem: an object is not in the state, or is another one: other parameters,
@@ -82,6 +87,33 @@ def restore(state: State, *, rng: bool = True, **objects: object) -> None:
         _restore(given, name, item, state["objects"][name])
     if rng and "rng" in state:
         restore_rng(state["rng"])
+
+
+def capture_gradients(objects: Mapping[str, Any], inexact: list[str]) -> dict[str, Any]:
+    """Return the gradients of all modules by object, to go on with an accumulation.
+
+    If they can't be kept, `inexact` gets the reason.
+    """
+    gradients = {name: [p.grad for p in _parameters(item)] for name, item in objects.items()}
+    if any(item is not None and item.is_sparse for items in gradients.values() for item in items):
+        inexact.append("the sparse gradients of the batches after the last step() can't be kept")
+        return {}
+    return gradients
+
+
+def restore_gradients(objects: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
+    """Put back what `capture_gradients` returned."""
+    for name, items in gradients.items():
+        for parameter, item in zip(_parameters(objects.get(name)), items, strict=False):
+            parameter.grad = None if item is None else item.to(parameter.device, copy=True)
+
+
+def _parameters(item: Any) -> Iterator[nn.Parameter]:
+    if isinstance(item, nn.Module):
+        yield from item.parameters()
+    elif type(item) in (dict, list):
+        for _, value in _entries(item):
+            yield from _parameters(value)
 
 
 # --- The kinds of objects ----------------------------------------------------------------------

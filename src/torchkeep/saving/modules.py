@@ -27,10 +27,10 @@ def unwrapped_state(
         SaveRefused: two names are the same without their wrappers.
     """
     state = module.state_dict()
-    wrapped = _wrapped_paths(module)
+    wrapped = wrapped_paths(module)
     stored: OrderedDict[str, Any] = OrderedDict()
     for key, value in state.items():
-        name = _without(key, wrapped)
+        name = without(key, wrapped)
         if name in stored:
             raise SaveRefused(
                 f"two tensors are called {name!r} once the wrappers' names are dropped",
@@ -38,12 +38,12 @@ def unwrapped_state(
             )
         stored[name] = value
     versions = getattr(state, "_metadata", {})
-    bare = {_without(path, wrapped): version for path, version in versions.items()}
+    bare = {without(path, wrapped): version for path, version in versions.items()}
     stored._metadata = OrderedDict(bare)  # type: ignore[attr-defined]  # as torch's own has it
     return stored, tuple(dict.fromkeys(path.rpartition(".")[2] for path in wrapped))
 
 
-def _wrapped_paths(module: torch.nn.Module) -> list[str]:
+def wrapped_paths(module: torch.nn.Module) -> list[str]:
     """Return the paths of the children that wrappers below and including the module hold."""
     paths = []
     for path, part in module.named_modules(remove_duplicate=False):
@@ -54,7 +54,7 @@ def _wrapped_paths(module: torch.nn.Module) -> list[str]:
     return paths
 
 
-def _without(key: str, wrapped: Iterable[str]) -> str:
+def without(key: str, wrapped: Iterable[str]) -> str:
     """Return the key without the last component of each wrapped path that it begins with."""
     parts = key.split(".")
     dropped = {path.count(".") for path in wrapped if f"{key}.".startswith(f"{path}.")}
@@ -63,9 +63,9 @@ def _without(key: str, wrapped: Iterable[str]) -> str:
 
 def non_persistent_buffers(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the names of the buffers that the module keeps out of its state dict."""
-    wrapped = _wrapped_paths(module)
+    wrapped = wrapped_paths(module)
     return tuple(
-        _without(f"{path}.{name}" if path else name, wrapped)
+        without(f"{path}.{name}" if path else name, wrapped)
         for path, part in module.named_modules(remove_duplicate=False)
         for name in part._buffers
         if name in part._non_persistent_buffers_set
