@@ -14,8 +14,24 @@ from torch import nn
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
 from torchkeep.checkpointing.discovery import folder_name
 from torchkeep.checkpointing.encoding import fingerprint
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
+from torchkeep.checkpointing.layout import (
+    _manifest_digest,
+    damage,
+    read_manifest,
+    read_state,
+    write_checkpoint,
+)
 from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
+
+FACTS = {
+    "serial": 1,
+    "step": 1,
+    "epoch": 0,
+    "batch": 1,
+    "metrics": {"loss": math.nan},
+    "date": "2026-11-23T00:00:00+00:00",
+    "inexact": [],
+}
 
 
 def write(run, step: int, *, serial: int = 0, name: str = ""):
@@ -25,15 +41,7 @@ def write(run, step: int, *, serial: int = 0, name: str = ""):
     model(torch.randn(4, 3)).sum().backward()
     optimizer.step()
     state = capture({"model": model, "optimizer": optimizer})
-    facts = {
-        "serial": serial or step,
-        "step": step,
-        "epoch": 0,
-        "batch": step,
-        "metrics": {"loss": math.nan},
-        "date": "2026-11-23T00:00:00+00:00",
-        "inexact": [],
-    }
+    facts = FACTS | {"serial": serial or step, "step": step, "batch": step}
     folder = run / (name or folder_name(step))
     write_checkpoint(folder, state, facts=facts, durable=False)
     return folder, state, model
@@ -57,8 +65,7 @@ def test_tied_parameters_come_back(tmp_path):
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     model["b"].weight = model["a"].weight
     state = capture({"model": model}, copy=False)
-    facts = {"serial": 1, "step": 1}
-    write_checkpoint(tmp_path / "c", state, facts=facts, durable=False)
+    write_checkpoint(tmp_path / "c", state, facts=FACTS, durable=False)
     back = read_state(tmp_path / "c")["objects"]["model"]["state"]["state_dict"]
     assert torch.equal(back["b.weight"], model["a"].weight)
     assert torch.equal(back["a.weight"], model["a"].weight)
@@ -160,6 +167,94 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(DamagedFile, match="it is not JSON"):
         read_manifest(folder)
+
+
+NO_MANIFESTS = {
+    "deep": ("[" * 100_000, "it is nested too deeply"),
+    "deep with an end": ('{"a":' * 50_000 + "1" + "}" * 50_000, "it is nested too deeply"),
+    "a huge number": ("1" * 5000, "it is not JSON"),
+    "a list": ("[1, 2]", "it is not the manifest of a checkpoint"),
+    "a text": ('"torchkeep checkpoint"', "it is not the manifest of a checkpoint"),
+    "null": ("null", "it is not the manifest of a checkpoint"),
+    "not UTF-8": (b"\xff\xfe\xff", "it is not JSON"),
+    "a huge version": (
+        json.dumps({"format": "torchkeep checkpoint", "version": 10**4000}),
+        "it has version 1000",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "problem"), NO_MANIFESTS.values(), ids=NO_MANIFESTS)
+def test_a_manifest_that_is_none_is_named_and_skipped(tmp_path, text, problem):
+    write(tmp_path, 1)
+    folder, _, _ = write(tmp_path, 2)
+    path = folder / "manifest.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DamagedFile, match=problem) as caught:
+        read_manifest(folder)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < len(str(path)) + 200
+    found = newest_whole(tmp_path)
+    assert found.checkpoint.step == 1
+    assert problem in found.skipped[0].problem
+
+
+WRONG_FIELDS = [
+    ("files", []),
+    ("files", {"model.safetensors": 5}),
+    ("files", {"model.safetensors": {"nbytes": "many", "digest": ""}}),
+    ("files", {"../../secret": {"nbytes": 1, "digest": ""}}),
+    ("tensors", None),
+    ("tensors", {"model.safetensors": ["weight"]}),
+    ("tensors", {"model.safetensors": {"weight": 5}}),
+    ("tied", {"model.safetensors": None}),
+    ("structure", []),
+    ("serial", True),
+    ("step", 1.5),
+    ("step", -1),
+    ("epoch", "first"),
+    ("batch", None),
+    ("metrics", []),
+    ("date", 2026),
+    ("inexact", [1]),
+]
+
+
+def rewrite(folder, **fields: object) -> None:
+    """Change fields of a manifest, so that only its digest would not tell."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(manifest | {"digest": _manifest_digest(manifest)}))
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_FIELDS)
+def test_a_field_of_the_wrong_kind_is_named_and_the_checkpoint_skipped(tmp_path, name, value):
+    write(tmp_path, 1)
+    folder, _, _ = write(tmp_path, 2)
+    rewrite(folder, **{name: value})
+    with pytest.raises(DamagedFile, match=rf"manifest.json: its '{name}' is not what a check"):
+        read_manifest(folder)
+    assert newest_whole(tmp_path).checkpoint.step == 1
+
+
+def test_what_can_not_be_put_together_is_a_damaged_checkpoint(tmp_path):
+    write(tmp_path, 1)
+    folder, _, _ = write(tmp_path, 2)
+    rewrite(folder, metrics={"loss": {"$": "nonsense"}})
+    assert "the state can't be put together" in newest_whole(tmp_path).skipped[0].problem
+    rewrite(folder, metrics={}, tied={})
+    with pytest.raises(DamagedFile, match="'files', 'tensors' and 'tied' name different files"):
+        read_manifest(folder)
+
+
+def test_a_structure_that_is_nested_too_deeply_is_a_damaged_checkpoint(tmp_path):
+    folder, _, _ = write(tmp_path, 1)
+    deep: list[object] = []
+    for _ in range(700):
+        deep = [deep]
+    rewrite(folder, structure={"deep": deep})
+    with pytest.raises(DamagedFile, match=r"manifest\.json: its structure is nested too deeply"):
+        read_state(folder)
 
 
 def test_checkpoints_are_listed_in_the_order_of_saving(tmp_path):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from torchkeep.demo import run
 from torchkeep.demo.digits import Settings
+from torchkeep.demo.processes import run_child
 from torchkeep.demo.proofs import Proof, require, show
 from torchkeep.demo.story import MARKER, Story, make_room
 from torchkeep.errors import ProofFailed, SaveRefused
@@ -45,7 +46,10 @@ def test_every_claim_is_proven(told):
 def test_the_output_is_plain_text_of_80_columns(told):
     _, text, _ = told
     assert "\x1b" not in text
-    assert [line for line in text.splitlines() if len(line) > 80] == []
+    *lines, command = text.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert command.startswith("   torchkeep inspect /")  # in one piece, to be pasted
+    assert command.endswith("/out/files/training-checkpoint.pth")
     assert "killed after step 9 (epoch 2, batch 3)" in text
     assert "goes on after step 8" in text
     assert "Whole model: torchvision.models.resnet.ResNet" in text
@@ -73,6 +77,30 @@ def test_a_claim_that_is_not_true_fails_the_demo(told):
     with pytest.raises(ProofFailed, match=r"1 of 3 claims are not true: the network is good \("):
         story.conclude(0.0)
     assert "FALSE" in story.console.file.getvalue()
+
+
+def test_paths_and_results_are_text_and_no_markup(tmp_path):
+    screen = console()
+    story = Story(tmp_path / "x[bold]y[/red]:smile:", screen, SMALL)
+    story.introduce()
+    story.write_data()
+    story._prove("[red]claim", "how[/bold]", "[x]", holds=True)
+    story.conclude(0.0)
+    text = "".join(screen.file.getvalue().split())
+    assert text.count("x[bold]y[/red]:smile:") == 3
+    assert "   torchkeep inspect '/" in screen.file.getvalue()  # a shell's special characters
+    assert all(part in text for part in ("[red]claim", "how[/bold]", "[x]"))
+
+
+def test_what_a_child_says_is_no_markup_either(tmp_path, monkeypatch):
+    (tmp_path / "noisy.py").write_text(
+        "import sys\nprint('a [/red] :smile: line')\nsys.exit('[/bold] :smile: failed')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    screen = console()
+    with pytest.raises(ProofFailed, match="the child process noisy ended with exit status 1"):
+        run_child("noisy", [], tmp_path / "noisy.jsonl", screen)
+    assert screen.file.getvalue() == "a [/red] :smile: line\n[/bold] :smile: failed\n\n"
 
 
 def test_a_child_that_fails_fails_the_demo(told):
@@ -105,6 +133,16 @@ def test_an_earlier_demo_is_replaced_and_other_files_in_it_stay(tmp_path):
     make_room(tmp_path / "out")
     assert not (tmp_path / "out" / "runs" / "old").exists()
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_narrow_terminal_gets_a_list_without_broken_words():
+    screen = Console(file=io.StringIO(), width=40)
+    show([Proof("water is wet", "the finger of a volunteer", "1234abcd = 1234abcd", True)], screen)
+    assert screen.file.getvalue().splitlines() == [
+        "true  water is wet",
+        "the finger of a volunteer: 1234abcd = ",
+        "1234abcd",
+    ]
 
 
 def test_the_table_shows_each_claim_and_whether_it_holds():

@@ -155,6 +155,7 @@ def _check_manifest(manifest: object) -> None:
     wrong = [name for name, is_right in _FIELDS.items() if not is_right(manifest.get(name))]
     if wrong:
         raise DamagedFile(f"its {wrong[0]!r} is not what a checkpoint has there")
+    decode({}, manifest["metrics"])  # raises if it can't be read
     if not manifest["files"].keys() == manifest["tensors"].keys() == manifest["tied"].keys():
         raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
 

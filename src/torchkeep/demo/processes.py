@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.control import Control
 from rich.segment import ControlType
+from rich.text import Text
 
+from torchkeep.demo import lifeline
 from torchkeep.demo.child import events
 from torchkeep.errors import ProofFailed
 
@@ -54,7 +56,7 @@ def kill_child_when(
             if process.poll() is not None:
                 raise _failed(module, process.returncode, report, console)
             time.sleep(POLL_S)
-        process.kill()
+        lifeline.kill(process)
         status = process.wait()
     # It died while it drew its progress bar. On anything but a terminal this does nothing.
     console.control(Control(_LINE_START, (_ERASE_IN_LINE, 2), _SHOW_CURSOR))
@@ -67,13 +69,9 @@ def _child(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a child that draws on our terminal, or else whose lines we print as they come."""
     draws = console.is_terminal and console.file is sys.stdout
-    # The loader's workers of a killed child complain before they end; that is nobody's business.
     with _log_of(report).open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
-            [sys.executable, "-m", module, *options],
-            stdout=None if draws else subprocess.PIPE,
-            stderr=log,
-            text=True,
+        process = lifeline.start(
+            module, options, stdout=None if draws else subprocess.PIPE, stderr=log
         )
     relay = threading.Thread(target=_relay, args=(process, console), daemon=True)
     relay.start()
@@ -81,9 +79,10 @@ def _child(
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            lifeline.kill(process)
             process.wait()
-        # The workers hold a killed child's output open for some seconds: the thread sees to that.
+        if process.stdin is not None:
+            process.stdin.close()
         relay.join(timeout=1)
 
 
@@ -91,7 +90,7 @@ def _relay(process: subprocess.Popen[str], console: Console) -> None:
     if process.stdout is not None:
         with process.stdout:
             for line in process.stdout:
-                console.print(line.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+                console.print(Text(line.rstrip("\n")), soft_wrap=True)
 
 
 def _log_of(report: Path) -> Path:
@@ -100,7 +99,7 @@ def _log_of(report: Path) -> Path:
 
 def _failed(module: str, status: int, report: Path, console: Console) -> ProofFailed:
     said = _log_of(report).read_text(encoding="utf-8")
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    console.print(Text(said), soft_wrap=True)
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     return ProofFailed(
         f"the child process {module} ended with {how}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from torchkeep.errors import ProofFailed
 
@@ -27,16 +28,28 @@ class Proof:
 
 
 def show(proofs: Sequence[Proof], console: Console) -> None:
-    """Print the table of proofs."""
+    """Print the table of proofs, or a list of them where a table would break words."""
+    if console.width < _TABLE_WIDTH:
+        for proof in proofs:
+            console.print(Text.assemble(_mark(proof), "  ", proof.claim))
+            console.print(Text(f"{proof.how}: {proof.result}", "dim"))
+        return
     table = Table(box=SIMPLE, expand=True, pad_edge=False)
     table.add_column("claim", ratio=6)
     table.add_column("checked by", ratio=5)
     table.add_column("found", ratio=5)
     table.add_column("")
     for proof in proofs:
-        mark = "[green]true[/green]" if proof.holds else "[bold red]FALSE[/bold red]"
-        table.add_row(proof.claim, proof.how, proof.result, mark)
+        table.add_row(*map(Text, (proof.claim, proof.how, proof.result)), _mark(proof))
     console.print(table)
+
+
+_TABLE_WIDTH = 70
+"""Columns of a terminal that the longest word, or pair of digests, fits into in each column."""
+
+
+def _mark(proof: Proof) -> Text:
+    return Text("true", "green") if proof.holds else Text("FALSE", "bold red")
 
 
 def require(proofs: Sequence[Proof]) -> None:

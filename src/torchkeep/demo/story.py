@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.padding import Padding
+from rich.text import Text
 
 from torchkeep.checkpointing import newest_whole
 from torchkeep.checkpointing.discovery import Checkpoint
@@ -145,12 +146,12 @@ class Story:
         self._begin("Inspect every file that was written; nothing in them is executed")
         trap = self.out / "files" / "EXECUTED"
         files = [*self._write_files(trap), *sorted(self._newest("reference").path.glob("*.safe*"))]
-        options = ["--report", str(self._report("inspect")), *map(str, files)]
+        options = [f"--report={self._report('inspect')}", "--", *map(str, files)]
         self._run_child("torchkeep.demo.inspect_files", "inspect", options)
         found = self._events("inspect")
         for row in found:
             path = Path(row["path"])
-            self.console.print(f"   [bold]{path.name}[/bold]", highlight=False)
+            self._say(Text(path.name, "bold"))
             self._say(f"{row['summary']} Safety: {row['verdict']}.", indent=6)
         self._prove(
             "inspection runs nothing in a file",
@@ -173,7 +174,7 @@ class Story:
         """Load the parameters elsewhere, and expect the same answers."""
         self._begin("Load the parameters in a fresh process and evaluate")
         weights = self._newest("interrupted").path / MODEL_FILE
-        options = self._child_options("evaluate", ["--weights", str(weights)])
+        options = self._child_options("evaluate", [f"--weights={weights}"])
         self._run_child("torchkeep.demo.evaluate_digits", "evaluate", options)
         result = self._events("evaluate")[-1]
         history = read_state(self._newest("interrupted").path)["progress"]["history"]
@@ -207,8 +208,8 @@ class Story:
         self._begin("Transfer to a new task: the digits 5 to 9, with a new head")
         weights = self.out / "files" / "parameters.pth"
         target = self.out / "files" / "digits-5-to-9.safetensors"
-        extra = ["--run", str(self._run("transfer")), "--weights", str(weights)]
-        options = self._child_options("transfer", [*extra, "--save-to", str(target)])
+        extra = [f"--run={self._run('transfer')}", f"--weights={weights}", f"--save-to={target}"]
+        options = self._child_options("transfer", extra)
         self._run_child("torchkeep.demo.transfer_digits", "transfer", options)
         done = self._events("transfer")[-1]
         self._say(
@@ -234,7 +235,9 @@ class Story:
         self._begin("What was proven")
         show(self.proofs, self.console)
         self._say(f"{duration_s:.0f} seconds. Everything is in {self.out} for you to look at:")
-        self._say(f"torchkeep inspect {self.out / 'files' / 'training-checkpoint.pth'}")
+        # On one line, however long, so that it can be pasted.
+        path = shlex.quote(str(self.out / "files" / "training-checkpoint.pth"))
+        self.console.print(Text(f"   torchkeep inspect {path}"), soft_wrap=True)
         require(self.proofs)
 
     # --- What they are made of -----------------------------------------------------------------
@@ -259,11 +262,11 @@ class Story:
         run_child(module, options, self._report(report), self.console)
 
     def _child_options(self, report: str, options: list[str]) -> list[str]:
-        data = ["--data", str(self._data), "--report", str(self._report(report))]
+        data = [f"--data={self._data}", f"--report={self._report(report)}"]
         return [*options, *data, *as_options(self.settings)]
 
     def _train_options(self, run: str, *, num_workers: int = 0) -> list[str]:
-        options = ["--run", str(self._run(run)), "--workers", str(num_workers)]
+        options = [f"--run={self._run(run)}", f"--workers={num_workers}"]
         return self._child_options(run, options)
 
     def _kill_step(self) -> int:
@@ -287,11 +290,16 @@ class Story:
         return [folder / name for name in _EXPECTED]
 
     def _begin(self, title: str) -> None:
-        self.console.print(f"\n[bold cyan]{self.num_begun}[/bold cyan]  [bold]{title}[/bold]")
+        number = str(self.num_begun)
+        self.console.print()
+        self.console.print(Text.assemble((number, "bold cyan"), "  ", (title, "bold")))
         self.num_begun += 1
 
-    def _say(self, text: str, indent: int = 3) -> None:
-        self.console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)
+    def _say(self, text: str | Text, indent: int = 3) -> None:
+        text = Text(text) if isinstance(text, str) else text  # no markup: it may hold any path
+        for line in text.wrap(self.console, max(self.console.width - indent, 1)):
+            line.rstrip()
+            self.console.print(Text.assemble(" " * indent, line), soft_wrap=True)
 
     def _prove(self, claim: str, how: str, result: str, *, holds: bool) -> None:
         self.proofs.append(Proof(claim, how, result, holds))

@@ -88,7 +88,8 @@ def _bar(console: Console, num_steps: int, start: int) -> Iterator[Callable[[], 
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    progress = Progress(*columns, console=console, transient=True, disable=not can_draw)
     with progress:
         task = progress.add_task("training", total=num_steps, completed=start)
         yield lambda: progress.advance(task)
