@@ -124,8 +124,13 @@ HOLD_AND_FORK = """
 lock = run_lock.RunLock(Path(sys.argv[1]))
 worker = os.fork()
 if worker == 0:
-    lock.release()  # has no effect on the parent's
     time.sleep(60)
+tidy = os.fork()
+if tidy == 0:
+    reused = os.open(os.devnull, os.O_RDONLY)  # has the number that the lock had
+    lock.release()
+    os._exit(0 if os.fstat(reused) else 1)
+assert os.waitpid(tidy, 0)[1] == 0
 print(worker, flush=True)
 time.sleep(60)
 """

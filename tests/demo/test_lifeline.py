@@ -41,7 +41,7 @@ time.sleep(60)
 @pytest.fixture
 def modules(tmp_path, monkeypatch) -> Path:
     """Return a folder whose modules child processes can run."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "a_child.py").write_text(CHILD)
     return tmp_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 
 import pytest
@@ -96,7 +97,7 @@ def test_what_a_child_says_is_no_markup_either(tmp_path, monkeypatch):
     (tmp_path / "noisy.py").write_text(
         "import sys\nprint('a [/red] :smile: line')\nsys.exit('[/bold] :smile: failed')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     screen = console()
     with pytest.raises(ProofFailed, match="the child process noisy ended with exit status 1"):
         run_child("noisy", [], tmp_path / "noisy.jsonl", screen)
