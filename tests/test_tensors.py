@@ -26,12 +26,20 @@ PLAIN_DTYPES = [name for name in ITEM_SIZE if not name.startswith("q")]
 
 
 def entry_of(
-    dtype: str, shape: tuple[int, ...], offset: int | None, *, nbytes: int | None = None, **kwargs
+    folder: Path,
+    dtype: str,
+    shape: tuple[int, ...],
+    offset: int | None,
+    *,
+    nbytes: int | None = None,
+    **kwargs,
 ) -> TensorEntry:
+    """Return an entry of the file that `file_of` writes."""
     stride = kwargs.pop("stride", contiguous_stride(shape))
     storage_kwargs = {key: kwargs.pop(key) for key in ("device", "byteorder") if key in kwargs}
     size = ITEM_SIZE[dtype] * torch.Size(shape).numel() if nbytes is None else nbytes
-    return TensorEntry(dtype, shape, stride, Storage("0", size, offset, **storage_kwargs), **kwargs)
+    storage = Storage("0", size, offset, path=folder / "file", **storage_kwargs)
+    return TensorEntry(dtype, shape, stride, storage, **kwargs)
 
 
 def file_of(folder: Path, tensor: torch.Tensor, *, before: int = 0) -> Path:
@@ -93,7 +101,7 @@ def test_bits_are_compared_and_not_values() -> None:
 # --- Reading -----------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:ComplexHalf")  # torch's own, at the first complex32
+@pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:BComplex32")
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("name", PLAIN_DTYPES)
 def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, name: str, mmap: bool) -> None:
@@ -102,7 +110,7 @@ def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, name: str, mmap: bool) 
     tensor = raw.view(torch_dtype(name)).reshape(2, 3)
     path = file_of(tmp_path, tensor, before=32)
     with TensorReader(path, mmap=mmap) as reader:
-        made = reader.materialize(entry_of(name, (2, 3), 32))
+        made = reader.materialize(entry_of(tmp_path, name, (2, 3), 32))
     assert made.shape == (2, 3)
     assert same_bits(made, tensor)
 
@@ -110,7 +118,7 @@ def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, name: str, mmap: bool) 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_aliases_share_memory_and_keep_their_strides(tmp_path: Path, mmap: bool) -> None:
     tensor = torch.arange(12.0)
-    storage = Storage("0", 48, 0)
+    storage = Storage("0", 48, 0, path=tmp_path / "file")
     whole = TensorEntry("float32", (3, 4), (4, 1), storage)
     turned = TensorEntry("float32", (4, 2), (1, 4), storage, storage_offset=4)
     with TensorReader(file_of(tmp_path, tensor), mmap=mmap) as reader:
@@ -136,7 +144,7 @@ def test_two_tensors_are_one_only_with_the_same_values_in_the_same_place() -> No
 def test_a_mapped_tensor_is_private_and_has_a_storage_of_its_own(tmp_path: Path) -> None:
     path = file_of(tmp_path, torch.arange(8.0), before=16)
     with TensorReader(path, mmap=True) as reader:
-        tensor = reader.materialize(entry_of("float32", (4,), 32))
+        tensor = reader.materialize(entry_of(tmp_path, "float32", (4,), 32))
     assert tensor.untyped_storage().nbytes() == 16
     tensor.zero_()
     assert path.read_bytes()[32:48] == bytes(bytes_of(torch.arange(4.0, 8.0)))
@@ -145,7 +153,7 @@ def test_a_mapped_tensor_is_private_and_has_a_storage_of_its_own(tmp_path: Path)
 def test_an_element_that_is_not_aligned_is_read_instead_of_mapped(tmp_path: Path) -> None:
     path = file_of(tmp_path, torch.arange(4.0), before=3)
     with TensorReader(path, mmap=True) as reader:
-        tensor = reader.materialize(entry_of("float32", (4,), 3))
+        tensor = reader.materialize(entry_of(tmp_path, "float32", (4,), 3))
     assert tensor.tolist() == [0, 1, 2, 3]
     assert tensor.data_ptr() % 4 == 0
 
@@ -160,7 +168,7 @@ def test_the_other_byte_order_is_turned(tmp_path: Path, dtype: str, mmap: bool) 
         raw[start : start + width] = raw[start : start + width][::-1]
     (tmp_path / "file").write_bytes(raw)
     other = "big" if sys.byteorder == "little" else "little"
-    entry = entry_of(dtype, (3,), 0, byteorder=other)
+    entry = entry_of(tmp_path, dtype, (3,), 0, byteorder=other)
     live = torch.zeros(3, dtype=torch_dtype(dtype))
     with TensorReader(tmp_path / "file", mmap=mmap) as reader:
         assert torch.equal(reader.materialize(entry), values)
@@ -172,8 +180,8 @@ def test_the_other_byte_order_is_turned(tmp_path: Path, dtype: str, mmap: bool) 
 def test_parameters_and_gradient_flags_come_back(tmp_path: Path) -> None:
     path = file_of(tmp_path, torch.ones(2))
     with TensorReader(path) as reader:
-        frozen = reader.materialize(entry_of("float32", (2,), 0, is_parameter=True))
-        leaf = reader.materialize(entry_of("float32", (2,), 0, requires_grad=True))
+        frozen = reader.materialize(entry_of(tmp_path, "float32", (2,), 0, is_parameter=True))
+        leaf = reader.materialize(entry_of(tmp_path, "float32", (2,), 0, requires_grad=True))
     assert type(frozen) is torch.nn.Parameter
     assert not frozen.requires_grad
     assert type(leaf) is torch.Tensor
@@ -181,7 +189,7 @@ def test_parameters_and_gradient_flags_come_back(tmp_path: Path) -> None:
 
 
 def test_tensors_are_made_on_the_device_that_is_asked_for(tmp_path: Path) -> None:
-    entry = entry_of("float32", (2,), 0, device="cuda:3")
+    entry = entry_of(tmp_path, "float32", (2,), 0, device="cuda:3")
     with TensorReader(file_of(tmp_path, torch.ones(2)), device="meta") as reader:
         assert reader.materialize(entry).device.type == "meta"
     with TensorReader(tmp_path / "file") as reader:
@@ -189,7 +197,7 @@ def test_tensors_are_made_on_the_device_that_is_asked_for(tmp_path: Path) -> Non
 
 
 def test_an_entry_saved_from_meta_has_shape_and_no_values(tmp_path: Path) -> None:
-    entry = entry_of("float32", (2, 3), None, device="meta")
+    entry = entry_of(tmp_path, "float32", (2, 3), None, device="meta")
     with TensorReader(file_of(tmp_path, torch.ones(1))) as reader:
         assert reader.materialize(entry).shape == (2, 3)
         assert reader.materialize(entry).is_meta
@@ -198,13 +206,16 @@ def test_an_entry_saved_from_meta_has_shape_and_no_values(tmp_path: Path) -> Non
 @pytest.mark.parametrize("mmap", [False, True])
 def test_empty_and_scalar_tensors_are_read(tmp_path: Path, mmap: bool) -> None:
     with TensorReader(file_of(tmp_path, torch.tensor(5.0)), mmap=mmap) as reader:
-        assert reader.materialize(entry_of("float32", (), 0)) == 5
-        assert reader.materialize(entry_of("float32", (0, 4), 4, nbytes=0)).shape == (0, 4)
-        assert reader.materialize(entry_of("float32", (0,), None, nbytes=0)).shape == (0,)
+        assert reader.materialize(entry_of(tmp_path, "float32", (), 0)) == 5
+        assert reader.materialize(entry_of(tmp_path, "float32", (0, 4), 4, nbytes=0)).shape == (
+            0,
+            4,
+        )
+        assert reader.materialize(entry_of(tmp_path, "float32", (0,), None, nbytes=0)).shape == (0,)
 
 
 def test_a_single_read_keeps_nothing_and_shares_nothing(tmp_path: Path) -> None:
-    entry = entry_of("float32", (2, 2), 0, stride=(1, 2))
+    entry = entry_of(tmp_path, "float32", (2, 2), 0, stride=(1, 2))
     with TensorReader(file_of(tmp_path, torch.arange(4.0))) as reader:
         one, two = reader.read(entry), reader.read(entry)
     assert one.tolist() == [[0, 2], [1, 3]]
@@ -220,7 +231,7 @@ def test_a_live_tensor_is_filled_in_place_and_autograd_knows(tmp_path: Path, mak
     live = make(3, 4)
     address, version = live.data_ptr(), live._version
     with TensorReader(file_of(tmp_path, values)) as reader:
-        reader.fill(live, entry_of("float32", (3, 4), 0))
+        reader.fill(live, entry_of(tmp_path, "float32", (3, 4), 0))
     assert torch.equal(live, values)
     assert live.data_ptr() == address
     assert live._version > version
@@ -231,15 +242,15 @@ def test_a_parameter_and_an_inference_tensor_are_filled(tmp_path: Path) -> None:
     with torch.inference_mode():
         inert = torch.zeros(2)
     with TensorReader(file_of(tmp_path, torch.ones(2))) as reader:
-        reader.fill(parameter, entry_of("float32", (2,), 0))
-        reader.fill(inert, entry_of("float32", (2,), 0))
+        reader.fill(parameter, entry_of(tmp_path, "float32", (2,), 0))
+        reader.fill(inert, entry_of(tmp_path, "float32", (2,), 0))
     assert parameter.tolist() == inert.tolist() == [1, 1]
     assert parameter.requires_grad
 
 
 def test_one_different_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
     values = torch.arange(_COMPARED_NBYTES + 13, dtype=torch.int64).to(torch.uint8)
-    entry = entry_of("uint8", tuple(values.shape), 5)
+    entry = entry_of(tmp_path, "uint8", tuple(values.shape), 5)
     with TensorReader(file_of(tmp_path, values, before=5)) as reader:
         assert reader.matches(values, entry)
         assert same_bits(values, values.clone())
@@ -267,7 +278,7 @@ def test_one_different_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_a_view_past_its_storage_is_refused_by_name(tmp_path: Path, view: dict) -> None:
-    entry = TensorEntry("float32", storage=Storage("0", 16, 0), **view)
+    entry = TensorEntry("float32", storage=Storage("0", 16, 0, path=tmp_path / "file"), **view)
     path = file_of(tmp_path, torch.ones(100))
     with TensorReader(path) as reader:
         for act in (reader.materialize, reader.read, reader.check):
@@ -283,7 +294,7 @@ def test_a_storage_past_the_end_of_the_file_is_refused_by_name(tmp_path: Path) -
                 DamagedFile, match=r"'fc' lies in bytes 8 to 24, and the file ends at 16"
             ),
         ):
-            reader.materialize(entry_of("float32", (4,), 8), "fc")
+            reader.materialize(entry_of(tmp_path, "float32", (4,), 8), "fc")
 
 
 def test_a_storage_without_bytes_is_refused_by_name(tmp_path: Path) -> None:
@@ -291,15 +302,25 @@ def test_a_storage_without_bytes_is_refused_by_name(tmp_path: Path) -> None:
         TensorReader(file_of(tmp_path, torch.ones(4))) as reader,
         pytest.raises(DamagedFile, match=r"a tensor in storage '0' has no bytes in the file"),
     ):
-        reader.materialize(entry_of("float32", (4,), None))
+        reader.materialize(entry_of(tmp_path, "float32", (4,), None))
 
 
-def test_a_quantized_tensor_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_tensor_quantized_to_parts_of_a_byte_is_refused_by_name(tmp_path: Path) -> None:
+    problem = r"tensor 'fc' is quantized to parts of a byte \(quint4x2\)"
     with (
         TensorReader(file_of(tmp_path, torch.ones(4))) as reader,
-        pytest.raises(UnsupportedContent, match=r"tensor 'fc' is quantized \(quint8\)"),
+        pytest.raises(UnsupportedContent, match=problem),
     ):
-        reader.materialize(entry_of("quint8", (4,), 0), "fc")
+        reader.materialize(entry_of(tmp_path, "quint4x2", (4,), 0), "fc")
+
+
+def test_what_lies_packed_in_an_archive_is_refused_by_name(tmp_path: Path) -> None:
+    packed = TensorEntry("float32", (4,), (1,), Storage("0", 16, 0))
+    with (
+        TensorReader(file_of(tmp_path, torch.ones(4))) as reader,
+        pytest.raises(UnsupportedContent, match="tensor 'fc' lies packed in an archive. Unpack"),
+    ):
+        reader.materialize(packed, "fc")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

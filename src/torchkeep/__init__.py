@@ -13,8 +13,8 @@ from torchkeep.errors import MissingExtra, TorchkeepError
 
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
-    from torchkeep.identify import Inspection, inspect
-    from torchkeep.loading import LoadReport, load, load_into
+    from torchkeep.identify import Inspection, Integrity, inspect, verify
+    from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -25,11 +25,15 @@ _HOMES = {
     "capture": "torchkeep.checkpointing",
     "restore": "torchkeep.checkpointing",
     "Inspection": "torchkeep.identify",
+    "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
+    "verify": "torchkeep.identify",
     "Limits": "torchkeep.pickles.limits",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
+    "TensorFile": "torchkeep.loading",
+    "open": "torchkeep.loading",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -38,17 +42,21 @@ _HOMES = {
 __all__ = [
     "Checkpointer",
     "Inspection",
+    "Integrity",
     "Limits",
     "LoadReport",
     "SaveReport",
+    "TensorFile",
     "TorchkeepError",
     "__version__",
     "capture",
     "inspect",
     "load",
     "load_into",
+    "open",
     "restore",
     "save",
+    "verify",
 ]
 
 

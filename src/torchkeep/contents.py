@@ -5,6 +5,7 @@ A reader in `formats/` turns bytes into `Contents`: a tree of inert values whose
 
 * Python's own None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset;
 * `TensorEntry`, a tensor that lies in the file;
+* `Array`, a NumPy array that lies in a pickle;
 * `Global`, a name that the file mentions; it is never imported;
 * `Object`, something that the file would have Python make; nothing is made;
 * `DictObject`, a mapping with a class of its own, such as OrderedDict.
@@ -15,7 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torchkeep.errors import FileProblem
 
 Value = Any
 """An inert value, as listed above. (A recursive type would say no more to the checker.)"""
@@ -48,6 +52,13 @@ ITEM_SIZE: dict[str, int] = {
     "qint32": 4,
     "quint4x2": 1,
     "quint2x4": 1,
+    "bcomplex32": 4,
+    "bits8": 1,
+    "bits16": 2,
+    "bits1x8": 1,
+    "bits2x4": 1,
+    "bits4x2": 1,
+    **{f"{sign}int{bits}": 1 for sign in ("", "u") for bits in range(1, 8)},
 }
 """Bytes per element of each dtype, under PyTorch's name for it (`torch.float32` is `float32`)."""
 
@@ -61,13 +72,34 @@ class Storage:
     nbytes: int
     """Its length in bytes."""
     offset: int | None
-    """Where it starts, in bytes from the start of the file; None if the file has no such bytes."""
+    """Where it starts, in bytes from the start of the file `path`; None if its bytes can't be read
+    there: they are missing, or packed."""
     device: str = "cpu"
     """The device it was saved from, as written: `cpu`, `cuda:0`."""
     byteorder: Literal["little", "big"] = "little"
     """The byte order of its elements."""
     crc32: int | None = None
     """The checksum that the container records for it, or None."""
+    path: Path | None = None
+    """The file on disk that it lies in; None where it lies in no file as it is."""
+    data: bytes | None = None
+    """Its bytes, where they stand inside a pickle; `offset` is None then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor that is spread over the shards of a distributed checkpoint."""
+
+    offsets: tuple[int, ...]
+    """Where the box starts, one number per dimension."""
+    shape: tuple[int, ...]
+    """Its sizes."""
+    path: Path
+    """The shard that it lies in."""
+    start: int
+    """Where in the shard its file starts: a whole `torch.save` of the box."""
+    nbytes: int
+    """The length of that file."""
 
 
 Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...], bool, bool]
@@ -96,6 +128,17 @@ class TensorEntry:
     """Whether its elements are the complex conjugates of what the bytes say."""
     is_neg: bool = False
     """Whether its elements are the negatives of what the bytes say."""
+    layout: str = "strided"
+    """How it is laid out, in PyTorch's words: `strided`, `sparse_coo`, `sparse_csr`, `jagged`."""
+    quantizer: tuple[Value, ...] = ()
+    """Of a quantized tensor: the scheme, then scale and zero point, or lists of them and the axis;
+    lists that are tensors stand in `parts`."""
+    class_path: str = ""
+    """The class of a tensor that has one of its own, such as `torch.distributed.tensor.DTensor`."""
+    parts: tuple[tuple[str, TensorEntry], ...] = ()
+    """The tensors that it is made of, where it has no storage of its own: indices and values."""
+    chunks: tuple[Chunk, ...] = ()
+    """The pieces that it is put together from, where it is spread over shards."""
 
     @property
     def numel(self) -> int:
@@ -103,14 +146,21 @@ class TensorEntry:
         return prod(self.shape)
 
     @property
+    def is_composite(self) -> bool:
+        """Whether it has no storage of its own, but is made of `parts` or of `chunks`."""
+        return bool(self.chunks) or (bool(self.parts) and not self.storage.nbytes)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of its elements; a storage that it shares may hold more."""
+        """Bytes of its elements as stored; a storage that it shares may hold more."""
+        if self.is_composite and not self.chunks:
+            return sum(part.nbytes for _, part in self.parts)
         return self.numel * ITEM_SIZE[self.dtype]
 
     @property
     def nbytes_needed(self) -> int:
-        """Bytes that its storage must have at least; 0 if it is empty."""
-        if self.numel == 0:
+        """Bytes that its storage must have at least; 0 if it is empty, or has none."""
+        if self.numel == 0 or self.is_composite:
             return 0
         last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return (self.storage_offset + last + 1) * ITEM_SIZE[self.dtype]
@@ -124,10 +174,13 @@ class TensorEntry:
     @property
     def is_contiguous(self) -> bool:
         """Whether its elements lie in one run in C order."""
-        return self.numel == 0 or all(
-            size == 1 or stride == expected
-            for size, stride, expected in zip(
-                self.shape, self.stride, contiguous_stride(self.shape), strict=True
+        return self.numel == 0 or (
+            not self.is_composite
+            and all(
+                size == 1 or stride == expected
+                for size, stride, expected in zip(
+                    self.shape, self.stride, contiguous_stride(self.shape), strict=True
+                )
             )
         )
 
@@ -150,6 +203,20 @@ class Global:
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Array:
+    """A NumPy array of numbers that lies in a pickle, bytes and all."""
+
+    dtype: str
+    """PyTorch's name of the element type."""
+    shape: tuple[int, ...]
+    """Its sizes."""
+    fortran: bool
+    """Whether its first index runs fastest."""
+    storage: Storage
+    """Its elements: inside the pickle, or behind it in the file."""
 
 
 @dataclass(slots=True, eq=False)
@@ -241,3 +308,9 @@ class Contents:
     """Source text of classes that the file carries, by dotted name. It is text, never run."""
     findings: tuple[Finding, ...] = ()
     """What its reader should know."""
+    kind: str = ""
+    """What the file is in a few words, where that says more than the tree does."""
+    members: tuple[Contents, ...] = ()
+    """The files in an archive or a folder, each described in turn."""
+    problem: FileProblem | None = None
+    """Why no model can be read from it; None if one can."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TorchkeepError(Exception):
@@ -55,6 +55,7 @@ class FileProblem(TorchkeepError):
 
     Attributes:
         path: the file, or None as long as only an inner layer has seen the fact.
+        seen: what a pickle had named before it broke (a `pickles.machine.Pickled`), or None.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FileProblem(TorchkeepError):
     ) -> None:
         super().__init__(problem, advice=advice)
         self.path = None if path is None else os.fspath(path)
+        self.seen: Any = None
 
     def in_file(self, path: str | os.PathLike[str]) -> FileProblem:
         """Return this error with the file's name, unless it names one already."""

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import xxhash
 
@@ -48,12 +48,42 @@ _Result = TypeVar("_Result")
 # --- Reading -----------------------------------------------------------------------------------
 
 
+class Readable(Protocol):
+    """Bytes that can be read at offsets: a file, a part of one, or an unpacked part in memory."""
+
+    @property
+    def path(self) -> Path:
+        """What to call it in messages."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        ...
+
+    @property
+    def source(self) -> Path | None:
+        """The file on disk that holds these bytes as they are; None if they were unpacked."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """Where in `source` they start."""
+        ...
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes from `offset` on; `DamagedFile` if it ends before that."""
+        ...
+
+
 class InputFile:
     """A regular file, open for reads at given offsets.
 
     Attributes:
         path: the path as it was given.
         nbytes: the file's size when it was opened.
+        source: the same path.
+        start: 0.
 
     Raises:
         FileMissing: there is nothing at the path.
@@ -61,7 +91,8 @@ class InputFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = self.source = Path(path)
+        self.start = 0
         try:
             # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -82,13 +113,7 @@ class InputFile:
             DamagedFile: the file ends before that.
             FileUnreadable: the system reports a read error.
         """
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
-            raise DamagedFile(
-                f"the file is truncated: bytes {offset} to {offset + nbytes} are needed, "
-                f"and it ends at {self.nbytes}",
-                advice="Copy or download it again.",
-                path=self.path,
-            )
+        _check_range(offset, nbytes, self.nbytes, self.path)
         pieces: list[bytes] = []
         missing = nbytes
         while missing:
@@ -135,6 +160,67 @@ class InputFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class FilePart:
+    """A window of something readable: a file inside an archive that is stored as it is.
+
+    Attributes:
+        path: what to call it in messages.
+        nbytes: its size.
+        source: the file on disk that holds it, if there is one.
+        start: where in that it starts.
+    """
+
+    def __init__(self, whole: Readable, start: int, nbytes: int, path: Path | None = None) -> None:
+        if start < 0 or nbytes < 0 or start + nbytes > whole.nbytes:
+            raise DamagedFile(
+                f"bytes {start} to {start + nbytes} are needed, and the file ends at {whole.nbytes}"
+            )
+        self._whole = whole
+        self._offset = start
+        self.path = path or whole.path
+        self.source = whole.source
+        self.start = whole.start + start
+        self.nbytes = nbytes
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes from `offset` on; `DamagedFile` if it ends before that."""
+        _check_range(offset, nbytes, self.nbytes, self.path)
+        return self._whole.read_at(self._offset + offset, nbytes)
+
+
+class MemoryFile:
+    """Bytes in memory, read like a file: what an archive holds packed.
+
+    Attributes:
+        path: what to call it in messages.
+        nbytes: its size.
+        source: None.
+        start: 0.
+    """
+
+    def __init__(self, data: bytes, path: Path) -> None:
+        self._data = data
+        self.path = path
+        self.source: Path | None = None
+        self.start = 0
+        self.nbytes = len(data)
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes from `offset` on; `DamagedFile` if it ends before that."""
+        _check_range(offset, nbytes, self.nbytes, self.path)
+        return self._data[offset : offset + nbytes]
+
+
+def _check_range(offset: int, nbytes: int, available: int, path: Path) -> None:
+    if offset < 0 or nbytes < 0 or offset + nbytes > available:
+        raise DamagedFile(
+            f"the file is truncated: bytes {offset} to {offset + nbytes} are needed, "
+            f"and it ends at {available}",
+            advice="Copy or download it again.",
+            path=path,
+        )
 
 
 def _pread(fd: int, nbytes: int, offset: int, path: Path) -> bytes:

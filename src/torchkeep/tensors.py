@@ -10,14 +10,20 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 import torch
 
-from torchkeep.contents import ITEM_SIZE, Memory, TensorEntry
+from torchkeep.assembly import PLAIN_DTYPES, assemble, quantized
+from torchkeep.contents import ITEM_SIZE, Memory, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import InputFile, digest, new_digest
+from torchkeep.files import FilePart, InputFile, digest, new_digest
+from torchkeep.formats import examine_open
+from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
@@ -27,7 +33,8 @@ _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()
 _COMPARED_NBYTES = 1 << 20
 """What is compared in one go: it is still in the cache when it was just read."""
 
-_QUANTIZED = frozenset({"quint8", "qint8", "qint32", "quint4x2", "quint2x4"})
+_PACKED = frozenset({"quint4x2", "quint2x4"})
+"""Quantized types with several elements to a byte, which PyTorch can't build from its bytes."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -109,15 +116,31 @@ class TensorReader:
         digests: Mapping[Memory, Collection[str]] = MappingProxyType({}),
     ) -> None:
         self.device = torch.device(device)
-        self._file = InputFile(path)
-        self._map = self._map_file() if mmap and self._file.nbytes else None
-        self._storages: dict[tuple[str, int | None], torch.UntypedStorage] = {}
+        self.path = Path(path)
+        self._mmap = mmap
+        # A sharded model lies in several files, each opened when it is first needed; what it is
+        # called by may be a folder.
+        self._files = {} if self.path.is_dir() else {self.path: InputFile(path)}
+        self._maps: dict[Path, torch.UntypedStorage] = {}
+        self._opening = threading.Lock()
+        self._storages: dict[int, tuple[Storage, torch.UntypedStorage]] = {}
         self._unchecked = dict(digests)
         self._checked: dict[Memory, str] = {}
 
-    def _map_file(self) -> torch.UntypedStorage:
-        path, nbytes = os.fspath(self._file.path), self._file.nbytes
-        return torch.from_file(path, shared=False, size=nbytes, dtype=torch.uint8).untyped_storage()
+    def _file(self, storage: Storage) -> InputFile:
+        path = storage.path or self.path
+        with self._opening:  # in several threads at once
+            if path not in self._files:
+                self._files[path] = InputFile(path)
+            return self._files[path]
+
+    def _map(self, storage: Storage) -> torch.UntypedStorage:
+        file = self._file(storage)
+        if file.path not in self._maps:
+            size, path = file.nbytes, os.fspath(file.path)
+            mapped = torch.from_file(path, shared=False, size=size, dtype=torch.uint8)
+            self._maps[file.path] = mapped.untyped_storage()
+        return self._maps[file.path]
 
     def materialize(self, entry: TensorEntry, name: str = "") -> torch.Tensor:
         """Return the tensor; an `nn.Parameter` if it was saved as one.
@@ -132,8 +155,10 @@ class TensorReader:
             UnsupportedContent: it is quantized, or of a dtype that this PyTorch lacks.
         """
         self.check(entry, name)
+        if entry.is_composite or entry.quantizer:
+            return self._assembled(entry, name)
         tensor = _view(self._storage(entry, name), entry)
-        if self._map is None:
+        if not self._mmap:
             self._compare(tensor, entry, name)
         if entry.is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
@@ -145,6 +170,8 @@ class TensorReader:
         Arguments and errors are those of `materialize`.
         """
         self.check(entry, name)
+        if entry.is_composite or entry.quantizer:
+            return self._assembled(entry, name).detach().cpu()
         if not self._is_plain_run(entry):
             tensor = plain_on_cpu(_view(self._read_storage(entry, name), entry))
             self._compare(tensor, entry, name)
@@ -206,12 +233,15 @@ class TensorReader:
     def check(self, entry: TensorEntry, name: str = "") -> None:
         """Raise, as `materialize` would, if the entry can't be read."""
         called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
-        if entry.dtype in _QUANTIZED:
+        path = entry.storage.path or self.path
+        if entry.dtype in _PACKED:
             raise UnsupportedContent(
-                f"{called} is quantized ({entry.dtype})",
-                advice="Its scale and zero point can't be restored; save it dequantized.",
-                path=self._file.path,
+                f"{called} is quantized to parts of a byte ({entry.dtype})",
+                advice="PyTorch can't build such a tensor; save it dequantized.",
+                path=path,
             )
+        if entry.is_composite:
+            return  # its parts are checked when they are made
         if (
             min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
             or entry.nbytes_needed > entry.storage.nbytes
@@ -220,18 +250,27 @@ class TensorReader:
                 f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
                 f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
                 advice="Copy or download the file again.",
-                path=self._file.path,
+                path=path,
             )
-        offset = entry.storage.offset
-        if offset is not None and offset + entry.storage.nbytes > self._file.nbytes:
+        self._check_place(entry.storage, called)
+
+    def _check_place(self, storage: Storage, called: str) -> None:
+        if storage.data is not None or storage.device == "meta" or not storage.nbytes:
+            return
+        path = storage.path or self.path
+        if storage.offset is None:
+            raise DamagedFile(f"{called} has no bytes in the file", path=path)
+        if storage.path is None:
+            raise UnsupportedContent(
+                f"{called} lies packed in an archive", advice="Unpack the archive.", path=path
+            )
+        end, nbytes = storage.offset + storage.nbytes, self._file(storage).nbytes
+        if end > nbytes:
             raise DamagedFile(
-                f"{called} lies in bytes {offset} to {offset + entry.storage.nbytes}, and the "
-                f"file ends at {self._file.nbytes}",
+                f"{called} lies in bytes {storage.offset} to {end}, and the file ends at {nbytes}",
                 advice="Copy or download the file again.",
-                path=self._file.path,
+                path=path,
             )
-        if offset is None and entry.storage.nbytes and entry.storage.device != "meta":
-            raise DamagedFile(f"{called} has no bytes in the file", path=self._file.path)
 
     def _has_unchecked_digest(self, entry: TensorEntry) -> bool:
         # Digests are of the bytes as they are stored.
@@ -241,12 +280,12 @@ class TensorReader:
         """Read an entry that is a plain run, and compare it while it is in the cache."""
         start = _first_byte(entry)
         if not self._has_unchecked_digest(entry):
-            self._file.read_into(start, target)
+            self._file(entry.storage).read_into(start, target)
             return
         state = new_digest()
         for position in range(0, len(target), _COMPARED_NBYTES):
             chunk = target[position : position + _COMPARED_NBYTES]
-            self._file.read_into(start + position, chunk)
+            self._file(entry.storage).read_into(start + position, chunk)
             state.update(chunk)
         self._settle(entry, state.hexdigest(), name)
 
@@ -260,44 +299,81 @@ class TensorReader:
             raise DamagedFile(
                 f"tensor {name!r} differs from what was saved: its digest is another one",
                 advice="Copy or download the file again, or take an older one.",
-                path=self._file.path,
+                path=entry.storage.path or self.path,
             )
         self._checked[entry.memory] = found
         self._unchecked.pop(entry.memory, None)  # another thread may have been here
 
     def _storage(self, entry: TensorEntry, name: str) -> torch.UntypedStorage:
-        key = (entry.storage.key, entry.storage.offset)
+        key = id(entry.storage)
         if key not in self._storages:
             storage = self._read_storage(entry, name)
-            if self._map is None:
+            if not self._mmap:
                 self._compare(_view(storage, entry), entry, name)  # while it is on the CPU
-            self._storages[key] = self._to_device(storage)
-        return self._storages[key]
+            # The storage's description is kept as well, so that its id stays its own.
+            self._storages[key] = entry.storage, self._to_device(storage)
+        return self._storages[key][1]
 
     def _read_storage(self, entry: TensorEntry, name: str) -> torch.UntypedStorage:
         """Return the whole storage that the entry looks into, in this machine's byte order."""
         storage = entry.storage
-        if storage.offset is None:
+        if storage.offset is None and storage.data is None:
             return _empty_storage(storage.nbytes, storage.device)
-        if self._map is not None and self._can_map(entry):
+        if self._mmap and storage.nbytes and self._can_map(entry):
             # A slice of a storage is a storage of its own, so that saving the tensor again
             # saves its part of the file and not all of it.
-            part: torch.UntypedStorage = self._map[storage.offset : storage.offset + storage.nbytes]
+            start = storage.offset or 0
+            part: torch.UntypedStorage = self._map(storage)[start : start + storage.nbytes]
             return part
         target = _empty_storage(storage.nbytes)
         view = bytes_of(_storage_bytes(target))
-        if self._is_plain_run(entry) and entry.nbytes == storage.nbytes:
+        if storage.data is not None:
+            view[:] = storage.data
+        elif self._is_plain_run(entry) and entry.nbytes == storage.nbytes:
             self._read_run(entry, view, name)
         else:
-            self._file.read_into(storage.offset, view)
+            self._file(storage).read_into(storage.offset or 0, view)
         if storage.byteorder != sys.byteorder:
             target.byteswap(torch_dtype(entry.dtype))  # type: ignore[no-untyped-call]
         return target
 
     def _can_map(self, entry: TensorEntry) -> bool:
         # Processors differ in what they do with a number that isn't at a multiple of its size.
-        aligned = (entry.storage.offset or 0) % ITEM_SIZE[entry.dtype] == 0
+        offset = entry.storage.offset
+        aligned = offset is not None and offset % ITEM_SIZE[entry.dtype] == 0
         return aligned and entry.storage.byteorder == sys.byteorder
+
+    def _assembled(self, entry: TensorEntry, name: str) -> torch.Tensor:
+        """Return a tensor that is no plain view of a storage."""
+        if entry.chunks:
+            made = self._joined(entry, name)
+        elif entry.is_composite:
+            made = assemble(entry, name, self.materialize)
+        else:
+            integers = replace(entry, dtype=PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
+            made = quantized(entry, name, self.read(integers, name), self.materialize)
+        made = made.to(self.device)
+        if entry.is_parameter:
+            return torch.nn.Parameter(made, requires_grad=entry.requires_grad)
+        return made.requires_grad_(entry.requires_grad)
+
+    def _joined(self, entry: TensorEntry, name: str) -> torch.Tensor:
+        """Return a tensor that is spread over the shards of a distributed checkpoint."""
+        whole = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
+        for chunk in entry.chunks:
+            with InputFile(chunk.path) as shard:
+                part = FilePart(shard, chunk.start, chunk.nbytes)
+                piece = examine_open(part, DEFAULT_LIMITS)
+            if piece.problem is not None:
+                raise piece.problem
+            if not isinstance(piece.root, TensorEntry) or piece.root.shape != chunk.shape:
+                raise DamagedFile(f"a piece of tensor {name!r} is another one", path=chunk.path)
+            box = tuple(
+                slice(start, start + size)
+                for start, size in zip(chunk.offsets, chunk.shape, strict=True)
+            )
+            whole[box] = self.read(piece.root, name)
+        return whole
 
     def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         if storage.device in (self.device, torch.device("meta")):
@@ -307,6 +383,8 @@ class TensorReader:
     def _is_plain_run(self, entry: TensorEntry) -> bool:
         return (
             entry.storage.offset is not None
+            and not entry.is_composite
+            and not entry.quantizer
             and entry.storage.byteorder == sys.byteorder
             and entry.is_contiguous
             and not (entry.is_conj or entry.is_neg)
@@ -318,14 +396,15 @@ class TensorReader:
         buffer = memoryview(bytearray(min(nbytes, _COMPARED_NBYTES)))
         for position in range(0, nbytes, _COMPARED_NBYTES):
             chunk = buffer[: nbytes - position]
-            self._file.read_into(start + position, chunk)
+            self._file(entry.storage).read_into(start + position, chunk)
             yield position, chunk
 
     def close(self) -> None:
         """Close the file. Tensors that were made stay valid, mapped ones too."""
         self._storages.clear()
-        self._map = None
-        self._file.close()
+        self._maps.clear()
+        for file in self._files.values():
+            file.close()
 
     def __enter__(self) -> TensorReader:
         return self

@@ -14,14 +14,9 @@ from torch import nn
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
 from torchkeep.checkpointing.discovery import folder_name
 from torchkeep.checkpointing.encoding import fingerprint
-from torchkeep.checkpointing.layout import (
-    _manifest_digest,
-    damage,
-    read_manifest,
-    read_state,
-    write_checkpoint,
-)
+from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
 from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
+from torchkeep.formats.own_manifest import manifest_digest
 
 FACTS = {
     "serial": 1,
@@ -224,7 +219,7 @@ def rewrite(folder, **fields: object) -> None:
     """Change fields of a manifest, so that only its digest would not tell."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps(manifest | {"digest": _manifest_digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"digest": manifest_digest(manifest)}))
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_FIELDS)

@@ -63,11 +63,38 @@ def test_json_that_would_be_none_is_a_bug_not_an_output(checkpoint: Path, capsys
 
 
 def test_a_problem_writes_nothing_to_stdout(html: Path, capsys):
-    assert main(["inspect", "--json", str(html)]) == 4
+    assert main(["inspect", str(html)]) == 4
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"torchkeep: {html}: this is a web page, not a model.")
     assert captured.err.count("\n") == 1
+
+
+def test_json_tells_of_a_problem_as_well(html: Path, checkpoint: Path, tmp_path: Path, capsys):
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(checkpoint.read_bytes()[:1000])
+    assert main(["inspect", "--json", str(html), str(cut), str(tmp_path / "missing")]) == 4
+    page, damaged = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (page["container"], page["role"]) == ("text", "unknown")
+    assert page["problem"]["kind"] == "NotAModelFile"
+    assert page["safety"]["verdict"] == "data-only"
+    assert damaged["problem"]["kind"] == "DamagedFile"
+    assert damaged["problem"]["advice"] == "Copy or download the file again."
+    assert not damaged["integrity"]["ok"]
+    assert damaged["safety"]["verdict"] == "ambiguous"
+
+
+def test_a_pickle_that_breaks_after_its_payload_is_called_dangerous(tmp_path: Path, capsys):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x04cos\nsystem\n\x8c\x04true\x85R\xff")
+    assert main(["inspect", "--json", str(path)]) == 5
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["safety"]["verdict"] == "dangerous"
+    warning, error = captured.err.splitlines()
+    assert warning == (
+        f"torchkeep: {path}: what can be read of it is dangerous (os.system). Don't load it."
+    )
+    assert error.endswith("the pickle's byte 21 is no opcode.")
 
 
 def test_one_bad_file_does_not_hide_the_others(

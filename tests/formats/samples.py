@@ -136,6 +136,30 @@ def annotated() -> dict[str, torch.Tensor]:
     return {"plain": plain, "parameter": parameter}
 
 
+class Named(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
+def sparse_tensors() -> dict[str, torch.Tensor]:
+    eye = torch.eye(4)
+    return {
+        "coo": eye.to_sparse(),
+        "coo with values": torch.sparse_coo_tensor([[0, 2]], [[1.0, 2.0], [3.0, 4.0]], (3, 2)),
+        "csr": eye.to_sparse_csr(),
+        "csc": eye.to_sparse_csc(),
+        "bsr": eye.to_sparse_bsr((2, 2)),
+        "bsc": eye.to_sparse_bsc((2, 2)),
+    }
+
+
+def quantized_tensors() -> dict[str, torch.Tensor]:
+    scales, zeros = torch.tensor([0.5, 0.25]), torch.zeros(2)
+    return {
+        "q": torch.quantize_per_tensor(torch.ones(3), 0.5, 1, torch.qint8),
+        "channels": torch.quantize_per_channel(torch.ones(2, 3), scales, zeros, 0, torch.quint8),
+    }
+
+
 TREES: dict[str, Callable[[], Any]] = {
     "state dict": lambda: model().state_dict(),
     "plain dict": lambda: dict(model().state_dict()),
@@ -148,12 +172,18 @@ TREES: dict[str, Callable[[], Any]] = {
     "one tensor": lambda: torch.arange(6).view(2, 3),
     "a storage": lambda: [torch.FloatStorage([1.0, 2.0]), torch.ones(2, dtype=torch.int16)],
     "no tensor": lambda: {"epoch": 1, "name": "x", "sizes": torch.Size([2]), "f": torch.float16},
-    "quantized": lambda: {"q": torch.quantize_per_tensor(torch.ones(3), 0.5, 1, torch.qint8)},
-    "sparse": lambda: {"s": torch.eye(2).to_sparse()},
+    "quantized": quantized_tensors,
+    "sparse": sparse_tensors,
+    "subclass": lambda: {"s": torch.ones(2, 2).as_subclass(Named), "b": nn.Buffer(torch.ones(1))},
 }
 ZIP_TREES = {
+    # PyTorch writes these into a legacy file, and can't read them there.
+    "nested": lambda: {"n": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
     "newer dtypes": lambda: every_dtype(NEWER_DTYPES),
     "a storage without a type": lambda: [torch.arange(3).untyped_storage()],
+    "jagged": lambda: {
+        "j": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    },
     "meta": lambda: {"m": torch.empty(2, 3, device="meta"), "real": torch.ones(2)},
 }
 

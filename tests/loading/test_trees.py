@@ -13,7 +13,7 @@ from torchkeep.contents import DictObject, Global, Object
 from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.formats import describe
 from torchkeep.loading import load
-from torchkeep.loading.digests import stored_digests
+from torchkeep.identify.digests import stored_digests
 from torchkeep.saving import save
 from torchkeep.tensors import same_bits
 

@@ -8,7 +8,7 @@ import pytest
 
 from torchkeep.contents import DictObject, Global, Object
 from torchkeep.errors import DamagedFile, LimitReached
-from torchkeep.pickles.keys import check_key
+from torchkeep.pickles.keys import Keys, check_key
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 FINE = ["a" * 10_000, b"b" * 10_000, 5, -(1 << 64), 1.5, None, (1, (2, ("x",))), frozenset({1})]
@@ -38,3 +38,27 @@ def test_a_key_of_many_parts_reaches_a_limit() -> None:
     for key in (tuple(range(10)), ((((1,) * 4,) * 4,) * 4,) * 4, frozenset(range(10)), 1 << 20_000):
         with pytest.raises(LimitReached, match="key_nodes=10"):
             check_key(key, limits)
+
+
+COLLIDING = [
+    [k * ((1 << 61) - 1) for k in range(1, 100)],
+    [(k * ((1 << 61) - 1), 2) for k in range(1, 100)],
+]
+
+
+@pytest.mark.parametrize("keys", COLLIDING, ids=["integers", "tuples of them"])
+def test_keys_that_share_a_hash_reach_a_limit(keys: list[Any]) -> None:
+    assert len({hash(key) for key in keys}) == 1
+    table: dict[Any, Any] = {}
+    guard = Keys(Limits(key_collisions=50))
+    for key in keys[:50]:
+        guard.check(key, table)
+    with pytest.raises(LimitReached, match="key_collisions=50"):
+        guard.check(keys[50], table)
+    guard.check(keys[50], {"another": "table"})
+
+
+def test_many_keys_of_hashes_of_their_own_reach_none() -> None:
+    guard, table = Keys(Limits(key_collisions=1)), {}
+    for key in (*range(-1000, 1000), *map(str, range(1000)), *((k, k) for k in range(1000)), None):
+        guard.check(key, table)

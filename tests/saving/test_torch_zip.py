@@ -90,6 +90,7 @@ def test_an_optimizer_and_a_scheduler_come_back(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")  # torch's own, at the first complex32
+@pytest.mark.filterwarnings("ignore:BComplex32")
 @pytest.mark.parametrize("mmap", [False, True])
 def test_every_dtype_comes_back_bit_for_bit(path: Path, mmap: bool) -> None:
     torch.manual_seed(0)

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -39,17 +38,20 @@ from torchkeep.files import (
 )
 from torchkeep.formats import describe
 from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.own_manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL_FILE,
+    MODEL_PREFIX,
+    STATE_FILE,
+    manifest_digest,
+    read_manifest,
+)
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 
-MANIFEST = "manifest.json"
-MODEL_FILE = "model.safetensors"
-STATE_FILE = "state.safetensors"
-FORMAT = "torchkeep checkpoint"
-FORMAT_VERSION = 1
-
-_MODEL_PREFIX = "objects/model/state/state_dict/"
-"""Tensors with names like this are the model's state dict, and go into a file of their own."""
+__all__ = ["MANIFEST", "MODEL_FILE", "damage", "read_manifest", "read_state", "write_checkpoint"]
 
 
 def write_checkpoint(
@@ -81,7 +83,7 @@ def write_checkpoint(
             manifest["files"][name] = _file_facts(temporary / name)
             manifest["tensors"][name] = report.digests
             manifest["tied"][name] = report.tied
-        manifest["digest"] = _manifest_digest(manifest)
+        manifest["digest"] = manifest_digest(manifest)
         text = json.dumps(manifest, indent=1, allow_nan=False)
         write_file(temporary / MANIFEST, text.encode(), durable=durable)
     return manifest
@@ -97,8 +99,8 @@ def _by_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.T
 
 def _place(name: str) -> tuple[str, str]:
     """Return the file that holds the tensor, and the tensor's key in it."""
-    if name.startswith(_MODEL_PREFIX):
-        return MODEL_FILE, name.removeprefix(_MODEL_PREFIX)
+    if name.startswith(MODEL_PREFIX):
+        return MODEL_FILE, name.removeprefix(MODEL_PREFIX)
     return STATE_FILE, name
 
 
@@ -110,97 +112,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
         return {"nbytes": file.nbytes, "digest": running.hexdigest()}
 
 
-def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    rest = {key: item for key, item in manifest.items() if key != "digest"}
-    return digest(json.dumps(rest, sort_keys=True).encode())
-
-
 # --- Reading -----------------------------------------------------------------------------------
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return a checkpoint's manifest.
-
-    Raises:
-        FileMissing: there is none.
-        DamagedFile: it is not what was written.
-    """
-    path = Path(folder) / MANIFEST
-    with InputFile(path) as file:
-        data = file.read_at(0, file.nbytes)
-    try:
-        manifest = json.loads(data)
-        _check_manifest(manifest)
-    except ValueError as error:
-        raise DamagedFile(f"it is not JSON ({error})", path=path) from None
-    except RecursionError:
-        raise DamagedFile("it is nested too deeply", path=path) from None
-    except FileProblem as error:
-        raise error.in_file(path) from None
-    checked: dict[str, Any] = manifest
-    return checked
-
-
-def _check_manifest(manifest: object) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DamagedFile("it is not the manifest of a checkpoint")
-    if manifest.get("version") != FORMAT_VERSION:
-        raise DamagedFile(
-            f"it has version {reprlib.repr(manifest.get('version'))}, and this torchkeep reads "
-            f"{FORMAT_VERSION}",
-            advice="Use the torchkeep that wrote it, or a newer one.",
-        )
-    if manifest.get("digest") != _manifest_digest(manifest):
-        raise DamagedFile("its digest differs from what was written")
-    wrong = [name for name, is_right in _FIELDS.items() if not is_right(manifest.get(name))]
-    if wrong:
-        raise DamagedFile(f"its {wrong[0]!r} is not what a checkpoint has there")
-    decode({}, manifest["metrics"])  # raises if it can't be read
-    if not manifest["files"].keys() == manifest["tensors"].keys() == manifest["tied"].keys():
-        raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
-
-
-def _is_table(value: object, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(map(is_right, value.values()))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _are_files(value: object) -> bool:
-    """Tell whether it names our files, and no others: a manifest is no list of what to read."""
-
-    def is_file(facts: Any) -> bool:
-        return (
-            isinstance(facts, dict)
-            and _is_count(facts.get("nbytes"))
-            and _is_text(facts.get("digest"))
-        )
-
-    return _is_table(value, is_file) and set(cast("dict[str, Any]", value)) <= _FILES
-
-
-_FILES = frozenset({MODEL_FILE, STATE_FILE})
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "files": _are_files,
-    "tensors": lambda value: _is_table(value, lambda digests: _is_table(digests, _is_text)),
-    "tied": lambda value: _is_table(value, lambda names: _is_table(names, _is_text)),
-    "structure": lambda value: isinstance(value, dict),
-    "serial": _is_count,
-    "step": _is_count,
-    "epoch": _is_count,
-    "batch": _is_count,
-    "metrics": lambda value: isinstance(value, dict),
-    "date": _is_text,
-    "inexact": lambda value: isinstance(value, list) and all(map(_is_text, value)),
-}
-"""What is read from a manifest, and whether it is of the right kind."""
 
 
 def damage(folder: str | os.PathLike[str]) -> str:
@@ -233,7 +145,7 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
     manifest = read_manifest(folder)
     tensors: dict[str, torch.Tensor] = {}
     for file, digests in manifest["tensors"].items():
-        prefix = _MODEL_PREFIX if file == MODEL_FILE else ""
+        prefix = MODEL_PREFIX if file == MODEL_FILE else ""
         tied = manifest["tied"][file]
         for name, tensor in _read_tensors(Path(folder) / file, digests, tied, mmap=mmap):
             tensors[prefix + name] = tensor

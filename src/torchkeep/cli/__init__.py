@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import torchkeep
-from torchkeep.cli import demo, failures, inspect
+from torchkeep.cli import demo, failures, inspect, verify
 from torchkeep.errors import TorchkeepError
 
-VERBS = (inspect, demo)
+VERBS = (inspect, verify, demo)
 
 DESCRIPTION = """\
 Look into PyTorch model files without running anything in them, and see in a

@@ -79,5 +79,10 @@ def report_bug(error: Exception) -> int:
     return EXIT_BUG
 
 
+def warn(text: str) -> None:
+    """Say something beside the results."""
+    _say(printable(text))
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"torchkeep: {text}\n")

@@ -7,11 +7,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import report
-from torchkeep.errors import DamagedFile, TorchkeepError
+from torchkeep.cli.failures import report, warn
+from torchkeep.cli.progress import reading_progress
+from torchkeep.errors import DamagedFile, NotAModelFile, TorchkeepError
 
 if TYPE_CHECKING:
     from torchkeep.identify import Inspection
+    from torchkeep.pickles.limits import Limits
 
 DESCRIPTION = """\
 Say what a model file holds: which kind of file it is, its state dicts,
@@ -41,10 +43,21 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="a model file of any kind")
+    parser.add_argument(
+        "files", metavar="PATH", nargs="+", help="a model file of any kind, or a folder of one"
+    )
     parser.add_argument("--json", action="store_true", help="write JSON, one line per file")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--tree", action="store_true", help="show the modules of a pickled model")
+    parser.add_argument(
+        "--verify", action="store_true", help="read the tensors too, and compare their checksums"
+    )
+    add_limits(parser)
+    parser.set_defaults(run=run)
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Give a verb the switch that raises limits; `options.limits` are names and amounts."""
     parser.add_argument(
         "--limit",
         metavar="NAME=VALUE",
@@ -54,7 +67,6 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         dest="limits",
         help="raise a limit for a file that you trust, as in steps=100_000_000 (repeatable)",
     )
-    parser.set_defaults(run=run)
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -78,20 +90,52 @@ def _limit(text: str) -> tuple[str, int]:
 
 def run(options: argparse.Namespace) -> int:
     """Inspect each file, and return the exit code of the first problem, or 0."""
-    from torchkeep.identify import inspect
     from torchkeep.pickles.limits import Limits
 
     limits = Limits(**dict(options.limits))
-    codes = []
-    for path in options.files:
-        try:
-            inspection = inspect(path, limits=limits)
-            _write(inspection, options)
-        except TorchkeepError as error:
-            codes.append(report(error))
-            continue
-        codes.append(0 if inspection.integrity.ok else DamagedFile.exit_code)
+    codes = [_inspect(path, limits, options) for path in options.files]
     return next(filter(None, codes), 0)
+
+
+def _inspect(path: str, limits: Limits, options: argparse.Namespace) -> int:
+    """Inspect one file, and return its exit code."""
+    from torchkeep.identify import inspect
+
+    try:
+        inspection = inspect(
+            path, verify=options.verify, limits=limits, progress=reading_progress()
+        )
+    except TorchkeepError as error:
+        return _write_problem(path, error, limits, options)
+    problem = inspection.contents.problem
+    if isinstance(problem, NotAModelFile):
+        return _write_problem(path, problem, limits, options)
+    try:
+        _write(inspection, options)
+    except TorchkeepError as error:  # a tree that is too large to be shown
+        return report(error)
+    return 0 if inspection.integrity.ok else DamagedFile.exit_code
+
+
+def _write_problem(
+    path: str, error: TorchkeepError, limits: Limits, options: argparse.Namespace
+) -> int:
+    """Say what is wrong with a file, and what could be seen of it all the same."""
+    from torchkeep.formats import examine
+    from torchkeep.identify import identify
+
+    try:
+        inspection = identify(examine(path, limits=limits), limits)
+    except TorchkeepError:  # there is no file, or nothing of it can be seen
+        return report(error)
+    if options.json:
+        _write(inspection, options)
+    if inspection.safety.verdict == "dangerous":
+        named = [item.place for item in inspection.safety.findings if item.severity == "dangerous"]
+        warn(
+            f"{path}: what can be read of it is dangerous ({', '.join(named[:3])}). Don't load it."
+        )
+    return report(error)
 
 
 def _write(inspection: Inspection, options: argparse.Namespace) -> None:

@@ -18,13 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from torchkeep.cli.folding import fold
-from torchkeep.cli.text import clip, count, printable, shape, show, size
+from torchkeep.cli.text import clip, count, printable, shape, show, size, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.formats.own import RESERVED
 
 if TYPE_CHECKING:
     from torchkeep.contents import Finding
-    from torchkeep.identify import Inspection, NamedTensor, Optimizer, Safety, StateDict
+    from torchkeep.identify import (
+        Inspection,
+        NamedTensor,
+        Optimizer,
+        Safety,
+        StateDict,
+    )
 
 MAX_ROWS = 60
 """Rows of one table; what is left out is counted, and a switch shows it."""
@@ -93,12 +99,11 @@ def _sections(
     inspection: Inspection, *, tensors: bool, tree: bool
 ) -> Iterator[tuple[str, RenderableType]]:
     yield "", _overview(inspection)
-    if inspection.state_dicts:
-        yield "State dicts", _state_dicts(inspection.state_dicts)
-    if tensors:
-        yield "Tensors", _all_tensors(inspection)
-    else:
-        yield from _folded_tensors(inspection.state_dicts)
+    if inspection.members:
+        yield "Files", _members(inspection)
+    if inspection.architecture:
+        yield from _architecture(inspection)
+    yield from _tensors(inspection, unfolded=tensors)
     if inspection.optimizers:
         yield "Optimizers", _optimizers(inspection.optimizers)
     metadata = _metadata(inspection)
@@ -140,6 +145,8 @@ def _overview(inspection: Inspection) -> RenderableType:
     grid.add_row("format", inspection.container)
     if inspection.framework:
         grid.add_row("framework", clip(inspection.framework))
+    if inspection.architecture:
+        grid.add_row("architecture", _fits(inspection))
     for name in ("schedulers", "scalers", "rng"):
         held = getattr(inspection, name)
         if held:
@@ -150,7 +157,55 @@ def _overview(inspection: Inspection) -> RenderableType:
         grid.add_row("torch.load", _weights_only(safety))
     if not inspection.integrity.ok:
         grid.add_row("integrity", Text("damaged: see the findings", style=_COLOURS["damaged"]))
+    elif inspection.integrity.verified:
+        grid.add_row("integrity", what_was_compared(inspection.integrity))
     return grid
+
+
+def _members(inspection: Inspection) -> RenderableType:
+    rows = [
+        (clip(name), member.container, size(member.nbytes), clip(member.summary))
+        for name, member in zip(_member_names(inspection), inspection.members, strict=True)
+    ]
+    return _table((), rows, more="--json shows all")
+
+
+def _member_names(inspection: Inspection) -> list[str]:
+    """Return what the files in an archive or a folder are called in it."""
+    whole = f"{inspection.path}/"
+    return [str(member.path).removeprefix(whole) for member in inspection.members]
+
+
+def _architecture(inspection: Inspection) -> Iterator[tuple[str, RenderableType]]:
+    """Yield how the state dict differs from the network that it fits; nothing if it does not."""
+    best = inspection.architecture[0]
+    grid = _grid()
+    for what in ("missing", "unexpected", "mismatched"):
+        names = getattr(best, what)
+        if names:
+            folded = ", ".join(str(pattern) for pattern, _ in fold(dict.fromkeys(names, ""))[:6])
+            grid.add_row(what, f"{len(names):,}", clip(folded, 300))
+    if grid.row_count:
+        yield f"Differences from {best.name}", grid
+
+
+def _fits(inspection: Inspection) -> str:
+    """Return the best match and those that can't be told from it."""
+    best = inspection.architecture[0]
+    ties = [match.name for match in inspection.architecture if match.score == best.score]
+    names = ", ".join(ties[:_MOST_TIES])
+    more = (
+        f" and {len(ties) - _MOST_TIES} more of the same shapes" if len(ties) > _MOST_TIES else ""
+    )
+    facts = [f"{100 * best.score:.4g} % alike"]
+    if best.num_classes is not None:
+        facts.append(count(best.num_classes, "class"))
+    if best.input_channels is not None:
+        facts.append(count(best.input_channels, "input channel"))
+    return f"{names}{more} ({', '.join(facts)})"
+
+
+_MOST_TIES = 3
 
 
 def _weights_only(safety: Safety) -> str:
@@ -158,6 +213,17 @@ def _weights_only(safety: Safety) -> str:
         return "weights_only=True takes it"
     names = f", because of {count(len(safety.blocked), 'name')}" if safety.blocked else ""
     return f"weights_only=True refuses it{names}"
+
+
+def _tensors(inspection: Inspection, *, unfolded: bool) -> Iterator[tuple[str, RenderableType]]:
+    if inspection.state_dicts:
+        yield "State dicts", _state_dicts(inspection.state_dicts)
+    if unfolded:
+        yield "Tensors", _all_tensors(inspection)
+    elif inspection.state_dicts:
+        yield from _folded_tensors(inspection.state_dicts)
+    else:
+        yield from _other_tensors(inspection)
 
 
 def _state_dicts(state_dicts: Iterable[StateDict]) -> RenderableType:
@@ -191,11 +257,24 @@ def _folded_tensors(state_dicts: Iterable[StateDict]) -> Iterator[tuple[str, Ren
         if first != name:
             yield title, Text(f"the same names, shapes and types as {first}")
             continue
-        rows = [
-            (printable(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
-            for pattern, look in fold(looks)
-        ]
-        yield title, _table((), rows, more="--tensors lists all")
+        yield title, _folded(looks)
+
+
+def _other_tensors(inspection: Inspection) -> Iterator[tuple[str, RenderableType]]:
+    """Yield the tensors of a file that has no state dict."""
+    looks = {
+        item.path: (item.entry.dtype, shape(item.entry.shape)) for item in inspection.tensors()
+    }
+    if looks:
+        yield "Tensors", _folded(looks)
+
+
+def _folded(looks: dict[str, tuple[str, str]]) -> RenderableType:
+    rows = [
+        (printable(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
+        for pattern, look in fold(looks)
+    ]
+    return _table((), rows, more="--tensors lists all")
 
 
 def _all_tensors(inspection: Inspection) -> RenderableType:

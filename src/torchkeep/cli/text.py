@@ -7,8 +7,12 @@ a reader believes line breaks, so nothing of a file reaches the screen but throu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from torchkeep.contents import DictObject, Global, Object, TensorEntry
+
+if TYPE_CHECKING:
+    from torchkeep.identify import Integrity
 
 MAX_LENGTH = 160
 """Characters of one text that are shown before it is cut."""
@@ -123,5 +127,19 @@ def count(number: int, noun: str) -> str:
 
     >>> count(1, "tensor"), count(1234, "tensor")
     ('1 tensor', '1,234 tensors')
+    >>> count(2, "class")
+    '2 classes'
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def what_was_compared(integrity: Integrity) -> str:
+    """Return what a verification read and compared."""
+    parts = []
+    if integrity.num_checked:
+        parts.append(f"{count(integrity.num_checked, 'storage')} compared with checksums")
+    if integrity.num_unchecked:
+        storages = count(integrity.num_unchecked, "storage")
+        parts.append(f"{storages} read, with nothing to compare with")
+    return ", ".join(parts) or "no tensors in it"

@@ -2,28 +2,48 @@
 
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
 write `formats/<name>.py` with a `FORMAT`, add it here, add a sample to the conformance suite
-(tests/formats/samples.py) and a row to docs/formats.md.
+(tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
+`zip_kinds` in the same way.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem
-from torchkeep.files import InputFile
-from torchkeep.formats import foreign, pickle, safetensors, torch_legacy, torch_zip
+from torchkeep.files import InputFile, Readable
+from torchkeep.formats import (
+    archive,
+    foreign,
+    git_lfs,
+    numpy,
+    pickle,
+    safetensors,
+    text,
+    torch_legacy,
+    unknown,
+    zip_kinds,
+)
 from torchkeep.formats.format import HEAD_NBYTES, Format
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 READERS: tuple[Format, ...] = (
-    torch_zip.FORMAT,
+    zip_kinds.FORMAT,
     safetensors.FORMAT,
     torch_legacy.FORMAT,
     pickle.FORMAT,
+    numpy.FORMAT,
+    git_lfs.FORMAT,
+    archive.TORCH_TAR,
+    archive.FORMAT,
+    text.FORMAT,
+    unknown.FORMAT,
 )
-"""Every readable format. The plain pickle comes last: a legacy stream starts like one."""
+"""Every format. The plain pickle comes after the legacy stream, which starts like one, and what
+is taken for text or for nothing known comes last."""
 
 
 def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
@@ -41,24 +61,69 @@ def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -
         LimitReached: reading it takes more than a limit allows.
         UnsupportedContent: it is of a kind that is recognised and not read.
     """
+    contents = examine(path, limits=limits)
+    if contents.problem is not None:
+        raise contents.problem
+    return contents
+
+
+def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
+    """Return what a file holds, as `describe` does, whatever that is.
+
+    What `describe` would raise because of the file's content stands in `Contents.problem`; what
+    was seen before it (names in a pickle, oddities) is in the other fields.
+
+    Args:
+        path: the file.
+        limits: bounds of the work that a file may cause.
+
+    Raises:
+        FileMissing: there is nothing at the path.
+        FileUnreadable: it is a folder, or may not be read.
+    """
     with InputFile(path) as file:
-        try:
-            head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
-            for reader in READERS:
-                if reader.sniff(head, file.nbytes):
-                    return _with_other_views(reader.describe(file, limits), head)
-            raise foreign.recognise(head, file.nbytes)
-        except FileProblem as problem:
-            raise problem.in_file(path) from None
+        return examine_open(file, limits)
+
+
+def examine_open(file: Readable, limits: Limits) -> Contents:
+    """Return what something readable holds, as `examine` does."""
+    head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
+    reader = next(reader for reader in READERS if reader.sniff(head, file.nbytes))
+    try:
+        contents = _with_other_views(reader.describe(file, limits), head)
+    except FileProblem as problem:
+        contents = _as_far_as_seen(file, reader, problem)
+    if contents.problem is not None:
+        contents.problem.in_file(file.path)
+    return contents
+
+
+def _as_far_as_seen(file: Readable, reader: Format, problem: FileProblem) -> Contents:
+    """Return what is known of a file that broke while it was read."""
+    seen = problem.seen
+    return Contents(
+        path=Path(file.path),
+        nbytes=file.nbytes,
+        container=reader.name,
+        root=None,
+        pickle_protocol=seen.protocol if seen else None,
+        globals=seen.globals if seen else (),
+        findings=seen.findings if seen else (),
+        problem=problem,
+    )
 
 
 def _with_other_views(contents: Contents, head: bytes) -> Contents:
     """Add a finding if another program would take the file for another kind."""
-    if contents.container == torch_zip.FORMAT.name or not foreign.is_tar_header(head):
+    if contents.container in _NOT_TAR or not foreign.is_tar_header(head):
         return contents
     text = "the file is a tar archive too, and torch.load reads it as one"
     finding = Finding("polyglot", "ambiguous", "", text)
     return replace(contents, findings=(*contents.findings, finding))
 
 
-__all__ = ["READERS", "Format", "describe"]
+_NOT_TAR = frozenset({"torch-zip", "torch-tar", "archive"})
+"""Containers that are no tar for PyTorch whatever they start with, or that are one."""
+
+
+__all__ = ["READERS", "Format", "describe", "examine", "examine_open"]

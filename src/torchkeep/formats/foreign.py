@@ -1,41 +1,111 @@
-"""Files that are met under a model's name and are something else, recognised by their start."""
+"""What the readers of other ecosystems' files share.
+
+Such a reader names a file with what its header says and lists the tensors whose types PyTorch has.
+It loads none: names, axes and packing differ from ecosystem to ecosystem, and a model is more than
+its tensors.
+"""
 
 from __future__ import annotations
 
-from torchkeep.errors import FileProblem, NotAModelFile, UnsupportedContent
+from math import prod
 
-_SAY_WHERE = "Ask whoever gave it to you for a PyTorch or safetensors file."
+from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
+from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
+from torchkeep.files import Readable
+from torchkeep.formats.cursor import ByteOrder
 
-_OTHER_MODELS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"GGUF", "a GGUF file"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, perhaps)"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"BZh", "a bzip2 archive"),
-    (0, b"\xfd7zXZ\x00", "an xz archive"),
-    (257, b"ustar", "a tar archive"),
-    (4, b"ET12", "an ExecuTorch program"),
-    (0, b"\x08\x03\x12", "an ONNX model"),
-    (0, b"\x08\x04\x12", "an ONNX model"),
-    (0, b"\x08\x06\x12", "an ONNX model"),
-    (0, b"\x08\x07\x12", "an ONNX model"),
-    (0, b"\x08\x08\x12", "an ONNX model"),
-    (0, b"\x08\x09\x12", "an ONNX model"),
-    (0, b"\x08\x0a\x12", "an ONNX model"),
-)
-"""Offset, bytes and name of what may hold a model, and can't be read here."""
+_MOST_DIMENSIONS = 64
+_LONGEST_SHOWN = 60
+_LONGEST_SHAPE = 12
 
-_NO_MODELS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"%PDF", "a PDF document"),
-    (b"\x7fELF", "a program"),
-    (b"MZ", "a Windows program"),
-)
 
-_LFS = b"version https://git-lfs.github.com/spec/"
+def not_loaded(what: str) -> UnsupportedContent:
+    """Return why no tensors can be had from a model of another ecosystem."""
+    return UnsupportedContent(
+        f"this is {what}, which torchkeep describes and does not load",
+        advice="Ask whoever gave it to you for a PyTorch or safetensors file.",
+    )
+
+
+def no_model(what: str, advice: str = "Check the path.") -> NotAModelFile:
+    """Return why no tensors can be had from something that is no model."""
+    return NotAModelFile(f"this is {what}, not a model", advice=advice)
+
+
+def tensor_at(
+    file: Readable,
+    key: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    offset: int | None,
+    *,
+    byteorder: ByteOrder = "little",
+    fortran: bool = False,
+) -> TensorEntry:
+    """Return a tensor that lies in the file in one run.
+
+    Args:
+        file: what holds it.
+        key: its name.
+        dtype: PyTorch's name of the element type.
+        shape: its sizes.
+        offset: where its first byte is; None if it is packed.
+        byteorder: that of its elements.
+        fortran: whether its first index runs fastest.
+
+    Raises:
+        DamagedFile: its shape is none, or the file ends before it does.
+    """
+    check_shape(key, shape)
+    nbytes = prod(shape) * ITEM_SIZE[dtype]
+    if offset is not None and offset + nbytes > file.nbytes:
+        raise DamagedFile(
+            f"the file is truncated: tensor {shortened(key)!r} needs bytes {offset:,} to "
+            f"{offset + nbytes:,}, and it ends at {file.nbytes:,}",
+            advice="Copy or download it again.",
+        )
+    stride = contiguous_stride(shape[::-1])[::-1] if fortran else contiguous_stride(shape)
+    source = None if offset is None else file.source
+    start = None if offset is None else file.start + offset
+    return TensorEntry(
+        dtype, shape, stride, Storage(key, nbytes, start, byteorder=byteorder, path=source)
+    )
+
+
+def check_shape(key: str, shape: tuple[int, ...]) -> None:
+    """Raise `DamagedFile` unless a tensor can have this shape."""
+    if len(shape) > _MOST_DIMENSIONS or prod(max(size, 1) for size in shape) >= 1 << 63:
+        raise DamagedFile(
+            f"tensor {shortened(key)!r} of {len(shape)} dimensions has more elements than can be"
+        )
+    if min(shape, default=0) < 0:
+        raise DamagedFile(f"tensor {shortened(key)!r} has a negative size")
+
+
+def shortened(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """Return a text that stands in one line: cut off, and escaped where it is not printable."""
+    cut = text if len(text) <= longest else f"{text[:longest]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+def shown_shape(shape: tuple[int, ...]) -> str:
+    """Return a shape as a person reads it: `[2, 3]`."""
+    sizes = [str(size) for size in shape[:_LONGEST_SHAPE]]
+    return f"[{', '.join(sizes)}{', ...' if len(shape) > _LONGEST_SHAPE else ''}]"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: `1 tensor`, `1,200 tensors`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shown_size(nbytes: int) -> str:
+    """Return a number of bytes as people write it: `98.0 MB`."""
+    amount, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]
+    while amount >= 999.95 and len(units) > 1:
+        amount /= 1000
+        units.pop()
+    return f"{nbytes} bytes" if nbytes < 1000 else f"{amount:,.1f} {units[-1]}"
 
 
 def is_tar_header(head: bytes) -> bool:
@@ -49,49 +119,3 @@ def is_tar_header(head: bytes) -> bool:
     if not stored or stored.strip(b"01234567"):
         return False
     return int(stored, 8) == sum(head[:148]) + 8 * ord(" ") + sum(head[156:512])
-
-
-def recognise(head: bytes, nbytes: int) -> FileProblem:
-    """Return the error that says what a file is that no reader takes.
-
-    Args:
-        head: the file's first bytes.
-        nbytes: its size.
-    """
-    if nbytes == 0:
-        return NotAModelFile("the file is empty", advice="Save or download it again.")
-    if not head.strip(b"\0"):
-        advice = "Its content was lost in a copy or a crash: take it from its source again."
-        return NotAModelFile("the file holds zeros", advice=advice)
-    if head.startswith(_LFS):
-        advice = "Fetch the model itself with `git lfs pull`."
-        return NotAModelFile("this is a Git LFS pointer, not the file it stands for", advice=advice)
-    for offset, magic, kind in _OTHER_MODELS:
-        if head[offset : offset + len(magic)] == magic:
-            return UnsupportedContent(
-                f"this is {kind}, which torchkeep does not read", advice=_SAY_WHERE
-            )
-    for magic, kind in _NO_MODELS:
-        if head.startswith(magic):
-            return NotAModelFile(f"this is {kind}, not a model", advice="Check the path.")
-    return _recognise_text(head)
-
-
-def _recognise_text(head: bytes) -> FileProblem:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        return NotAModelFile(
-            "this is a web page, not a model",
-            advice="The download went wrong (a log-in or an error page?): open it in a browser.",
-        )
-    # A character may be cut in two where the head ends.
-    text = head.decode("utf-8", "ignore")
-    if len(text.encode()) >= len(head) - 3 and all(
-        c.isprintable() or c in "\t\r\n\f" for c in text
-    ):
-        line = text.strip().splitlines()[0][:40] if text.strip() else ""
-        return NotAModelFile(f"this is text ({line!r}...), not a model", advice="Check the path.")
-    return NotAModelFile(
-        f"the file is of no known kind (it starts with {head[:8].hex(' ')})",
-        advice="If it should be a model, copy or download it again.",
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchkeep.contents import Contents
-from torchkeep.files import InputFile
+from torchkeep.files import Readable
 from torchkeep.pickles.limits import Limits
 
 HEAD_NBYTES = 512
@@ -26,4 +26,4 @@ class Format:
 
     name: str
     sniff: Callable[[bytes, int], bool]
-    describe: Callable[[InputFile, Limits], Contents]
+    describe: Callable[[Readable, Limits], Contents]

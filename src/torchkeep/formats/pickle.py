@@ -3,8 +3,9 @@
 Layout: one pickle from the first byte to its STOP. Protocol 2 and newer start with 0x80 and the
 protocol's number; protocols 0 and 1 have no mark of their own.
 
-Limits: tensors in a plain pickle are recipes of nested pickles (`torch.storage._load_from_bytes`)
-and stay recipes. The `data.pkl` that somebody took out of a torch zip is described with its
+A tensor in it is a whole file of PyTorch's in bytes; see `torch_pickle`.
+
+Limits: the `data.pkl` that somebody took out of a torch zip is described with its
 tensors' names and shapes; their bytes are elsewhere, and a finding says so.
 
 Source: Lib/pickle.py of CPython.
@@ -16,14 +17,10 @@ import contextlib
 
 from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import FileProblem
-from torchkeep.files import InputFile
+from torchkeep.files import Readable
 from torchkeep.formats.format import Format
-from torchkeep.formats.torch_objects import (
-    TORCH_CONSTRUCTORS,
-    build_tensor,
-    parse_storage_id,
-    storage_entry,
-)
+from torchkeep.formats.torch_objects import parse_storage_id, storage_entry
+from torchkeep.formats.torch_pickle import run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
 from torchkeep.pickles.source import ByteSource
@@ -46,16 +43,15 @@ def sniff(head: bytes, nbytes: int) -> bool:
     return nbytes > len(head) and source.remaining < len(head) // 4
 
 
-def describe(file: InputFile, limits: Limits) -> Contents:
+def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the pickle holds."""
     source = ByteSource(file.read_at, 0, file.nbytes)
     findings: list[Finding] = []
-    pickled = run_pickle(
+    pickled = run_torch_pickle(
         source,
         persistent=lambda pid: _storage_elsewhere(pid, findings),
-        constructors=TORCH_CONSTRUCTORS,
-        builder=build_tensor,
         limits=limits,
+        file=file,
     )
     findings = [*pickled.findings, *dict.fromkeys(findings)]
     if source.remaining:

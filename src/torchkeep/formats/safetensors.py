@@ -20,7 +20,7 @@ from typing import Any
 
 from torchkeep.contents import ITEM_SIZE, Contents, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import InputFile
+from torchkeep.files import Readable
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
 
@@ -60,7 +60,7 @@ def sniff(head: bytes, nbytes: int) -> bool:
     return head[8:9] == b"{" and 2 <= length <= MAX_HEADER_NBYTES and nbytes >= 10
 
 
-def describe(file: InputFile, limits: Limits) -> Contents:
+def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the file holds. Only its header is read."""
     header_nbytes = int.from_bytes(file.read_at(0, 8), "little")
     limits.check("header_nbytes", header_nbytes)
@@ -69,8 +69,8 @@ def describe(file: InputFile, limits: Limits) -> Contents:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise DamagedFile("the header's __metadata__ is not a table of texts")
     start = 8 + header_nbytes
-    root = {name: _entry(name, row, start) for name, row in header.items()}
-    _check_layout(root, start, file.nbytes)
+    root = {name: _entry(name, row, start, file) for name, row in header.items()}
+    _check_layout(root, file.start + start, file.start + file.nbytes)
     return Contents(
         path=file.path,
         nbytes=file.nbytes,
@@ -107,7 +107,7 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no number")
 
 
-def _entry(name: str, row: object, start: int) -> TensorEntry:
+def _entry(name: str, row: object, start: int, file: Readable) -> TensorEntry:
     tensor = f"tensor {name[:_LONGEST_SHOWN]!r}"
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= set(row):
         raise DamagedFile(f"{tensor} is not described by dtype, shape and data_offsets")
@@ -128,7 +128,7 @@ def _entry(name: str, row: object, start: int) -> TensorEntry:
         dtype=DTYPES[dtype],
         shape=tuple(shape),
         stride=contiguous_stride(tuple(shape)),
-        storage=Storage(name, end - begin, start + begin),
+        storage=Storage(name, end - begin, file.start + start + begin, path=file.source),
     )
     if end < begin or entry.nbytes != end - begin:
         raise DamagedFile(

@@ -21,20 +21,20 @@ Source: torch/serialization.py (`_legacy_save`, `_legacy_load`).
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Literal
 
 from torchkeep.contents import ITEM_SIZE, Contents, Finding, Global, Object, Storage, Value
 from torchkeep.errors import DamagedFile, FileProblem
-from torchkeep.files import InputFile
+from torchkeep.files import Readable
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch_objects import (
-    TORCH_CONSTRUCTORS,
     PersistentLoad,
     StorageId,
-    build_tensor,
     parse_storage_id,
     storage_entry,
 )
+from torchkeep.formats.torch_pickle import run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
 from torchkeep.pickles.source import ByteSource
@@ -53,7 +53,7 @@ def sniff(head: bytes, nbytes: int) -> bool:
     return False
 
 
-def describe(file: InputFile, limits: Limits) -> Contents:
+def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the stream holds. The storages are stepped over."""
     return _Stream(file, limits).describe()
 
@@ -61,11 +61,12 @@ def describe(file: InputFile, limits: Limits) -> Contents:
 class _Stream:
     """One reading of a legacy file."""
 
-    def __init__(self, file: InputFile, limits: Limits) -> None:
+    def __init__(self, file: Readable, limits: Limits) -> None:
         self.file = file
         self.limits = limits
         self.source = ByteSource(file.read_at, 0, file.nbytes)
         self.findings: list[Finding] = []
+        self.globals: dict[Global, None] = {}
         self.sources: dict[str, str] = {}
         self.count_order: Literal["little", "big"] = "little"
 
@@ -86,19 +87,30 @@ class _Stream:
             root=pickled.root,
             metadata=metadata,
             pickle_protocol=pickled.protocol,
-            globals=pickled.globals,
+            globals=tuple(self.globals),
             sources=self.sources,
-            findings=(*pickled.findings, *dict.fromkeys(self.findings)),
+            findings=tuple(dict.fromkeys(self.findings)),
         )
 
     def run(self, persistent: PersistentLoad | None, source: ByteSource | None = None) -> Pickled:
-        return run_pickle(
-            source or self.source,
-            persistent=persistent,
-            constructors=TORCH_CONSTRUCTORS,
-            builder=build_tensor,
-            limits=self.limits,
-        )
+        """Run one of the pickles. What any of them names, the magic number's too, is kept."""
+        try:
+            pickled = run_torch_pickle(
+                source or self.source, persistent=persistent, limits=self.limits
+            )
+        except FileProblem as problem:
+            problem.seen = self.with_earlier(problem.seen)
+            raise
+        self.globals.update(dict.fromkeys(pickled.globals))
+        self.findings += pickled.findings
+        return pickled
+
+    def with_earlier(self, broken: Pickled | None) -> Pickled | None:
+        """Return what a broken pickle and those before it have named."""
+        if broken is None:
+            return None
+        names = dict.fromkeys((*self.globals, *broken.globals))
+        return replace(broken, globals=tuple(names), findings=(*self.findings, *broken.findings))
 
     def read_preamble(self) -> dict[str, str]:
         """Step over the first three pickles and return what they say."""
@@ -135,7 +147,9 @@ class _Stream:
                 )
             nbytes = self.read_count(position, ids[key]) * ITEM_SIZE[ids[key].dtype]
             position += 8
-            storages[key] = Storage(key, nbytes, position, ids[key].device)
+            start = self.file.start + position
+            device = ids[key].device
+            storages[key] = Storage(key, nbytes, start, device, path=self.file.source)
             position += nbytes
         for key in ids.keys() - storages.keys():
             storages[key] = Storage(key, 0, None, ids[key].device)

@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 from torchkeep.contents import ITEM_SIZE, Global, Object, Storage, TensorEntry, Value
 from torchkeep.errors import DamagedFile
-from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.machine import Constructor
 
 STORAGE_DTYPES: Mapping[str, str] = MappingProxyType(
@@ -91,7 +90,8 @@ def _is_size(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _sizes(value: Value) -> tuple[int, ...]:
+def sizes(value: Value) -> tuple[int, ...]:
+    """Return sizes or strides as a tuple; ValueError if they are none."""
     if not isinstance(value, tuple | list) or not all(map(_is_size, value)):
         raise ValueError("sizes and strides are tuples of numbers that are not negative")
     return tuple(value)
@@ -129,7 +129,7 @@ def _strided(
     """Return a view of a storage; `dtype` is None for the storage's own."""
     if not isinstance(reference, TensorEntry):
         raise ValueError("a tensor needs a storage")
-    shape, strides = _sizes(size), _sizes(stride)
+    shape, strides = sizes(size), sizes(stride)
     if len(shape) != len(strides) or len(shape) > _MOST_DIMENSIONS or not _is_size(offset):
         raise ValueError(f"shape {shape} and strides {strides} do not belong together")
     dtype = dtype or reference.dtype
@@ -164,7 +164,7 @@ def _rebuild_tensor(reference: Value, offset: Value, size: Value, stride: Value)
     return _strided(reference, None, offset, size, stride)
 
 
-def _rebuild_tensor_v2(
+def rebuild_tensor_v2(
     reference: Value,
     offset: Value,
     size: Value,
@@ -173,6 +173,7 @@ def _rebuild_tensor_v2(
     hooks: Value,
     metadata: Value = None,
 ) -> TensorEntry:
+    """Return the view of a storage that `torch._utils._rebuild_tensor_v2` makes."""
     del hooks
     return _flagged(_strided(reference, None, offset, size, stride, requires_grad), metadata)
 
@@ -188,7 +189,7 @@ def _rebuild_tensor_v3(
     metadata: Value = None,
 ) -> TensorEntry:
     del hooks
-    entry = _strided(reference, _dtype(dtype), offset, size, stride, requires_grad)
+    entry = _strided(reference, read_dtype(dtype), offset, size, stride, requires_grad)
     return _flagged(entry, metadata)
 
 
@@ -200,7 +201,8 @@ def _flagged(entry: TensorEntry, metadata: Value) -> TensorEntry:
     return replace(entry, is_conj=is_conj, is_neg=is_neg) if is_conj or is_neg else entry
 
 
-def _dtype(value: Value) -> str:
+def read_dtype(value: Value) -> str:
+    """Return the name of a `torch.dtype` that the file mentions; ValueError if it is none."""
     if not isinstance(value, Global) or value.module != "torch" or value.name not in ITEM_SIZE:
         raise ValueError("a tensor of an unknown element type")
     return value.name
@@ -210,17 +212,9 @@ def _rebuild_meta_tensor(
     dtype: Value, size: Value, stride: Value, requires_grad: Value
 ) -> TensorEntry:
     """Return a tensor that was saved from the meta device, and so has no bytes."""
-    endless = TensorEntry(_dtype(dtype), (1 << 63,), (1,), Storage("", 0, None, "meta"))
+    endless = TensorEntry(read_dtype(dtype), (1 << 63,), (1,), Storage("", 0, None, "meta"))
     entry = _strided(endless, None, 0, size, stride, requires_grad)
     return replace(entry, storage=Storage("", entry.nbytes_needed, None, "meta"))
-
-
-def _rebuild_from_type(func: Value, cls: Value, args: Value, state: Value) -> Value:
-    """Return the tensor in a tensor of a class of its own, or with attributes of its own."""
-    rebuild = _TORCH_CONSTRUCTORS.get(str(func)) if isinstance(func, Global) else None
-    if rebuild is None or not isinstance(args, tuple):
-        return Object(Global("torch._tensor", "_rebuild_from_type_v2"), (func, cls, args, state))
-    return rebuild(*args)
 
 
 def _rebuild_parameter(data: Value, requires_grad: Value, hooks: Value) -> TensorEntry:
@@ -286,32 +280,28 @@ _OLD_TENSOR = re.compile(r"torch\.(cuda\.)?(Double|Float|Half|Long|Int|Short|Cha
 
 
 def _size(items: Value = ()) -> tuple[int, ...]:
-    return _sizes(items)
+    return sizes(items)
 
 
 def _device(*args: Value) -> str:
     return ":".join(str(arg) for arg in args if isinstance(arg, str | int))
 
 
-_TORCH_CONSTRUCTORS: Mapping[str, Constructor] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
-    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "torch.tensor._rebuild_from_type_v2": _rebuild_from_type,  # its module up to PyTorch 1.8
-    "torch.nn.parameter.Parameter": _parameter,
-    "torch.autograd.variable.Variable": _variable,
-    "torch.Size": _size,
-    "torch.device": _device,
-}
-
-TORCH_CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
-    {**CONSTRUCTORS, **_TORCH_CONSTRUCTORS}
+TENSOR_CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
+    {
+        "torch._utils._rebuild_tensor": _rebuild_tensor,
+        "torch._utils._rebuild_tensor_v2": rebuild_tensor_v2,
+        "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+        "torch._utils._rebuild_parameter": _rebuild_parameter,
+        "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
+        "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
+        "torch.nn.parameter.Parameter": _parameter,
+        "torch.autograd.variable.Variable": _variable,
+        "torch.Size": _size,
+        "torch.device": _device,
+    }
 )
-"""The calls that every reader of PyTorch's pickles answers."""
+"""The calls that make plain tensors, by dotted name."""
 
 PersistentLoad = Callable[[Value], Value]
 """What a pickle machine asks for the value of a persistent id."""

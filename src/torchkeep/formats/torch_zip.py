@@ -9,8 +9,8 @@ Layout: a zip of stored records below one root folder (the file's stem, or `arch
     <root>/.format_version, .storage_alignment, .data/serialization_id   newer files
     <root>/torchkeep.json         metadata, in files that torchkeep wrote: a JSON object of texts
 
-Limits: TorchScript archives (`constants.pkl`, `code/`) and exported programs have the same outside
-and are refused by name. Records are found by name alone, never by order.
+Limits: records are found by name alone, never by order. Other kinds of archives that look the same
+from outside are told apart in `zip_kinds`.
 
 Source: torch/serialization.py, caffe2/serialize/inline_container.cc.
 """
@@ -21,20 +21,13 @@ from typing import Literal
 
 from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import InputFile
-from torchkeep.formats.format import Format
 from torchkeep.formats.own import METADATA_RECORD, parse_texts
-from torchkeep.formats.torch_objects import (
-    TORCH_CONSTRUCTORS,
-    build_tensor,
-    parse_storage_id,
-    storage_entry,
-)
-from torchkeep.formats.zip_directory import Directory, Record, read_directory
-from torchkeep.formats.zip_directory import read_record as read_zip_record
-from torchkeep.formats.zip_structs import LOCAL_MAGIC, STORED
-from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
+from torchkeep.formats.torch_objects import parse_storage_id, storage_entry
+from torchkeep.formats.torch_pickle import run_torch_pickle
+from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_directory import Record
+from torchkeep.formats.zip_structs import STORED
+from torchkeep.pickles.machine import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
 
 _FACTS = ("version", ".format_version", "byteorder", ".storage_alignment")
@@ -44,61 +37,36 @@ _LONGEST_FACT = 64
 
 _CODE_SUFFIXES = (".py", ".pyc", ".pkl", ".pickle", ".debug_pkl", ".so", ".dll", ".dylib", ".sh")
 
-_OTHER_KINDS: dict[str, str] = {
-    "constants.pkl": "a TorchScript archive",
-    "archive_format": "an exported program (.pt2)",
-    "serialized_exported_program.json": "an exported program (.pt2)",
-    "models/model.json": "an exported program (.pt2)",
-    "bytecode.pkl": "a TorchScript archive for the lite interpreter",
-    ".data/version": "a torch.package archive",
-    "model.json": "an archive of PyTorch's early C++ interface",
-}
-"""Records that mark another kind of archive, below its root folder."""
 
-
-def sniff(head: bytes, nbytes: int) -> bool:
-    """Whether the file starts as a zip archive does."""
-    del nbytes
-    return head.startswith(LOCAL_MAGIC)
-
-
-def describe(file: InputFile, limits: Limits) -> Contents:
+def describe(archive: Archive) -> Contents:
     """Return what the archive holds. Only its directory and its pickle are read."""
-    directory = read_directory(file, limits)
-    archive = _Archive(file, directory, limits)
+    reading = _Reading(archive)
     source = ByteSource.of_bytes(archive.read("data.pkl"))
-    pickled = run_pickle(
-        source,
-        persistent=archive.load,
-        constructors=TORCH_CONSTRUCTORS,
-        builder=build_tensor,
-        limits=limits,
-    )
-    findings = [*directory.findings, *pickled.findings, *dict.fromkeys(archive.findings)]
+    pickled = run_torch_pickle(source, persistent=reading.load, limits=archive.limits)
+    findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle in its record"
         findings.append(Finding("trailing-bytes", "ambiguous", "data.pkl", text))
     return Contents(
-        path=file.path,
-        nbytes=file.nbytes,
-        container=FORMAT.name,
+        path=archive.file.path,
+        nbytes=archive.file.nbytes,
+        container=KIND.name,
         root=pickled.root,
         # What the user calls `version` is worth more than the archive's own.
-        metadata={**archive.facts, **archive.metadata},
+        metadata={**reading.facts, **reading.metadata},
         pickle_protocol=pickled.protocol,
         globals=pickled.globals,
         findings=tuple(findings),
     )
 
 
-class _Archive:
-    """The records below the archive's root, and the storages that the pickle asked for."""
+class _Reading:
+    """The archive's facts, and the storages that its pickle asked for."""
 
-    def __init__(self, file: InputFile, directory: Directory, limits: Limits) -> None:
-        self.file = file
-        self.limits = limits
-        self.root = _root_folder(directory)
-        self.records = directory.records
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.root = archive.root
+        self.records = archive.directory.records
         self.findings: list[Finding] = []
         self.storages: dict[str, Storage] = {}
         self.declared: dict[str, int] = {}
@@ -107,24 +75,22 @@ class _Archive:
         self.byteorder = self._byteorder()
         self._note_records()
 
-    def read(self, name: str) -> bytes:
-        return read_zip_record(self.file, self.records[self.root + name], self.limits)
-
     def _read_facts(self) -> dict[str, str]:
         facts = {}
         for name in _FACTS:
-            record = self.records.get(self.root + name)
+            record = self.archive.record(name)
             if record is not None and record.nbytes <= _LONGEST_FACT:
-                facts[name.lstrip(".")] = self.read(name).decode("utf-8", "replace").strip()
+                facts[name.lstrip(".")] = self.archive.read(name).decode("utf-8", "replace").strip()
         return facts
 
     def _read_metadata(self) -> dict[str, str]:
         """Return what torchkeep and its user wrote about the file; empty in files of others."""
-        record = self.records.get(self.root + METADATA_RECORD)
+        record = self.archive.record(METADATA_RECORD)
         if record is None:
             return {}
-        self.limits.check("header_nbytes", max(record.nbytes, record.packed_nbytes))
-        table = parse_texts(self.read(METADATA_RECORD))
+        most = max(record.nbytes, record.packed_nbytes)
+        self.archive.limits.check("header_nbytes", most)
+        table = parse_texts(self.archive.read(METADATA_RECORD))
         if table is None or not all(map(_is_utf8, (*table, *table.values()))):
             text = "the record of the metadata is no JSON object of texts"
             self.findings.append(Finding("metadata", "damaged", record.name, text))
@@ -188,7 +154,7 @@ class _Archive:
     def _storage(self, key: str, nbytes: int, device: str) -> Storage:
         if device == "meta":
             return Storage(key, nbytes, None, device)
-        record = self.records.get(f"{self.root}data/{key}")
+        record = self.archive.record(f"data/{key}")
         if record is None:
             text = f"there is no record data/{key}"
             self.findings.append(Finding("missing-storage", "damaged", key, text))
@@ -198,7 +164,8 @@ class _Archive:
             key=key,
             # The smaller of the two: nothing may look behind what the file has.
             nbytes=min(nbytes, record.nbytes),
-            offset=record.offset if record.method == STORED else None,
+            offset=self.archive.file.start + record.offset if record.method == STORED else None,
+            path=self.archive.file.source,
             device=device,
             byteorder=self.byteorder,
             crc32=record.crc32 or None,
@@ -221,32 +188,4 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _root_folder(directory: Directory) -> str:
-    """Return the root folder with its slash.
-
-    Raises:
-        UnsupportedContent: the archive is of another kind, named in the message.
-        DamagedFile: it has no `data.pkl`, or several.
-    """
-    names = directory.records
-    roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1]
-    roots = [root for root in roots if f"{root}data.pkl" in names and root.endswith("/")]
-    roots = list(dict.fromkeys(roots))
-    folders = dict.fromkeys(name.partition("/")[0] + "/" for name in names)
-    for marker, kind in _OTHER_KINDS.items():
-        if any(prefix + marker in names for prefix in (*folders, "")):
-            raise UnsupportedContent(
-                f"this is {kind}, which this version can name and not read",
-                advice="Save the model's state_dict() with the program that made the file.",
-            )
-    if not roots:
-        raise UnsupportedContent(
-            f"this is a zip archive of {len(names)} records and none is a PyTorch data.pkl",
-            advice="If there is a model file inside, unpack it and give that.",
-        )
-    if len(roots) > 1:
-        raise DamagedFile(f"the archive has {len(roots)} records data.pkl, and one is expected")
-    return roots[0]
-
-
-FORMAT = Format("torch-zip", sniff, describe)
+KIND = ArchiveKind("torch-zip", ("data.pkl",), describe)

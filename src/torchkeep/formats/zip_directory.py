@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
-from torchkeep.files import InputFile
+from torchkeep.files import Readable
 from torchkeep.formats.zip_structs import (
     CENTRAL,
     CENTRAL_MAGIC,
@@ -81,7 +81,7 @@ class _Entry:
     header_offset: int
 
 
-def read_directory(file: InputFile, limits: Limits) -> Directory:
+def read_directory(file: Readable, limits: Limits) -> Directory:
     """Return the archive's records.
 
     Raises:
@@ -108,7 +108,7 @@ def read_directory(file: InputFile, limits: Limits) -> Directory:
     return Directory(records, tuple(findings))
 
 
-def read_record(file: InputFile, record: Record, limits: Limits) -> bytes:
+def read_record(file: Readable, record: Record, limits: Limits) -> bytes:
     """Return a record's bytes, unpacked and checked against its CRC.
 
     Raises:
@@ -151,7 +151,7 @@ def _inflate(data: bytes, record: Record) -> bytes:
         raise DamagedFile(f"record {record.name!r} can't be unpacked ({error})") from None
 
 
-def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int, int]:
+def _find_directory(file: Readable, findings: list[Finding]) -> tuple[int, int, int]:
     """Return offset, size and number of entries of the central directory."""
     tail_nbytes = min(file.nbytes, END.size + _LONGEST_COMMENT)
     tail_offset = file.nbytes - tail_nbytes
@@ -181,7 +181,7 @@ def _find_directory(file: InputFile, findings: list[Finding]) -> tuple[int, int,
     return offset, nbytes, count
 
 
-def _displaced(file: InputFile, nbytes: int) -> FileProblem:
+def _displaced(file: Readable, nbytes: int) -> FileProblem:
     """Return the error for a directory that counts from another byte than the file's first."""
     if nbytes >= LOCAL.size and file.read_at(nbytes, len(LOCAL_MAGIC)) == LOCAL_MAGIC:
         return UnsupportedContent(
@@ -194,12 +194,12 @@ def _displaced(file: InputFile, nbytes: int) -> FileProblem:
     )
 
 
-def _has_locator(file: InputFile, end_offset: int) -> bool:
+def _has_locator(file: Readable, end_offset: int) -> bool:
     start = end_offset - END64_LOCATOR.size
     return start >= 0 and file.read_at(start, 4) == END64_LOCATOR_MAGIC
 
 
-def _read_end64(file: InputFile, end_offset: int) -> tuple[int, int, int]:
+def _read_end64(file: Readable, end_offset: int) -> tuple[int, int, int]:
     locator_offset = end_offset - END64_LOCATOR.size
     if not _has_locator(file, end_offset):
         raise DamagedFile("the archive says zip64 and has no zip64 directory")
@@ -260,7 +260,7 @@ def _widen(extra: bytes, packed: int, nbytes: int, offset: int) -> tuple[int, in
     raise DamagedFile("the archive's directory has a record without its zip64 sizes")
 
 
-def _locate(file: InputFile, entry: _Entry, findings: list[Finding]) -> Record:
+def _locate(file: Readable, entry: _Entry, findings: list[Finding]) -> Record:
     """Return the record of a directory entry, after a look at its local header."""
     name = entry.name.decode("utf-8" if entry.flags & UTF8 else "cp437", "replace")
     header = file.read_at(entry.header_offset, LOCAL.size + len(entry.name))

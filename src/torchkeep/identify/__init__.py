@@ -7,42 +7,84 @@ know one kind of thing; `inspection` holds the result, and `json_form` spells it
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from torchkeep.contents import Contents
-from torchkeep.errors import FileProblem, LimitReached
-from torchkeep.formats import describe
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached
+from torchkeep.formats import describe, examine
+from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch, recognise
 from torchkeep.identify.frameworks import framework
-from torchkeep.identify.inspection import Inspection, Integrity
+from torchkeep.identify.inspection import Inspection
+from torchkeep.identify.integrity import Integrity, Progress, integrity_of, verify_contents
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.summary import role_of, summarise
+from torchkeep.identify.summary import main_state_dict, role_of, summarise
 from torchkeep.identify.survey import survey
 from torchkeep.identify.tree import Budget, NamedTensor
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 
-def inspect(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Inspection:
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Inspection:
     """Return what a model file is and what it holds, without running or importing anything in it.
 
-    Only headers, directories and pickles are read, never the tensors; PyTorch is not needed.
+    Only headers, directories and pickles are read, never the tensors; PyTorch is not needed. What
+    is no model, or one of another ecosystem, is described as far as its header tells:
+    `contents.problem` then says why no tensors can be taken from it.
 
     Args:
-        path: a file.
+        path: a file, or a folder that holds a model: shards, a distributed checkpoint, a run.
+        verify: read the tensors as well, and compare them with the file's checksums.
         limits: bounds of the work that a file may cause.
+        progress: with `verify`, is told the bytes read and the bytes there are.
 
     Raises:
         FileMissing: there is nothing at the path.
-        FileUnreadable: it is a folder, or may not be read.
-        NotAModelFile: it is something else: a web page, a Git LFS pointer, text, nothing.
+        FileUnreadable: it may not be read.
         DamagedFile: it is truncated, or contradicts itself.
         LimitReached: reading it takes more than a limit allows.
-        UnsupportedContent: it is of a kind that is recognised and not read.
+    """
+    contents = examine(path, limits=limits)
+    if isinstance(contents.problem, DamagedFile | LimitReached):
+        raise contents.problem
+    try:
+        inspection = identify(contents, limits)
+        if not verify:
+            return inspection
+        return replace(inspection, integrity=verify_contents(contents, limits, progress))
+    except FileProblem as problem:
+        raise problem.in_file(path) from None
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Integrity:
+    """Return whether a file is whole: every byte of every tensor is read and compared.
+
+    What it is compared with is what the file has: the archive's checksums, the digests that
+    torchkeep saves. `num_unchecked` counts what has neither.
+
+    Args:
+        path: a file, or a folder that holds a model.
+        limits: bounds of the work that a file may cause.
+        progress: is told the bytes read and the bytes there are.
+
+    Raises:
+        FileProblem: as `inspect` does; also for a file that is no model.
     """
     contents = describe(path, limits=limits)
     try:
-        return identify(contents, limits)
+        return verify_contents(contents, limits, progress)
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
@@ -54,13 +96,14 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
     role = role_of(contents, found)
-    damaged = tuple(item for item in contents.findings if item.severity == "damaged")
+    main = main_state_dict(found)
+    architecture = recognise(_shapes(main)) if main is not None else ()
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
         container=contents.container,
         role=role,
-        summary=summarise(role, contents, found),
+        summary=summarise(role, contents, found, architecture),
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),
         schedulers=tuple(found.schedulers),
@@ -69,21 +112,31 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         values=found.values,
         modules=tuple(found.modules),
         framework=framework(contents),
+        architecture=architecture,
         safety=judge(contents),
-        integrity=Integrity(ok=not damaged, findings=damaged),
+        integrity=integrity_of(contents),
         contents=contents,
+        members=tuple(identify(member, limits) for member in contents.members),
         limits=limits,
     )
 
 
+def _shapes(item: StateDict) -> dict[str, tuple[int, ...]]:
+    return {key: entry.shape for key, entry in item.entries.items()}
+
+
 __all__ = [
+    "NOT_IN_WEIGHTS",
+    "ArchitectureMatch",
     "Inspection",
     "Integrity",
     "ModuleNode",
     "NamedTensor",
     "Optimizer",
+    "Progress",
     "Safety",
     "StateDict",
     "identify",
     "inspect",
+    "verify",
 ]

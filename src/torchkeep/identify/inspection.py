@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torchkeep.contents import Contents, Finding, Value
+from torchkeep.contents import Contents, Value
 from torchkeep.errors import FileProblem
+from torchkeep.identify.architectures import ArchitectureMatch
+from torchkeep.identify.integrity import Integrity
 from torchkeep.identify.json_form import json_form
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
@@ -22,16 +24,6 @@ FileRole = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Integrity:
-    """Whether the file's own statements about its sizes, ranges and checksums agree."""
-
-    ok: bool
-    """Whether nothing is damaged, as far as it was looked at."""
-    findings: tuple[Finding, ...]
-    """What is damaged."""
-
-
-@dataclass(frozen=True, slots=True)
 class Inspection:
     """What a file is and what it holds. No tensor bytes were read for it."""
 
@@ -40,7 +32,7 @@ class Inspection:
     nbytes: int
     """Its size on disk."""
     container: str
-    """The kind of file: `torch-zip`, `torch-legacy`, `safetensors`, `pickle`."""
+    """The kind of file: `torch-zip`, `safetensors`, `dcp`, ...; docs/formats.md lists them."""
     role: FileRole
     """What it is used for."""
     summary: str
@@ -61,12 +53,17 @@ class Inspection:
     """The pickled modules in it, each with its path."""
     framework: str | None
     """The training framework that wrote it, if it can be told."""
+    architecture: tuple[ArchitectureMatch, ...]
+    """The networks of torchvision and timm that the main state dict fits, best first, ties with
+    equal scores; empty if there is none."""
     safety: Safety
     """What loading it with an ordinary unpickler could do."""
     integrity: Integrity
     """Whether it is whole."""
     contents: Contents
     """All that was read: the tree of values itself."""
+    members: tuple[Inspection, ...]
+    """The files in an archive or a folder, each inspected by itself."""
     limits: Limits
     """The bounds under which it was read; they hold for what is asked of it later, too."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from torchkeep.contents import Finding, Global, Object, TensorEntry, Value
+from torchkeep.contents import Array, Finding, Global, Object, TensorEntry, Value
+from torchkeep.errors import FileProblem
+from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch
+from torchkeep.identify.integrity import Integrity
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety
@@ -54,13 +57,12 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
         "values": {path: jsonable(value, room) for path, value in inspection.values.items()},
         "modules": [{**_module(node, room), "name": path} for path, node in inspection.modules],
         "framework": inspection.framework,
-        "architecture": None,  # not recognised yet
+        "architecture": [_architecture(match) for match in inspection.architecture] or None,
         "metadata": dict(inspection.metadata),
         "safety": _safety(inspection.safety),
-        "integrity": {
-            "ok": inspection.integrity.ok,
-            "findings": [_finding(item) for item in inspection.integrity.findings],
-        },
+        "integrity": _integrity(inspection.integrity),
+        "problem": _problem(inspection.contents.problem),
+        "members": [json_form(member, tensors=False) for member in inspection.members],
     }
     if tensors:
         form["tensors"] = [_tensor(item) for item in inspection.tensors()]
@@ -101,6 +103,8 @@ def describe_value(value: Value) -> str:
     """Return a short text in angle brackets for a value that has no JSON form."""
     if isinstance(value, TensorEntry):
         return f"<{value.dtype} tensor {list(value.shape)}>"
+    if isinstance(value, Array):
+        return f"<{value.dtype} array {list(value.shape)}>"
     if isinstance(value, Object):
         return f"<{value.class_path}>"
     if isinstance(value, Global):
@@ -163,11 +167,41 @@ def _tensor(item: NamedTensor) -> dict[str, Any]:
         "path": item.path,
         "dtype": item.entry.dtype,
         "shape": list(item.entry.shape),
-        "stride": list(item.entry.stride),
+        "stride": list(item.entry.stride) if item.entry.layout == "strided" else None,
         "nbytes": item.entry.nbytes,
         "requires_grad": item.entry.requires_grad,
         "alias_of": item.alias_of,
         "device": item.entry.storage.device,
+    }
+
+
+def _problem(problem: FileProblem | None) -> dict[str, str] | None:
+    if problem is None:
+        return None
+    return {"kind": type(problem).__name__, "text": problem.problem, "advice": problem.advice}
+
+
+def _architecture(match: ArchitectureMatch) -> dict[str, Any]:
+    return {
+        "name": match.name,
+        "score": match.score,
+        "num_classes": match.num_classes,
+        "input_channels": match.input_channels,
+        "prefix": match.prefix,
+        "missing": list(match.missing),
+        "unexpected": list(match.unexpected),
+        "mismatched": list(match.mismatched),
+        "not_in_weights": list(NOT_IN_WEIGHTS),
+    }
+
+
+def _integrity(item: Integrity) -> dict[str, Any]:
+    return {
+        "ok": item.ok,
+        "verified": item.verified,
+        "num_checked": item.num_checked,
+        "num_unchecked": item.num_unchecked,
+        "findings": [_finding(finding) for finding in item.findings],
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.identify.architectures import ArchitectureMatch
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
@@ -14,10 +15,18 @@ _PROGRESS = ("epoch", "epochs", "global_step", "step", "iteration", "iter")
 """Root values that say how far a training run got, in the order of preference."""
 
 
+_PROGRAMS = frozenset(
+    "torchscript torchscript-lite torch-export torch-package executorch onnx".split()
+)
+"""Containers that hold a network as a program, whatever else is in them."""
+
+
 def role_of(contents: Contents, found: Survey) -> FileRole:
     """Return what a file is used for."""
     root = contents.root
-    if isinstance(root, TensorEntry):
+    if contents.container in _PROGRAMS:
+        return "program"
+    if isinstance(root, TensorEntry | Array):
         return "tensor"
     if is_training_state(contents):
         return "optimizer"
@@ -31,39 +40,84 @@ def role_of(contents: Contents, found: Survey) -> FileRole:
         return "checkpoint"
     if found.optimizers:
         return "optimizer"
-    return "unknown" if root is None else "object"
+    return "unknown" if root is None or contents.members else "object"
 
 
-def summarise(role: FileRole, contents: Contents, found: Survey) -> str:
+def summarise(
+    role: FileRole,
+    contents: Contents,
+    found: Survey,
+    architecture: tuple[ArchitectureMatch, ...] = (),
+) -> str:
     """Return the sentence."""
     root = contents.root
     if role == "tensor":
-        return f"One tensor: {root.dtype}, shape {list(root.shape)}."
+        start = contents.kind or ("One array" if isinstance(root, Array) else "One tensor")
+        return f"{start}: {root.dtype}, shape {list(root.shape)}."
     if is_training_state(contents):
         return f"Training state without the model: {len(root)} tensors of a torchkeep checkpoint."
-    if role == "optimizer":
-        return f"Optimizer state without a model: {_optimizers(found)}."
-    if role in ("object", "unknown"):
-        return f"No model: {_object(root)}."
     main = main_state_dict(found)
-    model = f"{main.num_parameters:,} parameters in {main.num_tensors:,} tensors"
-    saved_from = _saved_from(main)
+    if main is None:
+        return f"{_without_model(role, contents, found)}."
+    details = _model(role, main, found, architecture)
+    if role not in ("state_dict", "module"):
+        details += _checkpoint_details(found, main)
+    start = contents.kind or _start(role, found)
+    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
+
+
+def _start(role: FileRole, found: Survey) -> str:
     if role == "state_dict":
-        return f"Parameters only: {model}{saved_from}."
+        return "Parameters only"
     if role == "module":
-        return f"Whole model: {found.modules[0][1].class_path}, {model}{saved_from}."
-    start = "Training checkpoint" if found.optimizers else "Checkpoint without optimizer"
-    details = [model, *_checkpoint_details(found, main)]
-    return f"{start}: {', '.join(details)}{saved_from}."
+        return "Whole model"
+    return "Training checkpoint" if found.optimizers else "Checkpoint without optimizer"
 
 
-def main_state_dict(found: Survey) -> StateDict:
-    """Return the state dict that the file is about: the model's, else the largest."""
+def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
+    if role == "optimizer":
+        return f"Optimizer state without a model: {_optimizers(found)}"
+    if contents.kind:
+        return _capitalised(contents.kind)
+    if contents.problem is not None:
+        return f"No model: {contents.problem.problem}"
+    return f"No model: {_object(contents.root)}"
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _model(
+    role: FileRole, main: StateDict, found: Survey, architecture: tuple[ArchitectureMatch, ...]
+) -> list[str]:
+    """Return what the model is: its class, its architecture, else its size."""
+    details = []
+    if role == "module":
+        details.append(found.modules[0][1].class_path)
+    if architecture:
+        details.append(_architecture(architecture))
+    if not architecture or role == "module":
+        details.append(f"{main.num_parameters:,} parameters in {main.num_tensors:,} tensors")
+    return details
+
+
+def _architecture(matches: tuple[ArchitectureMatch, ...]) -> str:
+    best = matches[0]
+    name = best.name.rpartition("/")[2]
+    classes = "" if best.num_classes is None else f" for {best.num_classes:,} classes"
+    same_name = {match.name.rpartition("/")[2] for match in matches if match.score == best.score}
+    ties = f" (or {len(same_name) - 1} more of the same shapes)" if len(same_name) > 1 else ""
+    return f"{name}{classes}{ties}"
+
+
+def main_state_dict(found: Survey) -> StateDict | None:
+    """Return the state dict that the file is about: the model's, else the largest; None if none."""
     for wanted in ("model", "other", "ema"):
         candidates = [item for item in found.state_dicts if item.role == wanted]
         if candidates:
             return max(candidates, key=lambda item: item.num_parameters)
-    raise ValueError("the file has no state dict")
+    return None
 
 
 def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:

@@ -28,6 +28,9 @@ _LONGEST_VALUE_LIST = 1_000
 _MAX_VALUES = 10_000
 """Plain values that are listed; data sets pickled as lists of numbers have millions."""
 
+_ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
+"""Containers that hold one state dict and nothing else."""
+
 _Plain = bool | int | float | str | None
 
 
@@ -53,8 +56,8 @@ def survey(contents: Contents, budget: Budget) -> Survey:
     found = Survey()
     if is_training_state(contents):
         return found
-    if contents.container == "safetensors":
-        # The format has no other use, whatever the tensors' names.
+    if contents.container in _ONLY_TENSORS and isinstance(contents.root, dict):
+        # The formats have no other use, whatever the tensors' names.
         found.state_dicts.append(state_dict_of_mapping("", contents.root))
     else:
         _Walk(contents, budget, found).visit("", contents.root, 0)

@@ -14,7 +14,7 @@ from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch, ProofFailed
 from torchkeep.files import grouped_by_size, in_parallel
 from torchkeep.identify import Inspection, StateDict, inspect
-from torchkeep.loading.digests import stored_digests
+from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.report import Loaded, LoadReport
 from torchkeep.loading.selection import all_values, choose
 from torchkeep.loading.targets import Target

@@ -19,9 +19,12 @@ def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str
             whole path in the file or its last part.
 
     Raises:
+        FileProblem: the file is of a kind that no model can be read from.
         LoadMismatch: there is none, or it is not clear which; the candidates are listed.
     """
     found = inspection.state_dicts
+    if not found and inspection.contents.problem is not None:
+        raise inspection.contents.problem
     if not found:
         raise LoadMismatch(
             f"{inspection.path}: there is no state dict in this file ({inspection.summary})",

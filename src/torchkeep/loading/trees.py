@@ -13,7 +13,7 @@ from torchkeep.contents import DictObject, Object, TensorEntry, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.formats import describe
 from torchkeep.identify import identify
-from torchkeep.loading.digests import stored_digests
+from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.selection import choose
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.tied import tied_names

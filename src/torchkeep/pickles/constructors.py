@@ -6,12 +6,12 @@ nothing of the file's is imported or run.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from torchkeep.contents import DictObject, Global, Object, Value
-from torchkeep.pickles.keys import check_key
+from torchkeep.pickles.arrays import numpy_frombuffer, numpy_scalar
+from torchkeep.pickles.keys import Keys
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 from torchkeep.pickles.machine import Constructor
 
@@ -23,8 +23,9 @@ def _mapping(class_path: str) -> Constructor:
         if isinstance(items, dict):
             result.update(items)
         elif isinstance(items, list | tuple):  # Python 2 wrote an OrderedDict as a list of pairs
+            keys = Keys(DEFAULT_LIMITS)
             for key, value in items:
-                check_key(key, DEFAULT_LIMITS)
+                keys.check(key, result)
                 result[key] = value
         elif not isinstance(items, Global | Object | None):  # a defaultdict's factory
             raise ValueError("made from something that is no mapping")
@@ -41,8 +42,9 @@ def _members(items: Value = ()) -> list[Value]:
 
 def _set(items: Value = ()) -> set[Value]:
     members = _members(items)
+    keys = Keys(DEFAULT_LIMITS)
     for member in members:
-        check_key(member, DEFAULT_LIMITS)
+        keys.check(member, members)
     return set(members)
 
 
@@ -82,47 +84,6 @@ def _reconstructor(cls: Value, base: Value, state: Value) -> Object:
     return made
 
 
-_NUMPY_CODES: Mapping[str, str] = MappingProxyType(
-    {
-        "b1": "?",
-        "i1": "b",
-        "u1": "B",
-        "i2": "h",
-        "u2": "H",
-        "i4": "i",
-        "u4": "I",
-        "i8": "q",
-        "u8": "Q",
-        "f2": "e",
-        "f4": "f",
-        "f8": "d",
-        "c8": "ff",
-        "c16": "dd",
-    }
-)
-"""NumPy's type codes and the same types in `struct`'s notation."""
-
-
-def _numpy_scalar(dtype: Value, data: Value = None) -> Value:
-    """Return the number that `numpy.core.multiarray.scalar(dtype, bytes)` makes.
-
-    A scalar that is no number (a text, a date, a record) stays a recipe.
-    """
-    if isinstance(data, str):  # Python 2 wrote the bytes as a string
-        data = data.encode("latin1")
-    code = dtype.args[0] if isinstance(dtype, Object) and dtype.args else None
-    if not isinstance(code, str) or code not in _NUMPY_CODES or not isinstance(data, bytes):
-        return Object(Global("numpy.core.multiarray", "scalar"), (dtype, data))
-    state = dtype.state
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-    layout = (">" if order == ">" else "<") + _NUMPY_CODES[code]
-    try:
-        parts = struct.unpack(layout, data)
-    except struct.error:
-        raise ValueError(f"a NumPy scalar of type {code} in {len(data)} bytes") from None
-    return parts[0] if code[0] != "c" else complex(*parts)
-
-
 CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
     {
         "collections.OrderedDict": _mapping("collections.OrderedDict"),
@@ -138,8 +99,10 @@ CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
         "builtins.complex": _complex,
         "_codecs.encode": _encode,
         "copyreg._reconstructor": _reconstructor,
-        "numpy.core.multiarray.scalar": _numpy_scalar,
-        "numpy._core.multiarray.scalar": _numpy_scalar,
+        "numpy.core.multiarray.scalar": numpy_scalar,
+        "numpy._core.multiarray.scalar": numpy_scalar,
+        "numpy.core.numeric._frombuffer": numpy_frombuffer,
+        "numpy._core.numeric._frombuffer": numpy_frombuffer,
     }
 )
 """The calls that every pickle reader answers, by dotted name."""

@@ -26,8 +26,8 @@ from torchkeep.contents import (
     Value,
     attributes_of,
 )
-from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
-from torchkeep.pickles.keys import check_key
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
+from torchkeep.pickles.keys import Keys
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits, how_to_raise
 from torchkeep.pickles.opcodes import OPCODES
 from torchkeep.pickles.source import ByteSource
@@ -80,15 +80,14 @@ def run_pickle(
     machine = _Machine(source, persistent or _keep_persistent_id, constructors or {}, limits)
     machine.builder = builder or _build_nothing
     try:
-        root = machine.run()
+        return machine.pickled(machine.run())
+    except FileProblem as problem:
+        problem.seen = problem.seen or machine.pickled(None)
+        raise
     except (RecursionError, MemoryError) as error:
-        raise LimitReached(f"reading the pickle ran out of {_RAN_OUT[type(error)]}") from None
-    return Pickled(
-        root=root,
-        globals=tuple(machine.globals),
-        findings=tuple(machine.findings.values()),
-        protocol=machine.protocol,
-    )
+        reached = LimitReached(f"reading the pickle ran out of {_RAN_OUT[type(error)]}")
+        reached.seen = machine.pickled(None)
+        raise reached from None
 
 
 _RAN_OUT = {RecursionError: "stack", MemoryError: "memory"}
@@ -125,6 +124,7 @@ class _Machine:
         self.constructors = constructors
         self.builder: Builder = _build_nothing
         self.limits = limits
+        self.keys = Keys(limits)
         self.protocol = 0
         self.stack: list[Value] = []
         self.push = self.stack.append
@@ -149,11 +149,15 @@ class _Machine:
                 return self.pop()
             handlers[opcode]()
             if self.frame_end is not None:
-                self.check_frame()
+                self.check_frame(self.source.position)
         raise LimitReached(
             f"the pickle has more than steps={self.limits.steps:,} opcodes",
             advice=how_to_raise("steps"),
         )
+
+    def pickled(self, root: Value) -> Pickled:
+        """Return what was seen so far, with this as the value that the stream leaves."""
+        return Pickled(root, tuple(self.globals), tuple(self.findings.values()), self.protocol)
 
     # --- What the opcodes share -------------------------------------------------------------
 
@@ -259,16 +263,17 @@ class _Machine:
                 self.note("malformed-call", "damaged", f"{callee}: {error}")
         return Object(callee, args, dict(kwargs or {}))
 
-    def check_frame(self) -> None:
-        assert self.frame_end is not None  # noqa: S101  (for the type checker; the caller asked)
-        position = self.source.position
+    def check_frame(self, position: int) -> None:
+        """Leave the frame if an opcode that ends at `position` is its last."""
+        if self.frame_end is None or position < self.frame_end:
+            return
         if position > self.frame_end:
             self.note("frame-overrun", "ambiguous", "an opcode reaches over the end of its frame")
-        if position >= self.frame_end:
-            self.frame_end = None
+        self.frame_end = None
 
-    def add_key(self, key: Value) -> Value:
-        check_key(key, self.limits)
+    def checked(self, key: Value, table: Value) -> Value:
+        """Return a key that may be put into a table."""
+        self.keys.check(key, table)
         return key
 
     # --- Control, stack, memo ---------------------------------------------------------------
@@ -498,7 +503,7 @@ class _Machine:
         into = target.pairs if isinstance(target, Object) else target
         if isinstance(into, dict):
             for index in range(0, len(items), 2):
-                into[self.add_key(items[index])] = items[index + 1]
+                into[self.checked(items[index], into)] = items[index + 1]
         elif items:
             self.refuse("items are set in", target)
 
@@ -517,14 +522,15 @@ class _Machine:
         items = self.pop_to_mark()
         target = self.top()
         if isinstance(target, set):
-            target.update(self.add_key(item) for item in items)
+            target.update(self.checked(item, target) for item in items)
         elif isinstance(target, Object):
             target.items.extend(items)
         elif items:
             self.refuse("members are added to", target)
 
     def _frozenset(self) -> None:
-        self.push(frozenset(self.add_key(item) for item in self.pop_to_mark()))
+        items = self.pop_to_mark()
+        self.push(frozenset(self.checked(item, items) for item in items))
 
     def refuse(self, what: str, target: Value) -> None:
         """Note that a value is changed in a way that its kind does not have."""
@@ -577,6 +583,7 @@ class _Machine:
 
     def _build(self) -> None:
         state, target = self.pop(), self.top()
+        self.check_frame(self.source.position)  # the builder may take bytes behind the frame
         built = self.builder(target, state)
         if built is not None:
             self.replace_top(built)

@@ -77,6 +77,21 @@ class ByteSource:
         self._next = stop
         return piece
 
+    def skip(self, nbytes: int) -> None:
+        """Step over `nbytes` bytes without reading them.
+
+        Raises:
+            DamagedFile: the window ends before that.
+        """
+        if nbytes > self.remaining:
+            raise self._ended()
+        target = self.position + nbytes
+        self._allowed_from += nbytes  # what is not read costs nothing
+        if self._next + nbytes <= len(self._buffer):
+            self._next += nbytes
+        else:
+            self._buffer, self._base, self._next = b"", target, 0
+
     def line(self) -> bytes:
         """Return the bytes up to the next newline, and step over it.
 

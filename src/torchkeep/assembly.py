@@ -1,0 +1,132 @@
+"""Tensors that are made of others: sparse, nested, quantized, wrapped, spread over shards.
+
+`formats.torch_layouts` describes them as an entry with parts; here the parts, made by the caller,
+become the one tensor again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from types import MappingProxyType
+
+import torch
+
+from torchkeep.contents import TensorEntry
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
+
+Materialize = Callable[[TensorEntry, str], torch.Tensor]
+"""Makes the tensor of an entry; the second argument is what to call it in an error."""
+
+PLAIN_DTYPES: Mapping[str, str] = MappingProxyType(
+    {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+)
+"""The dtype of a quantized tensor's numbers, by the quantized one."""
+
+
+def assemble(entry: TensorEntry, name: str, materialize: Materialize) -> torch.Tensor:
+    """Return the tensor that an entry's parts make, on the device of the parts.
+
+    Args:
+        entry: a composite entry without chunks.
+        name: what to call it in an error.
+        materialize: makes a part.
+
+    Raises:
+        DamagedFile: the parts don't fit each other, as out of bounds indices don't.
+        UnsupportedContent: it is of a class of its own that can't be told from its parts.
+    """
+    parts = {key: materialize(part, f"{name}.{key}") for key, part in entry.parts}
+    try:
+        if entry.layout.startswith("sparse_"):
+            return _sparse(entry, parts)
+        if entry.layout == "jagged":
+            return torch.nested.nested_tensor_from_jagged(
+                parts["values"], parts["offsets"], parts.get("lengths")
+            )
+        if entry.layout == "nested":
+            return torch.nested.nested_tensor(_rows(parts))
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise _damaged(name, str(error).split("\n")[0]) from None
+    return _unwrapped(entry, name, parts)
+
+
+def _damaged(name: str, why: str) -> FileProblem:
+    return DamagedFile(f"tensor {name!r}: its parts don't fit each other ({why})")
+
+
+def _sparse(entry: TensorEntry, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    values = parts["values"]
+    if entry.layout == "sparse_coo":
+        made = torch.sparse_coo_tensor(parts["indices"], values, entry.shape, check_invariants=True)
+        return made.coalesce() if _is_sorted(parts["indices"]) else made
+    compressed, plain = (tensor for key, tensor in parts.items() if key != "values")
+    return torch.sparse_compressed_tensor(
+        compressed,
+        plain,
+        values,
+        entry.shape,
+        layout=getattr(torch, entry.layout),
+        check_invariants=True,
+    )
+
+
+def _is_sorted(indices: torch.Tensor) -> bool:
+    """Whether a COO tensor's indices rise, so that coalescing it changes nothing."""
+    return all(one < other for one, other in pairwise(indices.t().tolist()))
+
+
+def _rows(parts: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors of a nested tensor, views of its values."""
+    rows = zip(
+        parts["sizes"].tolist(), parts["strides"].tolist(), parts["offsets"].tolist(), strict=True
+    )
+    values = parts["values"]
+    return [torch.as_strided(values, size, stride, offset) for size, stride, offset in rows]
+
+
+def _unwrapped(entry: TensorEntry, name: str, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the one part of a wrapper that is the whole tensor already."""
+    whole = [
+        tensor
+        for (_, part), tensor in zip(entry.parts, parts.values(), strict=True)
+        if (part.shape, part.dtype) == (entry.shape, entry.dtype)
+    ]
+    if len(whole) == 1:
+        return whole[0]
+    listed = ", ".join(parts) or "none"
+    raise UnsupportedContent(
+        f"tensor {name!r} is a {entry.class_path or entry.layout} made of parts ({listed})",
+        advice="Only its own class can put it together; its parts can be read one by one.",
+    )
+
+
+def quantized(
+    entry: TensorEntry, name: str, numbers: torch.Tensor, parts: Materialize
+) -> torch.Tensor:
+    """Return the quantized tensor of these integers.
+
+    Args:
+        entry: a tensor with a quantizer.
+        name: what to call it in an error.
+        numbers: its integers.
+        parts: makes the scales and zero points where these are tensors.
+
+    Raises:
+        UnsupportedContent: its scheme is unknown.
+        DamagedFile: scales or zero points don't fit it.
+    """
+    scheme, *rest = entry.quantizer
+    tensors = [parts(part, f"{name}.{key}") for key, part in entry.parts]
+    try:
+        if scheme == "per_tensor_affine":
+            scale, zero_point = rest
+            # Public functions quantize floats; only these take the integers as they are.
+            return torch._make_per_tensor_quantized_tensor(numbers, scale, zero_point)
+        if scheme in ("per_channel_affine", "per_channel_affine_float_qparams"):
+            *lists, axis = rest
+            scales, zero_points = tensors or map(torch.tensor, lists)
+            return torch._make_per_channel_quantized_tensor(numbers, scales, zero_points, axis)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _damaged(name, str(error).split("\n")[0]) from None
+    raise UnsupportedContent(f"tensor {name!r} is quantized in an unknown way ({scheme})")

@@ -1,0 +1,91 @@
+"""`torchkeep verify`: whether model files are whole, down to the last byte of the tensors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from torchkeep.cli.failures import report
+from torchkeep.cli.inspect import add_limits
+from torchkeep.cli.progress import reading_progress
+from torchkeep.cli.text import printable, what_was_compared
+from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
+
+if TYPE_CHECKING:
+    from torchkeep.identify.integrity import Integrity
+    from torchkeep.pickles.limits import Limits
+
+DESCRIPTION = """\
+Read every byte of model files and compare it with what the files say about
+themselves: sizes and ranges, the checksums of zip archives (which torch.load
+never looks at), the digests that torchkeep saves."""
+
+EPILOG = """\
+examples:
+  torchkeep verify model.pth                 is this download whole?
+  torchkeep verify runs/mine/step-00000200   a checkpoint, all its files
+  torchkeep verify --json *.safetensors      one JSON object per path
+
+A safetensors file or a file of PyTorch before 1.6 has no checksums: its tensors
+are read, and counted as "nothing to compare with".
+
+The exit code is 0 if everything is whole, else that of the first problem (5: a
+file is damaged). `torchkeep --help` lists the codes."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the verb to the command line."""
+    parser = verbs.add_parser(
+        "verify",
+        help="read every byte and compare the checksums",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", metavar="PATH", nargs="+", help="a model file, or a folder of one")
+    parser.add_argument("--json", action="store_true", help="write JSON, one line per path")
+    add_limits(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify each path, and return the exit code of the first problem, or 0."""
+    from torchkeep.pickles.limits import Limits
+
+    limits = Limits(**dict(options.limits))
+    codes = [_verify(path, limits, as_json=options.json) for path in options.files]
+    return next(filter(None, codes), 0)
+
+
+def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
+    from torchkeep.identify import verify
+
+    try:
+        found = verify(path, limits=limits, progress=reading_progress())
+    except TorchkeepError as error:
+        if as_json:
+            problem = error.problem if isinstance(error, FileProblem) else str(error)
+            _write_json(path, ok=False, problem=problem)
+        return report(error)
+    if as_json:
+        findings = [
+            {"rule": item.rule, "place": item.place, "text": item.text} for item in found.findings
+        ]
+        counts = {"num_checked": found.num_checked, "num_unchecked": found.num_unchecked}
+        _write_json(path, ok=found.ok, findings=findings, **counts)
+    else:
+        _write(path, found)
+    return 0 if found.ok else DamagedFile.exit_code
+
+
+def _write_json(path: str, **fields: object) -> None:
+    sys.stdout.write(json.dumps({"schema": 1, "path": path, **fields}) + "\n")
+
+
+def _write(path: str, found: Integrity) -> None:
+    head = "ok     " if found.ok else "damaged"
+    sys.stdout.write(f"{head}  {printable(path)}: {what_was_compared(found)}\n")
+    for item in found.findings:
+        sys.stdout.write(f"         {printable(item.text)}\n")

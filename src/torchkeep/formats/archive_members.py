@@ -1,0 +1,443 @@
+"""What is done with each file of an archive, whatever packs it: sort it, open it, describe it.
+
+A file that is stored as it is becomes a window of the archive; a packed one is unpacked into memory,
+under the budget of the outermost file. Its first bytes decide: what is plainly no model (text,
+pictures, unknown data) is counted and not unpacked any further.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torchkeep.contents import Contents, Finding, Value
+from torchkeep.errors import (
+    DamagedFile,
+    FileProblem,
+    LimitReached,
+    NotAModelFile,
+    UnsupportedContent,
+)
+from torchkeep.files import FilePart, MemoryFile, Readable
+from torchkeep.formats.format import HEAD_NBYTES, Format
+from torchkeep.formats.members import join_members
+from torchkeep.formats.plain_json import parse_json
+from torchkeep.formats.unpacking import CHUNK_NBYTES, Budget, Stream
+from torchkeep.formats.zip_structs import LOCAL_MAGIC
+from torchkeep.pickles.limits import Limits
+
+MOST_LEVELS = 3
+"""How deep archives are followed into archives."""
+
+_NO_MODEL = frozenset({"unknown", "text"})
+"""Readers of what holds no model."""
+_UNPACK_HINT = "Unpack it yourself and look into what comes out."
+_MOST_FINDINGS = 100
+"""Of one rule: a file can't make the report endless."""
+
+
+# --- Where a file lies -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Nesting:
+    """Where a file lies: in how many archives, and what is left to spend on it."""
+
+    level: int
+    budget: Budget
+
+
+class StoredMember(FilePart):
+    """A file that lies in an archive as it is."""
+
+    def __init__(
+        self, whole: Readable, start: int, nbytes: int, path: Path, nesting: Nesting
+    ) -> None:
+        super().__init__(whole, start, nbytes, path)
+        self.nesting = nesting
+
+
+class PackedMember(MemoryFile):
+    """A file that was unpacked. What is read of it counts: it may be a thousand times larger than
+    what it was unpacked from."""
+
+    def __init__(self, data: bytes, path: Path, nesting: Nesting) -> None:
+        super().__init__(data, path)
+        self.nesting = nesting
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes; `DamagedFile` at the end, `LimitReached` at the budget's."""
+        self.nesting.budget.look(nbytes)
+        return super().read_at(offset, nbytes)
+
+
+def nesting_of(file: Readable, limits: Limits) -> Nesting:
+    """Return where a file lies; one that lies in no archive begins with a budget of its own."""
+    if isinstance(file, StoredMember | PackedMember):
+        return file.nesting
+    return Nesting(0, Budget(file.nbytes, limits))
+
+
+class Body(Protocol):
+    """The bytes of one file of an archive."""
+
+    @property
+    def nbytes(self) -> int | None:
+        """Their number, if it is known before they are unpacked."""
+        ...
+
+    def head(self) -> bytes:
+        """Return the first bytes."""
+        ...
+
+    def open(self, path: Path, nesting: Nesting) -> Readable:
+        """Return all of them; `DamagedFile` or `LimitReached` if they can't be unpacked."""
+        ...
+
+
+class StoredBody:
+    """Bytes that lie in the archive as they are."""
+
+    def __init__(self, archive: Readable, offset: int, nbytes: int) -> None:
+        self._archive = archive
+        self._offset = offset
+        self.nbytes = nbytes
+
+    def head(self) -> bytes:
+        """Return the first bytes."""
+        return self._archive.read_at(self._offset, min(self.nbytes, HEAD_NBYTES))
+
+    def open(self, path: Path, nesting: Nesting) -> Readable:
+        """Return them as a window of the archive."""
+        return StoredMember(self._archive, self._offset, self.nbytes, path, nesting)
+
+
+class PackedBody:
+    """Bytes that come out of a stream. They are taken off it once: first the head, then the rest."""
+
+    def __init__(self, stream: Stream, nbytes: int | None, crc32: int | None = None) -> None:
+        self._stream = stream
+        self._head: bytes | None = None
+        self._crc32 = crc32
+        self._num_taken = 0
+        self.nbytes = nbytes
+
+    def head(self) -> bytes:
+        """Return the first bytes."""
+        if self._head is None:
+            self._head = self._take(HEAD_NBYTES)
+        return self._head
+
+    def open(self, path: Path, nesting: Nesting) -> Readable:
+        """Return all of them, unpacked and compared with their checksum."""
+        pieces = [self.head()]
+        while piece := self._take(CHUNK_NBYTES):
+            pieces.append(piece)
+        data = b"".join(pieces)
+        if self.nbytes is not None and len(data) != self.nbytes:
+            raise DamagedFile(f"it has {len(data)} bytes, not {self.nbytes}")
+        if self._crc32 is not None and zlib.crc32(data) != self._crc32:
+            raise DamagedFile(
+                "it does not match its checksum", advice="Copy or download the file again."
+            )
+        return PackedMember(data, path, nesting)
+
+    def step_over(self) -> None:
+        """Take what is left of them off the stream."""
+        while self._take(CHUNK_NBYTES):
+            pass
+        if self.nbytes is not None and self._num_taken < self.nbytes:
+            raise DamagedFile("the archive's packed bytes end too early")
+
+    def _take(self, most: int) -> bytes:
+        if self.nbytes is not None:
+            most = min(most, self.nbytes - self._num_taken)
+        piece = self._stream.read(most) if most else b""
+        self._num_taken += len(piece)
+        return piece
+
+
+# --- One look into an archive ----------------------------------------------------------------------
+
+
+class Look:
+    """Goes through the files of one archive and keeps what they are.
+
+    Attributes:
+        findings: what is odd about the archive itself.
+        nesting: where its files lie.
+    """
+
+    def __init__(self, file: Readable, kind: str, limits: Limits) -> None:
+        outer = nesting_of(file, limits)
+        if outer.level >= MOST_LEVELS:
+            problem = f"archives lie in archives more than {MOST_LEVELS} deep"
+            raise LimitReached(problem, advice=_UNPACK_HINT)
+        self.nesting = Nesting(outer.level + 1, outer.budget)
+        self.findings: list[Finding] = []
+        self._file = file
+        self._kind = kind
+        self._limits = limits
+        self._members: dict[str, Contents] = {}
+        self._num_files = 0
+        self._num_closed = 0
+        self._num_findings: Counter[str] = Counter()
+        self._closed_by: FileProblem | None = None
+        self._source_names: list[str] = []
+        self._is_served = False
+
+    def note(
+        self,
+        rule: str,
+        severity: Literal["note", "needs-trust", "ambiguous", "damaged"],
+        place: str,
+        text: str,
+    ) -> None:
+        """Keep a finding, if there are not too many like it."""
+        self._num_findings[rule] += 1
+        if self._num_findings[rule] <= _MOST_FINDINGS:
+            self.findings.append(Finding(rule, severity, place, text))
+
+    def add(self, name: str, body: Body) -> None:
+        """Look at one file. What goes wrong with it is kept, too."""
+        name = self._new_name(name)
+        self._num_files += 1
+        try:
+            self.nesting.budget.visit()
+            contents = self._examine(name, body)
+        except FileProblem as problem:
+            self._keep_closed(name, problem)
+            return
+        if contents is not None:
+            self._members[name] = contents
+            self._note_problem(name, contents)
+
+    def add_closed(self, name: str, problem: FileProblem) -> None:
+        """Count a file that can't be looked into."""
+        self._num_files += 1
+        self._keep_closed(self._new_name(name), problem)
+
+    def add_link(self, name: str, what: str) -> None:
+        """Count a link or a device, which is no file of the archive's own."""
+        self.note("link", "ambiguous", self._new_name(name), f"it is {what}, and not a file")
+
+    def result(self, problem: FileProblem | None = None) -> Contents:
+        """Return the archive's description. `problem` is what broke the way through it."""
+        self._note_source()
+        return join_members(
+            self._file.path,
+            self._file.nbytes,
+            "archive",
+            self._members,
+            kind=self._summary(),
+            findings=tuple(self.findings),
+            problem=self._problem(problem),
+        )
+
+    def _problem(self, broken: FileProblem | None) -> FileProblem | None:
+        """Return why no model can be had from the archive; None if one can."""
+        if isinstance(broken, LimitReached) and self._num_models():
+            self.note("not-looked-into", "ambiguous", "", f"the rest of it: {broken.problem}")
+            return None
+        if broken is not None or self._num_models():
+            return broken
+        inner = self._closed_by or next(
+            (m.problem for m in self._members.values() if not isinstance(m.problem, NotAModelFile)),
+            None,
+        )
+        if inner is None:
+            return NotAModelFile(f"this is a {self._summary()}", advice="Check the path.")
+        text = f"this is a {self._summary()}: {inner.problem}"
+        return type(inner)(text, advice=_UNPACK_HINT)
+
+    def _summary(self) -> str:
+        """Return what the archive is, in a few words."""
+        total, models = self._num_files, self._num_models()
+        if total == 1:
+            tail = ("a model" if models else "no model") if not self._num_closed else ""
+        else:
+            tail = f"{models or 'none'} of them {'models' if models > 1 else 'a model'}"
+        closed = f"{self._num_closed} that can't be looked into" if self._num_closed else ""
+        counts = f"{total:,} file{'' if total == 1 else 's'}"
+        return ", ".join(filter(None, (f"{self._kind} of {counts}", total and tail, closed)))
+
+    def _num_models(self) -> int:
+        return sum(
+            member.problem is None
+            or (bool(member.kind) and isinstance(member.problem, UnsupportedContent))
+            for member in self._members.values()
+        )
+
+    def _new_name(self, name: str) -> str:
+        """Return a name that no other file has, after a look at where it would be unpacked to."""
+        name = name.removeprefix("./")
+        if _leaves_folder(name):
+            text = "unpacked, it would lie outside of the folder that is unpacked into"
+            self.note("path-escape", "ambiguous", name, text)
+        unique, count = name, 1
+        while unique in self._members:
+            count += 1
+            unique = f"{name} ({count})"
+        return unique
+
+    def _keep_closed(self, name: str, problem: FileProblem) -> None:
+        self._num_closed += 1
+        self._closed_by = self._closed_by or problem
+        severity: Literal["damaged", "ambiguous"] = "ambiguous"
+        if isinstance(problem, DamagedFile):
+            severity = "damaged"
+        self.note("not-looked-into", severity, name, f"it can't be looked into: {problem.problem}")
+
+    def _note_problem(self, name: str, contents: Contents) -> None:
+        """Say which file broke, or is of a kind that is not read and not even described."""
+        problem = contents.problem
+        if isinstance(problem, DamagedFile | LimitReached) or (
+            isinstance(problem, UnsupportedContent) and not contents.kind
+        ):
+            text = f"it can't be read: {problem.problem}"
+            self.note("unread-member", "ambiguous", name, text)
+
+    # --- One file ---------------------------------------------------------------------------------
+
+    def _examine(self, name: str, body: Body) -> Contents | None:
+        """Return what a file is; None if it is plainly no model."""
+        head = body.head()
+        reader = _reader_of(head, len(head) if body.nbytes is None else body.nbytes)
+        is_foreign = reader.name in _NO_MODEL
+        self._note_code(name, head if is_foreign else b"")
+        if is_foreign and not head.lstrip().startswith((b"{", b"[")):
+            return None
+        if is_foreign and (body.nbytes or 0) > _LONGEST_JSON:
+            if not name.casefold().endswith(".json"):  # vocabularies are as long as that
+                raise LimitReached(f"it is a JSON text of {body.nbytes} bytes")
+            return None
+        file = body.open(Path(f"{self._file.path}/{name}"), self.nesting)
+        if is_foreign:
+            return self._examine_json(name, file)
+        contents = self._examine_model(file, head)
+        is_kept = contents.container == "git-lfs-pointer" or any(
+            finding.severity != "note" for finding in contents.findings
+        )
+        return contents if is_kept or not isinstance(contents.problem, NotAModelFile) else None
+
+    def _examine_model(self, file: Readable, head: bytes) -> Contents:
+        from torchkeep.formats import examine_open  # it is above this module
+
+        limits = self._limits
+        if head.startswith(LOCAL_MAGIC):
+            most = file.nbytes + self.nesting.budget.spare()
+            limits = replace(limits, pickle_nbytes=min(limits.pickle_nbytes, most))
+        return examine_open(file, limits)
+
+    def _examine_json(self, name: str, file: Readable) -> Contents | None:
+        """Return the pickles that stand in a JSON text; None if there are none."""
+        data = file.read_at(0, file.nbytes)
+        if b'"__lambda__"' in data:
+            text = "Keras runs the bytecode that stands in it, unless told not to"
+            self.note("keras-lambda", "needs-trust", name, text)
+        # Its letters may be written as \u escapes.
+        if b"serialized" not in data and b"\\u" not in data:
+            return None
+        try:
+            tree = parse_json(data, allow_nan=True)
+        except DamagedFile:
+            if b"serialized" in data:
+                raise
+            return None
+        pickles = dict(_serialized(tree))
+        return self._join_json(file, tree, pickles) if pickles else None
+
+    def _join_json(self, file: Readable, tree: Any, pickles: dict[str, dict[str, Any]]) -> Contents:
+        members = {}
+        for place, holder in pickles.items():
+            path = Path(f"{file.path}/{place}")
+            member = self._examine_text(str(holder[_SERIALIZED]), path)
+            members[place] = member
+            holder[_SERIALIZED] = member.root
+        count = f"{len(pickles)} pickle{'' if len(pickles) == 1 else 's'}"
+        joined = join_members(
+            file.path, file.nbytes, "text", members, kind=f"JSON with {count} in it"
+        )
+        return replace(joined, root=tree)
+
+    def _examine_text(self, text: str, path: Path) -> Contents:
+        from torchkeep.formats import examine_open
+
+        self.nesting.budget.visit()
+        try:
+            data = base64.b64decode(
+                text
+            )  # as those decode it who run it: strangers are passed over
+        except (binascii.Error, ValueError) as error:
+            problem = DamagedFile(f"it is no base64 text ({error})", path=path)
+            return Contents(path, len(text), "unknown", None, problem=problem)
+        return examine_open(PackedMember(data, path, self.nesting), self._limits)
+
+    def _note_code(self, name: str, head: bytes) -> None:
+        """Say what of an archive would be run, or could be."""
+        folded = name.casefold()
+        self._is_served |= name == "MAR-INF/MANIFEST.json"
+        if _NATIVE_NAME.search(folded) or head.startswith(_NATIVE_MAGIC):
+            text = "it is machine code or bytecode, which no look into it can judge"
+            self.note("native-code", "needs-trust", name, text)
+        elif folded.endswith(_SOURCE_SUFFIXES):
+            self._source_names.append(name)
+
+    def _note_source(self) -> None:
+        """Say where source code lies; TorchServe runs what lies in its archives."""
+        for name in self._source_names:
+            if self._is_served:
+                self.note("source-code", "needs-trust", name, "TorchServe runs it")
+            else:
+                text = "source code lies beside the model; loading the model need not run it"
+                self.note("source-code", "note", name, text)
+
+
+_LONGEST_JSON = 16 << 20
+_SERIALIZED = ":serialized:"
+"""The key under which stable-baselines3 keeps a pickle, as base64, in its JSON."""
+_NATIVE_NAME = re.compile(
+    r"\.(so(\.\d+)*|dll|dylib|pyd|exe|pyc|pyo|cubin|node|jar|class|wasm|o|a)$"
+)
+_NATIVE_MAGIC = (
+    b"\x7fELF",
+    b"MZ",
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+)
+_SOURCE_SUFFIXES = (".py", ".pyw", ".sh", ".bat", ".cmd", ".ps1", ".ipynb", ".js")
+
+
+def _reader_of(head: bytes, nbytes: int) -> Format:
+    from torchkeep.formats import READERS
+
+    return next(reader for reader in READERS if reader.sniff(head, nbytes))
+
+
+def _leaves_folder(name: str) -> bool:
+    """Whether a name, taken for a path on any system, leads out of the folder it is in."""
+    parts = re.split(r"[/\\]", name)
+    return ".." in parts or parts[0] == "" or parts[0][1:2] == ":"
+
+
+def _serialized(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each pickle in a JSON value, and the object that holds it."""
+    pending: list[tuple[str, Any]] = [("", tree)]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, dict):
+            if _SERIALIZED in value:
+                yield place, value
+            pending += [(f"{place}.{key}" if place else key, value[key]) for key in reversed(value)]
+        elif isinstance(value, list):
+            pending += [(f"{place}.{index}", item) for index, item in enumerate(value)]

@@ -1,0 +1,62 @@
+"""Several files described as one: what an archive holds, or a folder.
+
+The tree of the whole is a dictionary from each file's name to its tree, so that whatever looks for
+state dicts, optimizers and values finds them there, under paths that start with the file's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torchkeep.contents import Contents, Finding, Global
+from torchkeep.errors import FileProblem
+
+
+def join_members(
+    path: Path,
+    nbytes: int,
+    container: str,
+    members: Mapping[str, Contents],
+    *,
+    kind: str = "",
+    findings: tuple[Finding, ...] = (),
+    problem: FileProblem | None = None,
+) -> Contents:
+    """Return the description of what holds these files.
+
+    Args:
+        path: the archive or the folder.
+        nbytes: its size on disk; of a folder, that of its files.
+        container: its kind: `archive`, `folder`, ...
+        members: the files in it by name, in order.
+        kind: what it is in a few words.
+        findings: about the whole itself.
+        problem: why it could not be read to its end.
+    """
+    names: dict[Global, None] = {}
+    joined = list(findings)
+    sources: dict[str, str] = {}
+    for name, member in members.items():
+        names.update(dict.fromkeys(member.globals))
+        joined += [_within(name, finding) for finding in member.findings]
+        sources |= member.sources
+    protocols = [m.pickle_protocol for m in members.values() if m.pickle_protocol is not None]
+    return Contents(
+        path=path,
+        nbytes=nbytes,
+        container=container,
+        root={name: member.root for name, member in members.items() if member.root is not None},
+        pickle_protocol=max(protocols, default=None),
+        globals=tuple(names),
+        sources=sources,
+        findings=tuple(joined),
+        kind=kind,
+        members=tuple(members.values()),
+        problem=problem,
+    )
+
+
+def _within(name: str, finding: Finding) -> Finding:
+    return replace(finding, place=f"{name}: {finding.place}" if finding.place else name)

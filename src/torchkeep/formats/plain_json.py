@@ -1,0 +1,47 @@
+"""JSON that somebody else wrote: parsed strictly, within bounds, and told what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torchkeep.errors import DamagedFile
+
+
+def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:
+    """Return the value of a JSON text in UTF-8.
+
+    Args:
+        data: the text.
+        allow_nan: take `NaN` and `Infinity`, which are no JSON and which Python writes.
+
+    Raises:
+        DamagedFile: it is no JSON, is nested too deeply, has a key twice (readers differ in which
+            one they take), or has a text that no screen can show.
+    """
+    constant = float if allow_nan else _no_constant
+    try:
+        # Given bytes, json would take UTF-16 as well.
+        text = data.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
+    except UnicodeEncodeError:
+        raise DamagedFile("it is no valid JSON (a text in it is not Unicode)") from None
+    except ValueError as error:
+        raise DamagedFile(f"it is no valid JSON ({error})") from None
+    except RecursionError:
+        raise DamagedFile("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice")
+    for key, value in pairs:  # half a surrogate pair is no text, and can't be shown
+        key.encode()
+        if isinstance(value, str):
+            value.encode()
+    return table
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number")

@@ -1,0 +1,9 @@
+"""The architecture of a model, recognised by the names and shapes of its tensors alone.
+
+`table` has those of every model of torchvision and timm, `search` compares a state dict with them,
+`words` says the result to a person.
+"""
+
+from torchkeep.identify.architectures.search import THRESHOLD, ArchitectureMatch, recognise
+
+__all__ = ["THRESHOLD", "ArchitectureMatch", "recognise"]

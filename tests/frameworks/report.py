@@ -1,0 +1,130 @@
+"""Inspect the files of a corpus and compare with what their writers know."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torchkeep
+from frameworks.expected import FACTS_NAME, facts_of
+from torchkeep.errors import FileProblem
+
+ALARMS = ("dangerous", "ambiguous")
+
+
+@dataclass
+class Row:
+    """One file, or one folder that is a model."""
+
+    path: str
+    container: str = ""
+    role: str = ""
+    framework: str | None = None
+    verdict: str = ""
+    summary: str = ""
+    reasons: list[str] = field(default_factory=list)
+    """What led to the verdict, where it is an alarm."""
+    problem: str = ""
+    """The error of torchkeep, if it ended in one."""
+    wrong: list[str] = field(default_factory=list)
+    """Where it differs from the truth."""
+    stand_in: bool = False
+    seconds: float = 0.0
+
+    @property
+    def false_alarm(self) -> bool:
+        return self.verdict in ALARMS or bool(self.problem)
+
+
+def show(out: Path, names: list[str], *, every: bool, as_json: bool) -> int:
+    """Print the table; return 1 if anything in it is wrong."""
+    rows = [row for name in names if (out / name).is_dir() for row in rows_of(out / name)]
+    if as_json:
+        for row in rows:
+            print(json.dumps(asdict(row)))
+        return 0
+    for row in rows:
+        if every or row.false_alarm or row.wrong:
+            _print(row)
+    alarms = [row for row in rows if row.false_alarm]
+    wrong = [row for row in rows if row.wrong]
+    print(f"\n{len(rows)} files of {len({row.path.partition('/')[0] for row in rows})} scripts")
+    print(f"{sum(row.stand_in for row in rows)} of them stand-ins")
+    print(f"false alarms: {len(alarms)} ({100 * len(alarms) / max(len(rows), 1):.2f} %)")
+    print(f"differing from the truth: {len(wrong)}")
+    print(f"slowest: {max((row.seconds, row.path) for row in rows)}" if rows else "nothing")
+    for title, key in (("container", "container"), ("framework", "framework"), ("verdict", "verdict")):
+        counts = Counter(str(getattr(row, key)) for row in rows)
+        print(f"by {title}: {', '.join(f'{name} {n}' for name, n in counts.most_common())}")
+    return int(bool(alarms or wrong))
+
+
+def _print(row: Row) -> None:
+    mark = "!" if row.false_alarm else "?" if row.wrong else " "
+    print(
+        f"{mark} {row.path:60} {row.container:17} {row.role:10} "
+        f"{row.framework or '-':18} {row.verdict}"
+    )
+    print(f"      {row.summary}" if row.summary else f"      {row.problem}")
+    for text in (*row.reasons, *(f"should be {text}" for text in row.wrong)):
+        print(f"      * {text}")
+
+
+def rows_of(folder: Path) -> Iterator[Row]:
+    """Yield a row for each file of a script and for each folder that its truth names."""
+    facts = facts_of(folder)
+    files = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != FACTS_NAME
+    }
+    for name in sorted(files | facts.keys()):
+        yield _row(folder, name, facts.get(name, {}))
+
+
+def _row(folder: Path, name: str, facts: dict[str, Any]) -> Row:
+    row = Row(path=f"{folder.name}/{name}", stand_in=facts.get("stand_in", False))
+    start = time.perf_counter()
+    try:
+        found = torchkeep.inspect(folder / name)
+        found.to_json(tensors=True)
+    except FileProblem as problem:
+        row.problem = f"{type(problem).__name__}: {problem}"
+        return row
+    except Exception as problem:  # a bug of torchkeep's: one line of the table, not its end
+        row.problem = f"BUG {type(problem).__name__}: {problem}"
+        return row
+    row.seconds = time.perf_counter() - start
+    row.container, row.role, row.summary = found.container, found.role, found.summary
+    row.framework, row.verdict = found.framework, found.safety.verdict
+    if row.verdict in ALARMS:
+        row.reasons = [
+            f"{item.severity} {item.rule} at {item.place!r}: {item.text}"
+            for item in found.safety.findings
+            if item.severity in ALARMS
+        ]
+    row.wrong = list(_differences(found, facts))
+    return row
+
+
+def _differences(found: Any, facts: dict[str, Any]) -> Iterator[str]:
+    seen = {
+        "container": found.container,
+        "role": found.role,
+        "framework": found.framework,
+        "verdict": found.safety.verdict,
+        "optimizers": [item.family for item in found.optimizers],
+        "state_dicts": {item.name: item.role for item in found.state_dicts},
+        "schedulers": list(found.schedulers),
+        "scalers": list(found.scalers),
+        "rng": list(found.rng),
+        "classes": [node.class_path for _, node in found.modules],
+    }
+    for key, truth in facts.items():
+        if key in seen and seen[key] != truth:
+            yield f"{key} {truth!r}, is {seen[key]!r}"

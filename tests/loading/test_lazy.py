@@ -1,0 +1,116 @@
+"""A file's tensors, each read when it is asked for, whatever the container."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import torchkeep
+from formats.samples import SAMPLES, Sample
+from torchkeep.errors import DamagedFile, NotAModelFile
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*quantize"),
+    pytest.mark.filterwarnings("ignore:Sparse"),
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested"),
+]
+LOADABLE = [
+    sample
+    for sample in SAMPLES
+    if sample.container in ("torch-zip", "torch-legacy") and not sample.name.endswith("model")
+]
+
+
+def tensors_of(value: Any, path: str = "") -> dict[str, torch.Tensor]:
+    """Return the live tensors of a tree by path."""
+    if isinstance(value, torch.Tensor):
+        return {path: value}
+    if isinstance(value, torch.UntypedStorage | torch.TypedStorage):
+        dtype = value.dtype if isinstance(value, torch.TypedStorage) else torch.uint8
+        return {path: torch.empty(0, dtype=dtype).set_(value)}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    if not isinstance(value, dict | list | tuple):
+        return {}
+    found = {}
+    for key, item in items:
+        found |= tensors_of(item, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
+    assert (mine.dtype, mine.layout) == (theirs.dtype, theirs.layout)
+    if mine.is_nested:
+        rows = zip(mine.unbind(), theirs.unbind(), strict=True)
+        return all(torch.equal(one, other) for one, other in rows)
+    assert mine.shape == theirs.shape
+    if mine.device.type == "meta":
+        return theirs.device.type == "meta"
+    if mine.is_quantized:
+        assert mine.qscheme() == theirs.qscheme()
+        return torch.equal(mine.dequantize(), theirs.dequantize())
+    if mine.layout is not torch.strided:
+        return torch.equal(mine.to_dense(), theirs.to_dense())
+    return torch.equal(
+        mine.contiguous().view(-1).view(torch.uint8), theirs.contiguous().view(-1).view(torch.uint8)
+    )
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("sample", LOADABLE, ids=lambda sample: sample.name)
+def test_every_tensor_is_what_torch_loads(sample: Sample, mmap: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    sample.write(path)
+    theirs = tensors_of(torch.load(path, weights_only=False))  # the file was written a line above
+    with torchkeep.open(path, mmap=mmap) as file:
+        assert list(file) == list(theirs)
+        assert len(file) == len(theirs)
+        for name, tensor in theirs.items():
+            assert same(file[name], tensor), name
+            assert file.entry(name) is file.entries[name]
+
+
+def test_a_tensor_in_a_plain_pickle_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    weight = torch.arange(6.0).view(2, 3)
+    path.write_bytes(pickle.dumps({"weight": weight, "turned": weight.t()}))
+    file = torchkeep.open(path)
+    assert torch.equal(file["weight"], weight)
+    assert torch.equal(file["turned"], weight.t())
+    assert file["turned"].stride() == (1, 3)
+    assert repr(file) == f"<TensorFile {str(path)!r}: 2 tensors>"
+
+
+def test_only_the_tensor_that_is_asked_for_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(1000), "b": torch.zeros(2)}, path)
+    data = bytearray(path.read_bytes())
+    place = data.index(torch.ones(1000).numpy().tobytes())
+    data[place : place + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    file = torchkeep.open(path)
+    assert torch.equal(file["b"], torch.zeros(2))
+    assert file["a"][0].isnan()
+
+
+def test_a_tensor_that_differs_from_its_digest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    torchkeep.save({"a.weight": torch.ones(10)}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"\x01")
+    with pytest.raises(DamagedFile, match=r"tensor 'a.weight' differs from what was saved"):
+        torchkeep.open(path)["a.weight"]
+
+
+def test_an_unknown_name_and_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(KeyError, match="b"):
+        torchkeep.open(path)["b"]
+    path.write_text("<html>")
+    with pytest.raises(NotAModelFile, match="this is a web page"):
+        torchkeep.open(path)
