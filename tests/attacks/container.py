@@ -262,6 +262,20 @@ def a_torch_file_in_a_zip_in_a_zip(marker: str) -> bytes:
     return zip_of([("a.zip", zip_of([("model.pth", torch_zip(payload(marker)))], packed=True))])
 
 
+@attack("archive in an archive", "dangerous", suffix=".zip")
+def a_pickle_without_a_protocol_beside_a_model(marker: str) -> bytes:
+    model = ("model.pth", torch_zip(state_dict()))
+    call_ = b"\x8c\x05posix\x8c\x06system\x93" + text(command(marker)) + b"\x85R."
+    return zip_of([model, ("extra.bin", call_)])
+
+
+@attack("archive in an archive", "dangerous", suffix=".zip")
+def a_pickle_of_text_beside_a_model(marker: str) -> bytes:
+    model = ("model.pth", torch_zip(state_dict()))
+    prose = b"Very well trained.\n0" + f"cposix\nsystem\n(S'{command(marker)}'\ntR.".encode()
+    return zip_of([model, ("readme.txt", prose)], packed=True)
+
+
 @attack("archive in an archive", "dangerous", suffix=".tar")
 def a_pickle_in_a_tar(marker: str) -> bytes:
     return tar_of([("readme.txt", b"hello"), ("model.pkl", payload(marker))])
@@ -400,7 +414,7 @@ def a_tar_whose_name_is_a_pickle(marker: str) -> bytes:
     return bytes(_tar_with_name(payload(marker)))
 
 
-@attack("polyglot", "ambiguous", suffix=".pth")
+@attack("polyglot", "dangerous", suffix=".pth")
 def a_tar_in_front_of_an_archive(marker: str) -> bytes:
     return zip_of(torch_records(state_dict()), prefix=tar_of([("pickle", payload(marker))]))
 
@@ -460,7 +474,7 @@ LEAP = 122
 """A length that is a character too: SHORT_BINSTRING skips that many bytes."""
 
 
-@attack("polyglot", "ambiguous", suffix=".bin", proof="pickle")
+@attack("polyglot", "dangerous", suffix=".bin", proof="pickle")
 def safetensors_that_run_as_a_pickle(marker: str) -> bytes:
     # The header's length starts with 0x58, BINUNICODE, whose own length are the bytes after it.
     # Behind that text, in the filler of the header, strings leap over the rest of it.

@@ -85,7 +85,7 @@ def a_program_whose_object_runs(marker: str) -> bytes:
 
 @attack("TorchScript under weights_only", "needs-trust", suffix=".ptl")
 def a_program_for_the_phone(marker: str) -> bytes:
-    bytecode = b"\x80\x02(K\x04" + b"(" + text("__torch__.Net.forward") + b"ttt."
+    bytecode = b"\x80\x02K\x04" + text("__torch__.Net.forward") + b")\x86\x86."
     return zip_of([*_script(marker), ("model/bytecode.pkl", bytecode)])
 
 

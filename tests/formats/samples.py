@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from formats.building import legacy_file, old_tensor, rewrite_zip, storage
+from formats.building import MAGIC, legacy_file, old_tensor, rewrite_zip, storage
 
 VANISHING = """
 from torch import nn
@@ -160,12 +160,34 @@ def quantized_tensors() -> dict[str, torch.Tensor]:
     }
 
 
+def wrapped(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in model().state_dict().items()}
+
+
+def lightning() -> dict[str, Any]:
+    saved = checkpoint()
+    return {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": OrderedDict(wrapped("model.")),
+        "optimizer_states": [saved["optimizer_state_dict"]],
+        "lr_schedulers": [saved["scheduler"]],
+        "hyper_parameters": {"lr": 0.125},
+    }
+
+
 TREES: dict[str, Callable[[], Any]] = {
     "state dict": lambda: model().state_dict(),
     "plain dict": lambda: dict(model().state_dict()),
     "whole model": vanished,
     "checkpoint": checkpoint,
     "DataParallel": lambda: nn.DataParallel(model()).state_dict(),
+    "torch.compile": lambda: wrapped("_orig_mod."),
+    "DDP in torch.compile": lambda: wrapped("_orig_mod.module."),
+    "FSDP": lambda: wrapped("_fsdp_wrapped_module."),
+    "AveragedModel": lambda: torch.optim.swa_utils.AveragedModel(model()).state_dict(),
+    "Lightning": lightning,
     "odd tensors": odd_tensors,
     "dtypes": lambda: every_dtype(DTYPES),
     "annotated": annotated,
@@ -213,6 +235,38 @@ def write_big_endian_zip(path: Path) -> Any:
 
     rewrite_zip(path, swap)
     return value
+
+
+NEWER_RECORDS = (".format_version", ".storage_alignment", "byteorder", ".data/serialization_id")
+
+
+def write_zip_of_1_6(path: Path) -> Any:
+    """Write what PyTorch 1.6 wrote: no byte order, no alignment, no other record of later."""
+    value = write_torch(path, make=checkpoint, zipped=True)
+    rewrite_zip(path, lambda name, data: None if name.endswith(NEWER_RECORDS) else data)
+    return value
+
+
+def write_zip_without_checksums(path: Path) -> Any:
+    was = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        return write_torch(path, make=checkpoint, zipped=True)
+    finally:
+        torch.serialization.set_crc32_options(was)
+
+
+def write_python_2(path: Path) -> Any:
+    """Write what PyTorch wrote under Python 2: texts are byte strings, dicts lists of pairs."""
+    data = torch.arange(4, dtype=torch.float32)
+    pid = b"(U\x07storagectorch\nFloatStorage\nU\x019U\x03cpuK\x04NtQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(" + pid + b"K\x00K\x02K\x02\x86K\x02K\x01\x86tR"
+    pair = b"](U\x09fc.weight" + tensor + b"e"
+    root = b"\x80\x02ccollections\nOrderedDict\n(](" + pair + b"etR."
+    parts = [pickle.dumps(part, 2) for part in (MAGIC, 1001, {"little_endian": True})]
+    parts += [root, pickle.dumps(["9"], 2), (4).to_bytes(8, "little"), data.numpy().tobytes()]
+    path.write_bytes(b"".join(parts))
+    return OrderedDict({"fc.weight": data.view(2, 2)})
 
 
 def write_big_endian_legacy(path: Path) -> Any:
@@ -278,11 +332,14 @@ SAMPLES = [
             partial(write_torch, make=checkpoint, zipped=zipped, protocol=protocol),
         )
         for container, zipped in (("torch-zip", True), ("torch-legacy", False))
-        for protocol in (3, 4, 5)
+        for protocol in (1, 3, 4, 5)
     ),
     Sample("torch-zip big endian", "torch-zip", write_big_endian_zip),
     Sample("torch-legacy big endian", "torch-legacy", write_big_endian_legacy),
     Sample("torch-legacy old views", "torch-legacy", write_old_views),
+    Sample("torch-legacy Python 2", "torch-legacy", write_python_2),
+    Sample("torch-zip of PyTorch 1.6", "torch-zip", write_zip_of_1_6),
+    Sample("torch-zip without checksums", "torch-zip", write_zip_without_checksums),
     Sample(
         "safetensors state dict",
         "safetensors",

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner, accuracy
+from fastai.learner import Learner
+from fastai.metrics import accuracy
 from fastai.optimizer import Adam, RMSProp, SGD, ranger
 from fastai.tabular.all import Categorify, CategoryBlock, FillMissing, Normalize
 from fastai.tabular.all import TabularDataLoaders, tabular_learner
+from fastai.vision.all import DataBlock, ImageBlock, Resize, aug_transforms, get_image_files
+from PIL import Image
 
 from frameworks.expected import expecting
 from frameworks.networks import SmallNet, pictures
@@ -36,8 +39,7 @@ def write(folder: Path) -> None:
             framework=None,
             state_dicts={"": "model"},
         )
-    learner = _learner(folder, Adam)
-    learner.export(expecting(folder / "export.pkl", framework=NAME, verdict="needs-trust"))
+    _vision(folder)
     _tabular(folder)
 
 
@@ -56,6 +58,34 @@ def _learner(folder: Path, optimizer: Any) -> Learner:
     with learner.no_bar(), learner.no_logging():
         learner.fit(1)
     return learner
+
+
+def _label(path: Path) -> str:
+    return path.name[0]
+
+
+def _vision(folder: Path) -> None:
+    pictures_folder = Path("pictures").absolute()
+    pictures_folder.mkdir()
+    for number in range(8):
+        picture = Image.new("RGB", (16, 16), (30 * number, 0, 0))
+        picture.save(pictures_folder / f"{'ab'[number % 2]}{number}.png")
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=get_image_files,
+        get_y=_label,
+        item_tfms=Resize(16),
+        batch_tfms=aug_transforms(size=16),
+    )
+    loaders = block.dataloaders(pictures_folder, bs=4, num_workers=0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(4, 2),
+    )
+    learner = Learner(loaders, network, metrics=accuracy, path=folder)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1)
+    learner.export(expecting(folder / "export.pkl", framework=NAME, verdict="needs-trust"))
 
 
 def _tabular(folder: Path) -> None:

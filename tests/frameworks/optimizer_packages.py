@@ -29,7 +29,7 @@ def write(folder: Path) -> None:
             if state is not None:
                 found += 1
                 path = folder / package.partition(".")[0] / f"{name}.pt"
-                torch.save(state, expecting(path, role="optimizer", framework=None))
+                torch.save(state, expecting(path, role="optimizer", optimizer_class=name))
     if not found:
         raise ModuleNotFoundError("none of them", name=" or ".join(PACKAGES))
 

@@ -71,7 +71,8 @@ def _print(row: Row) -> None:
         f"{row.framework or '-':18} {row.verdict}"
     )
     print(f"      {row.summary}" if row.summary else f"      {row.problem}")
-    for text in (*row.reasons, *(f"should be {text}" for text in row.wrong)):
+    shown = row.reasons[:4] + [f"and {len(row.reasons) - 4} more"] * (len(row.reasons) > 4)
+    for text in (*shown, *(f"should be {text}" for text in row.wrong)):
         print(f"      * {text}")
 
 
@@ -112,6 +113,11 @@ def _row(folder: Path, name: str, facts: dict[str, Any]) -> Row:
     return row
 
 
+def _is_kind_of(families: list[str | None], cls: str) -> bool:
+    names = [family.partition(" (")[0].lower() for family in families if family]
+    return all(name in cls.lower() for name in names)
+
+
 def _differences(found: Any, facts: dict[str, Any]) -> Iterator[str]:
     seen = {
         "container": found.container,
@@ -125,6 +131,9 @@ def _differences(found: Any, facts: dict[str, Any]) -> Iterator[str]:
         "rng": list(found.rng),
         "classes": [node.class_path for _, node in found.modules],
     }
+    cls = facts.get("optimizer_class")
+    if cls and not _is_kind_of(seen["optimizers"], cls):
+        yield f"optimizer {cls} or none, is {seen['optimizers']}"
     for key, truth in facts.items():
         if key in seen and seen[key] != truth:
             yield f"{key} {truth!r}, is {seen[key]!r}"

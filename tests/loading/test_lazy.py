@@ -33,9 +33,9 @@ def tensors_of(value: Any, path: str = "") -> dict[str, torch.Tensor]:
     if isinstance(value, torch.UntypedStorage | torch.TypedStorage):
         dtype = value.dtype if isinstance(value, torch.TypedStorage) else torch.uint8
         return {path: torch.empty(0, dtype=dtype).set_(value)}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if not isinstance(value, dict | list | tuple):
         return {}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
     found = {}
     for key, item in items:
         found |= tensors_of(item, f"{path}.{key}" if path else str(key))

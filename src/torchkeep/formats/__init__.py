@@ -17,7 +17,6 @@ from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile, Readable
 from torchkeep.formats import (
     archive,
-    foreign,
     git_lfs,
     numpy,
     pickle,
@@ -28,6 +27,8 @@ from torchkeep.formats import (
     zip_kinds,
 )
 from torchkeep.formats.format import HEAD_NBYTES, Format
+from torchkeep.formats.other_views import with_other_views
+from torchkeep.formats.sparse_indices import check_sparse_indices
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 READERS: tuple[Format, ...] = (
@@ -47,15 +48,15 @@ is taken for text or for nothing known comes last."""
 
 
 def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
-    """Return what a file holds, without its tensors' bytes, executing nothing.
+    """Return what a file or a folder holds, without its tensors' bytes, executing nothing.
 
     Args:
-        path: the file.
+        path: a file or a folder, as `examine` takes it.
         limits: bounds of the work that a file may cause.
 
     Raises:
         FileMissing: there is nothing at the path.
-        FileUnreadable: it is a folder, or may not be read.
+        FileUnreadable: it may not be read.
         NotAModelFile: it is something else: a web page, a Git LFS pointer, text, nothing.
         DamagedFile: it is truncated, or contradicts itself.
         LimitReached: reading it takes more than a limit allows.
@@ -68,21 +69,28 @@ def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -
 
 
 def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
-    """Return what a file holds, as `describe` does, whatever that is.
+    """Return what a file or a folder holds, as `describe` does, whatever that is.
 
-    What `describe` would raise because of the file's content stands in `Contents.problem`; what
-    was seen before it (names in a pickle, oddities) is in the other fields.
+    What `describe` would raise because of the content stands in `Contents.problem`; what was seen
+    before it (names in a pickle, oddities) is in the other fields.
 
     Args:
-        path: the file.
+        path: a file or a folder. The index of a sharded model, and the metadata of a distributed
+            checkpoint, stand for what they describe.
         limits: bounds of the work that a file may cause.
 
     Raises:
         FileMissing: there is nothing at the path.
-        FileUnreadable: it is a folder, or may not be read.
+        FileUnreadable: it may not be read.
     """
+    # The kinds of folders look into files with this module, and are needed for few paths.
+    from torchkeep.formats import folders
+
+    if Path(path).is_dir():
+        return folders.examine_folder(Path(path), limits)
     with InputFile(path) as file:
-        return examine_open(file, limits)
+        head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
+        return folders.stands_for(file, head, limits) or examine_open(file, limits)
 
 
 def examine_open(file: Readable, limits: Limits) -> Contents:
@@ -90,9 +98,11 @@ def examine_open(file: Readable, limits: Limits) -> Contents:
     head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
     reader = next(reader for reader in READERS if reader.sniff(head, file.nbytes))
     try:
-        contents = _with_other_views(reader.describe(file, limits), head)
+        contents = reader.describe(file, limits)
+        contents = _with_findings(contents, check_sparse_indices(contents, file))
     except FileProblem as problem:
         contents = _as_far_as_seen(file, reader, problem)
+    contents = with_other_views(contents, file, head, limits)
     if contents.problem is not None:
         contents.problem.in_file(file.path)
     return contents
@@ -113,17 +123,8 @@ def _as_far_as_seen(file: Readable, reader: Format, problem: FileProblem) -> Con
     )
 
 
-def _with_other_views(contents: Contents, head: bytes) -> Contents:
-    """Add a finding if another program would take the file for another kind."""
-    if contents.container in _NOT_TAR or not foreign.is_tar_header(head):
-        return contents
-    text = "the file is a tar archive too, and torch.load reads it as one"
-    finding = Finding("polyglot", "ambiguous", "", text)
-    return replace(contents, findings=(*contents.findings, finding))
-
-
-_NOT_TAR = frozenset({"torch-zip", "torch-tar", "archive"})
-"""Containers that are no tar for PyTorch whatever they start with, or that are one."""
+def _with_findings(contents: Contents, findings: tuple[Finding, ...]) -> Contents:
+    return replace(contents, findings=(*contents.findings, *findings)) if findings else contents
 
 
 __all__ = ["READERS", "Format", "describe", "examine", "examine_open"]

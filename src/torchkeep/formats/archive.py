@@ -25,6 +25,7 @@ from torchkeep.files import Readable
 from torchkeep.formats import seven_zip, torch_tar
 from torchkeep.formats.archive_members import Look, PackedBody, StoredBody, nesting_of
 from torchkeep.formats.format import HEAD_NBYTES, Format
+from torchkeep.formats.seven_zip_coders import LZMA, Coder, open_chain
 from torchkeep.formats.tar_directory import TarEntry, TarReader, first_name, is_tar_header
 from torchkeep.formats.unpacking import (
     Decompressor,
@@ -121,7 +122,7 @@ def describe(file: Readable, limits: Limits) -> Contents:
     )
 
 
-# --- Zip -------------------------------------------------------------------------------------------
+# --- Zip -----------------------------------------------------------------------------------------
 
 _BZIP2, _LZMA, _XZ = 12, 14, 95
 _LINK = 0o12
@@ -190,12 +191,13 @@ def _open_record(look: Look, file: Readable, record: Record) -> Stream:
     if record.method == _LZMA:
         # Two bytes of version, the length of the settings, the settings as in 7z.
         length = int.from_bytes(packed.read(4)[2:], "little")
-        coder = seven_zip.Coder(seven_zip.LZMA, packed.read(min(length, 16)), record.nbytes)
-        return seven_zip.open_chain(lambda: packed, (coder,), budget)
+        return open_chain(
+            packed, (Coder(LZMA, packed.read(min(length, 16)), record.nbytes),), budget
+        )
     raise UnsupportedContent(f"it is packed with method {record.method}")
 
 
-# --- Tar -------------------------------------------------------------------------------------------
+# --- Tar -----------------------------------------------------------------------------------------
 
 
 def _describe_tar(file: Readable, limits: Limits) -> Contents:
@@ -275,7 +277,7 @@ def _inner_name(file: Readable) -> str:
     return path.stem if path.suffix.casefold() in _SUFFIXES else "content"
 
 
-# --- 7z --------------------------------------------------------------------------------------------
+# --- 7z ------------------------------------------------------------------------------------------
 
 
 def _describe_7z(file: Readable, limits: Limits) -> Contents:

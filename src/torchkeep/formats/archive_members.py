@@ -1,8 +1,8 @@
 """What is done with each file of an archive, whatever packs it: sort it, open it, describe it.
 
-A file that is stored as it is becomes a window of the archive; a packed one is unpacked into memory,
-under the budget of the outermost file. Its first bytes decide: what is plainly no model (text,
-pictures, unknown data) is counted and not unpacked any further.
+A file that is stored as it is becomes a window of the archive; a packed one is unpacked into
+memory, under the budget of the outermost file. Its first bytes decide: what is plainly no model
+(text, pictures, unknown data) is counted and not unpacked any further.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torchkeep.contents import Contents, Finding, Value
+from torchkeep.contents import Contents, Finding
 from torchkeep.errors import (
     DamagedFile,
     FileProblem,
@@ -43,7 +43,7 @@ _MOST_FINDINGS = 100
 """Of one rule: a file can't make the report endless."""
 
 
-# --- Where a file lies -----------------------------------------------------------------------------
+# --- Where a file lies ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,30 @@ class StoredMember(FilePart):
 
 
 class PackedMember(MemoryFile):
-    """A file that was unpacked. What is read of it counts: it may be a thousand times larger than
-    what it was unpacked from."""
+    """A file that was unpacked.
+
+    What is read of it counts: it may be a thousand times larger than what it was unpacked from.
+    """
 
     def __init__(self, data: bytes, path: Path, nesting: Nesting) -> None:
         super().__init__(data, path)
         self.nesting = nesting
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly `nbytes` bytes; `DamagedFile` at the end, `LimitReached` at the budget's."""
+        """Return exactly `nbytes` bytes.
+
+        Raises:
+            DamagedFile: the file ends before that.
+            LimitReached: the budget is used up.
+        """
         self.nesting.budget.look(nbytes)
         return super().read_at(offset, nbytes)
 
 
 def nesting_of(file: Readable, limits: Limits) -> Nesting:
     """Return where a file lies; one that lies in no archive begins with a budget of its own."""
+    while isinstance(file, FilePart) and not isinstance(file, StoredMember):
+        file = file._whole
     if isinstance(file, StoredMember | PackedMember):
         return file.nesting
     return Nesting(0, Budget(file.nbytes, limits))
@@ -120,7 +129,7 @@ class StoredBody:
 
 
 class PackedBody:
-    """Bytes that come out of a stream. They are taken off it once: first the head, then the rest."""
+    """Bytes that come out of a stream, taken off it once: first the head, then the rest."""
 
     def __init__(self, stream: Stream, nbytes: int | None, crc32: int | None = None) -> None:
         self._stream = stream
@@ -164,7 +173,7 @@ class PackedBody:
         return piece
 
 
-# --- One look into an archive ----------------------------------------------------------------------
+# --- One look into an archive --------------------------------------------------------------------
 
 
 class Look:
@@ -259,20 +268,28 @@ class Look:
 
     def _summary(self) -> str:
         """Return what the archive is, in a few words."""
-        total, models = self._num_files, self._num_models()
+        total, models, closed = self._num_files, self._num_models(), self._num_closed
+        text = f"{self._kind} of {total:,} file{'' if total == 1 else 's'}"
+        if total == closed > 0:
+            return f"{text} that can't be looked into"
+        parts = [text]
         if total == 1:
-            tail = ("a model" if models else "no model") if not self._num_closed else ""
-        else:
-            tail = f"{models or 'none'} of them {'models' if models > 1 else 'a model'}"
-        closed = f"{self._num_closed} that can't be looked into" if self._num_closed else ""
-        counts = f"{total:,} file{'' if total == 1 else 's'}"
-        return ", ".join(filter(None, (f"{self._kind} of {counts}", total and tail, closed)))
+            parts.append("a model" if models else "no model")
+        elif models:
+            parts.append(f"{models:,} of them {'a model' if models == 1 else 'models'}")
+        elif total and not closed:
+            parts.append("none of them a model")
+        if closed:
+            parts.append(f"{closed:,} that can't be looked into")
+        return ", ".join(parts)
 
     def _num_models(self) -> int:
+        """Return how many files are models, also of other ecosystems and in archives."""
         return sum(
             member.problem is None
             or (bool(member.kind) and isinstance(member.problem, UnsupportedContent))
             for member in self._members.values()
+            if member.container != "text"
         )
 
     def _new_name(self, name: str) -> str:
@@ -304,7 +321,7 @@ class Look:
             text = f"it can't be read: {problem.problem}"
             self.note("unread-member", "ambiguous", name, text)
 
-    # --- One file ---------------------------------------------------------------------------------
+    # --- One file -------------------------------------------------------------------------------
 
     def _examine(self, name: str, body: Body) -> Contents | None:
         """Return what a file is; None if it is plainly no model."""

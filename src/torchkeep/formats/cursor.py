@@ -116,8 +116,15 @@ class Cursor:
 
     def skip_texts(self, count: int, width: int) -> None:
         """Step over `count` texts, each behind its length in `width` bytes. Errors as in `take`."""
-        for _ in range(count):
-            self.skip(self.number(width))
+        while count:
+            data = self._window.read(self.position, min(self.remaining, _LARGEST_CHUNK))
+            position, before = 0, count
+            while count and position + width <= len(data):
+                length = int.from_bytes(data[position : position + width], self.byteorder)
+                position += width + length
+                count -= 1
+            self._window.charge((before - count) * width)
+            self.skip(position or width)
 
     def varint(self) -> int:
         """Return the next number in protobuf's notation: seven bits a byte, the lowest first.

@@ -93,4 +93,4 @@ def stands_for(file: InputFile, head: bytes, limits: Limits) -> Contents | None:
         return None
     if is_metadata:
         return dcp.describe_metadata_file(folder, file.path.name)
-    return sharded.describe_index(folder, file.path.name)
+    return sharded.describe_index(folder, file.path.name)[0]

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Value
-from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile, UnsupportedContent
+from torchkeep.errors import FileProblem, NotAModelFile, UnsupportedContent
 from torchkeep.formats.folder import Folder, FolderKind, listed
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.formats.sharded import describe_index, indexes, read_index
+from torchkeep.formats.sharded import describe_index, indexes
 
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"
@@ -41,8 +41,8 @@ _STATES = (_CONFIG, _ADAPTER, _PIPELINE, _TRAINER, "params.json", *_RESULTS)
 """JSON files that are told of as plain values."""
 _MOST_JSON_NBYTES = 16 << 20
 
-_MODEL_SUFFIXES = (
-    ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pickle .pt .pt2 .pte .pth .safetensors .tar .torch".split()
+_MODEL_SUFFIXES = tuple(
+    ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pt .pt2 .pte .pth .safetensors .tar .torch".split()
 )
 """A file with such a name is told of even if there is no model in it."""
 
@@ -105,9 +105,9 @@ def _no_model(folder: Folder) -> FileProblem:
 def _as_index(joined: Contents, found: _Found) -> Contents:
     """Return the folder as what the first of its indexes stands for."""
     name, main = next(iter(found.indexes.items()))
-    config = found.states.get(_CONFIG)
-    told = _architecture(config) if isinstance(config, dict) else ""
-    facts = {key: str(config[key]) for key in _TOLD_KEYS if key in config} if told else {}
+    config: Value = found.states.get(_CONFIG, {})
+    told = _architecture(config)
+    facts = {key: str(config[key])[:200] for key in _TOLD_KEYS if key in config}
     return replace(
         joined,
         container=main.container,
@@ -154,8 +154,10 @@ def _shortened(table: dict[str, Any]) -> dict[str, Value]:
 def _open_models(folder: Folder, found: _Found) -> None:
     claimed: set[str] = set(found.states) | set(_STATES)
     for name in indexes(folder):
-        found.indexes[name] = describe_index(folder, name)
-        claimed |= {name, *_shards(folder, name)}
+        contents, shards = describe_index(folder, name)
+        if not isinstance(contents.problem, NotAModelFile):
+            found.indexes[name] = contents
+            claimed |= {name, *shards}
     waiting = [name for name in folder.files if name not in claimed]
     for done, name in enumerate(waiting):
         if folder.budget.left <= 0:
@@ -169,20 +171,13 @@ def _open_models(folder: Folder, found: _Found) -> None:
             found.num_others += 1
 
 
-def _shards(folder: Folder, name: str) -> list[str]:
-    try:
-        return read_index(folder, name).shards
-    except FileProblem:
-        return []
-
-
 def _is_told_of(name: str, contents: Contents) -> bool:
     """Whether a file is one of the folder's model files."""
     if not isinstance(contents.problem, NotAModelFile):
         return not isinstance(contents.problem, UnsupportedContent) or (
             contents.container not in ("unknown", "text")
         )
-    return contents.container == "git-lfs-pointer" or name.endswith(tuple(_MODEL_SUFFIXES))
+    return contents.container == "git-lfs-pointer" or name.endswith(_MODEL_SUFFIXES)
 
 
 def _open_folders(folder: Folder, found: _Found) -> None:
@@ -218,7 +213,7 @@ def _unreadable(found: _Found) -> list[Finding]:
         if member.problem is None:
             continue
         is_foreign = isinstance(member.problem, UnsupportedContent)
-        severity = "note" if is_foreign else "damaged"
+        severity: Literal["note", "damaged"] = "note" if is_foreign else "damaged"
         findings.append(Finding("unreadable-file", severity, name, member.problem.problem))
         if not is_foreign and not isinstance(member.problem, NotAModelFile):
             text = "what it holds besides is not known"

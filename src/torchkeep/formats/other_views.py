@@ -12,48 +12,55 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchkeep.contents import Contents, Finding, Global
-from torchkeep.errors import FileProblem, LimitReached
+from torchkeep.contents import Contents, Finding
 from torchkeep.files import Readable
 from torchkeep.formats import foreign
-from torchkeep.formats.zip_structs import CENTRAL_MAGIC, END, END_MAGIC
+from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.zip_structs import (
+    CENTRAL_MAGIC,
+    END,
+    END64_LOCATOR,
+    END64_LOCATOR_MAGIC,
+    END_MAGIC,
+    LOCAL_MAGIC,
+)
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import Pickled, run_pickle
-from torchkeep.pickles.source import ByteSource
 
 _LONGEST_COMMENT = 0xFFFF
-_MOST_STEPS = 1_000_000
-_MOST_NBYTES = 1 << 26
 
 _NOT_TAR = frozenset({"torch-zip", "torch-tar", "archive"})
 """Containers that are no tar for PyTorch whatever they start with, or that are one."""
-_PICKLES = frozenset({"pickle", "torch-legacy"})
-"""Containers that start with a pickle, which was run."""
-_ZIP_START = b"PK\x03\x04"
+_RUN_BY_THEIR_READERS = frozenset({"pickle", "torch-legacy", "text", "unknown"})
+"""Containers whose readers tell what a pickle at the file's start would do."""
+_SETTINGS_NBYTES = 1 << 20
+_TARGET = b"_target_"
 
 
-def with_other_views(contents: Contents, file: Readable, head: bytes) -> Contents:
+def with_other_views(contents: Contents, file: Readable, head: bytes, limits: Limits) -> Contents:
     """Return a description with what other programs would see in the file.
 
     Args:
         contents: what its reader saw.
         file: the file.
         head: its first bytes.
+        limits: bounds of the work.
 
     Raises:
-        FileProblem: the file can't be read.
+        DamagedFile, FileUnreadable: the file can't be read.
     """
     findings = []
-    names: dict[Global, None] = dict.fromkeys(contents.globals)
     if contents.container not in _NOT_TAR and foreign.is_tar_header(head):
         findings.append(_polyglot("the file is a tar archive too, and torch.load reads it as one"))
-    if not head.startswith(_ZIP_START) and _ends_as_zip(file):
+    is_zip = head.startswith(LOCAL_MAGIC)
+    if not is_zip and _ends_as_zip(file):
         findings.append(_polyglot("a zip archive stands at its end, and other programs read that"))
-    pickled = None if contents.container in _PICKLES else _as_pickle(file)
-    if pickled is not None:
-        findings.append(_polyglot("the file runs as a pickle, too"))
-        findings += pickled.findings
-        names.update(dict.fromkeys(pickled.globals))
+    names = dict.fromkeys(contents.globals)
+    if not is_zip and contents.container not in _RUN_BY_THEIR_READERS:
+        found, hidden = find_hidden_pickle(file, limits)
+        names.update(dict.fromkeys(found))
+        findings += hidden
+    if contents.container == "text":
+        contents = _with_settings(contents, file)
     if not findings:
         return contents
     return replace(contents, globals=tuple(names), findings=(*contents.findings, *findings))
@@ -63,43 +70,39 @@ def _polyglot(text: str) -> Finding:
     return Finding("polyglot", "ambiguous", "", text)
 
 
+def _with_settings(contents: Contents, file: Readable) -> Contents:
+    """Return the description of a text with the text itself, if it names what is to be called.
+
+    Hydra and its kin call what stands under `_target_` in YAML or JSON; NeMo's archives bring it.
+    """
+    if file.nbytes > _SETTINGS_NBYTES:
+        return contents
+    data = file.read_at(0, file.nbytes)
+    if _TARGET not in data:
+        return contents
+    return replace(contents, metadata={**contents.metadata, "text": data.decode("utf-8", "ignore")})
+
+
 def _ends_as_zip(file: Readable) -> bool:
     """Whether the directory of a zip archive ends where the file ends."""
     nbytes = min(file.nbytes, END.size + _LONGEST_COMMENT)
     tail = file.read_at(file.nbytes - nbytes, nbytes)
     found = tail.rfind(END_MAGIC)
     while found >= 0:
-        if len(tail) - found >= END.size:
-            _, _, _, _, _, size, _, comment_nbytes = END.unpack_from(tail, found)
-            start = file.nbytes - len(tail) + found - size
-            if found + END.size + comment_nbytes == len(tail) and start >= 0:
-                magic = file.read_at(start, min(4, size))
-                return bool(magic == CENTRAL_MAGIC) if size else False
+        if _is_end(file, tail, found):
+            return True
         found = tail.rfind(END_MAGIC, 0, found)
     return False
 
 
-def _as_pickle(file: Readable) -> Pickled | None:
-    """Return what unpickling the file would name, or None if it would name nothing.
-
-    Most files end that after a few bytes. One that goes on for a million opcodes is no accident.
-    """
-    source = ByteSource(file.read_at, 0, file.nbytes)
-    limits = Limits(steps=_MOST_STEPS, pickle_nbytes=_MOST_NBYTES)
-    try:
-        pickled = run_pickle(source, limits=limits)
-    except LimitReached as problem:
-        return problem.seen if source.position > _MOST_STEPS or problem.seen.globals else None
-    except FileProblem as problem:
-        pickled = problem.seen
-    if pickled is None or not _are_names(pickled):
-        return None
-    return pickled
-
-
-def _are_names(pickled: Pickled) -> bool:
-    """Whether a run named anything that could be imported, or did it by other means."""
-    return any(
-        all(part.isidentifier() for part in (*name.module.split("."), *name.name.split(".")))
-        for name in pickled.globals
-    ) or any(finding.severity == "dangerous" for finding in pickled.findings)
+def _is_end(file: Readable, tail: bytes, found: int) -> bool:
+    """Whether what looks like the end of a zip archive has its directory before it."""
+    if len(tail) - found < END.size:
+        return False
+    _, _, _, _, _, nbytes, _, comment_nbytes = END.unpack_from(tail, found)
+    if found + END.size + comment_nbytes != len(tail):
+        return False
+    if tail[:found][-END64_LOCATOR.size :].startswith(END64_LOCATOR_MAGIC):
+        return True
+    start = file.nbytes - len(tail) + found - nbytes
+    return start >= 0 and nbytes >= 4 and file.read_at(start, 4) == CENTRAL_MAGIC

@@ -15,26 +15,15 @@ Source: `DOC/7zFormat.txt` and `DOC/Methods.txt` of the LZMA SDK (https://www.7-
 
 from __future__ import annotations
 
-import lzma
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.unpacking import (
-    Budget,
-    PartStream,
-    Decompressor,
-    Stream,
-    Unpacked,
-    bunzip,
-    inflate,
-)
+from torchkeep.formats.seven_zip_coders import COPY, Coder, open_chain
+from torchkeep.formats.unpacking import Budget, PartStream, Stream
 from torchkeep.pickles.limits import Limits
 
 MAGIC = b"7z\xbc\xaf\x27\x1c"
@@ -49,16 +38,6 @@ _MOST_CODERS = 32
 """In a folder, and streams of one; 7-Zip allows as many."""
 _MOST_LAYERS = 4
 """Of directories that are packed in packed directories; 7-Zip writes one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Coder:
-    """One step of unpacking."""
-
-    method: bytes
-    properties: bytes
-    nbytes: int
-    """The bytes that come out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +127,15 @@ def open_folder(file: Readable, folder: Folder, budget: Budget) -> Stream:
     """
     if not folder.coders:
         raise UnsupportedContent("it is packed by coders that are not a plain chain, as BCJ2 is")
-    open_packed = partial(PartStream, file, folder.offset, folder.packed_nbytes)
-    return open_chain(open_packed, folder.coders, budget)
+    packed = PartStream(file, folder.offset, folder.packed_nbytes)
+    return open_chain(packed, folder.coders, budget)
 
 
 def is_stored(folder: Folder) -> bool:
     """Whether a folder's bytes lie in the archive as they are."""
     return (
         bool(folder.coders)
-        and all(coder.method == _COPY for coder in folder.coders)
+        and all(coder.method == COPY for coder in folder.coders)
         and folder.packed_nbytes == folder.nbytes
     )
 
@@ -524,106 +503,3 @@ def _is_link(attributes: int) -> bool:
     windows_link, unix_mode = 0x400, 0x8000
     is_unix_link = bool(attributes & unix_mode) and (attributes >> 28) == 0o12
     return bool(attributes & windows_link) or is_unix_link
-
-
-# --- Coders --------------------------------------------------------------------------------------
-
-_COPY, _DEFLATE, _BZIP2, LZMA, _LZMA2 = b"\0", b"\4\1\10", b"\4\2\2", b"\3\1\1", b"\x21"
-_DELTA = b"\3"
-_FILTERS = {
-    b"\4": lzma.FILTER_X86,
-    b"\3\3\1\3": lzma.FILTER_X86,
-    b"\5": lzma.FILTER_POWERPC,
-    b"\3\3\2\5": lzma.FILTER_POWERPC,
-    b"\6": lzma.FILTER_IA64,
-    b"\3\3\4\1": lzma.FILTER_IA64,
-    b"\7": lzma.FILTER_ARM,
-    b"\3\3\5\1": lzma.FILTER_ARM,
-    b"\x08": lzma.FILTER_ARMTHUMB,
-    b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
-    b"\x09": lzma.FILTER_SPARC,
-    b"\3\3\x08\5": lzma.FILTER_SPARC,
-}
-"""The filters for machine code, by their short and their long numbers."""
-_OTHERS = {
-    b"\6\xf1\7\1": "AES: it is encrypted",
-    b"\3\4\1": "PPMd",
-    b"\4\1\x09": "Deflate64",
-    b"\3\3\1\x1b": "BCJ2",
-    b"\4\xf7\x11\1": "Zstandard",
-    b"\4\xf7\x11\2": "Brotli",
-    b"\4\xf7\x11\4": "LZ4",
-}
-_MOST_FILTERS = 4
-_SMALLEST_DICTIONARY = 1 << 12
-
-
-def open_chain(packed: Callable[[], Stream], coders: tuple[Coder, ...], budget: Budget) -> Stream:
-    """Return the stream that the coders make of the packed bytes, the first of them first."""
-    stream = packed()
-    rest = list(coders)
-    while rest:
-        coder = rest.pop(0)
-        if coder.method in (LZMA, _LZMA2):
-            filters = []
-            while rest and (rest[0].method == _DELTA or rest[0].method in _FILTERS):
-                filters.append(_filter(rest.pop(0)))
-            stream = _open_lzma(stream, coder, filters, budget)
-        elif coder.method == _DEFLATE:
-            stream = Unpacked(stream, inflate, budget)
-        elif coder.method == _BZIP2:
-            stream = Unpacked(stream, bunzip, budget, again=b"BZh")
-        elif coder.method != _COPY:
-            name = _OTHERS.get(coder.method, f"method {coder.method.hex()}")
-            raise UnsupportedContent(f"it is packed with {name}")
-    return stream
-
-
-def _open_lzma(
-    packed: Stream, coder: Coder, filters: list[dict[str, Any]], budget: Budget
-) -> Stream:
-    if len(filters) >= _MOST_FILTERS:
-        raise UnsupportedContent(f"it is packed with {len(filters)} filters one upon another")
-    last = _lzma2(coder) if coder.method == _LZMA2 else _lzma1(coder)
-    chain = [*reversed(filters), last]
-
-    def start() -> Decompressor:
-        try:
-            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain)
-        except (lzma.LZMAError, ValueError, OverflowError) as error:
-            raise DamagedFile(f"the settings of LZMA make no sense ({error})") from None
-
-    return Unpacked(packed, start, budget)
-
-
-def _filter(coder: Coder) -> dict[str, Any]:
-    if coder.method == _DELTA:
-        return {"id": lzma.FILTER_DELTA, "dist": coder.properties[0] + 1 if coder.properties else 1}
-    return {"id": _FILTERS[coder.method]}
-
-
-def _lzma1(coder: Coder) -> dict[str, Any]:
-    if len(coder.properties) != 5 or coder.properties[0] >= 9 * 5 * 5:
-        raise DamagedFile("the settings of LZMA make no sense")
-    first = coder.properties[0]
-    size = int.from_bytes(coder.properties[1:], "little")
-    return {
-        "id": lzma.FILTER_LZMA1,
-        "lc": first % 9,
-        "lp": first // 9 % 5,
-        "pb": first // 45,
-        "dict_size": _dictionary(size, coder),
-    }
-
-
-def _lzma2(coder: Coder) -> dict[str, Any]:
-    if len(coder.properties) != 1 or coder.properties[0] > 40:
-        raise DamagedFile("the settings of LZMA2 make no sense")
-    bits = coder.properties[0]
-    size = 0xFFFFFFFF if bits == 40 else (2 | bits & 1) << bits // 2 + 11
-    return {"id": lzma.FILTER_LZMA2, "dict_size": _dictionary(size, coder)}
-
-
-def _dictionary(size: int, coder: Coder) -> int:
-    """Return how much of what came out must be kept: never more than all of it."""
-    return max(_SMALLEST_DICTIONARY, min(size, coder.nbytes, 0xFFFFFFFF))

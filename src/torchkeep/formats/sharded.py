@@ -26,7 +26,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torchkeep.contents import Contents, Finding, TensorEntry, Value
-from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
+from torchkeep.errors import (
+    DamagedFile,
+    FileProblem,
+    LimitReached,
+    NotAModelFile,
+    UnsupportedContent,
+)
 from torchkeep.formats.folder import Folder, listed, shown, way_out
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
@@ -57,13 +63,16 @@ def read_index(folder: Folder, name: str) -> Index:
     """Return an index of the folder.
 
     Raises:
-        DamagedFile: it is no index.
+        NotAModelFile: it is JSON, and no index.
+        DamagedFile: it is no JSON, or an index that makes no sense.
         LimitReached: it is longer than the limits allow, or names too many files.
     """
     table = parse_json(folder.read(name, folder.limits.header_nbytes))
-    weight_map = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(table, dict) or "weight_map" not in table:
+        raise NotAModelFile("this is JSON without a weight_map, not the index of a model")
+    weight_map = table["weight_map"]
     if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
-        raise DamagedFile("it has no weight_map from tensors to files")
+        raise DamagedFile("its weight_map is no table from tensors to files")
     metadata = table.get("metadata")
     index = Index(weight_map, metadata if isinstance(metadata, dict) else {})
     if len(index.shards) > _MOST_SHARDS:
@@ -75,19 +84,19 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def describe_index(folder: Folder, name: str) -> Contents:
-    """Return the state dict that an index stands for; what is wrong with it is its `problem`.
+def describe_index(folder: Folder, name: str) -> tuple[Contents, list[str]]:
+    """Return the state dict that an index stands for, and the files that it is in.
 
-    Args:
-        folder: where the index and its parts lie.
-        name: the index.
+    What is wrong with the index is the description's `problem`.
     """
     try:
-        return _Reading(folder, name, read_index(folder, name)).contents()
+        index = read_index(folder, name)
+        return _Reading(folder, name, index).contents(), index.shards
     except FileProblem as problem:
         path = folder.path / name
         nbytes = folder.files.get(name, 0)
-        return Contents(path, nbytes, _kind_by_name(name), None, problem=problem.in_file(path))
+        problem.in_file(path)
+        return Contents(path, nbytes, _kind_by_name(name), None, problem=problem), []
 
 
 class _Reading:

@@ -108,6 +108,10 @@ class PartStream:
         self.position += len(data)
         return data
 
+    def copy(self) -> PartStream:
+        """Return another stream that goes on from here."""
+        return PartStream(self._file, self.position, self._end - self.position)
+
     def skip_to(self, position: int) -> None:
         """Go on at a later offset; `DamagedFile` if it lies behind the end."""
         if position > self._end:

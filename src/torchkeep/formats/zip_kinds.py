@@ -11,7 +11,15 @@ from dataclasses import replace
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
-from torchkeep.formats import archive, torch_cpp, torch_zip, torchscript
+from torchkeep.formats import (
+    archive,
+    torch_cpp,
+    torch_export,
+    torch_package,
+    torch_zip,
+    torchscript,
+)
+from torchkeep.formats.dcp_shards import archives_end_to_end, describe_shard
 from torchkeep.formats.format import Format
 from torchkeep.formats.zip_archive import Archive, ArchiveKind, open_archive
 from torchkeep.formats.zip_directory import Directory
@@ -19,8 +27,10 @@ from torchkeep.formats.zip_structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 
 ZIP_KINDS: tuple[ArchiveKind, ...] = (
+    torch_package.KIND,
     torchscript.LITE_KIND,
     torchscript.KIND,
+    torch_export.KIND,
     torch_cpp.KIND,
     torch_zip.KIND,
 )
@@ -38,6 +48,8 @@ def sniff(head: bytes, nbytes: int) -> bool:
 
 def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the archive holds, as its kind tells it."""
+    if archives := archives_end_to_end(file, limits):
+        return describe_shard(file, archives, limits)
     directory, folders = open_archive(file, limits)
     for kind in ZIP_KINDS:
         root = _root(directory, folders, kind)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.contents import Contents, Finding, Global, Value
-from torchkeep.errors import LimitReached, UnsupportedContent
-from torchkeep.files import FilePart
+from torchkeep.errors import FileProblem, LimitReached, UnsupportedContent
+from torchkeep.formats.archive_members import MOST_LEVELS, StoredMember, nesting_of
 from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_structs import STORED
 
@@ -26,16 +26,17 @@ def describe_record(archive: Archive, name: str) -> Contents:
 
     record = archive.directory.records[archive.root + name]
     path = Path(archive.file.path) / name
+    outer = nesting_of(archive.file, archive.limits)
+    problem: FileProblem | None = None
     if record.method != STORED:
-        packed = UnsupportedContent(f"record {name!r} is compressed, and not looked into")
-        return Contents(path, record.nbytes, "unknown", None, problem=packed)
-    try:
-        return examine_open(
-            FilePart(archive.file, record.offset, record.nbytes, path), archive.limits
-        )
-    except RecursionError:
-        deep = LimitReached("archives stand inside archives too deep to be followed")
-        return Contents(path, record.nbytes, "unknown", None, problem=deep)
+        problem = UnsupportedContent(f"record {name!r} is compressed, and not looked into")
+    elif outer.level >= MOST_LEVELS:
+        problem = LimitReached(f"archives are followed {MOST_LEVELS} deep, and no deeper")
+    if problem is not None:
+        return Contents(path, record.nbytes, "unknown", None, problem=problem)
+    nesting = replace(outer, level=outer.level + 1)
+    inner = StoredMember(archive.file, record.offset, record.nbytes, path, nesting)
+    return examine_open(inner, archive.limits)
 
 
 class Members:

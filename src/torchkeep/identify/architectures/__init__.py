@@ -5,5 +5,6 @@
 """
 
 from torchkeep.identify.architectures.search import THRESHOLD, ArchitectureMatch, recognise
+from torchkeep.identify.architectures.words import NOT_IN_WEIGHTS, in_words
 
-__all__ = ["THRESHOLD", "ArchitectureMatch", "recognise"]
+__all__ = ["NOT_IN_WEIGHTS", "THRESHOLD", "ArchitectureMatch", "in_words", "recognise"]

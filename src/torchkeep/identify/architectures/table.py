@@ -11,8 +11,8 @@ are little endian:
     weights   u32 per signature: the sum of its tensors' weights (`weight_of`)
     samples   u32, sorted: hashes of (key, shape)
     owners    u16 per sample: the signature that it was drawn from
-    text      ASCII lines: the versions of the libraries; then the key components, the shapes,
-              and per signature its models, separated by blanks; zero bytes before it for alignment
+    text      ASCII lines: the versions of the libraries; the key components; the shapes; per
+              signature its models, separated by tabs
 
 A signature is a tree as modules are: a node's edges are its components ("layer1", "weight") in the
 order of the state dict, a child below the number of shapes is a shape, any other a node. Equal
@@ -99,7 +99,7 @@ class Table:
 
     def names(self, signature: int) -> list[str]:
         """Return the models that have a signature: "torchvision/resnet18", "timm/resnet18"."""
-        return self._names[signature].split(" ")
+        return self._names[signature].split("\t")
 
     def shapes(self, signature: int) -> dict[str, str]:
         """Return the shapes of a signature's tensors by key, in the order of the state dict."""
@@ -154,10 +154,10 @@ def shipped_table() -> Table:
     return Table(data)
 
 
-def header(counts: Iterable[int], body: bytes) -> bytes:
-    """Return what stands before the body of a table file; the counts are those of `_Counts`."""
-    packed = struct.pack("<8I", *counts)
-    return struct.pack("<6sHI", _MAGIC, _VERSION, crc32(packed + body)) + packed
+def file_of(*counts: int, body: bytes) -> bytes:
+    """Return a table file: its header, with counts in the order of `_Counts`, and its body."""
+    checked = struct.pack("<8I", *counts) + body
+    return struct.pack("<6sHI", _MAGIC, _VERSION, crc32(checked)) + checked
 
 
 def _counts(data: bytes, path: Path) -> _Counts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from torchkeep.contents import Contents, Finding, Global
@@ -53,7 +54,10 @@ def judge(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Safety:
 
 
 def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
-    inner = [(str(member.path), _judge(member, limits, level)) for member in contents.members]
+    inner = [
+        (_name_below(contents.path, member.path), _judge(member, limits, level))
+        for member in contents.members
+    ]
     walk = walk_values(contents)
     inner += _nested(contents, walk, limits, level)
     reasons = [*_of_the_file(contents), *findings_in_values(contents, walk, limits)]
@@ -72,8 +76,12 @@ def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
     )
 
 
+def _name_below(whole: Path, part: Path) -> str:
+    return str(part.relative_to(whole)) if part.is_relative_to(whole) else str(part)
+
+
 def _below(path: str, place: str) -> str:
-    return f"{path}: {place}" if place else path
+    return f"{path}: {place}" if place and path else path or place
 
 
 # --- Reasons -------------------------------------------------------------------------------------
