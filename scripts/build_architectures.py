@@ -141,7 +141,7 @@ def learn_all(recipes: list[Recipe]) -> list[tuple[str, Tensors]]:
     for number, recipe in enumerate(recipes, 1):
         try:
             learned[recipe.name], remarks = learn(recipe)
-        except Exception as problem:  # noqa: BLE001 - 1,500 constructors raise what they like
+        except Exception as problem:  # 1,500 constructors raise what they like
             remarks = [f"left out: {problem!r}"]
         notes += [f"{recipe.name}: {remark}" for remark in remarks]
         if number % 50 == 0 or number == len(recipes):
@@ -263,9 +263,8 @@ def encode(libraries: list[str], models: Iterable[tuple[str, Tensors]]) -> bytes
     forest = Forest()
     all_tensors = [tensors for tensors, _ in signatures.values()]
     roots = [forest.add(nested(tensors)) for tensors in all_tensors]
-    samples = sorted(
-        (number, owner) for owner, it in enumerate(all_tensors) for number in sample(it)
-    )
+    samples_of = [sample(tensors) for tensors in all_tensors]
+    samples = sorted((it, owner) for owner, found in enumerate(samples_of) for it in found)
     shapes, components = list(forest.shapes), list(forest.components)
     starts, edges = forest.flat()
     weights = [
@@ -277,6 +276,7 @@ def encode(libraries: list[str], models: Iterable[tuple[str, Tensors]]) -> bytes
     body = b"".join(
         [
             *(pack("I", it) for it in (starts, edges, roots, weights)),
+            pack("I", [len(found) for found in samples_of]),
             pack("I", [number for number, _ in samples]),
             pack("H", [owner for _, owner in samples]),
             text,

@@ -249,7 +249,9 @@ def a_pickle_in_7z_packed_with_lzma(marker: str) -> bytes:
         data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16}]
     )
     properties = b"\x5d" + struct.pack("<I", 1 << 16)
-    return seven_zip_of("model.pkl", data, coder=b"\x23\x03\x01\x01\x05" + properties, packed=packed)
+    return seven_zip_of(
+        "model.pkl", data, coder=b"\x23\x03\x01\x01\x05" + properties, packed=packed
+    )
 
 
 @attack("archive in an archive", "dangerous", suffix=".zip")
@@ -286,7 +288,7 @@ def a_torch_file_in_a_tar(marker: str) -> bytes:
     return tar_of([("model.pth", torch_zip(payload(marker)))])
 
 
-@attack("archive in an archive", "ambiguous", suffix=".tar.gz")
+@attack("archive in an archive", "dangerous", suffix=".tar.gz")
 def a_pickle_in_a_packed_tar(marker: str) -> bytes:
     return gzip.compress(tar_of([("model.pkl", payload(marker))]), mtime=0)
 
@@ -294,7 +296,7 @@ def a_pickle_in_a_packed_tar(marker: str) -> bytes:
 for pack, suffix in ((gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")):
     ATTACKS.add(
         "archive in an archive",
-        "ambiguous",
+        "dangerous",
         f"a pickle in {suffix[1:]}",
         lambda marker, pack=pack: pack(payload(marker)),
         suffix=suffix,
@@ -435,7 +437,7 @@ def an_archive_behind_a_harmless_pickle(marker: str) -> bytes:
     return b"\x80\x02}." + torch_zip(payload(marker))
 
 
-@attack("polyglot", "ambiguous", suffix=".pth")
+@attack("polyglot", "dangerous", suffix=".pth")
 def an_archive_behind_an_archive(marker: str) -> bytes:
     return torch_zip(state_dict()) + torch_zip(payload(marker))
 

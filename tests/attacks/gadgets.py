@@ -63,9 +63,7 @@ PROVEN: dict[str, Callable[[str], tuple[bytes, ...]]] = {
     "sqlite3 connect": lambda marker: (text(marker),),
     "dbm.dumb open": lambda marker: (text(marker), text("n")),
     "mailbox mbox": lambda marker: (text(marker),),
-    "pathlib Path.touch": lambda marker: (
-        call(stack_name("pathlib", "PosixPath"), text(marker)),
-    ),
+    "pathlib Path.touch": lambda marker: (call(stack_name("pathlib", "PosixPath"), text(marker)),),
     "shutil copyfile": lambda marker: (text("/dev/null"), text(marker)),
     "timeit timeit": _source,
     "timeit main": lambda marker: (_words("-n", "1", "-r", "1", source(marker)),),
@@ -228,8 +226,8 @@ yaml unsafe_load, yaml load, ruamel.yaml load, jsonpickle decode, jinja2 Templat
 nltk.data load, nltk.app.nemo_app launch, py._path.local LocalPath, py._code.source compile_
 conda.cli.main main, sympy.core.sympify sympify, sympy.parsing.sympy_parser parse_expr
 gymnasium.envs.registration load_env_creator, gym.envs.registration load
-fsspec open, smart_open open, dill loads, dill.source getsource
-cloudpickle loads, cloudpickle.cloudpickle _make_skel_func, marshal loads
+fsspec open, smart_open open, dill loads
+cloudpickle loads, marshal loads
 wsgiref.simple_server make_server, pyexpat ParserCreate, tkinter Tk, curses initscr
 """
 """Other callables of that kind, each called with a text."""

@@ -225,7 +225,9 @@ def through_the_globals_of_a_method(marker: str) -> bytes:
 
 @attack("dotted names", "dangerous")
 def through_the_subclasses_of_object(marker: str) -> bytes:
-    return b"\x80\x04" + call(stack_name("collections", "OrderedDict.__base__.__subclasses__")) + STOP
+    return (
+        b"\x80\x04" + call(stack_name("collections", "OrderedDict.__base__.__subclasses__")) + STOP
+    )
 
 
 # --- Several pickles, and states -----------------------------------------------------------------
@@ -278,7 +280,9 @@ def an_allowed_module_of_torch_gets_another_function(marker: str) -> bytes:
 
 @attack("BUILD on a global", "dangerous")
 def a_class_gets_another_method(marker: str) -> bytes:
-    return b"\x80\x02" + name("collections", "OrderedDict") + b"}" + text("x") + text(marker) + b"sb."
+    return (
+        b"\x80\x02" + name("collections", "OrderedDict") + b"}" + text("x") + text(marker) + b"sb."
+    )
 
 
 @attack("BUILD on a global", "dangerous")
@@ -286,7 +290,9 @@ def builtins_as_the_shape_of_a_function(marker: str) -> bytes:
     size = name("numpy", "size")
     state = b"}}" + text("shape") + name("numpy", "__builtins__") + b"s\x86b"
     evaluate = size + text("eval")
-    return b"\x80\x04" + size + state + b"0" + call(size, evaluate) + text(source(marker)) + b"\x85R."
+    return (
+        b"\x80\x04" + size + state + b"0" + call(size, evaluate) + text(source(marker)) + b"\x85R."
+    )
 
 
 @attack("BUILD on a global", "dangerous")
@@ -697,9 +703,11 @@ def marshalled_code(marker: str) -> bytes:
 @attack("code objects", "dangerous", proof="pickle")
 def executed_code(marker: str) -> bytes:
     code = marshal.dumps(compile(source(marker), "", "exec"))
-    return b"\x80\x03" + call(
-        name("builtins", "exec"), call(name("marshal", "loads"), blob(code))
-    ) + STOP
+    return (
+        b"\x80\x03"
+        + call(name("builtins", "exec"), call(name("marshal", "loads"), blob(code)))
+        + STOP
+    )
 
 
 @attack("code objects", "dangerous", proof="pickle")
@@ -713,26 +721,41 @@ def compiled_text(marker: str) -> bytes:
     return b"\x80\x03" + call(name("builtins", "eval"), code) + STOP
 
 
-for module, attribute in (
-    ("types", "CodeType"),
-    ("types", "LambdaType"),
-    ("types", "ModuleType"),
-    ("cloudpickle.cloudpickle", "_make_function"),
-    ("cloudpickle.cloudpickle", "_builtin_type"),
-    ("cloudpickle.cloudpickle", "subimport"),
-    ("dill._dill", "_create_code"),
-    ("dill._dill", "_create_function"),
-    ("dill._dill", "_import_module"),
-    ("torch.fx._symbolic_trace", "_exec_with_source"),
+for module, attribute, verdict in (
+    ("types", "CodeType", "dangerous"),
+    ("types", "LambdaType", "dangerous"),
+    ("types", "ModuleType", "dangerous"),
+    ("torch.fx._symbolic_trace", "_exec_with_source", "dangerous"),
+    ("dill._dill", "_eval_repr", "dangerous"),
+    # Honest files hold functions in this way; called by the file itself, they would be worse.
+    ("cloudpickle.cloudpickle", "_make_function", "needs-trust"),
+    ("cloudpickle.cloudpickle", "subimport", "needs-trust"),
+    ("dill._dill", "_create_code", "needs-trust"),
+    ("dill._dill", "_create_function", "needs-trust"),
 ):
     ATTACKS.add(
         "code objects",
-        "dangerous",
+        verdict,
         f"{module} {attribute}",
         lambda marker, module=module, attribute=attribute: (
             b"\x80\x04" + call(stack_name(module, attribute), text(source(marker))) + STOP
         ),
     )
+
+
+@attack("code objects", "dangerous")
+def a_function_of_cloudpickle_that_is_called(marker: str) -> bytes:
+    make = stack_name("cloudpickle.cloudpickle", "_make_function")
+    code_type = call(stack_name("cloudpickle.cloudpickle", "_builtin_type"), text("CodeType"))
+    code = code_type + b"(" + blob(b"\x97\x00d\x00S\x00") + b"tR"
+    return b"\x80\x04" + call(make, code, b"}", b"N", b"N", b"N") + b")R."
+
+
+@attack("code objects", "dangerous")
+def a_module_of_cloudpickle_that_is_used(marker: str) -> bytes:
+    module = call(stack_name("cloudpickle.cloudpickle", "subimport"), text("os"))
+    found = call(name("builtins", "getattr"), module, text("system"))
+    return b"\x80\x04" + found + text(command(marker)) + b"\x85R."
 
 
 @attack("nested pickles", "dangerous", proof="pickle")

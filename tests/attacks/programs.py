@@ -268,7 +268,9 @@ def a_target_in_the_settings_beside_the_weights(marker: str) -> bytes:
     settings = f"encoder:\n  _target_: os.system\n  command: {command(marker)}\n".encode()
     from attacks.streams import tar_of
 
-    return tar_of([("model_config.yaml", settings), ("model_weights.ckpt", torch_zip(state_dict()))])
+    return tar_of(
+        [("model_config.yaml", settings), ("model_weights.ckpt", torch_zip(state_dict()))]
+    )
 
 
 @attack("native code", "ambiguous", suffix=".pth")

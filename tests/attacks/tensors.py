@@ -146,15 +146,18 @@ for title, view in (
     ("sizes whose product overflows", tensor(size=(1 << 33, 1 << 33), stride=(0, 0))),
     ("a stride that overflows", tensor(size=(2,), stride=((1 << 62) + 1,))),
     ("a thousand and one dimensions", tensor(size=(1,) * 1001, stride=(1,) * 1001)),
-    ("a size that is no number", call(
-        name("torch._utils", "_rebuild_tensor_v2"),
-        storage(),
-        number(0),
-        b"(" + text("4") + b"t",
-        numbers(1),
-        b"\x89",
-        b"N",
-    )),
+    (
+        "a size that is no number",
+        call(
+            name("torch._utils", "_rebuild_tensor_v2"),
+            storage(),
+            number(0),
+            b"(" + text("4") + b"t",
+            numbers(1),
+            b"\x89",
+            b"N",
+        ),
+    ),
 ):
     ATTACKS.add(
         "stride and offset overruns",

@@ -138,7 +138,7 @@ def test_an_interrupt_is_quiet(failing, capsys):
 def test_ctrl_c_ends_a_real_process_with_130(tmp_path: Path):
     program = (
         "import sys, time, torchkeep.cli as cli, torchkeep.identify as identify\n"
-        "def wait(path, limits): print('ready', flush=True); time.sleep(60)\n"
+        "def wait(path, **options): print('ready', flush=True); time.sleep(60)\n"
         "identify.inspect = wait\n"
         "sys.exit(cli.main(['inspect', 'a.pth']))\n"
     )

@@ -148,7 +148,7 @@ def _checkpoints(folder: Path) -> None:
         folder / "gan.pt",
         role="checkpoint",
         optimizers=["Adam", "Adam"],
-        state_dicts={"netG": "model", "netD": "model"},
+        state_dicts={"netG": "other", "netD": "other"},
         framework=None,
     )
     torch.save(gan, path)

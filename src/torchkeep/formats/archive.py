@@ -17,7 +17,6 @@ import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile, UnsupportedContent
@@ -76,7 +75,7 @@ def sniff(head: bytes, nbytes: int) -> bool:
     return (
         head.startswith((seven_zip.MAGIC, *_UNREAD))
         or (nbytes == len(head) and head.startswith(END_MAGIC))
-        or is_tar_header(head)
+        or (is_tar_header(head) and not _sniff_torch_tar(head, nbytes))
         or _packer_of(head) is not None
     )
 
@@ -233,11 +232,16 @@ def _add_entry(look: Look, entry: TarEntry, body: StoredBody | PackedBody) -> No
 def _describe_packed(file: Readable, packer: _Packer, limits: Limits) -> Contents:
     """Return what is in a file packed by gzip or the like: a tar's files, or the one file."""
     budget = nesting_of(file, limits).budget
-    open_packed = partial(Unpacked, PartStream(file), packer.start, budget, again=packer.again)
+
+    def open_packed() -> Unpacked:
+        return Unpacked(PartStream(file), packer.start, budget, again=packer.again)
+
     head = open_packed().read(HEAD_NBYTES)
     stream = open_packed()
     is_tar = is_tar_header(head) and first_name(head) not in torch_tar.NAMES
-    look = Look(file, f"tar.{packer.name} archive" if is_tar else f"{packer.name} archive", limits)
+    look = Look(
+        file, f"{packer.name}-packed tar archive" if is_tar else f"{packer.name} archive", limits
+    )
     problem = None
     try:
         if is_tar:

@@ -198,6 +198,7 @@ class Look:
         self._num_files = 0
         self._num_closed = 0
         self._num_findings: Counter[str] = Counter()
+        self._num_named: Counter[str] = Counter()
         self._closed_by: FileProblem | None = None
         self._source_names: list[str] = []
         self._is_served = False
@@ -240,6 +241,7 @@ class Look:
     def result(self, problem: FileProblem | None = None) -> Contents:
         """Return the archive's description. `problem` is what broke the way through it."""
         self._note_source()
+        problem = self._problem(problem)
         return join_members(
             self._file.path,
             self._file.nbytes,
@@ -247,7 +249,7 @@ class Look:
             self._members,
             kind=self._summary(),
             findings=tuple(self.findings),
-            problem=self._problem(problem),
+            problem=problem,
         )
 
     def _problem(self, broken: FileProblem | None) -> FileProblem | None:
@@ -257,14 +259,22 @@ class Look:
             return None
         if broken is not None or self._num_models():
             return broken
+        if any(member.problem is None for member in self._members.values()):
+            return None
         inner = self._closed_by or next(
             (m.problem for m in self._members.values() if not isinstance(m.problem, NotAModelFile)),
             None,
         )
+        files = "the file" if self._num_files == 1 else f"none of the {self._num_files:,} files"
+        if self._num_files == 0:
+            return NotAModelFile(f"this {self._kind} is empty", advice="Check the path.")
         if inner is None:
-            return NotAModelFile(f"this is a {self._summary()}", advice="Check the path.")
-        text = f"this is a {self._summary()}: {inner.problem}"
-        return type(inner)(text, advice=_UNPACK_HINT)
+            what = "is no model" if self._num_files == 1 else "is a model"
+            return NotAModelFile(f"{files} in this {self._kind} {what}", advice="Check the path.")
+        what = "can't be read" if self._num_files == 1 else "can be read"
+        advice = inner.advice if isinstance(inner, DamagedFile) else _UNPACK_HINT
+        text = f"{files} in this {self._kind} {what}: {inner.problem}"
+        return type(inner)(text, advice=advice)
 
     def _summary(self) -> str:
         """Return what the archive is, in a few words."""
@@ -298,11 +308,9 @@ class Look:
         if _leaves_folder(name):
             text = "unpacked, it would lie outside of the folder that is unpacked into"
             self.note("path-escape", "ambiguous", name, text)
-        unique, count = name, 1
-        while unique in self._members:
-            count += 1
-            unique = f"{name} ({count})"
-        return unique
+        self._num_named[name] += 1
+        count = self._num_named[name]
+        return name if count == 1 else f"{name} ({count})"
 
     def _keep_closed(self, name: str, problem: FileProblem) -> None:
         self._num_closed += 1
@@ -356,19 +364,15 @@ class Look:
     def _examine_json(self, name: str, file: Readable) -> Contents | None:
         """Return the pickles that stand in a JSON text; None if there are none."""
         data = file.read_at(0, file.nbytes)
-        if b'"__lambda__"' in data:
+        plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), data)
+        if _SERIALIZED.encode() not in plain and b"__lambda__" not in plain:
+            return None
+        tree = parse_json(data, allow_nan=True)
+        holders = list(_objects(tree))
+        if any(holder.get("class_name") == "__lambda__" for _, holder in holders):
             text = "Keras runs the bytecode that stands in it, unless told not to"
             self.note("keras-lambda", "needs-trust", name, text)
-        # Its letters may be written as \u escapes.
-        if b"serialized" not in data and b"\\u" not in data:
-            return None
-        try:
-            tree = parse_json(data, allow_nan=True)
-        except DamagedFile:
-            if b"serialized" in data:
-                raise
-            return None
-        pickles = dict(_serialized(tree))
+        pickles = {_dotted(place): holder for place, holder in holders if _SERIALIZED in holder}
         return self._join_json(file, tree, pickles) if pickles else None
 
     def _join_json(self, file: Readable, tree: Any, pickles: dict[str, dict[str, Any]]) -> Contents:
@@ -389,9 +393,7 @@ class Look:
 
         self.nesting.budget.visit()
         try:
-            data = base64.b64decode(
-                text
-            )  # as those decode it who run it: strangers are passed over
+            data = base64.b64decode(text)
         except (binascii.Error, ValueError) as error:
             problem = DamagedFile(f"it is no base64 text ({error})", path=path)
             return Contents(path, len(text), "unknown", None, problem=problem)
@@ -420,6 +422,8 @@ class Look:
 _LONGEST_JSON = 16 << 20
 _SERIALIZED = ":serialized:"
 """The key under which stable-baselines3 keeps a pickle, as base64, in its JSON."""
+_ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+"""How JSON may write a letter of ASCII."""
 _NATIVE_NAME = re.compile(
     r"\.(so(\.\d+)*|dll|dylib|pyd|exe|pyc|pyo|cubin|node|jar|class|wasm|o|a)$"
 )
@@ -447,14 +451,28 @@ def _leaves_folder(name: str) -> bool:
     return ".." in parts or parts[0] == "" or parts[0][1:2] == ":"
 
 
-def _serialized(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of each pickle in a JSON value, and the object that holds it."""
-    pending: list[tuple[str, Any]] = [("", tree)]
+_Place = tuple[Any, Any] | None
+"""Where a value stands in a JSON text: the place of what it stands in, and its key there."""
+
+
+def _objects(tree: Any) -> Iterator[tuple[_Place, dict[str, Any]]]:
+    """Yield the objects in a JSON value, each with its place."""
+    pending: list[tuple[_Place, Any]] = [(None, tree)]
     while pending:
         place, value = pending.pop()
+        items: list[tuple[Any, Any]] = []
         if isinstance(value, dict):
-            if _SERIALIZED in value:
-                yield place, value
-            pending += [(f"{place}.{key}" if place else key, value[key]) for key in reversed(value)]
+            yield place, value
+            items = list(value.items())
         elif isinstance(value, list):
-            pending += [(f"{place}.{index}", item) for index, item in enumerate(value)]
+            items = list(enumerate(value))
+        # A place is no text yet: ten thousand values in a deep one would each repeat it.
+        pending += [((place, key), item) for key, item in items[::-1]]
+
+
+def _dotted(place: _Place) -> str:
+    keys: list[str] = []
+    while place is not None:
+        place, key = place
+        keys.append(str(key))
+    return ".".join(reversed(keys))

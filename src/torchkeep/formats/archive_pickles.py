@@ -136,6 +136,8 @@ class ArchivePickles:
             return Storage(name, parts.nbytes, None, parts.device)
         # PyTorch does not look for the record of a storage without elements.
         storage = self._record(name, parts.device, needed=parts.nbytes > 0)
+        if not storage.nbytes and name.startswith(_FREED):
+            return Storage(name, parts.nbytes, None, "meta")
         if storage.nbytes != parts.nbytes:
             text = f"the pickle says {parts.nbytes} bytes, record {name} has {storage.nbytes}"
             self._note(Finding("storage-size", "damaged", name, text))
@@ -186,7 +188,8 @@ class ArchivePickles:
             raise UnsupportedContent(f"tensor bytes {name} are compressed")
         return Storage(
             key=name,
-            nbytes=record.nbytes,
+            # The directory may tell two sizes, of which only one is checked against the file.
+            nbytes=min(record.nbytes, record.packed_nbytes),
             offset=self.archive.file.start + record.offset,
             device=device,
             byteorder=self.byteorder,
@@ -199,6 +202,8 @@ class ArchivePickles:
             self.findings.append(finding)
 
 
+_FREED = "traced_inputs/"
+"""Storages that PyTorch may free before it writes them; such inputs have shapes and no bytes."""
 _MOST_FINDINGS = 1_000
 """More are not kept: a file can't make the report endless."""
 

@@ -126,6 +126,40 @@ class Cursor:
             self._window.charge((before - count) * width)
             self.skip(position or width)
 
+    def word(self, longest: int) -> bytes:
+        """Return the next bytes up to a blank or the end, blanks before them left out.
+
+        Raises:
+            DamagedFile: there is none, or it is longer than `longest`.
+        """
+        data = self._window.read(self.position, min(self.remaining, longest + 1))
+        start = len(data) - len(data.lstrip())
+        word = data.split(None, 1)[0] if start < len(data) else b""
+        if not 0 < len(word) <= longest or (start and start + len(word) > longest):
+            raise DamagedFile(f"no number stands at byte {self.position:,}")
+        self._window.charge(start + len(word))
+        self.position += start + len(word)
+        return word
+
+    def skip_words(self, count: int) -> None:
+        """Step over `count` words and the blanks before them.
+
+        Raises:
+            DamagedFile: there are fewer.
+        """
+        while count:
+            data = self._window.read(self.position, min(self.remaining, _LARGEST_CHUNK))
+            self._window.charge(len(data))
+            if self.remaining > len(data):  # the last word may go on
+                data = data[: max(data.rfind(b" "), data.rfind(b"\n")) + 1]
+            words = data.split(None, count)
+            if not words:
+                raise DamagedFile(f"numbers are missing at byte {self.position:,}")
+            if len(words) > count:
+                data = data[: len(data) - len(words.pop())]
+            count -= len(words)
+            self.position += len(data)
+
     def varint(self) -> int:
         """Return the next number in protobuf's notation: seven bits a byte, the lowest first.
 

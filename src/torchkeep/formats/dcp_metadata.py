@@ -300,8 +300,17 @@ def _place(info: Value) -> Place | None:
     return Place(file, start, nbytes, tuple(packing))
 
 
-def tiling(tensor: SavedTensor) -> str:
-    """Return what is wrong with the pieces of a tensor; empty if each element is in exactly one.
+@dataclass(frozen=True, slots=True)
+class BadTiling:
+    """What is wrong with the pieces of a tensor."""
+
+    is_gap: bool
+    """Whether some of its elements are in no piece; else some are in two."""
+    text: str
+
+
+def tiling(tensor: SavedTensor) -> BadTiling | None:
+    """Return what is wrong with a tensor's pieces; None if each element is in exactly one.
 
     Boxes cover a box exactly if their volumes add up and each corner but those of the whole is
     shared by an even number of them: an even number of corners means that the number of boxes
@@ -310,21 +319,21 @@ def tiling(tensor: SavedTensor) -> str:
     boxes = [box for box in tensor.boxes if prod(box.shape)]
     volume, expected = sum(prod(box.shape) for box in boxes), prod(tensor.shape)
     if volume < expected:
-        return f"{volume} of its {expected} elements are in some piece, the others in none"
+        return BadTiling(True, f"{expected - volume} of {expected} elements are in no piece")
     split = [
         axis
         for axis, size in enumerate(tensor.shape)
         if any(box.shape[axis] != size for box in boxes)
     ]
     if len(split) > _MOST_SPLIT_DIMENSIONS:
-        return f"it is split along {len(split)} dimensions, which can't be checked"
+        return BadTiling(False, f"split along {len(split)} dimensions, which can't be checked")
     odd: set[tuple[int, ...]] = set()
     for box in boxes:
         odd ^= set(_corners(box, split))
     whole = Box((0,) * len(tensor.shape), tensor.shape)
     if volume > expected or (expected and odd != set(_corners(whole, split))):
-        return "its pieces overlap"
-    return ""
+        return BadTiling(False, "its pieces overlap")
+    return None
 
 
 def _corners(box: Box, axes: list[int]) -> Iterable[tuple[int, ...]]:

@@ -129,8 +129,4 @@ class Pieces:
         first = next(iter(self.unreadable.values()))
         num = len(self.unreadable)
         text = f"{num} archive{'s' if num > 1 else ''} can't be read, {listed(self.unreadable)}: "
-        return [
-            *self.findings,
-            Finding("unreadable-piece", "damaged", "", text + first),
-            Finding("not-looked-into", "ambiguous", "", "what they hold besides is not known"),
-        ]
+        return [*self.findings, Finding("unreadable-piece", "damaged", "", text + first)]

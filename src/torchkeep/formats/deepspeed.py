@@ -23,7 +23,15 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import DamagedFile, FileProblem
-from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed, shown, way_out
+from torchkeep.formats.folder import (
+    Folder,
+    FolderKind,
+    list_folder,
+    listed,
+    shown,
+    unreadable,
+    way_out,
+)
 from torchkeep.formats.members import join_members
 
 _MODEL, _OPTIMIZER = "_model_states.pt", "_optim_states.pt"
@@ -55,11 +63,7 @@ def describe(folder: Folder) -> Contents:
         return _describe_newest(folder, newest)
     opened = parts[: max(folder.budget.left, 0)]
     members = {name: folder.examine(name) for name in opened}
-    findings = [
-        Finding("unreadable-file", "damaged", name, member.problem.problem)
-        for name, member in members.items()
-        if member.problem is not None
-    ]
+    findings = unreadable(members)
     if len(opened) < len(parts):
         text = f"{len(parts) - len(opened)} files were not looked into: {listed(parts)}"
         findings.append(Finding("not-looked-into", "ambiguous", "", text))
@@ -71,12 +75,16 @@ def describe(folder: Folder) -> Contents:
         folder.nbytes,
         KIND.name,
         members,
-        kind=told + f"{num} files of the model, {len(parts) - num} of the optimizer",
+        kind=told + f"{_files(num)} of the model, {_files(len(parts) - num)} of the optimizer",
         findings=tuple(findings),
         problem=None
         if any(member.problem is None for member in members.values())
         else DamagedFile("none of its files can be read"),
     )
+
+
+def _files(num: int) -> str:
+    return f"{num} file{'' if num == 1 else 's'}"
 
 
 def _describe_newest(folder: Folder, name: str) -> Contents:
@@ -94,4 +102,4 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
     return replace(contents, path=folder.path, nbytes=contents.nbytes + folder.nbytes)
 
 
-KIND = FolderKind("torch-sharded", _matches, describe)
+KIND = FolderKind("folder", _matches, describe)

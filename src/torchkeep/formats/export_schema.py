@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -223,12 +223,12 @@ _SUSPICIOUS = re.compile(
 )
 """What stands in no expression of sizes, nor in a guard outside of its texts."""
 _QUOTED = re.compile(r"'[^'\\]*'")
-_QUOTED_NAME = re.compile(r"'\w*'")
+_QUOTED_NAME = re.compile(r"'[\w.+-]*'")
 _EXPRESSION = re.compile(r"[\w\s+*/%()<>=!&|~,.^-]*")
 _ATTRIBUTE = re.compile(r"[A-Za-z_)]\s*\.\s*[A-Za-z_]")
 _OPERATORS = (
     *("torch.ops.", "torch._ops.", "torch.sym_", "torch._sym_", "torch._higher_order_ops."),
-    *("_operator.", "math.", "#"),
+    "#",
 )
 _FOREIGN = re.compile(
     r"^(_operator|math|torch)\b.*\.(os|sys|hub|load|serialization|utils|package|jit|_C|__\w+__"
@@ -245,82 +245,86 @@ def hazards(program: Any, place: str) -> Hazards:
         place: what to call it in findings.
     """
     found = Hazards()
-    for key, value in _walk(program):
-        if key == "expr_str" and isinstance(value, str):
-            # Texts other than names are code again: S('...') is what evaluates an expression.
-            bare = _QUOTED_NAME.sub("", value)
-            plain = _EXPRESSION.fullmatch(bare) and not _ATTRIBUTE.search(bare)
-            if not plain or _SUSPICIOUS.search(value):
-                _note(found, place, f"a size is the expression {value[:80]!r}")
-        elif key == "guards_code":
-            for guard in as_list(value):
-                if not isinstance(guard, str) or _SUSPICIOUS.search(_QUOTED.sub("", guard)):
-                    _note(found, place, f"a guard is the code {str(guard)[:80]!r}")
-        elif key == "target" and isinstance(value, str):
-            if not value.startswith(_OPERATORS) and _FOREIGN.match(value):
-                _note(found, place, f"an operator is {value[:80]!r}")
-        elif key in ("in_spec", "out_spec") or (isinstance(value, str) and _names_import(value)):
-            _find_imports(value, found, 0)
+    for message in _messages(program):
+        for key in _CODE_KEYS & message.keys():
+            what = _CODE[key](message[key], found)
+            if what and len(found.findings) < _MOST_FINDINGS:
+                text = f"{what}, which no exporter writes and loading it would evaluate"
+                found.findings.append(Finding("code-in-json", "dangerous", place, text))
     return found
 
 
-def _note(found: Hazards, place: str, what: str) -> None:
-    if len(found.findings) < _MOST_FINDINGS:
-        text = f"{what}, which no exporter writes and loading it would evaluate"
-        found.findings.append(Finding("code-in-json", "dangerous", place, text))
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value in a JSON value with its key; those of lists have none."""
+def _messages(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in a JSON value, however deep."""
     waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, dict):
-            yield from item.items()
+            yield item
             waiting += [child for child in item.values() if isinstance(child, dict | list)]
         elif isinstance(item, list):
-            for child in item:
-                if isinstance(child, str):
-                    yield "", child
-                elif isinstance(child, dict | list):
-                    waiting.append(child)
+            waiting += [child for child in item if isinstance(child, dict | list)]
 
 
+def _check_expression(text: Any, found: Hazards) -> str:
+    """Return what is wrong with an expression of sizes; empty if nothing is."""
+    del found
+    if not isinstance(text, str):
+        return ""
+    # Texts other than names are code again: S('...') is what evaluates an expression.
+    bare = _QUOTED_NAME.sub("", text)
+    plain = _EXPRESSION.fullmatch(bare) and not _ATTRIBUTE.search(bare)
+    return "" if plain and not _SUSPICIOUS.search(text) else f"a size is the code {text[:80]!r}"
+
+
+def _check_guards(guards: Any, found: Hazards) -> str:
+    del found
+    for guard in as_list(guards):
+        if not isinstance(guard, str) or _SUSPICIOUS.search(_QUOTED.sub("", guard)):
+            return f"a guard is the code {str(guard)[:80]!r}"
+    return ""
+
+
+def _check_operator(target: Any, found: Hazards) -> str:
+    del found
+    is_foreign = isinstance(target, str) and not target.startswith(_OPERATORS)
+    return f"an operator is {target[:80]!r}" if is_foreign and _FOREIGN.match(target) else ""
+
+
+def _check_spec(text: Any, found: Hazards) -> str:
+    """Note what the description of a tree of values (a JSON text in the JSON) would import."""
+    _find_imports(text, found, 0)
+    return ""
+
+
+_CODE: Mapping[str, Callable[[Any, Hazards], str]] = MappingProxyType(
+    {
+        "expr_str": _check_expression,
+        "guards_code": _check_guards,
+        "target": _check_operator,
+        "in_spec": _check_spec,
+        "out_spec": _check_spec,
+    }
+)
+_CODE_KEYS = frozenset(_CODE)
 _DEEPEST_SPEC = 4
 
 
-def _names_import(text: str) -> bool:
-    return "default_factory_module" in text or "__enum__" in text
-
-
 def _find_imports(text: Any, found: Hazards, depth: int) -> None:
-    """Find what the description of a tree of values (a JSON text in the JSON) would import."""
     if not isinstance(text, str) or depth > _DEEPEST_SPEC or text[:1] not in ("[", "{", '"'):
         return
     try:
         value = parse_json(text.encode("utf-8", "surrogatepass"), allow_nan=True)
     except DamagedFile as problem:
         if depth == 0:
-            text = f"a description of inputs or outputs can't be read: {problem.problem}"
-            found.findings.append(Finding("broken-spec", "ambiguous", "", text[:200]))
+            what = f"a description of inputs or outputs can't be read: {problem.problem}"
+            found.findings.append(Finding("broken-spec", "ambiguous", "", what[:200]))
         return
-    for _, item in _walk([value]):
-        if isinstance(item, str):
-            _find_imports(item, found, depth + 1)
-    for item in _dicts(value):
-        module, name = item.get("default_factory_module"), item.get("default_factory_name")
-        if "__enum__" in item:
-            module, _, name = str(item.get("fqn")).partition(":")
+    for message in _messages([value]):
+        module, name = message.get("default_factory_module"), message.get("default_factory_name")
+        if "__enum__" in message:
+            module, _, name = str(message.get("fqn")).partition(":")
         if isinstance(module, str) and isinstance(name, str):
             found.names.setdefault(Global(module, name))
-
-
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            yield item
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
+        for item in message.values():
+            _find_imports(item, found, depth + 1)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 from torchkeep.contents import Contents, Finding
-from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable, LimitReached
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    FileProblem,
+    FileUnreadable,
+    LimitReached,
+    UnsupportedContent,
+)
 from torchkeep.files import InputFile
 from torchkeep.pickles.limits import Limits
 
@@ -169,6 +177,21 @@ def _unlistable(path: Path, error: OSError) -> FileProblem:
         return FileUnreadable("the folder may not be listed", advice="Check its mode.", path=path)
     reason = error.strerror or str(error)
     return FileUnreadable(f"the folder can't be listed ({reason})", path=path)
+
+
+def unreadable(members: Mapping[str, Contents]) -> list[Finding]:
+    """Return a finding for each file, by its name in the folder, that can't be read."""
+    return [
+        Finding("unreadable-file", _severity(member.problem), name, member.problem.problem)
+        for name, member in members.items()
+        if member.problem is not None
+    ]
+
+
+def _severity(problem: FileProblem) -> Literal["note", "ambiguous", "damaged"]:
+    if isinstance(problem, UnsupportedContent):
+        return "note"
+    return "ambiguous" if isinstance(problem, LimitReached) else "damaged"
 
 
 def way_out(folder: Path, name: str) -> Finding | None:

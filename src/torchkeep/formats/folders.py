@@ -83,9 +83,8 @@ def stands_for(file: InputFile, head: bytes, limits: Limits) -> Contents | None:
     Returns:
         None for any other file.
     """
-    is_index = file.path.name.endswith(sharded.SUFFIX) or b'"weight_map"' in head
     is_metadata = dcp.is_metadata(head)
-    if not is_metadata and not (is_index and head.lstrip()[:1] == b"{"):
+    if not is_metadata and not sharded.is_index(file.path.name, head):
         return None
     try:
         folder = list_folder(file.path.parent, limits)

@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from torchkeep.contents import Contents, Finding, Value
-from torchkeep.errors import FileProblem, NotAModelFile, UnsupportedContent
-from torchkeep.formats.folder import Folder, FolderKind, listed
+from torchkeep.errors import FileProblem, NotAModelFile
+from torchkeep.formats.folder import Folder, FolderKind, listed, unreadable
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.sharded import describe_index, indexes
@@ -75,7 +75,7 @@ def describe(folder: Folder) -> Contents:
     _open_folders(folder, found)
     if not found.members and not found.states:
         raise _no_model(folder)
-    findings = (*found.findings, *_remote_code(found.states), *_unreadable(found))
+    findings = (*found.findings, *_remote_code(found.states), *unreadable(found.members))
     joined = join_members(
         folder.path,
         folder.nbytes + sum(inner.nbytes for inner in found.folders.values()),
@@ -172,12 +172,14 @@ def _open_models(folder: Folder, found: _Found) -> None:
 
 
 def _is_told_of(name: str, contents: Contents) -> bool:
-    """Whether a file is one of the folder's model files."""
-    if not isinstance(contents.problem, NotAModelFile):
-        return not isinstance(contents.problem, UnsupportedContent) or (
-            contents.container not in ("unknown", "text")
-        )
-    return contents.container == "git-lfs-pointer" or name.endswith(_MODEL_SUFFIXES)
+    """Whether a file is one of the folder's model files, or has something to warn of."""
+    if contents.problem is None or contents.globals or contents.container == "git-lfs-pointer":
+        return True
+    if any(finding.severity != "note" for finding in contents.findings):
+        return True
+    if isinstance(contents.problem, NotAModelFile):
+        return name.endswith(_MODEL_SUFFIXES)
+    return contents.container not in ("unknown", "text")
 
 
 def _open_folders(folder: Folder, found: _Found) -> None:
@@ -205,20 +207,6 @@ def _open_folders(folder: Folder, found: _Found) -> None:
             continue
         if not isinstance(inner.problem, NotAModelFile):
             found.folders[name] = inner
-
-
-def _unreadable(found: _Found) -> list[Finding]:
-    findings = []
-    for name, member in found.members.items():
-        if member.problem is None:
-            continue
-        is_foreign = isinstance(member.problem, UnsupportedContent)
-        severity: Literal["note", "damaged"] = "note" if is_foreign else "damaged"
-        findings.append(Finding("unreadable-file", severity, name, member.problem.problem))
-        if not is_foreign and not isinstance(member.problem, NotAModelFile):
-            text = "what it holds besides is not known"
-            findings.append(Finding("not-looked-into", "ambiguous", name, text))
-    return findings
 
 
 def _remote_code(states: Mapping[str, Value]) -> list[Finding]:

@@ -9,7 +9,8 @@ run is the tree of its newest checkpoint that is whole.
 
 Limits: whole means here that the manifest's digest and the sizes of the files are right. The
 digests of files and tensors take reading every byte, and are compared when that is done. The modes
-of the modules and the flags of the parameters stay in the manifest.
+of the modules and the flags of the parameters stay in the manifest; of the history, only the last
+row is told.
 
 Source: docs/files.md; checkpointing/state.py for what a state has.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
-from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed
+from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed, unreadable
 from torchkeep.formats.members import join_members
 from torchkeep.formats.own_manifest import (
     CHECKPOINT_NAME,
@@ -76,13 +77,13 @@ def describe_checkpoint(folder: Folder) -> Contents:
         CHECKPOINT.name,
         members,
         kind=f"checkpoint of a torchkeep run at {_told(manifest)}",
-        findings=(*findings, *_broken(members), *notes),
+        findings=(*findings, *unreadable(members), *notes),
     )
     return replace(joined, root=root)
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
-    return f"step {manifest['step']}, epoch {manifest['epoch']}, of {manifest['date'][:40]}"
+    return f"step {manifest['step']}, epoch {manifest['epoch']}, saved {manifest['date'][:40]}"
 
 
 def _without_manifest(
@@ -98,20 +99,11 @@ def _without_manifest(
         CHECKPOINT.name,
         members,
         kind="checkpoint of a torchkeep run without its manifest",
-        findings=(finding, *_broken(members), *notes),
+        findings=(finding, *unreadable(members), *notes),
         problem=None if members else DamagedFile(text),
     )
     model = members.get(MODEL_FILE)
     return replace(joined, root={"model": model.root} if model and model.root else joined.root)
-
-
-def _broken(members: Mapping[str, Contents]) -> list[Finding]:
-    """Return a finding for each file that can't be read."""
-    return [
-        Finding("unreadable-file", "damaged", name, member.problem.problem)
-        for name, member in members.items()
-        if member.problem is not None
-    ]
 
 
 def _state(
@@ -183,8 +175,19 @@ def _put_state(root: dict[str, Value], state: Value) -> None:
             value = value["state_dict"]
         root[name if name not in root else f"objects.{name}"] = value
     for name, value in parts.items():
-        if name not in ("objects", "inexact"):
+        if name == "progress":
+            value = _last_of_log(value)
+        if name not in ("objects", "inexact") and value not in ({}, []):
             root[name if name not in root else f"state.{name}"] = value
+
+
+def _last_of_log(progress: Value) -> Value:
+    """Return the progress without its history's older rows, and what the facts tell as well."""
+    if not isinstance(progress, dict):
+        return progress
+    rest = {key: value for key, value in progress.items() if key not in ("step", "epoch")}
+    history = rest.get("history")
+    return {**rest, "history": history[-1:]} if isinstance(history, list) else rest
 
 
 def _unwrapped(node: Value) -> Value:

@@ -7,8 +7,8 @@ Layout: in one folder
     model-00001-of-00006.safetensors   a part of the state dict, a plain file of its kind
     ...
 
-The same with `pytorch_model.bin.index.json` and files of `torch.save`. Variants have a word in the
-middle (`model.fp16.safetensors.index.json`); a folder may have several indexes.
+The same with `pytorch_model.bin.index.json` and files of `torch.save`. Variants have one word more
+(`model.safetensors.index.fp16.json`); a folder may have several indexes.
 
 The tree is the one state dict that the parts amount to. What is checked: that each file is there
 and in the folder, that each tensor is in the file that the index says and in no other, and the
@@ -20,6 +20,7 @@ huggingface_hub/serialization/_base.py (`split_state_dict_into_shards_factory`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from torchkeep.formats.folder import Folder, listed, shown, way_out
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
 
-SUFFIX = ".index.json"
+_NAME = re.compile(r".+\.index(\.[\w-]+)?\.json")
 _FOREIGN = (".h5", ".msgpack")
 """Suffixes of the parts that TensorFlow and Flax write."""
 _MOST_SHARDS = 20_000
@@ -245,11 +246,11 @@ def indexes(folder: Folder) -> list[str]:
 
     safetensors goes before pickles, and what has no variant in its name before what has one.
     """
-    found = [name for name in folder.files if name.endswith(SUFFIX) and is_index(folder, name)]
+    found = [name for name in folder.files if is_index(name, folder.head(name))]
     return sorted(found, key=lambda name: ("safetensors" not in name, name.count("."), name))
 
 
-def is_index(folder: Folder, name: str) -> bool:
-    """Whether a file looks like an index; one that is damaged may."""
-    head = folder.head(name).lstrip(b"\xef\xbb\xbf \t\r\n")
-    return head.startswith(b"{") and (b'"weight_map"' in head or name.endswith(SUFFIX))
+def is_index(name: str, head: bytes) -> bool:
+    """Whether a file of this name that starts so is an index, perhaps a damaged one."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith(b"{") and (b'"weight_map"' in head or _NAME.fullmatch(name) is not None)

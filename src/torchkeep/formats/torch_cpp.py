@@ -47,7 +47,12 @@ from torchkeep.formats.torchscript import PROGRAM, read_code, read_extra, run_as
 from torchkeep.formats.torchscript_modules import SCRIPT_CALLS, STATE
 from torchkeep.formats.zip_archive import Archive, ArchiveKind
 from torchkeep.formats.zip_members import Members
-from torchkeep.formats.zip_records import OWN_RECORDS, check_packing, odd_records
+from torchkeep.formats.zip_records import (
+    NATIVE_SUFFIXES,
+    OWN_RECORDS,
+    check_packing,
+    odd_records,
+)
 
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -365,6 +370,8 @@ def _dtype(message: Mapping[str, Any]) -> str:
 
 
 def _is_known(name: str) -> bool:
+    if name.casefold().endswith(NATIVE_SUFFIXES):
+        return False
     return name in _RECORDS or bool(_KNOWN.fullmatch(name))
 
 

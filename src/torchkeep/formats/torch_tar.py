@@ -193,8 +193,7 @@ class _Reading:
                     f"and {part.nbytes - start} are there",
                     advice="Copy or download the file again.",
                 )
-            where = None if part.source is None else part.start + start
-            storage = Storage(str(key), nbytes, where, device, path=part.source)
+            storage = Storage(str(key), nbytes, part.start + start, device, path=part.source)
             numel = nbytes // ITEM_SIZE[dtype]
             self.objects[key] = TensorEntry(dtype, (numel,), (1,), storage)
             source = self.source(part, start + nbytes)

@@ -40,7 +40,12 @@ from torchkeep.formats.torchscript_code import Code, parse_code
 from torchkeep.formats.torchscript_modules import SCRIPT_CALLS, is_script_name, sort_modules
 from torchkeep.formats.zip_archive import Archive, ArchiveKind
 from torchkeep.formats.zip_members import Members
-from torchkeep.formats.zip_records import OWN_RECORDS, check_packing, odd_records
+from torchkeep.formats.zip_records import (
+    NATIVE_SUFFIXES,
+    OWN_RECORDS,
+    check_packing,
+    odd_records,
+)
 
 PROGRAM = Finding(
     "program",
@@ -96,7 +101,7 @@ class _Reading:
             findings=(
                 *self.archive.directory.findings,
                 *findings,
-                *dict.fromkeys(self.pickles.findings),
+                *(item for item in dict.fromkeys(self.pickles.findings) if not is_enum(item, code)),
                 *self.members.findings,
             ),
             kind=self.kind(main, code),
@@ -240,6 +245,15 @@ def is_cpp_archive(root: Object | None, code: Code) -> bool:
     )
 
 
+def is_enum(finding: Finding, code: Code) -> bool:
+    """Whether a finding is about a member of an enum, which C++ pickles as a call without a tuple.
+
+    Source: torch/csrc/jit/serialization/pickler.cpp (`pushIValueImpl`, `isEnum`).
+    """
+    has_enums = any(known.base == "Enum" for known in code.classes.values())
+    return has_enums and finding.rule == "malformed-call" and "without a tuple" in finding.text
+
+
 def _constants_of(body: Value) -> Value:
     """Return the constants of one method's instructions, if there are tensors among them."""
     if not isinstance(body, tuple):
@@ -262,7 +276,9 @@ def _has_tensor(values: tuple[Value, ...]) -> bool:
 def _is_known(name: str) -> bool:
     if name.startswith("code/"):
         return name.endswith((".py", ".debug_pkl"))
-    return name in _RECORDS or name.startswith("extra/") or bool(_STORAGE.fullmatch(name))
+    if name.startswith("extra/"):
+        return not name.casefold().endswith(NATIVE_SUFFIXES)
+    return name in _RECORDS or bool(_STORAGE.fullmatch(name))
 
 
 LITE_KIND = ArchiveKind("torchscript-lite", ("bytecode.pkl",), describe)

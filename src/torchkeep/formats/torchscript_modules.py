@@ -30,14 +30,14 @@ def _same(value: Value, *type_name: Value) -> Value:
 
 
 def _rebuild_sparse(layout: Value, *rest: Value) -> Value:
-    """Return a sparse tensor; C++ writes the layout as a number, and the indices behind the size.
+    """Return a sparse tensor; C++ writes the layout as a number, and the size in the front.
 
     Source: torch/csrc/jit/serialization/pickler.cpp (`pushSparseTensor`).
     """
     rebuild = LAYOUT_CONSTRUCTORS["torch._utils._rebuild_sparse_tensor"]
     if not isinstance(layout, int):
         return rebuild(layout, *rest)
-    size, requires_grad, *tensors = rest
+    size, requires_grad, *tensors, _ = rest  # the last are hooks
     kind = {1: "sparse_coo", 2: "sparse_csr"}.get(layout, "unknown")
     entry = rebuild(Global("torch", kind), (*tensors, size))
     return replace(entry, requires_grad=bool(requires_grad))

@@ -194,7 +194,7 @@ class Unpacked:
 
     Attributes:
         position: bytes read so far.
-        leftover: the first of the packed bytes behind the end, once the end was met.
+        leftover: the first of the bytes behind the packed ones, once their end was met.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ class Unpacked:
         """Start on the next packed stream, if there may be several and one follows."""
         if self.leftover:
             return False
-        rest = (self._decompressor.unused_data or self._packed.read(_INPUT_NBYTES)).lstrip(b"\0")
+        rest = self._decompressor.unused_data or self._packed.read(_INPUT_NBYTES)
         if len(rest) < len(self._again):
             rest += self._packed.read(_INPUT_NBYTES)
         if not self._again or not rest.startswith(self._again):

@@ -72,17 +72,11 @@ class Members:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is odd about the files, each with the record that it is in."""
-        found = [
+        return tuple(
             replace(finding, place=f"{name}: {finding.place}" if finding.place else name)
             for name, item in self.contents.items()
             for finding in item.findings
-        ]
-        found += [
-            Finding("unread-member", "ambiguous", name, f"it can't be read: {item.problem.problem}")
-            for name, item in self.contents.items()
-            if item.problem is not None
-        ]
-        return tuple(found)
+        )
 
     @property
     def protocol(self) -> int | None:

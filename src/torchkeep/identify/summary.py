@@ -103,12 +103,19 @@ def _model(
 
 
 def _architecture(matches: tuple[ArchitectureMatch, ...]) -> str:
+    """Return the network's name, and how many others have the same names and shapes.
+
+    Two libraries have the same network under one name, which is no news here.
+    """
     best = matches[0]
-    name = best.name.rpartition("/")[2]
+    ties = (match.name for match in matches if match.score == best.score)
+    names = list(dict.fromkeys(name.rpartition("/")[2] for name in ties))
+    if len(names) > 2:
+        others = f" or {len(names) - 1} others of its shapes"
+    else:
+        others = f" or {names[1]}" if len(names) == 2 else ""
     classes = "" if best.num_classes is None else f" for {best.num_classes:,} classes"
-    same_name = {match.name.rpartition("/")[2] for match in matches if match.score == best.score}
-    ties = f" (or {len(same_name) - 1} more of the same shapes)" if len(same_name) > 1 else ""
-    return f"{name}{classes}{ties}"
+    return f"{names[0]}{others}{classes}"
 
 
 def main_state_dict(found: Survey) -> StateDict | None:

@@ -21,9 +21,9 @@ _MOST_DIMS = 8
 _LARGEST_SIZE = 1 << 62
 _DEEPEST_PREFIX = 8
 """Components before the keys that are looked behind."""
-_SLACK = 0.3
+_SLACK = 0.35
 """How far below the threshold the estimate of a score above it may be."""
-_MOST_COMPARED = 12
+_MOST_COMPARED = 16
 """Signatures that are compared tensor by tensor, besides those of which every sample is there."""
 _MOST_COMPARED_AT_ALL = 100
 _MOST_RUNNERS_UP = 3
@@ -175,8 +175,7 @@ def _behind_prefix(file: _File, at_least: float) -> _File | None:
 # --- Comparing -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
+class _Comparison(NamedTuple):
     """A signature of the table beside a file."""
 
     signature: int
@@ -211,7 +210,7 @@ def _candidates(table: Table, file: _File) -> list[tuple[bool, int]]:
     hits = table.hits(hash_of(key, item.shape) for key, item in file.tensors.items())
     estimates: list[tuple[bool, float, int]] = []
     for signature, count in hits.items():
-        share = count / table.sample_sizes[signature]
+        share = count / table.sampled[signature]
         weight = table.weights[signature]
         estimate = share * weight / (weight + file.weight - share * weight)
         if estimate >= THRESHOLD - _SLACK:
@@ -277,7 +276,7 @@ class _Rule(NamedTuple):
 
 @cache
 def _rule(size: str) -> _Rule:
-    factor, letter, constant = re.fullmatch(r"(\d*)([ci])([+-]\d+)?", size).groups()
+    factor, letter, constant = re.split("([ci])", size)
     return _Rule(int(factor or 1), letter, int(constant or 0))
 
 

@@ -9,6 +9,7 @@ are little endian:
     edges     u32 each: the number of a key component << 20, and of the child below it
     roots     u32 per signature: its node
     weights   u32 per signature: the sum of its tensors' weights (`weight_of`)
+    sampled   u32 per signature: how many samples are its
     samples   u32, sorted: hashes of (key, shape)
     owners    u16 per sample: the signature that it was drawn from
     text      ASCII lines: the versions of the libraries; the key components; the shapes; per
@@ -43,7 +44,7 @@ from torchkeep.errors import DamagedFile
 
 PATH = Path(__file__).with_name("table.bin")
 """The file that is shipped."""
-SAMPLE_SIZE = 32
+SAMPLE_SIZE = 64
 """Hashes that are kept of each signature, at most."""
 CHILD_BITS = 20
 """Bits of an edge that number the child; the others number the component."""
@@ -82,6 +83,7 @@ class Table:
         self._edges = numbers.take("I", counts.edges)
         self._roots = numbers.take("I", counts.signatures)
         self.weights = numbers.take("I", counts.signatures)
+        self.sampled = numbers.take("I", counts.signatures)
         self._samples = numbers.take("I", counts.samples)
         self._owners = numbers.take("H", counts.samples)
         lines = data[len(data) - counts.text_nbytes :].decode("ascii").split("\n")
@@ -92,7 +94,6 @@ class Table:
         self._components = lines[first_component:first_shape]
         self._shapes = lines[first_shape:first_names]
         self._names = lines[first_names:]
-        self.sample_sizes = Counter(self._owners)
 
     def __len__(self) -> int:
         return len(self._roots)

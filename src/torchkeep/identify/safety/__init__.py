@@ -54,22 +54,25 @@ def judge(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Safety:
 
 
 def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
-    inner = [
-        (_name_below(contents.path, member.path), _judge(member, limits, level))
-        for member in contents.members
-    ]
+    names = _homes(contents)
     walk = walk_values(contents)
-    inner += _nested(contents, walk, limits, level)
-    reasons = [*_of_the_file(contents), *findings_in_values(contents, walk, limits)]
-    names = dict.fromkeys(map(str, contents.globals))
-    for path, safety in inner:
-        names.update(dict.fromkeys(safety.globals))
-        reasons += [replace(item, place=_below(path, item.place)) for item in safety.findings]
+    reasons = [
+        *_of_names(names),
+        *_of_the_file(contents),
+        *findings_in_values(contents, walk, limits),
+    ]
+    for member in contents.members:
+        safety = _judge(member, limits, level)
+        path = _name_below(contents.path, member.path)
+        reasons += [_within(path, item) for item in safety.findings if item.rule not in _OF_NAMES]
+    for safety in _nested(contents, walk, limits, level):
+        names.update(dict.fromkeys(safety.globals, ""))
+        reasons += safety.findings
     reasons = sorted(dict.fromkeys(reasons), key=lambda item: _ORDER.index(item.severity))
     blocked = tuple(name for name in map(str, contents.globals) if name not in WEIGHTS_ONLY)
     return Safety(
         verdict=_verdict(reasons),
-        globals=tuple(names),
+        globals=tuple(dict.fromkeys(map(str, names))),
         findings=tuple(reasons),
         weights_only=_weights_only(contents, blocked),
         blocked=blocked,
@@ -80,36 +83,52 @@ def _name_below(whole: Path, part: Path) -> str:
     return str(part.relative_to(whole)) if part.is_relative_to(whole) else str(part)
 
 
-def _below(path: str, place: str) -> str:
-    return f"{path}: {place}" if place and path else path or place
+def _within(path: str, finding: Finding) -> Finding:
+    return replace(finding, place=f"{path}: {finding.place}" if finding.place else path)
 
 
 # --- Reasons -------------------------------------------------------------------------------------
 
 
+def _homes(contents: Contents) -> dict[Global | str, str]:
+    """Return the names that a file and its members mention, each with the first that does."""
+    homes: dict[Global | str, str] = dict.fromkeys(contents.globals, "")
+    for member in contents.members:
+        path = _name_below(contents.path, member.path)
+        for name, below in _homes(member).items():
+            if not homes.get(name):
+                homes[name] = f"{path}: {below}" if below else path
+    return homes
+
+
+_OF_NAMES = frozenset({"dangerous-name", "needs-class"})
+
+
+def _of_names(homes: dict[Global | str, str]) -> Iterator[Finding]:
+    for name, home in homes.items():
+        if not isinstance(name, Global) or is_harmless(name):
+            continue
+        path, reason = str(name), danger(name)
+        where = f"loading {home}" if home else "loading the file"
+        if reason:
+            text = f"{where} would use {path}, which {reason}"
+            yield Finding("dangerous-name", "dangerous", path, text)
+        else:
+            yield Finding("needs-class", "needs-trust", path, f"{where} would run {path}")
+
+
 def _of_the_file(contents: Contents) -> Iterator[Finding]:
-    """Yield what a file's names, its kind and its reader's findings say."""
-    for name in contents.globals:
-        yield from _of_a_name(name)
-    yield from (finding for finding in contents.findings if finding.severity != "note")
+    """Yield what a file's kind and its reader's findings say."""
+    for finding in contents.findings:
+        is_elsewhere = contents.container == "pickle" and finding.rule == "missing-storage"
+        if finding.severity != "note" and not is_elsewhere:
+            yield finding
     if contents.container in PROGRAMS:
-        text = PROGRAMS[contents.container]
-        yield Finding("program", "needs-trust", "", text)
+        yield Finding("program", "needs-trust", "", PROGRAMS[contents.container])
     problem = contents.problem
     is_header = isinstance(problem, UnsupportedContent) and contents.container in HEADERS
     if problem is not None and not is_header and contents.container not in NO_MODELS:
         yield Finding("unreadable", "ambiguous", "", problem.problem)
-
-
-def _of_a_name(name: Global) -> Iterator[Finding]:
-    if is_harmless(name):
-        return
-    path, reason = str(name), danger(name)
-    if reason:
-        text = f"loading the file would use {path}, which {reason}"
-        yield Finding("dangerous-name", "dangerous", path, text)
-    else:
-        yield Finding("needs-class", "needs-trust", path, f"loading the file would run {path}")
 
 
 _ORDER = ("dangerous", "ambiguous", "damaged", "needs-trust", "note")
@@ -135,26 +154,21 @@ _LOADERS = frozenset({"torch.storage._load_from_bytes"})
 """What loads its argument, and stands in honest files: tensors in a plain pickle."""
 
 
-def _nested(
-    contents: Contents, walk: Walk, limits: Limits, level: int
-) -> list[tuple[str, Safety]]:
-    """Return the verdicts on files that stand in a file's values.
+def _nested(contents: Contents, walk: Walk, limits: Limits, level: int) -> Iterator[Safety]:
+    """Yield the verdicts on files that stand in a file's values.
 
     What nobody is known to load counts only if it is dangerous: bytes may look like a pickle.
     """
-    verdicts = []
-    for number, (given_to, data) in enumerate(walk.blobs[:_MOST_BLOBS]):
-        path = contents.path / f"<bytes {number}>"
-        is_loaded = str(given_to) in _LOADERS
-        if level == _MOST_LEVELS:
-            text = f"pickles in pickles, more than {_MOST_LEVELS} levels deep"
-            deep = Finding("nested-pickles", "ambiguous", "", text)
-            verdicts.append(("", Safety("ambiguous", (), (deep,), None, ())))
-            break
-        safety = _judge(examine_open(MemoryFile(data, path), limits), limits, level + 1)
-        if is_loaded or safety.verdict == "dangerous":
-            verdicts.append((path.name, safety))
-    return verdicts
+    if walk.blobs and level == _MOST_LEVELS:
+        text = f"pickles in pickles, more than {_MOST_LEVELS} levels deep"
+        deep = Finding("nested-pickles", "ambiguous", "", text)
+        yield Safety("ambiguous", (), (deep,), None, ())
+        return
+    for given_to, data in walk.blobs[:_MOST_BLOBS]:
+        inner = examine_open(MemoryFile(data, contents.path), limits)
+        safety = _judge(inner, limits, level + 1)
+        if str(given_to) in _LOADERS or safety.verdict == "dangerous":
+            yield safety
 
 
 # --- torch.load(weights_only=True) ---------------------------------------------------------------

@@ -228,8 +228,7 @@ _REASONS: dict[str, str] = {
     "turtledemo unittest usercustomize",
     "imports code by its name": "_frozen_importlib _frozen_importlib_external _imp imp importlib "
     "modulefinder pkg_resources pkgutil zipapp zipimport",
-    "unpickles something else": "_pickle cPickle cloudpickle dill jsonpickle pickle pickletools "
-    "shelve",
+    "unpickles something else": "_pickle cPickle jsonpickle pickle pickletools shelve",
     "reaches into the interpreter or its memory": "_ctypes cffi ctypes gc inspect mmap sys "
     "sysconfig tracemalloc",
     "reaches the network": "_socket _ssl aiohttp boto3 botocore ftplib http httpcore httplib "
@@ -262,7 +261,7 @@ RUNNERS: dict[str, str] = {
     **dict.fromkeys(
         "eval exec execfile compile_file execWrapper runcode runctx runsource runstring run_string "
         "run_code _run_code run_module run_path safe_exec sympify parse_expr "
-        "_exec_with_source".split(),
+        "_exec_with_source _eval_repr".split(),
         "runs code",
     ),
     **dict.fromkeys(

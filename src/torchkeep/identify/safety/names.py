@@ -53,12 +53,7 @@ def danger(name: Global) -> str:
     path = str(name)
     if path in UNREMARKABLE or is_harmless(name):
         return ""
-    return (
-        _of_python(name)
-        or _by_escaping(name)
-        or _by_its_name(name)
-        or _of_a_library(name, path)
-    )
+    return _of_python(name) or _by_escaping(name) or _by_its_name(name) or _of_a_library(name, path)
 
 
 def _of_python(name: Global) -> str:

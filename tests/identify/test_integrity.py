@@ -1,0 +1,121 @@
+"""Verification reads every byte, and finds a flipped bit where there is something to compare."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import torchkeep
+from torchkeep.errors import DamagedFile, FileMissing, NotAModelFile
+
+
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20)).state_dict())
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+
+
+def payload(path: Path) -> list[int]:
+    """Return the offsets of the tensors' bytes."""
+    entries = [item.entry for item in torchkeep.inspect(path).tensors()]
+    return [
+        (entry.storage.offset or 0) + place
+        for entry in entries
+        for place in range(entry.storage.nbytes)
+    ]
+
+
+def write_torch(path: Path) -> None:
+    torch.save({"epoch": 1, "model": state()}, path)
+
+
+def write_ours_as_torch(path: Path) -> None:
+    torchkeep.save(state(), path.with_suffix(".pth"))
+    path.with_suffix(".pth").rename(path)
+
+
+def write_ours(path: Path) -> None:
+    torchkeep.save(state(), path.with_suffix(".safetensors"))
+    path.with_suffix(".safetensors").rename(path)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_ours_as_torch, write_ours])
+def test_any_flipped_bit_of_a_tensor_is_found(write: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write(path)
+    whole = torchkeep.verify(path)
+    assert whole.ok
+    assert whole.verified
+    assert (whole.num_checked, whole.num_unchecked) == (7, 0)
+    for place in random.Random(0).sample(payload(path), 20):
+        flip(path, place)
+        assert torchkeep.inspect(path).integrity.ok, "inspect does not read tensors"
+        found = torchkeep.verify(path)
+        assert not found.ok
+        assert [finding.severity for finding in found.findings] == ["damaged"]
+        assert found.findings[0].rule in ("crc-mismatch", "digest-mismatch")
+        flip(path, place)
+    assert torchkeep.verify(path) == whole
+
+
+def test_the_tensor_that_is_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    write_torch(path)
+    weight = next(i for i in torchkeep.inspect(path).tensors() if i.path == "model.1.weight")
+    flip(path, (weight.entry.storage.offset or 0) + 5)
+    found = torchkeep.verify(path)
+    assert found.findings[0].place == "model.1.weight"
+    assert found.findings[0].text == (
+        "the bytes of tensor 'model.1.weight' do not match the archive's checksum"
+    )
+    assert not torchkeep.inspect(path, verify=True).integrity.ok
+
+
+def test_a_file_without_checksums_is_read_and_said_to_be_unchecked(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "theirs.safetensors")
+    found = torchkeep.verify(tmp_path / "theirs.safetensors")
+    assert found.ok
+    assert (found.num_checked, found.num_unchecked) == (0, 7)
+
+
+def test_a_shared_storage_is_read_once_and_progress_is_told(tmp_path: Path) -> None:
+    base = torch.arange(3_000_000, dtype=torch.float32)
+    torch.save({"base": base, "part": base[5:10], "again": base}, tmp_path / "model.pth")
+    told: list[tuple[int, int]] = []
+    found = torchkeep.verify(
+        tmp_path / "model.pth", progress=lambda done, total: told.append((done, total))
+    )
+    assert (found.num_checked, found.num_unchecked) == (1, 0)
+    assert len(told) == 3
+    assert told[-1] == (base.nbytes, base.nbytes)
+
+
+def test_sparse_tensors_are_read_part_by_part(tmp_path: Path) -> None:
+    torch.save({"s": torch.eye(50).to_sparse()}, tmp_path / "model.pth")
+    assert torchkeep.verify(tmp_path / "model.pth").num_checked == 2
+    values = torchkeep.inspect(tmp_path / "model.pth").tensors()[0].entry.parts[1][1]
+    flip(tmp_path / "model.pth", values.storage.offset or 0)
+    assert torchkeep.verify(tmp_path / "model.pth").findings[0].place == "s.values"
+
+
+def test_what_is_no_model_or_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text("<html>")
+    with pytest.raises(NotAModelFile, match="this is a web page"):
+        torchkeep.verify(tmp_path / "page.pth")
+    with pytest.raises(FileMissing):
+        torchkeep.verify(tmp_path / "no.pth")
+    write_torch(tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-100])
+    with pytest.raises(DamagedFile, match="truncated"):
+        torchkeep.verify(tmp_path / "cut.pth")
