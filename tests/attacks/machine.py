@@ -149,7 +149,7 @@ def a_name_that_is_doubled(marker: str) -> bytes:
 @attack("names from the memo", "dangerous", proof="pickle")
 def a_callable_from_the_memo(marker: str) -> bytes:
     held = name("posix", "system") + b"q\x090"
-    return held + state_dict()[2:-1] + b"0h\x09" + text(command(marker)) + b"\x85R."
+    return held + b"]" + text("x") + b"a0h\x09" + text(command(marker)) + b"\x85R."
 
 
 @attack("names made at run time", "dangerous", proof="pickle")

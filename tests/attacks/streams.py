@@ -170,7 +170,7 @@ def tar_of(members: list[tuple[str, bytes]]) -> bytes:
 def seven_zip_of(
     member: str, data: bytes, *, coder: bytes = b"\x01\x00", packed: bytes = b""
 ) -> bytes:
-    """Return a 7z archive of one file. The coder is Copy, unless another one and its output is given.
+    """Return a 7z archive of one file, by the coder Copy unless another and its output is given.
 
     Source: DOC/7zFormat.txt of the LZMA SDK.
     """

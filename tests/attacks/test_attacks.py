@@ -34,7 +34,7 @@ class Written:
 # A child process that scans each file, and is told by the interpreter of everything that happens.
 WATCHED = """
 import codecs, importlib, json, pkgutil, resource, sys, time
-import bz2, lzma, tarfile, zlib
+import bz2, heapq, lzma, tarfile, zlib  # what Python or a reader loads when it needs it
 import torchkeep.formats, torchkeep.identify, torchkeep.pickles
 from torchkeep.identify.scan import scan
 
@@ -49,7 +49,7 @@ events = []
 
 def hook(event, args):
     is_read = event == "open" and str(args[0]) in known and not args[2] & 3
-    if not is_read and event not in ("array.__new__", "object.__getattr__"):
+    if not is_read and event not in ("array.__new__", "builtins.id"):
         events.append(f"{event} {args!r}"[:200])
 
 sys.addaudithook(hook)
@@ -107,7 +107,10 @@ def test_every_attack_has_a_name_and_a_file_of_its_own() -> None:
 
 
 LOADERS = {
-    "pickle": "import pickle\nload = lambda path: pickle.load(open(path, 'rb'))\n",
+    "pickle": (  # what takes long to import is there before the children part
+        "import pickle, numpy.f2py, numpy.testing\n"
+        "load = lambda path: pickle.load(open(path, 'rb'))\n"
+    ),
     "stacked": (
         "import pickle\n"
         "def load(path):\n"
@@ -147,7 +150,7 @@ def test_the_payloads_are_real(loader: str, written: Written) -> None:
     duds = [a.name for a, marker in zip(attacks, markers, strict=True) if not marker.exists()]
     for marker in markers:
         marker.unlink(missing_ok=True)
-    assert duds == []
+    assert "; ".join(duds) == ""
 
 
 # --- What torchkeep makes of it ------------------------------------------------------------------
@@ -175,9 +178,9 @@ def test_scanning_imports_runs_writes_and_connects_to_nothing(written: Written) 
 def test_the_watch_sees_what_it_watches_for(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(b"].")
-    broken = WATCHED.replace("    (found,)", "    import this; open('m', 'w')\n    (found,)")
+    broken = WATCHED.replace("    (found,)", "    import pstats; open('m', 'w')\n    (found,)")
     report, _ = watch([path], broken, tmp_path)
-    assert any(event.startswith("import ('this'") for event in report["events"])
+    assert any(event.startswith("import ('pstats'") for event in report["events"])
     assert any(event.startswith("open ('m'") for event in report["events"])
 
 

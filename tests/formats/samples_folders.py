@@ -55,7 +55,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     return net, optimizer, scheduler
 
 
-# --- Shards and their index ------------------------------------------------------------------------
+# --- Shards and their index ----------------------------------------------------------------------
 
 
 def write_index(folder: Path, name: str, weight_map: dict[str, str], **metadata: Any) -> None:
@@ -88,7 +88,7 @@ def write_shards(
     return state
 
 
-# --- Distributed checkpoints -----------------------------------------------------------------------
+# --- Distributed checkpoints ---------------------------------------------------------------------
 
 
 def nested_state() -> dict[str, Any]:
@@ -99,7 +99,11 @@ def nested_state() -> dict[str, Any]:
         "scheduler": scheduler.state_dict(),
         "epoch": 3,
         "names": ["a", "b"],
-        "odd": {"scalar": torch.tensor(7), "empty": torch.empty(0, 3), "half": torch.ones(2).half()},
+        "odd": {
+            "scalar": torch.tensor(7),
+            "empty": torch.empty(0, 3),
+            "half": torch.ones(2).half(),
+        },
         "list": [torch.arange(3.0), {"x": torch.ones(1)}],
     }
 
@@ -225,7 +229,7 @@ def write_hf_ranks(folder: Path) -> Any:
     return {"fc.weight": ROWS, "fc.bias": torch.ones(3)}
 
 
-# --- Folders of the frameworks ---------------------------------------------------------------------
+# --- Folders of the frameworks -------------------------------------------------------------------
 
 
 CONFIG = {
@@ -233,6 +237,12 @@ CONFIG = {
     "model_type": "tiny",
     "id2label": {"0": "cat", "1": "dog"},
     "label2id": {"cat": 0, "dog": 1},
+    "hidden_size": 4,
+}
+TOLD_CONFIG = {
+    "architectures": ["TinyForImages"],
+    "model_type": "tiny",
+    "id2label": ["cat", "dog"],
     "hidden_size": 4,
 }
 TRAINER_STATE = {
@@ -270,7 +280,7 @@ def write_hf_model(folder: Path) -> Any:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     (folder / "README.md").write_text("# A model\n")
-    return {"model.safetensors": state}
+    return {"model.safetensors": state, "config.json": TOLD_CONFIG}
 
 
 def write_trainer(folder: Path) -> Any:
@@ -285,7 +295,8 @@ def write_trainer(folder: Path) -> Any:
     where = folder / "training_args.bin"
     save_vanished(where, "transformers.training_args", "TrainingArguments", seed=42)
     (folder / "trainer_state.json").write_text(json.dumps(TRAINER_STATE, indent=2))
-    return files
+    log = {"loss": 0.25, "eval_loss": float("nan"), "epoch": 1.5, "step": 300}
+    return {**files, "trainer_state.json": {**TRAINER_STATE, "log_history": log}}
 
 
 def write_adapter(folder: Path) -> Any:

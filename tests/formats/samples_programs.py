@@ -1,7 +1,7 @@
 """Samples of archives that hold programs, and how to compare them with what PyTorch loads.
 
 TorchScript, exported programs and packages are written by the installed PyTorch. What it no longer
-writes (the archives of PyTorch 1.0 to 1.3, those of the C++ API, older exports) is put together
+writes (the archives of PyTorch 1.0 to 1.2, those of the C++ API, older exports) is put together
 record by record, to the layouts that it still reads.
 """
 
@@ -40,6 +40,8 @@ DEPRECATIONS = (
     ".*quantize",
     "Sparse CSR tensor support is in beta",
     ".*TypedStorage is deprecated",
+    "No complete tensor found in the group",
+    "This version of file is deprecated",
 )
 """What PyTorch says of the formats that are written here."""
 
@@ -256,7 +258,7 @@ def write_lite(path: Path) -> None:
         trace_module(WithConstants, torch.ones(2, 3))._save_for_lite_interpreter(str(path))
 
 
-# --- The C++ API since PyTorch 1.4 ---------------------------------------------------------------
+# --- The C++ API since PyTorch 1.3 ---------------------------------------------------------------
 
 
 class CppModule:
@@ -318,7 +320,7 @@ CPP_CODE = {
 
 
 def cpp_records() -> Records:
-    """Return what `torch::save` writes for a module with a child, in PyTorch 1.4 and newer."""
+    """Return what `torch::save` writes for a module with a child, in PyTorch 1.3 and newer."""
     names = ["__torch__.Module", "__torch__.___torch_mangle_0.Module"]
     with torchscript_classes(names) as classes:
         child = cpp_object(
@@ -344,7 +346,7 @@ def cpp_records() -> Records:
     ]
 
 
-# --- PyTorch 1.0 to 1.3 --------------------------------------------------------------------------
+# --- PyTorch 1.0 to 1.2 --------------------------------------------------------------------------
 
 
 def old_tensor_def(
@@ -402,7 +404,7 @@ def forward(self,
 
 
 def old_records(model: dict[str, Any] | None = None, attributes: Any = (7,)) -> Records:
-    """Return an archive of the C++ API of PyTorch 1.0 to 1.3, in the order of its writer."""
+    """Return an archive of the C++ API of PyTorch 1.0 to 1.2, in the order of its writer."""
     pickled = attributes if isinstance(attributes, bytes) else pickle.dumps(attributes, 2)
     return [
         ("model/version", b"1\n"),
@@ -414,7 +416,7 @@ def old_records(model: dict[str, Any] | None = None, attributes: Any = (7,)) -> 
 
 
 def old_program_records() -> Records:
-    """Return an archive of `torch.jit.save` of PyTorch 1.0 to 1.3."""
+    """Return an archive of `torch.jit.save` of PyTorch 1.0 to 1.2."""
     model = old_model()
     model["mainModule"]["torchscriptArena"] = {"key": "code/model.py"}
     return [("model/code/model.py", OLD_CODE), *old_records(model)]
@@ -584,7 +586,7 @@ def package_bytes() -> bytes:
             both = {"weight": net.lin.weight, "script": torch.jit.script(net), "n": 3}
             exporter.save_pickle("model", "both", both)
             exporter.save_text("texts", "readme.txt", "hello")
-            exporter.save_binary("texts", "b.bin", b"\x80\x01 no pickle")
+            exporter.save_binary("texts", "b.bin", b"\x00\x01 no pickle")
     finally:
         package_exporter._gate_torchscript_serialization = was
     return buffer.getvalue()
@@ -608,7 +610,7 @@ SAMPLES = [
     Sample("torchscript 1.2", "torchscript", partial(_records, make=old_program_records)),
     Sample("torchscript-lite state dict", "torchscript-lite", write_lite),
     Sample("torch-cpp state dict", "torch-cpp", partial(_records, make=old_records)),
-    Sample("torch-cpp 1.4", "torch-cpp", partial(_records, make=cpp_records)),
+    Sample("torch-cpp 1.3", "torch-cpp", partial(_records, make=cpp_records)),
     Sample("torch-export state dict", "torch-export", write_export),
     Sample("torch-export 2.6", "torch-export", partial(_records, make=middle_export_records)),
     Sample("torch-export 2.5", "torch-export", partial(_records, make=old_export_records)),

@@ -178,3 +178,17 @@ def _pack(data: bytes, chain: list[Coder]) -> bytes:
     for coder in chain:
         data = coder.pack(data)
     return data
+
+
+def _without_end(data: bytes) -> bytes:
+    """Pack as 7-Zip does: without the mark at LZMA's end, which Python's library always writes."""
+    return _raw_lzma({"id": lzma.FILTER_X86}, LZMA1)(data)[:-5]
+
+
+CHAINS["x86+lzma without end"] = [
+    CHAINS["x86+lzma"][0],
+    Coder(_LZMA.method, _LZMA.properties, _without_end),
+]
+CHAINS["lzma without end"] = [
+    Coder(_LZMA.method, _LZMA.properties, lambda data: _raw_lzma(LZMA1)(data)[:-5])
+]

@@ -17,7 +17,13 @@ import torch
 from formats.comparing_trees import assert_same
 from formats.samples_folders import FOLDER_SAMPLES, FolderSample, network, write_hf_model
 from torchkeep.contents import Contents, TensorEntry
-from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, NotAModelFile
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    FileUnreadable,
+    LimitReached,
+    NotAModelFile,
+)
 from torchkeep.files import InputFile
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folder import FileBudget, list_folder, listed, way_out
@@ -235,9 +241,7 @@ def test_a_file_that_vanishes_while_the_folder_is_read_is_told_of(
     contents = examine(tmp_path)
     assert "b.pth" in opened
     assert list(contents.root) == ["a.pth", "c.pth"]
-    assert [(item.rule, item.place) for item in contents.findings] == [
-        ("unreadable-file", "b.pth")
-    ]
+    assert [(item.rule, item.place) for item in contents.findings] == [("unreadable-file", "b.pth")]
     assert contents.findings[0].text == "there is no such file"
 
 
@@ -295,6 +299,14 @@ def test_no_more_files_are_looked_into_than_one_may_wait_for(tmp_path: Path) -> 
     assert [(item.severity, item.text) for item in contents.findings] == [
         ("ambiguous", "2 files were not looked into: '3.pth', '4.pth'")
     ]
+
+
+def test_no_more_names_are_listed_than_one_may_wait_for(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_bytes(b"")
+    contents = examine_folder(tmp_path, DEFAULT_LIMITS, budget=FileBudget(names=4))
+    assert isinstance(contents.problem, LimitReached)
+    assert "there are more than 200,000 files in the folder" in str(contents.problem)
 
 
 def test_a_file_that_takes_more_than_a_limit_is_ambiguous(tmp_path: Path) -> None:

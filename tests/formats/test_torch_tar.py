@@ -286,6 +286,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "the archive's table of storages is broken",
     ),
     "a list of parts of something else": ({"views": ["x"]}, "list of parts of storages is broken"),
+    "no storages": (
+        {"storages": []},
+        "asks for storage 1, which it does not have",
+    ),
     "a part of nothing": ({"views": [(3, 9, 0, 1)]}, "asks for storage 9, which it does not have"),
     "a part that reaches over the end": (
         {"views": [(3, 1, 2, 3)]},
@@ -338,6 +342,17 @@ def test_bytes_behind_the_last_pickle_are_noticed(path: Path, name: str) -> None
     records = one_tensor()
     records[name] += b"more"
     assert rules(written(path, records)) == [("trailing-bytes", "ambiguous")]
+
+
+def test_something_else_in_the_place_of_the_list_of_parts_is_damage(path: Path) -> None:
+    contents = written(path, one_tensor() | {"storages": pickle.dumps(0, 2) + pickle.dumps({}, 2)})
+    assert "has no list of parts of storages where it belongs" in str(contents.problem)
+
+
+def test_a_persistent_id_may_be_a_number(path: Path) -> None:
+    contents = written(path, tree={"w": StorageId(2)})
+    assert contents.root["w"].shape == (4,)
+    assert torch.load(path, weights_only=False)["w"].shape == (4,)
 
 
 def test_a_system_information_that_is_none_is_damage(path: Path) -> None:

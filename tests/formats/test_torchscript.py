@@ -246,7 +246,7 @@ def test_the_root_folder_has_any_name_and_the_archive_lies_anywhere(tmp_path: Pa
 # --- Older files ---------------------------------------------------------------------------------
 
 
-def test_before_1_5_every_other_tensor_was_a_buffer(path: Path) -> None:
+def test_before_1_6_every_other_tensor_was_a_buffer(path: Path) -> None:
     write_script(path)
     state = load_script(path).state_dict()
 

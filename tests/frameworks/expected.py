@@ -14,15 +14,16 @@ FACTS_NAME = "expected.jsonl"
 
 FACTS = frozenset(
     "container role framework optimizers state_dicts schedulers scalers rng verdict stand_in "
-    "classes optimizer_class".split()
+    "classes optimizer_class code".split()
 )
 """What can be said of a file. Left out means that nobody knows better than torchkeep.
 
 `role`, `container`, `framework` and `verdict` are compared as they are (`framework=None` says that
 none is to be named). `optimizers` are families in the file's order, `state_dicts` the roles of the
 state dicts by name, `schedulers`, `scalers` and `rng` paths. `classes` are class paths of pickled
-modules. `optimizer_class` is the class of a rare optimizer, whose family may be unknown and must not
-be another. `stand_in` says that the file was put together by hand to a documented layout.
+modules. `optimizer_class` is the class of a rare optimizer, whose family may be unknown and must
+not be another. `code` says that the file holds Python code, so that no verdict is too strict.
+`stand_in` says that the file was put together by hand to a documented layout.
 """
 
 

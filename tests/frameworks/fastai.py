@@ -10,9 +10,15 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.optimizer import Adam, RMSProp, SGD, ranger
-from fastai.tabular.all import Categorify, CategoryBlock, FillMissing, Normalize
-from fastai.tabular.all import TabularDataLoaders, tabular_learner
+from fastai.optimizer import SGD, Adam, RMSProp, ranger
+from fastai.tabular.all import (
+    Categorify,
+    CategoryBlock,
+    FillMissing,
+    Normalize,
+    TabularDataLoaders,
+    tabular_learner,
+)
 from fastai.vision.all import DataBlock, ImageBlock, Resize, aug_transforms, get_image_files
 from PIL import Image
 
@@ -79,7 +85,9 @@ def _vision(folder: Path) -> None:
     )
     loaders = block.dataloaders(pictures_folder, bs=4, num_workers=0)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
         torch.nn.Linear(4, 2),
     )
     learner = Learner(loaders, network, metrics=accuracy, path=folder)

@@ -20,4 +20,6 @@ def write(folder: Path) -> None:
     torch.save(pipeline, expecting(folder / "augmentations.pt", **facts))
     torch.save(GaussianBlur2d((3, 3), (1.0, 1.0)), expecting(folder / "blur.pt", **facts))
     torch.save(SOSNet(pretrained=False), expecting(folder / "sosnet_whole.pt", **facts))
-    torch.save(SOSNet(pretrained=False).state_dict(), expecting(folder / "sosnet.pt", role="state_dict"))
+    torch.save(
+        SOSNet(pretrained=False).state_dict(), expecting(folder / "sosnet.pt", role="state_dict")
+    )

@@ -32,7 +32,7 @@ class Model(BaseModel):
 
 def write(folder: Path) -> None:
     logging.disable(logging.CRITICAL)
-    facts = {"role": "checkpoint", "framework": "MMEngine", "optimizers": ["SGD"]}
+    facts = {"role": "checkpoint", "framework": "mmengine", "optimizers": ["SGD"]}
     for name, wrapper in (("plain", "OptimWrapper"), ("mixed", "AmpOptimWrapper")):
         if wrapper == "AmpOptimWrapper":
             continue  # wants a GPU
@@ -94,7 +94,7 @@ def _mmcv(folder: Path) -> None:
         "CLASSES": ("person", "bicycle"),
         "hook_msgs": {},
     }
-    facts = {"role": "checkpoint", "framework": "MMCV", "stand_in": True}
+    facts = {"role": "checkpoint", "framework": "mmcv", "stand_in": True}
     states = {"state_dict": "model"}
     path = expecting(folder / "mmcv.pth", optimizers=["SGD"], state_dicts=states, **facts)
     weights = OrderedDict(net.state_dict())

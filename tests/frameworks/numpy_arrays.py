@@ -72,9 +72,7 @@ def _pickles(folder: Path) -> None:
     for name, scalar in SCALARS.items():
         path = expecting(folder / f"scalar_{name}.pt", role="checkpoint", verdict="data-only")
         torch.save({"state_dict": SmallNet().state_dict(), "best": scalar}, path)
-    path = expecting(
-        folder / "in_checkpoint.pt", role="checkpoint", state_dicts={"model": "model"}
-    )
+    path = expecting(folder / "in_checkpoint.pt", role="checkpoint", state_dicts={"model": "model"})
     torch.save({"model": SmallNet().state_dict(), "history": ARRAYS["float64"]}, path)
     odd: dict[str, Any] = {
         "masked": np.ma.masked_array([1, 2], [True, False]),

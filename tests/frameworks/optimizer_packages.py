@@ -21,6 +21,10 @@ PACKAGES = (
 ).split()
 
 
+INNER = {"Magma": "AdamW"}
+"""Classes that wrap another optimizer, whose state is what they save."""
+
+
 def write(folder: Path) -> None:
     found = 0
     for package in PACKAGES:
@@ -29,7 +33,9 @@ def write(folder: Path) -> None:
             if state is not None:
                 found += 1
                 path = folder / package.partition(".")[0] / f"{name}.pt"
-                torch.save(state, expecting(path, role="optimizer", optimizer_class=name))
+                torch.save(
+                    state, expecting(path, role="optimizer", optimizer_class=INNER.get(name, name))
+                )
     if not found:
         raise ModuleNotFoundError("none of them", name=" or ".join(PACKAGES))
 

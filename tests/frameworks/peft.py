@@ -25,7 +25,5 @@ def write(folder: Path) -> None:
         )
         assert path.exists()
         model.save_pretrained(folder / f"{name}_bin", safe_serialization=False)
-        expecting(
-            folder / f"{name}_bin" / "adapter_model.bin", role="state_dict", framework="PEFT"
-        )
+        expecting(folder / f"{name}_bin" / "adapter_model.bin", role="state_dict", framework="PEFT")
         torch.save(model, expecting(folder / f"{name}_whole.pt", role="module"))

@@ -39,7 +39,7 @@ class Flag(enum.IntFlag):
     B = 2
 
 
-class Level(str, enum.Enum):
+class Level(str, enum.Enum):  # noqa: UP042 (as people wrote it before 3.11)
     LOW = "low"
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torchkeep
-from frameworks.expected import FACTS_NAME, facts_of
+from frameworks.expected import facts_of
 from torchkeep.errors import FileProblem
 
 ALARMS = ("dangerous", "ambiguous")
+NO_MODELS = frozenset(
+    ".csv .ini .jinja .json .jsonl .log .md .memmap .png .py .txt .yaml .yml".split()
+)
+"""Suffixes of what frameworks write beside models; these files are not looked at by themselves."""
 
 
 @dataclass
@@ -34,11 +38,13 @@ class Row:
     wrong: list[str] = field(default_factory=list)
     """Where it differs from the truth."""
     stand_in: bool = False
+    code: bool = False
+    """Whether Python code is in it, so that no verdict is a false alarm."""
     seconds: float = 0.0
 
     @property
     def false_alarm(self) -> bool:
-        return self.verdict in ALARMS or bool(self.problem)
+        return bool(self.problem) or (self.verdict in ALARMS and not self.code)
 
 
 def show(out: Path, names: list[str], *, every: bool, as_json: bool) -> int:
@@ -54,11 +60,17 @@ def show(out: Path, names: list[str], *, every: bool, as_json: bool) -> int:
     alarms = [row for row in rows if row.false_alarm]
     wrong = [row for row in rows if row.wrong]
     print(f"\n{len(rows)} files of {len({row.path.partition('/')[0] for row in rows})} scripts")
-    print(f"{sum(row.stand_in for row in rows)} of them stand-ins")
+    print(
+        f"{sum(row.stand_in for row in rows)} stand-ins, {sum(row.code for row in rows)} with code"
+    )
     print(f"false alarms: {len(alarms)} ({100 * len(alarms) / max(len(rows), 1):.2f} %)")
     print(f"differing from the truth: {len(wrong)}")
     print(f"slowest: {max((row.seconds, row.path) for row in rows)}" if rows else "nothing")
-    for title, key in (("container", "container"), ("framework", "framework"), ("verdict", "verdict")):
+    for title, key in (
+        ("container", "container"),
+        ("framework", "framework"),
+        ("verdict", "verdict"),
+    ):
         counts = Counter(str(getattr(row, key)) for row in rows)
         print(f"by {title}: {', '.join(f'{name} {n}' for name, n in counts.most_common())}")
     return int(bool(alarms or wrong))
@@ -82,14 +94,18 @@ def rows_of(folder: Path) -> Iterator[Row]:
     files = {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and path.name != FACTS_NAME
+        if path.is_file() and path.suffix not in NO_MODELS and path.name != "last_checkpoint"
     }
     for name in sorted(files | facts.keys()):
         yield _row(folder, name, facts.get(name, {}))
 
 
 def _row(folder: Path, name: str, facts: dict[str, Any]) -> Row:
-    row = Row(path=f"{folder.name}/{name}", stand_in=facts.get("stand_in", False))
+    row = Row(
+        path=f"{folder.name}/{name}",
+        stand_in=facts.get("stand_in", False),
+        code=facts.get("code", False),
+    )
     start = time.perf_counter()
     try:
         found = torchkeep.inspect(folder / name)
@@ -114,7 +130,7 @@ def _row(folder: Path, name: str, facts: dict[str, Any]) -> Row:
 
 
 def _is_kind_of(families: list[str | None], cls: str) -> bool:
-    names = [family.partition(" (")[0].lower() for family in families if family]
+    names = [family.lower() for family in families if family and " of " not in family]
     return all(name in cls.lower() for name in names)
 
 

@@ -8,9 +8,24 @@ from typing import Any
 
 import joblib
 import numpy as np
-from sklearn import compose, ensemble, feature_extraction, linear_model, model_selection
-from sklearn import cluster, decomposition, gaussian_process, impute, naive_bayes, neighbors
-from sklearn import neural_network, pipeline, preprocessing, svm, tree
+from sklearn import (
+    cluster,
+    compose,
+    decomposition,
+    ensemble,
+    feature_extraction,
+    gaussian_process,
+    impute,
+    linear_model,
+    model_selection,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 
 from frameworks.expected import expecting
 

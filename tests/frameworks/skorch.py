@@ -40,4 +40,4 @@ def write(folder: Path) -> None:
     )
     facts = {"framework": "skorch", "verdict": "needs-trust"}
     expecting(folder / "net.pkl", container="pickle", **facts).write_bytes(pickle.dumps(net))
-    torch.save(net, expecting(folder / "net.pt", role="checkpoint", **facts))
+    torch.save(net, expecting(folder / "net.pt", **facts))

@@ -18,10 +18,11 @@ from frameworks.networks import SmallNet, train
 
 FAMILIES = {
     "AdafactorBigVision": "Adafactor",
+    "Lars": "LARS",
     "AdamWLegacy": "AdamW",
     "NAdamLegacy": "NAdam",
     "NvNovoGrad": "NovoGrad",
-    "RAdamLegacy": "RAdam",
+    "RAdamLegacy": "Adam or RAdam",
 }
 """Classes that go by another name than their algorithm."""
 MODELS = "resnet18 vit_tiny_patch16_224 convnext_atto mobilenetv3_small_050 efficientvit_b0".split()

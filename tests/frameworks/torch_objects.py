@@ -136,7 +136,9 @@ def _averages(folder: Path) -> None:
 
 def _checkpoints(folder: Path) -> None:
     generator, discriminator = Generator(), Discriminator()
-    adams = [torch.optim.Adam(m.parameters(), betas=(0.5, 0.999)) for m in (generator, discriminator)]
+    adams = [
+        torch.optim.Adam(m.parameters(), betas=(0.5, 0.999)) for m in (generator, discriminator)
+    ]
     gan = {
         "netG": generator.state_dict(),
         "netD": discriminator.state_dict(),
@@ -194,7 +196,11 @@ def _random_states(folder: Path) -> None:
     }
     path = expecting(folder / "rng.pt", role="object", rng=list(states), state_dicts={})
     torch.save(states, path)
-    path = expecting(folder / "rng_in_checkpoint.pt", role="checkpoint", rng=["rng.torch", "rng.random", "rng.numpy"])
+    path = expecting(
+        folder / "rng_in_checkpoint.pt",
+        role="checkpoint",
+        rng=["rng.torch", "rng.random", "rng.numpy"],
+    )
     net = SmallNet()
     rng = {
         "torch": torch.get_rng_state(),

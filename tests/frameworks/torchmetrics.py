@@ -32,11 +32,17 @@ def write(folder: Path) -> None:
         cls = f"{type(metric).__module__}.{type(metric).__name__}"
         torch.save(metric, expecting(folder / f"{name}_whole.pt", role="module", classes=[cls]))
         path = expecting(
-            folder / f"{name}.pt", role="checkpoint", state_dicts={"model": "model"}, framework=None
+            folder / f"{name}.pt",
+            role="checkpoint",
+            framework=None,
         )
         torch.save({"model": SmallNet().state_dict(), "metric": metric.state_dict()}, path)
     collection = MetricCollection({"a": MulticlassAccuracy(3), "b": MulticlassConfusionMatrix(3)})
     collection.persistent(True)
     torch.save(collection, expecting(folder / "collection_whole.pt", role="module"))
-    path = expecting(folder / "collection.pt", role="checkpoint", state_dicts={"model": "model"})
+    path = expecting(
+        folder / "collection.pt",
+        role="checkpoint",
+        state_dicts={"model": "model", "metrics": "other"},
+    )
     torch.save({"model": SmallNet().state_dict(), "metrics": collection.state_dict()}, path)

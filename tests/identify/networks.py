@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import nn
 
@@ -64,9 +65,11 @@ def double_conv(before: int, after: int) -> nn.Module:
 def unet() -> nn.Module:
     widths = [64, 128, 256, 512, 1024]
     parts = {"inc": double_conv(3, 64)}
-    for at, (before, after) in enumerate(zip(widths, widths[1:], strict=False), 1):
-        parts[f"down{at}"] = named(maxpool_conv=nn.Sequential(nn.MaxPool2d(2), double_conv(before, after)))
-    for at, (before, after) in enumerate(zip(widths[::-1], widths[-2::-1], strict=False), 1):
+    for at, (before, after) in enumerate(pairwise(widths), 1):
+        parts[f"down{at}"] = named(
+            maxpool_conv=nn.Sequential(nn.MaxPool2d(2), double_conv(before, after))
+        )
+    for at, (before, after) in enumerate(pairwise(widths[::-1]), 1):
         parts[f"up{at}"] = named(
             up=nn.ConvTranspose2d(before, after, 2), conv=double_conv(before, after)
         )
@@ -127,7 +130,11 @@ def bert() -> nn.Module:
 def dcgan_generator() -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in ((100, 512), (512, 256), (256, 128), (128, 64)):
-        layers += [nn.ConvTranspose2d(before, after, 4, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [
+            nn.ConvTranspose2d(before, after, 4, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        ]
     return named(main=nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, bias=False)))
 
 
@@ -147,7 +154,9 @@ def vae() -> nn.Module:
 
 
 def dqn() -> nn.Module:
-    convs = nn.Sequential(nn.Conv2d(4, 32, 8), nn.ReLU(), nn.Conv2d(32, 64, 4), nn.Conv2d(64, 64, 3))
+    convs = nn.Sequential(
+        nn.Conv2d(4, 32, 8), nn.ReLU(), nn.Conv2d(32, 64, 4), nn.Conv2d(64, 64, 3)
+    )
     extractor = named(cnn=convs, linear=nn.Sequential(nn.Linear(3136, 512)))
     return named(q_net=named(features_extractor=extractor, q_net=nn.Sequential(nn.Linear(512, 6))))
 

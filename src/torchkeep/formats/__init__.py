@@ -95,14 +95,27 @@ def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) ->
         FileMissing: there is nothing at the path.
         FileUnreadable: it may not be read.
     """
-    # The kinds of folders look into files with this module, and are needed for few paths.
-    from torchkeep.formats import folders
+    # The kinds of folders use this module, and are needed for few paths.
+    if _is_folder(path):
+        from torchkeep.formats.folders import examine_folder
 
-    if Path(path).is_dir():
-        return folders.examine_folder(Path(path), limits)
+        return examine_folder(Path(path), limits)
     with InputFile(path) as file:
         head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
-        return folders.stands_for(file, head, limits) or examine_open(file, limits)
+        if head[:1] == b"\x80" or b"{" in head[:8]:
+            from torchkeep.formats.folders import stands_for
+
+            contents = stands_for(file, head, limits)
+            if contents is not None:
+                return contents
+        return examine_open(file, limits)
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # why, will be told by whoever opens it
+        return False
 
 
 def examine_open(file: Readable, limits: Limits) -> Contents:

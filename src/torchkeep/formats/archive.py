@@ -22,7 +22,8 @@ from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats import seven_zip, torch_tar
-from torchkeep.formats.archive_members import Look, PackedBody, StoredBody, nesting_of
+from torchkeep.formats.archive_bodies import PackedBody, StoredBody, nesting_of
+from torchkeep.formats.archive_members import Look
 from torchkeep.formats.format import HEAD_NBYTES, Format
 from torchkeep.formats.seven_zip_coders import LZMA, Coder, open_chain
 from torchkeep.formats.tar_directory import TarEntry, TarReader, first_name, is_tar_header
@@ -294,8 +295,6 @@ def _describe_7z(file: Readable, limits: Limits) -> Contents:
         if entry.name.casefold() in names:
             look.note("duplicate-record", "ambiguous", entry.name, "two files have this name")
         names.add(entry.name.casefold())
-        if entry.is_link:
-            look.add_link(entry.name, "a link")
         folder.add(entry)
     return look.result()
 
@@ -323,6 +322,9 @@ class _Folder:
         self._position += entry.nbytes
         if self._problem is not None:
             self._look.add_closed(entry.name, self._problem)
+        elif entry.is_link:
+            self._look.add_link(entry.name, "a link")
+            self._step_over(self._packed(entry))
         elif seven_zip.is_stored(folder):
             self._look.add(entry.name, StoredBody(self._file, offset, entry.nbytes))
         else:
@@ -336,10 +338,16 @@ class _Folder:
         except FileProblem as problem:
             self._problem = problem
 
-    def _add_packed(self, entry: seven_zip.Entry) -> None:
+    def _packed(self, entry: seven_zip.Entry) -> PackedBody:
         assert self._stream is not None  # noqa: S101  (for the type checker; `_open` was called)
-        body = PackedBody(self._stream, entry.nbytes, entry.crc32)
+        return PackedBody(self._stream, entry.nbytes, entry.crc32)
+
+    def _add_packed(self, entry: seven_zip.Entry) -> None:
+        body = self._packed(entry)
         self._look.add(entry.name, body)
+        self._step_over(body)
+
+    def _step_over(self, body: PackedBody) -> None:
         try:
             body.step_over()
         except FileProblem as problem:

@@ -2,7 +2,7 @@
 
 A file that is stored as it is becomes a window of the archive; a packed one is unpacked into
 memory, under the budget of the outermost file. Its first bytes decide: what is plainly no model
-(text, pictures, unknown data) is counted and not unpacked any further.
+(text, pictures, unknown data) is counted, and mostly not unpacked any further.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import (
@@ -25,155 +24,26 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import FilePart, MemoryFile, Readable
-from torchkeep.formats.format import HEAD_NBYTES, Format
+from torchkeep.files import Readable
+from torchkeep.formats.archive_bodies import (
+    MOST_LEVELS,
+    Body,
+    Nesting,
+    PackedMember,
+    might_run,
+    nesting_of,
+)
+from torchkeep.formats.format import Format
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.formats.unpacking import CHUNK_NBYTES, Budget, Stream
 from torchkeep.formats.zip_structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
-
-MOST_LEVELS = 3
-"""How deep archives are followed into archives."""
 
 _NO_MODEL = frozenset({"unknown", "text"})
 """Readers of what holds no model."""
 _UNPACK_HINT = "Unpack it yourself and look into what comes out."
 _MOST_FINDINGS = 100
 """Of one rule: a file can't make the report endless."""
-
-
-# --- Where a file lies ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Nesting:
-    """Where a file lies: in how many archives, and what is left to spend on it."""
-
-    level: int
-    budget: Budget
-
-
-class StoredMember(FilePart):
-    """A file that lies in an archive as it is."""
-
-    def __init__(
-        self, whole: Readable, start: int, nbytes: int, path: Path, nesting: Nesting
-    ) -> None:
-        super().__init__(whole, start, nbytes, path)
-        self.nesting = nesting
-
-
-class PackedMember(MemoryFile):
-    """A file that was unpacked.
-
-    What is read of it counts: it may be a thousand times larger than what it was unpacked from.
-    """
-
-    def __init__(self, data: bytes, path: Path, nesting: Nesting) -> None:
-        super().__init__(data, path)
-        self.nesting = nesting
-
-    def read_at(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly `nbytes` bytes.
-
-        Raises:
-            DamagedFile: the file ends before that.
-            LimitReached: the budget is used up.
-        """
-        self.nesting.budget.look(nbytes)
-        return super().read_at(offset, nbytes)
-
-
-def nesting_of(file: Readable, limits: Limits) -> Nesting:
-    """Return where a file lies; one that lies in no archive begins with a budget of its own."""
-    while isinstance(file, FilePart) and not isinstance(file, StoredMember):
-        file = file._whole
-    if isinstance(file, StoredMember | PackedMember):
-        return file.nesting
-    return Nesting(0, Budget(file.nbytes, limits))
-
-
-class Body(Protocol):
-    """The bytes of one file of an archive."""
-
-    @property
-    def nbytes(self) -> int | None:
-        """Their number, if it is known before they are unpacked."""
-        ...
-
-    def head(self) -> bytes:
-        """Return the first bytes."""
-        ...
-
-    def open(self, path: Path, nesting: Nesting) -> Readable:
-        """Return all of them; `DamagedFile` or `LimitReached` if they can't be unpacked."""
-        ...
-
-
-class StoredBody:
-    """Bytes that lie in the archive as they are."""
-
-    def __init__(self, archive: Readable, offset: int, nbytes: int) -> None:
-        self._archive = archive
-        self._offset = offset
-        self.nbytes = nbytes
-
-    def head(self) -> bytes:
-        """Return the first bytes."""
-        return self._archive.read_at(self._offset, min(self.nbytes, HEAD_NBYTES))
-
-    def open(self, path: Path, nesting: Nesting) -> Readable:
-        """Return them as a window of the archive."""
-        return StoredMember(self._archive, self._offset, self.nbytes, path, nesting)
-
-
-class PackedBody:
-    """Bytes that come out of a stream, taken off it once: first the head, then the rest."""
-
-    def __init__(self, stream: Stream, nbytes: int | None, crc32: int | None = None) -> None:
-        self._stream = stream
-        self._head: bytes | None = None
-        self._crc32 = crc32
-        self._num_taken = 0
-        self.nbytes = nbytes
-
-    def head(self) -> bytes:
-        """Return the first bytes."""
-        if self._head is None:
-            self._head = self._take(HEAD_NBYTES)
-        return self._head
-
-    def open(self, path: Path, nesting: Nesting) -> Readable:
-        """Return all of them, unpacked and compared with their checksum."""
-        pieces = [self.head()]
-        while piece := self._take(CHUNK_NBYTES):
-            pieces.append(piece)
-        data = b"".join(pieces)
-        if self.nbytes is not None and len(data) != self.nbytes:
-            raise DamagedFile(f"it has {len(data)} bytes, not {self.nbytes}")
-        if self._crc32 is not None and zlib.crc32(data) != self._crc32:
-            raise DamagedFile(
-                "it does not match its checksum", advice="Copy or download the file again."
-            )
-        return PackedMember(data, path, nesting)
-
-    def step_over(self) -> None:
-        """Take what is left of them off the stream."""
-        while self._take(CHUNK_NBYTES):
-            pass
-        if self.nbytes is not None and self._num_taken < self.nbytes:
-            raise DamagedFile("the archive's packed bytes end too early")
-
-    def _take(self, most: int) -> bytes:
-        if self.nbytes is not None:
-            most = min(most, self.nbytes - self._num_taken)
-        piece = self._stream.read(most) if most else b""
-        self._num_taken += len(piece)
-        return piece
-
-
-# --- One look into an archive --------------------------------------------------------------------
 
 
 class Look:
@@ -271,7 +141,7 @@ class Look:
         if inner is None:
             what = "is no model" if self._num_files == 1 else "is a model"
             return NotAModelFile(f"{files} in this {self._kind} {what}", advice="Check the path.")
-        what = "can't be read" if self._num_files == 1 else "can be read"
+        what = "can't be read" if self._num_files == 1 else "can be read as a model"
         advice = inner.advice if isinstance(inner, DamagedFile) else _UNPACK_HINT
         text = f"{files} in this {self._kind} {what}: {inner.problem}"
         return type(inner)(text, advice=advice)
@@ -309,8 +179,11 @@ class Look:
             text = "unpacked, it would lie outside of the folder that is unpacked into"
             self.note("path-escape", "ambiguous", name, text)
         self._num_named[name] += 1
-        count = self._num_named[name]
-        return name if count == 1 else f"{name} ({count})"
+        unique = name if self._num_named[name] == 1 else f"{name} ({self._num_named[name]})"
+        while unique in self._members:
+            self._num_named[name] += 1
+            unique = f"{name} ({self._num_named[name]})"
+        return unique
 
     def _keep_closed(self, name: str, problem: FileProblem) -> None:
         self._num_closed += 1
@@ -335,22 +208,25 @@ class Look:
         """Return what a file is; None if it is plainly no model."""
         head = body.head()
         reader = _reader_of(head, len(head) if body.nbytes is None else body.nbytes)
-        is_foreign = reader.name in _NO_MODEL
-        self._note_code(name, head if is_foreign else b"")
-        if is_foreign and not head.lstrip().startswith((b"{", b"[")):
+        self._note_code(name, head if reader.name in _NO_MODEL else b"")
+        if reader.name == "unknown" and not might_run(body):
             return None
-        if is_foreign and (body.nbytes or 0) > _LONGEST_JSON:
-            if not name.casefold().endswith(".json"):  # vocabularies are as long as that
-                raise LimitReached(f"it is a JSON text of {body.nbytes} bytes")
+        if reader.name == "text" and not self._is_worth_reading(name, body, head):
             return None
         file = body.open(Path(f"{self._file.path}/{name}"), self.nesting)
-        if is_foreign:
-            return self._examine_json(name, file)
         contents = self._examine_model(file, head)
-        is_kept = contents.container == "git-lfs-pointer" or any(
-            finding.severity != "note" for finding in contents.findings
-        )
-        return contents if is_kept or not isinstance(contents.problem, NotAModelFile) else None
+        if reader.name == "text" and _is_json(head):
+            contents = self._with_pickles(contents, file)
+        return contents if _is_worth_telling(contents) else None
+
+    def _is_worth_reading(self, name: str, body: Body, head: bytes) -> bool:
+        """Whether a text may hold more than words: settings, pickles, what runs as a pickle."""
+        if (body.nbytes or 0) > _LONGEST_TEXT:
+            # Vocabularies are that long, and are called what they are.
+            if _is_json(head) and not name.casefold().endswith(".json"):
+                raise LimitReached(f"it is a JSON text of {body.nbytes} bytes")
+            return might_run(body)
+        return _is_json(head) or might_run(body) or _TARGET in body.head(_LONGEST_SETTINGS)
 
     def _examine_model(self, file: Readable, head: bytes) -> Contents:
         from torchkeep.formats import examine_open  # it is above this module
@@ -361,32 +237,39 @@ class Look:
             limits = replace(limits, pickle_nbytes=min(limits.pickle_nbytes, most))
         return examine_open(file, limits)
 
-    def _examine_json(self, name: str, file: Readable) -> Contents | None:
-        """Return the pickles that stand in a JSON text; None if there are none."""
+    def _with_pickles(self, contents: Contents, file: Readable) -> Contents:
+        """Return the description of a JSON text with the pickles that stand in it."""
         data = file.read_at(0, file.nbytes)
         plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), data)
-        if _SERIALIZED.encode() not in plain and b"__lambda__" not in plain:
-            return None
+        if _SERIALIZED.encode() not in plain:
+            return contents
         tree = parse_json(data, allow_nan=True)
-        holders = list(_objects(tree))
-        if any(holder.get("class_name") == "__lambda__" for _, holder in holders):
-            text = "Keras runs the bytecode that stands in it, unless told not to"
-            self.note("keras-lambda", "needs-trust", name, text)
-        pickles = {_dotted(place): holder for place, holder in holders if _SERIALIZED in holder}
-        return self._join_json(file, tree, pickles) if pickles else None
+        pickles = [item for item in _objects(tree) if _SERIALIZED in item[1]]
+        return self._join_json(contents, file, tree, pickles) if pickles else contents
 
-    def _join_json(self, file: Readable, tree: Any, pickles: dict[str, dict[str, Any]]) -> Contents:
-        members = {}
-        for place, holder in pickles.items():
-            path = Path(f"{file.path}/{place}")
-            member = self._examine_text(str(holder[_SERIALIZED]), path)
-            members[place] = member
-            holder[_SERIALIZED] = member.root
+    def _join_json(
+        self,
+        contents: Contents,
+        file: Readable,
+        tree: Any,
+        pickles: list[tuple[_Place, dict[str, Any]]],
+    ) -> Contents:
+        """Return the text's values, each pickle in its place, and each pickle as a member."""
+        members: dict[str, Contents] = {}
+        for place, holder in pickles:
+            name = _dotted(place)
+            while name in members:  # a key with a dot in it can make two places look like one
+                name += " (again)"
+            text = str(holder[_SERIALIZED])
+            members[name] = self._examine_text(text, Path(f"{file.path}/{name}"))
+        # What stands in another one comes behind it, and so is put into its place before it.
+        for (place, _), member in reversed(list(zip(pickles, members.values(), strict=True))):
+            tree = _with_value(tree, place, member.root)
         count = f"{len(pickles)} pickle{'' if len(pickles) == 1 else 's'}"
-        joined = join_members(
-            file.path, file.nbytes, "text", members, kind=f"JSON with {count} in it"
-        )
-        return replace(joined, root=tree)
+        kind = f"JSON with {count} in it"
+        findings = contents.findings
+        joined = join_members(file.path, file.nbytes, "text", members, kind=kind, findings=findings)
+        return replace(joined, root=tree, metadata=contents.metadata)
 
     def _examine_text(self, text: str, path: Path) -> Contents:
         from torchkeep.formats import examine_open
@@ -419,9 +302,15 @@ class Look:
                 self.note("source-code", "note", name, text)
 
 
-_LONGEST_JSON = 16 << 20
+_LONGEST_TEXT = 16 << 20
+_LONGEST_SETTINGS = 1 << 20
+_TARGET = b"_target_"
+"""The key under which settings name what is to be called."""
+_Place = tuple[Any, Any] | None
+"""Where a value stands in a JSON text: the place of what it stands in, and its key there."""
 _SERIALIZED = ":serialized:"
-"""The key under which stable-baselines3 keeps a pickle, as base64, in its JSON."""
+"""The key under which stable-baselines3 keeps a pickle, as base64, in its JSON; beside it stand
+texts for people."""
 _ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 """How JSON may write a letter of ASCII."""
 _NATIVE_NAME = re.compile(
@@ -445,14 +334,24 @@ def _reader_of(head: bytes, nbytes: int) -> Format:
     return next(reader for reader in READERS if reader.sniff(head, nbytes))
 
 
+def _is_json(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+
+
+def _is_worth_telling(contents: Contents) -> bool:
+    """Whether a description says more than that there is no model."""
+    return (
+        not isinstance(contents.problem, NotAModelFile)
+        or contents.container == "git-lfs-pointer"
+        or bool(contents.metadata)
+        or any(finding.severity != "note" for finding in contents.findings)
+    )
+
+
 def _leaves_folder(name: str) -> bool:
     """Whether a name, taken for a path on any system, leads out of the folder it is in."""
     parts = re.split(r"[/\\]", name)
     return ".." in parts or parts[0] == "" or parts[0][1:2] == ":"
-
-
-_Place = tuple[Any, Any] | None
-"""Where a value stands in a JSON text: the place of what it stands in, and its key there."""
 
 
 def _objects(tree: Any) -> Iterator[tuple[_Place, dict[str, Any]]]:
@@ -470,9 +369,24 @@ def _objects(tree: Any) -> Iterator[tuple[_Place, dict[str, Any]]]:
         pending += [((place, key), item) for key, item in items[::-1]]
 
 
-def _dotted(place: _Place) -> str:
-    keys: list[str] = []
+def _keys(place: _Place) -> list[Any]:
+    keys: list[Any] = []
     while place is not None:
         place, key = place
-        keys.append(str(key))
-    return ".".join(reversed(keys))
+        keys.append(key)
+    return keys[::-1]
+
+
+def _dotted(place: _Place) -> str:
+    return ".".join(map(str, _keys(place)))
+
+
+def _with_value(tree: Any, place: _Place, value: Any) -> Any:
+    """Return a JSON value with another value at a place."""
+    if place is None:
+        return value
+    parent = tree
+    for key in _keys(place[0]):
+        parent = parent[key]
+    parent[place[1]] = value
+    return tree

@@ -71,11 +71,10 @@ def describe(folder: Folder) -> Contents:
 
 def describe_metadata_file(folder: Folder, name: str) -> Contents:
     """Return what a `.metadata`, of whatever name, and the shards beside it hold."""
+    path = folder.path / name
     try:
-        return _describe_saved(folder, name)
+        return replace(_describe_saved(folder, name), path=path)
     except FileProblem as problem:
-        path = folder.path / name
-        problem.in_file(path)
         seen = problem.seen
         return Contents(
             path=path,
@@ -84,7 +83,7 @@ def describe_metadata_file(folder: Folder, name: str) -> Contents:
             root=None,
             globals=seen.globals if seen else (),
             findings=seen.findings if seen else (),
-            problem=problem,
+            problem=problem.in_file(path),
         )
 
 
@@ -94,12 +93,13 @@ def _describe_saved(folder: Folder, name: str) -> Contents:
     joined = put_together(folder, saved, is_alone=name != METADATA)
     shards = sorted({place.file for place in saved.places.values()})
     findings = [*saved.findings, *joined.findings]
-    extra = [shard for shard in _shards(folder) if shard not in shards]
+    # A rank that had nothing to write leaves an empty one.
+    extra = [shard for shard in _shards(folder) if shard not in shards and folder.files[shard]]
     if extra and name == METADATA:
         text = f"{len(extra)} shards do not belong to it: {listed(extra)}"
         findings.append(Finding("extra-file", "note", "", text))
     return Contents(
-        path=folder.path if name == METADATA else folder.path / name,
+        path=folder.path,
         nbytes=folder.nbytes if name == METADATA else joined.nbytes + folder.files.get(name, 0),
         container=CONTAINER,
         root=joined.root,

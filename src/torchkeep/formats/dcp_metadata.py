@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from torchkeep.contents import Finding, Global, Object, Value
-from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.folder import listed
 from torchkeep.formats.torch_objects import read_dtype, sizes
@@ -135,8 +135,8 @@ def read_metadata(file: Readable, limits: Limits) -> Saved:
         text = f"{source.remaining} bytes follow the pickle"
         saved.findings.append(Finding("trailing-bytes", "ambiguous", "", text))
     try:
-        _Reading(saved).read(pickled.root)
-    except (DamagedFile, UnsupportedContent) as problem:
+        _Reading(saved, _FREE_BOXES + file.nbytes // _LEAST_NBYTES_OF_BOX).read(pickled.root)
+    except (DamagedFile, LimitReached, UnsupportedContent) as problem:
         problem.seen = pickled
         raise
     return saved
@@ -145,8 +145,9 @@ def read_metadata(file: Readable, limits: Limits) -> Saved:
 class _Reading:
     """One reading of a metadata object; what makes no sense is left out, and told of."""
 
-    def __init__(self, saved: Saved) -> None:
+    def __init__(self, saved: Saved, room: int) -> None:
         self.saved = saved
+        self.room = room  # pieces that may still come: a pickle can name one many times
         self.broken: list[str] = []
         self.twice: list[str] = []
 
@@ -171,6 +172,12 @@ class _Reading:
         self.tell()
 
     def add_item(self, key: Value, item: Value) -> None:
+        self.room -= 1 + _num_chunks(item)
+        if self.room < 0:
+            raise LimitReached(
+                "the metadata unfolds into far more pieces than it has bytes",
+                advice="No training program writes such a file.",
+            )
         if not isinstance(key, str):
             self.broken.append(f"<{type(key).__name__}>")
         elif is_a(item, "BytesStorageMetadata"):
@@ -225,6 +232,14 @@ class _Reading:
 
 
 _LONGEST_FACT = 200
+_FREE_BOXES = 1_000
+_LEAST_NBYTES_OF_BOX = 8
+"""What a piece takes at least in an honest pickle; 40 bytes were seen."""
+
+
+def _num_chunks(item: Value) -> int:
+    chunks = _attributes(item).get("chunks")
+    return len(chunks) if isinstance(chunks, list | tuple) else 0
 
 
 def is_a(value: Value, name: str) -> bool:

@@ -12,7 +12,7 @@ Source: torch/distributed/checkpoint/filesystem.py (`_write_item`).
 from __future__ import annotations
 
 from torchkeep.contents import Contents, Finding, Global, TensorEntry, Value
-from torchkeep.errors import DamagedFile
+from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.files import FilePart, Readable
 from torchkeep.formats.folder import listed
 from torchkeep.formats.zip_structs import (
@@ -28,15 +28,17 @@ from torchkeep.pickles.limits import Limits
 
 CONTAINER = "dcp"
 _MOST_FINDINGS = 100
+_MOST_ARCHIVES = 100_000
+"""Archives in one shard; the largest models have some thousands."""
 
 
-def archives_end_to_end(file: Readable, limits: Limits) -> list[tuple[int, int]]:
+def archives_end_to_end(file: Readable) -> list[tuple[int, int]]:
     """Return start and length of each archive, if a file is several of them; else an empty list.
 
     The way is from the end to the start: an archive is found by the directory at its end.
 
     Raises:
-        LimitReached: there are more archives than an archive may have records.
+        LimitReached: there are more archives than any shard has.
     """
     found: list[tuple[int, int]] = []
     end = file.nbytes
@@ -45,7 +47,8 @@ def archives_end_to_end(file: Readable, limits: Limits) -> list[tuple[int, int]]
         if start is None:
             return []
         found.append((start, end - start))
-        limits.check("records", len(found))
+        if len(found) > _MOST_ARCHIVES:
+            raise LimitReached(f"more than {_MOST_ARCHIVES:,} archives stand end to end")
         end = start
     return found[::-1] if len(found) > 1 else []
 

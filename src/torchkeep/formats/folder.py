@@ -28,16 +28,19 @@ from torchkeep.pickles.limits import Limits
 
 MOST_FILES = 2_000
 """Files that one call looks into, those in folders within the folder included."""
-_MOST_NAMES = 200_000
-"""Names that a folder may have."""
+MOST_NAMES = 200_000
+"""Names that it lists, likewise."""
 _HEAD_NBYTES = 512
 
 
 @dataclass(slots=True)
 class FileBudget:
-    """How many more files may be looked into."""
+    """How much of a folder, and of the folders within, may still be looked at."""
 
     left: int = MOST_FILES
+    """Files that may be looked into."""
+    names: int = MOST_NAMES
+    """Names that may be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +135,16 @@ def list_folder(
         FileUnreadable: it may not be listed.
         LimitReached: it has too many names.
     """
+    budget = budget or FileBudget()
     files: dict[str, int] = {}
     folders: list[str] = []
     others: list[str] = []
     try:
         with os.scandir(path) as entries:
-            for count, entry in enumerate(entries):
-                if count == _MOST_NAMES:
-                    raise LimitReached(f"the folder has more than {_MOST_NAMES:,} names")
+            for entry in entries:
+                budget.names -= 1
+                if budget.names < 0:
+                    raise LimitReached(f"there are more than {MOST_NAMES:,} files in the folder")
                 _sort_in(entry, files, folders, others)
     except OSError as error:
         raise _unlistable(path, error) from None
@@ -150,7 +155,7 @@ def list_folder(
         others=tuple(sorted(others)),
         limits=limits,
         level=level,
-        budget=budget or FileBudget(),
+        budget=budget,
     )
 
 

@@ -30,7 +30,7 @@ from torchkeep.files import Readable
 from torchkeep.formats.cursor import Cursor
 from torchkeep.formats.foreign import counted, not_loaded, shortened
 from torchkeep.formats.format import Format
-from torchkeep.formats.keras import find_code, is_config, parse_json, shown_model
+from torchkeep.formats.keras import find_code, is_config, read_json, shown_model
 from torchkeep.pickles.limits import Limits
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -57,7 +57,7 @@ def describe(file: Readable, limits: Limits) -> Contents:
     group = _Group(file, limits)
     group.read()
     texts = group.texts
-    config = parse_json(texts.get("model_config", ""))
+    config = read_json(texts.get("model_config", ""))
     findings = find_code(config)
     if group.is_dense and not findings and _mentions_lambda(file):
         text = "the file mentions a Lambda layer, whose bytecode Keras would run"

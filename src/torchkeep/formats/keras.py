@@ -16,7 +16,7 @@ from torchkeep.contents import Finding
 from torchkeep.formats.foreign import counted, shortened
 
 
-def parse_json(text: str) -> Any:
+def read_json(text: str) -> Any:
     """Return the value of a JSON text; None if it is none."""
     try:
         return json.loads(text)

@@ -65,11 +65,13 @@ _DTYPES = {
 _ARRAY_CLASS = re.compile(rf"torch\.(Cuda)?({'|'.join(_DTYPES)})(Tensor|Storage)")
 _NAME = rb"[A-Za-z_][\w.]{,99}"
 
+_SHORT_TEXT = rb"\x02\0\0\0..\0\0[ -~]"
+_WHOLE_NUMBER = rb"\x01\0\0\0\0{4}...[\x3f-\x41]"
 _BINARY = re.compile(
     rb"\x04\0\0\0\x01\0\0\0(.\0\0\0V \d+.\0\0\0" + _NAME + rb"|.\0\0\0[a-z]\w+\.[A-Z])"
-    rb"|\x03\0\0\0\x01\0\0\0....(\x02\0\0\0..\0\0[ -~]|\x01\0\0\0.{8}[\x01-\x08]\0\0\0"
-    rb"|[\x03\x04]\0\0\0[\x01\x02]\0\0\0)"
-    rb"|([\x07\x08]\0\0\0\x01\0\0\0|\x06\0\0)...\0\x1bL",
+    rb"|\x03\0\0\0\x01\0\0\0....(" + _SHORT_TEXT + rb"|" + _WHOLE_NUMBER + rb"[\x01-\x08]\0\0\0"
+    rb"|\x01\0\0\0\0{8}" + _SHORT_TEXT + rb"|[\x03\x04]\0\0\0[\x01\x02]\0\0\0)"
+    rb"|([\x07\x08]\0\0\0\x01\0\0\0|\x06\0\0\0)...\0\x1bL",
     re.DOTALL,
 )
 _TEXTUAL = re.compile(

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchkeep.contents import Contents, Finding, Value
-from torchkeep.errors import FileProblem, NotAModelFile
+from torchkeep.errors import FileProblem, LimitReached, NotAModelFile, UnsupportedContent
 from torchkeep.formats.folder import Folder, FolderKind, listed, unreadable
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
@@ -114,6 +114,7 @@ def _as_index(joined: Contents, found: _Found) -> Contents:
         root=main.root,
         metadata={**main.metadata, **facts, "index": name},
         kind=f"{told} in {main.kind.rpartition(' in ')[2]}" if told else main.kind,
+        members=main.members if len(found.indexes) == 1 else joined.members,
         problem=main.problem,
     )
 
@@ -130,6 +131,9 @@ def _read_states(folder: Folder, found: _Found) -> None:
             continue
         try:
             value = parse_json(folder.read(name, _MOST_JSON_NBYTES), allow_nan=True)
+        except LimitReached as problem:
+            found.findings.append(Finding("large-json", "note", name, problem.problem))
+            continue
         except FileProblem as problem:
             found.findings.append(Finding("broken-json", "damaged", name, problem.problem))
             continue
@@ -177,9 +181,10 @@ def _is_told_of(name: str, contents: Contents) -> bool:
         return True
     if any(finding.severity != "note" for finding in contents.findings):
         return True
-    if isinstance(contents.problem, NotAModelFile):
-        return name.endswith(_MODEL_SUFFIXES)
-    return contents.container not in ("unknown", "text")
+    if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
+        is_named_so = name.endswith(_MODEL_SUFFIXES)
+        return is_named_so or contents.container not in ("unknown", "text")
+    return True
 
 
 def _open_folders(folder: Folder, found: _Found) -> None:

@@ -32,7 +32,7 @@ from torchkeep.formats.cursor import ByteOrder, Cursor
 from torchkeep.formats.foreign import counted, shortened, shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch_pickle import run_torch_pickle
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_directory import Directory, Record
 from torchkeep.formats.zip_structs import DEFLATED, STORED
 from torchkeep.pickles.arrays import DTYPES
@@ -340,4 +340,3 @@ def _parse_items(
 
 
 FORMAT = Format("numpy", sniff, describe)
-KIND = ArchiveKind("numpy", (), describe_archive)

@@ -128,8 +128,8 @@ def _starts_well(cursor: Cursor) -> bool:
     return has_text
 
 
-_GRAPH_STARTS = frozenset(bytes([number << 3 | 2]) for number in (1, 2, 5, 10, 11, 12, 13))
-"""A node, a name, an initializer, a text, an input, an output, a value."""
+_GRAPH_STARTS = frozenset(bytes([number << 3 | 2]) for number in (1, 2, 5, 10, 11, 12, 13, 14, 15))
+"""Its name and what it has lists of."""
 
 
 def describe(file: Readable, limits: Limits) -> Contents:

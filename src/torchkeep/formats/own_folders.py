@@ -17,6 +17,7 @@ Source: docs/files.md; checkpointing/state.py for what a state has.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from torchkeep.contents import Contents, Finding, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed, unreadable
 from torchkeep.formats.members import join_members
+from torchkeep.formats.own import TRAINING_STATE
 from torchkeep.formats.own_manifest import (
     CHECKPOINT_NAME,
     FORMAT,
@@ -42,6 +44,9 @@ from torchkeep.formats.own_structure import inert
 _FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
 """What is taken over from the manifest, in the order in which it is told."""
 
+_STATE_MARK = json.dumps(next(iter(TRAINING_STATE))).encode()
+"""What stands in the first bytes of every state file."""
+
 _MOST_CHECKPOINTS = 1_000
 """Manifests that are read in one run."""
 
@@ -52,6 +57,8 @@ _MOST_CHECKPOINTS = 1_000
 def is_checkpoint(folder: Folder) -> bool:
     """Whether a folder is a checkpoint of ours, or what is left of one."""
     if MANIFEST in folder.files and FORMAT.encode() in folder.head(MANIFEST):
+        return True
+    if STATE_FILE in folder.files and _STATE_MARK in folder.head(STATE_FILE):
         return True
     has_part = bool({MANIFEST, MODEL_FILE, STATE_FILE} & folder.files.keys())
     return has_part and CHECKPOINT_NAME.fullmatch(folder.path.name) is not None

@@ -317,7 +317,7 @@ class _Header:
     def _coder(self) -> tuple[bytes, bytes, int, int]:
         """Return a coder's number, its settings, and how many streams go in and come out."""
         flags = self.byte()
-        method = self.take(flags & 0x0F)
+        method = self.take(flags & 0x0F).lstrip(b"\0") or COPY
         num_inputs, num_outputs = 1, 1
         if flags & 0x10:
             num_inputs, num_outputs = self.count(_MOST_CODERS), self.count(_MOST_CODERS)
@@ -455,7 +455,7 @@ def _read_entries(
     count = header.count()
     limits.check("records", count)
     budget.look(count * _ENTRY_NBYTES)
-    names: list[str] = []
+    names = [_NO_NAME] * count
     empty = [False] * count
     modes = [0] * count
     while (kind := header.byte()) != _END:
@@ -483,10 +483,14 @@ def _read_entries(
 
 
 _ENTRY_NBYTES = 64
+_NO_NAME = "content"
+"""What a file is called whose name the archive leaves out, as it may."""
 
 
 def _parse_names(data: bytes) -> list[str]:
     """Return the names, which are UTF-16 and end in a zero each."""
+    if not data:
+        return []
     if len(data) % 2 or data[-2:] != b"\0\0":
         raise DamagedFile("the archive's names end too early")
     return data[:-2].decode("utf-16-le", "replace").split("\0")

@@ -68,6 +68,7 @@ def read_index(folder: Folder, name: str) -> Index:
         DamagedFile: it is no JSON, or an index that makes no sense.
         LimitReached: it is longer than the limits allow, or names too many files.
     """
+    folder.limits.check("header_nbytes", folder.files.get(name, 0))
     table = parse_json(folder.read(name, folder.limits.header_nbytes))
     if not isinstance(table, dict) or "weight_map" not in table:
         raise NotAModelFile("this is JSON without a weight_map, not the index of a model")
@@ -90,14 +91,18 @@ def describe_index(folder: Folder, name: str) -> tuple[Contents, list[str]]:
 
     What is wrong with the index is the description's `problem`.
     """
+    path = folder.path / name
+    shards: list[str] = []
     try:
         index = read_index(folder, name)
-        return _Reading(folder, name, index).contents(), index.shards
+        shards = index.shards
+        contents = _Reading(folder, name, index).contents()
     except FileProblem as problem:
-        path = folder.path / name
         nbytes = folder.files.get(name, 0)
-        problem.in_file(path)
-        return Contents(path, nbytes, _kind_by_name(name), None, problem=problem), []
+        contents = Contents(path, nbytes, _kind_by_name(name), None, problem=problem)
+    if contents.problem is not None:
+        contents.problem.in_file(path)
+    return contents, shards
 
 
 class _Reading:
@@ -136,7 +141,7 @@ class _Reading:
         return replace(joined, root=self.root if self.members else None, metadata=metadata)
 
     def note(self, rule: str, severity: Any, text: str) -> None:
-        self.findings.append(Finding(rule, severity, self.name, text))
+        self.findings.append(Finding(rule, severity, "", text))
 
     def open_shards(self) -> None:
         missing, skipped = [], []
@@ -144,7 +149,7 @@ class _Reading:
             outside = way_out(self.folder.path, shard)
             if outside is not None:
                 if len(self.findings) < _MOST_FINDINGS:
-                    self.findings.append(replace(outside, place=self.name))
+                    self.findings.append(outside)
             elif self.folder.budget.left <= 0:
                 skipped.append(shard)
             elif self.is_there(shard):
@@ -206,7 +211,8 @@ class _Reading:
             if isinstance(entry, TensorEntry)
         }
         nbytes = sum(unique.values())
-        is_whole = len(self.members) == len(self.index.shards)
+        readable = [member for member in self.members.values() if member.problem is None]
+        is_whole = len(readable) == len(self.index.shards)
         if is_whole and type(total) in (int, float) and total != nbytes:
             text = f"it says that the tensors have {total} bytes, and they have {nbytes}"
             self.note("total-size", "note", text)

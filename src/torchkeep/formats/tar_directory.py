@@ -90,17 +90,30 @@ def _parse_header(block: bytes) -> _Header | None:
     try:
         if _number(block[148:156]) not in (sum(rest), signed):
             return None
-        nbytes = _number(block[124:136])
+        nbytes, *_ = [_number(block[start:stop]) for start, stop in _NUMBERS]
     except ValueError:
         return None
+    kind = block[156:157]
     return _Header(
         name=_text(block[:100]),
         nbytes=nbytes,
-        type=block[156:157],
-        prefix=_text(block[345:500]),
+        type=kind,
+        prefix="" if kind == b"S" else _text(block[345:500]),
         is_posix=block[257:263] == b"ustar\0",
         is_extended=block[156:157] == b"S" and block[482] != 0,
     )
+
+
+_NUMBERS = (
+    (124, 136),  # size
+    (100, 108),  # mode
+    (108, 116),  # user
+    (116, 124),  # group
+    (136, 148),  # time
+    (329, 337),  # device
+    (337, 345),
+)
+"""Where numbers stand; tarfile takes no header in which one of them is none."""
 
 
 def _number(field: bytes) -> int:
@@ -146,13 +159,13 @@ class TarReader:
 
     def _next_header(self, table: dict[str, str]) -> tuple[TarEntry, int] | None:
         """Return the next entry and where the one after it starts; None at the archive's end."""
-        links_follow = 0
+        num_headers = 0
         while True:
-            links_follow += 1
-            self._limits.check("records", links_follow)
+            num_headers += 1
+            self._limits.check("records", num_headers)
             start = self._stream.position
             block = self._stream.read(BLOCK_NBYTES)
-            if block == bytes(BLOCK_NBYTES):
+            if block == bytes(BLOCK_NBYTES) and num_headers == 1:
                 self._check_end()
                 return None
             header = _parse_header(block)
@@ -162,7 +175,7 @@ class TarReader:
                 return self._entry(header, table)
             data = self._read_table(header)
             if header.type == b"L":
-                table["path"] = _text(data)
+                table["GNU.name"] = _text(data)
             elif header.type == b"g":
                 self._table.update(_parse_table(data, start))
             elif header.type != b"K":
@@ -186,15 +199,18 @@ class TarReader:
 
     def _entry(self, header: _Header, table: dict[str, str]) -> tuple[TarEntry, int]:
         facts = {**self._table, **table}
-        name = facts.get("path", f"{header.prefix}/{header.name}" if header.prefix else header.name)
-        nbytes = self._size(header, facts, name)
+        name = f"{header.prefix}/{header.name}" if header.prefix else header.name
         kind = _KINDS.get(header.type, "file")
-        if header.type == b"\0" and name.endswith("/"):
+        if header.type == b"\0" and header.name.endswith("/"):
             kind = "folder"
+        name = table.get("GNU.name", name)
+        if "path" in facts or kind == "folder":
+            name = facts.get("path", name).rstrip("/")
+        nbytes = self._size(header, facts, name)
         if any(key.startswith("GNU.sparse") for key in facts):
             kind = "sparse"
         self._step_over_extension(header)
-        entry = TarEntry(name.rstrip("/"), kind, self._stream.position, nbytes)
+        entry = TarEntry(name, kind, self._stream.position, nbytes)
         has_bytes = kind in ("file", "sparse")
         self._note(header, entry, has_bytes=has_bytes)
         end = entry.offset + (_padded(nbytes) if has_bytes else 0)

@@ -16,7 +16,7 @@ from torchkeep.files import Readable
 from torchkeep.formats.foreign import no_model, not_loaded, shortened
 from torchkeep.formats.format import Format
 from torchkeep.formats.hidden_pickle import find_hidden_pickle
-from torchkeep.formats.keras import find_code, is_config, parse_json, shown_model
+from torchkeep.formats.keras import find_code, is_config, read_json, shown_model
 from torchkeep.pickles.limits import Limits
 
 _START_NBYTES = 1 << 16
@@ -30,21 +30,24 @@ _DOWNLOAD = "The download went wrong (a log-in or an error page?): open it in a 
 
 def sniff(head: bytes, nbytes: int) -> bool:
     """Whether the file starts with text."""
-    return nbytes > 0 and _decode(head) is not None
+    return nbytes > 0 and not head.startswith(b"%PDF-") and _decode(head) is not None
 
 
 def _decode(data: bytes) -> str | None:
     """Return the text that the bytes are, a character that is cut off left out; None if none."""
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if error.start < len(data) - 3 or error.reason.startswith("invalid"):
-            return None
-        text = data[: error.start].decode(encoding)
-    return text if _CONTROL.search(text) is None else None
+    for encoding in ("utf-16",) if data.startswith(_UTF16) else ("utf-8-sig", "latin1"):
+        # Neither encoding can be cut in the middle of a character by more than three bytes.
+        for end in range(len(data), max(len(data) - 4, 0), -1):
+            try:
+                text = data[:end].decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            is_foreign = encoding == "latin1" and 4 * len(text.encode()) > 5 * len(text)
+            return None if is_foreign or _CONTROL.search(text) else text or None
+    return None
 
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
@@ -86,10 +89,10 @@ def _tell(file: Readable, text: str) -> _Text:
     return _plain("text", text)
 
 
-def _plain(kind: str, text: str, *findings: Finding) -> _Text:
+def _plain(kind: str, text: str, *findings: Finding, article: str = "") -> _Text:
     """Return text that is of no use here, with the line that it starts with."""
     line = text.splitlines()[0][:_LONGEST_LINE] if text else ""
-    return _Text(kind, no_model(f"{kind} ({line!r}...)"), findings)
+    return _Text(kind, no_model(f"{article}{kind} ({line!r}...)"), findings)
 
 
 def _web_page(file: Readable, text: str) -> _Text | None:
@@ -120,7 +123,7 @@ def _json(file: Readable, text: str) -> _Text | None:
         return None
     if file.nbytes > _LARGEST_JSON:
         return _plain("JSON text", text)
-    value = parse_json(file.read_at(0, file.nbytes).decode("utf-8-sig", "replace"))
+    value = read_json(file.read_at(0, file.nbytes).decode("utf-8-sig", "replace"))
     if is_config(value):
         kind = f"Keras configuration without weights: {shown_model(value)}"
         what = not_loaded("the configuration of a Keras model")
@@ -174,7 +177,9 @@ def _model(file: Readable, text: str) -> _Text | None:
 
 def _yaml(file: Readable, text: str) -> _Text | None:
     del file
-    if not text.startswith(("---", "%YAML")) and not _YAML.match(text):
+    lines = [line for line in text.splitlines()[:50] if line.strip() and line.lstrip()[0] != "#"]
+    is_table = len(lines) > 1 and all(map(_YAML_LINE.match, lines[:5])) and lines[0][0] != " "
+    if not is_table and not text.startswith(("---\n", "%YAML")):
         return None
     if "!!python/" not in text:
         return _plain("YAML text", text)
@@ -182,13 +187,14 @@ def _yaml(file: Readable, text: str) -> _Text | None:
     return _plain("YAML text", text, Finding("yaml-object", "needs-trust", "", said))
 
 
-_YAML = re.compile(r"(#[^\n]*\n|\s*\n)*([\w.-]+:(\n[ -]| [^\n]*\n[ \w-][^\n]*:|\s*\n[ ]+[\w-]))")
+_YAML_LINE = re.compile(r" *(- )?[\w.-]+:( |$)| *- | +\S")
 
 
 def _source(file: Readable, text: str) -> _Text | None:
     del file
     if text.startswith("#!"):
-        return _plain("Python source" if "python" in text.partition("\n")[0] else "script", text)
+        is_python = "python" in text.partition("\n")[0]
+        return _plain("Python script" if is_python else "script", text, article="a ")
     return _plain("Python source", text) if _PYTHON.search(text) else None
 
 
@@ -204,7 +210,7 @@ def _table(file: Readable, text: str) -> _Text | None:
     for mark in ",;\t":
         counts = {line.count(mark) for line in lines}
         if len(lines) > 1 and len(counts) == 1 and (found := counts.pop()):
-            return _plain(f"table of {found + 1} columns", text)
+            return _plain(f"table of {found + 1} columns", text, article="a ")
     return None
 
 

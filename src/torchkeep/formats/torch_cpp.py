@@ -1,4 +1,4 @@
-"""The archives of PyTorch 1.0 to 1.3: TorchScript programs, and what the C++ API saved.
+"""The archives of PyTorch 1.0 to 1.2: TorchScript programs, and what the C++ API saved.
 
 Layout: a zip with one root folder:
 
@@ -6,7 +6,7 @@ Layout: a zip with one root folder:
     <root>/tensors/<n>         the raw bytes of each storage
     <root>/attributes.pkl      values that are no tensors, as a pickle of C++ (since 1.1)
     <root>/code/*.py           the methods of each module, where it has any
-    <root>/debug/*.pkl         where the code came from (1.3)
+    <root>/debug/*.pkl         where the code came from (1.2)
     <root>/libs/**.py          the code of other classes
     <root>/version, extra/*    as in `torchscript`
 
@@ -25,7 +25,7 @@ class in the file, and is named by its place, as PyTorch does when it reads such
 
 `torchscript` is said of an archive in which a module has methods, `torch-cpp` of any other.
 
-Limits: PyTorch 1.5 and newer read these files, no version since 1.4 writes them.
+Limits: no version since 1.3 writes these files, and the official builds of today read them no more.
 
 Source: caffe2/proto/torch.proto; torch/csrc/jit/serialization/import_legacy.cpp.
 """
@@ -158,9 +158,9 @@ class _Reading:
     def kind(self, main: Mapping[str, Any]) -> str:
         """Return what the archive is in a few words."""
         if not self.texts:
-            return "values saved by the C++ API of PyTorch 1.0 to 1.3"
+            return "values saved by the C++ API of PyTorch 1.0 to 1.2"
         methods = _METHOD.findall(self.texts.get(_code_key(main), ""))
-        what = f"TorchScript program of PyTorch 1.0 to 1.3: {_name(main)}"
+        what = f"TorchScript program of PyTorch 1.0 to 1.2: {_name(main)}"
         return f"{what} with {', '.join(methods[:_MOST_METHODS])}" if methods else what
 
     # --- Tensors and other values -----------------------------------------------------------

@@ -72,7 +72,7 @@ class _Reading:
         self.members = Members(archive)
         self.findings = odd_records(archive, _is_known, _RECORDS)
         self.code = Code({}, {})
-        self.has_script = False
+        self.scripts: dict[str, Value] = {}
         self.rebuilt: dict[int, Value] = {}
         self.storage = self.pickles.storages_in(_DATA, ".storage")
 
@@ -149,16 +149,11 @@ class _Reading:
             return self.members.add(name, needed=False)
         try:
             return self.pickles.run(name, self.load)
-        except (DamagedFile, LimitReached, UnsupportedContent) as problem:
+        except (DamagedFile, LimitReached, UnsupportedContent):
             if PurePosixPath(name).suffix in _PICKLE_SUFFIXES:
                 raise
-            # The name does not say that it is a pickle: it may be any bytes.
-            self.members.add(name, needed=False)
-            if problem.seen is not None and problem.seen.globals:
-                self.pickles.names.update(dict.fromkeys(problem.seen.globals))
-                text = f"it looks like a pickle, and can't be read: {problem.problem}"
-                self.findings.append(Finding("broken-pickle", "ambiguous", name, text))
-            return None
+            # Its name does not say that it is a pickle: it may be any bytes.
+            return self.members.add(name, needed=False)
 
     def load(self, pid: Value) -> Value:
         """Return the storage that a persistent id names, or what it would have PyTorch rebuild."""
@@ -183,7 +178,9 @@ class _Reading:
             # The first argument becomes the module's attributes.
             return Object(function, args[1:], state=args[0])
         if str(function) == _SCRIPT_MODULE and len(args) == 1 and isinstance(args[0], str):
-            return self.read_script(args[0])
+            if args[0] not in self.scripts:
+                self.scripts[args[0]] = self.read_script(args[0])
+            return self.scripts[args[0]]
         return Object(function, args)
 
     def read_script(self, number: str) -> Value:

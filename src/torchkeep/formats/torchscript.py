@@ -1,6 +1,6 @@
 """TorchScript programs: the zip archives of `torch.jit.save`, for servers and for phones.
 
-Layout, since PyTorch 1.4, below one root folder:
+Layout, since PyTorch 1.3, below one root folder:
 
     <root>/data.pkl, data/<n>             the module as a pickle of C++, and its tensors' bytes
     <root>/constants.pkl, constants/<n>   the tensors that stand in the code as `CONSTANTS.c<n>`
@@ -15,7 +15,7 @@ An archive for phones (`_save_for_lite_interpreter`) has the program as instruct
     <root>/bytecode.pkl, bytecode/<n> or constants/<n>.storage, mobile_debug_handles.pkl
 
 PyTorch's C++ API (`torch::save`) writes the same archive with classes that have no methods; it is
-described as `torch-cpp`. Archives of PyTorch 1.0 to 1.3 have a `model.json`: see `torch_cpp`.
+described as `torch-cpp`. Archives of PyTorch 1.0 to 1.2 have a `model.json`: see `torch_cpp`.
 
 The root of the tree is the module itself, with its own and its submodules' tables sorted as in a
 pickled `nn.Module`; constants and traced inputs are attributes of it. Constants of the instructions

@@ -12,7 +12,7 @@ same shape, so that a look at the lines is enough:
       def forward(self: __torch__.torch.nn.modules.linear.Linear,
         input: Tensor) -> Tensor:
 
-`__buffers__` is missing before PyTorch 1.5. The class `__torch__.torch.nn.modules.linear.Linear`
+`__buffers__` is missing before PyTorch 1.6. The class `__torch__.torch.nn.modules.linear.Linear`
 stands in the record `code/__torch__/torch/nn/modules/linear.py`.
 
 Source: torch/csrc/jit/serialization/python_print.cpp, import_source.cpp.
@@ -55,7 +55,8 @@ class Code:
 
 def parse_code(texts: dict[str, str]) -> Code:
     """Return what code files say; `texts` are the files by the dotted name of their module."""
-    classes, sources = {}, {}
+    classes: dict[str, ScriptClass] = {}
+    sources: dict[str, str] = {}
     for module, text in texts.items():
         for kind, name, block in _blocks(text):
             path = f"{module}.{name}"

@@ -8,7 +8,6 @@ Limits: nothing but the start is looked at, and of a file of zeros a few places 
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 from torchkeep.contents import Contents, Finding
@@ -50,16 +49,7 @@ _MARKS = (
     _Mark(b"ptrt", "TensorRT engine", _MODEL),
     _Mark(b"RKNN", "RKNN model", _MODEL),
     _Mark(b"binf", "XGBoost model", _MODEL),
-    _Mark(b"\x28\xb5\x2f\xfd", "zstd archive", _MODEL),
-    _Mark(b"\x04\x22\x4d\x18", "lz4 archive", _MODEL),
     _Mark(b"ZF0x", "compressed pickle of an old joblib", _MODEL),
-    _Mark(b"7z\xbc\xaf\x27\x1c", "7z archive", _MODEL),
-    _Mark(b"\x1f\x8b", "gzip archive", _MODEL),
-    _Mark(b"BZh", "bzip2 archive", _MODEL),
-    _Mark(b"\xfd7zXZ\x00", "xz archive", _MODEL),
-    _Mark(b"ustar", "tar archive", _MODEL, 257),
-    _Mark(b"Rar!\x1a\x07", "RAR archive", _MODEL),
-    _Mark(b"PK\x05\x06", "empty zip archive", _DATA),
     _Mark(b"\x89PNG", "PNG picture", _DATA),
     _Mark(b"\xff\xd8\xff", "JPEG picture", _DATA),
     _Mark(b"GIF8", "GIF picture", _DATA),
@@ -147,8 +137,6 @@ def _mark_of(head: bytes) -> _Mark | None:
             return mark
     if _is_windows(head):
         return _Mark(b"MZ", "Windows program", _CODE)
-    if _is_zlib(head):
-        return _Mark(head[:2], "zlib stream (joblib, perhaps)", _MODEL)
     return None
 
 
@@ -157,19 +145,8 @@ def _is_windows(head: bytes) -> bool:
     return head.startswith(b"MZ") and len(head) >= 64 and head[60:64] != b"\0\0\0\0"
 
 
-def _is_zlib(head: bytes) -> bool:
-    """Whether the file starts with a deflated stream in zlib's wrapping."""
-    if len(head) < 8 or head[0] != 0x78 or int.from_bytes(head[:2], "big") % 31:
-        return False
-    try:
-        zlib.decompressobj().decompress(head, 1)
-    except zlib.error:
-        return False
-    return True
-
-
 def _article(kind: str) -> str:
-    return "an" if kind[0] in "aeiouAEIOU" or kind.startswith(("RKNN", "XGB", "MP", "xz")) else "a"
+    return "an" if kind[0] in "aeiouAEIO" or kind.startswith(("RKNN", "XGB", "MP")) else "a"
 
 
 def _anything(head: bytes, nbytes: int) -> bool:

@@ -79,7 +79,7 @@ _MOST_PACKED = 64
 _FREE_UNPACKED = 16 << 20
 _FREE_READ = 256 << 10
 _FREE_SPARE = 1 << 20
-_VISIT_NBYTES = 1 << 10
+_VISIT_NBYTES = 1 << 9
 
 
 class Stream(Protocol):

@@ -48,7 +48,7 @@ def sniff(head: bytes, nbytes: int) -> bool:
 
 def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the archive holds, as its kind tells it."""
-    if archives := archives_end_to_end(file, limits):
+    if archives := archives_end_to_end(file):
         return describe_shard(file, archives, limits)
     directory, folders = open_archive(file, limits)
     for kind in ZIP_KINDS:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import FileProblem, LimitReached, UnsupportedContent
-from torchkeep.formats.archive_members import MOST_LEVELS, StoredMember, nesting_of
+from torchkeep.formats.archive_bodies import MOST_LEVELS, StoredMember, nesting_of
 from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_structs import STORED
 

@@ -116,8 +116,9 @@ def state_dict_of_module(name: str, node: ModuleNode) -> StateDict:
 
 def _role(name: str, entries: dict[str, TensorEntry]) -> Role:
     """Return what a state dict is for: `other` where the name doesn't say."""
-    if AVERAGE_COUNTER in entries or _words(name) & _AVERAGES:
-        return "ema"
+    words = _words(name)
+    if AVERAGE_COUNTER in entries or (words & _AVERAGES and "exp" not in words):
+        return "ema"  # but exp_avg is Adam's
     return "model" if not name or name.rpartition(".")[2].lower() in _MODEL_NAMES else "other"
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
-from torchkeep.identify.architectures.table import Table, hash_of, shipped_table, weight_of
+from torchkeep.identify.architectures.table import (
+    Table,
+    fill,
+    hash_of,
+    rule_of,
+    shipped_table,
+    weight_of,
+)
 from torchkeep.matching.keys import AVERAGE_COUNTER, strip_wrappers
 
 THRESHOLD = 0.7
@@ -19,13 +24,14 @@ _LONGEST_KEY = 500
 """Characters of a key; those in the table have at most a hundred."""
 _MOST_DIMS = 8
 _LARGEST_SIZE = 1 << 62
-_DEEPEST_PREFIX = 8
+_IMPOSSIBLE = "-"
+_DEEPEST_PREFIX = 5
 """Components before the keys that are looked behind."""
 _SLACK = 0.35
 """How far below the threshold the estimate of a score above it may be."""
 _MOST_COMPARED = 16
-"""Signatures that are compared tensor by tensor, besides those of which every sample is there."""
-_MOST_COMPARED_AT_ALL = 100
+"""Signatures that are compared tensor by tensor, besides those that may agree in full."""
+_MOST_COMPARED_AT_ALL = 40
 _MOST_RUNNERS_UP = 3
 """Signatures reported below the best, unless the best is the file's to the last tensor."""
 
@@ -100,7 +106,7 @@ class _Tensor(NamedTuple):
     key: str
     """As it is written."""
     shape: str
-    """As the table spells it; empty for a scalar, "?" for one that no model has."""
+    """As the table spells it; empty for a scalar, `_IMPOSSIBLE` for one that no model has."""
     weight: int
 
 
@@ -118,15 +124,16 @@ class _File(NamedTuple):
 
 def _read(shapes: Mapping[str, tuple[int, ...]], largest: float) -> _File | None:
     """Return a state dict without its wrappers; None if it is empty or heavier than `largest`."""
-    spelled = {shape: _spell(shape) for shape in set(shapes.values())}
-    tensors = [
-        _Tensor(key, spelled[shape], weight_of(min(len(shape), _MOST_DIMS)))
+    counted = {
+        key: weight_of(min(len(shape), _MOST_DIMS))
         for key, shape in shapes.items()
         if not key.endswith(("num_batches_tracked", AVERAGE_COUNTER))
-    ]
-    weight = _weight(tensors)
+    }
+    weight = sum(counted.values())
     if not 0 < weight <= largest:
         return None
+    spelled = {shape: _spell(shape) for shape in set(shapes.values())}
+    tensors = [_Tensor(key, spelled[shapes[key]], part) for key, part in counted.items()]
     bare = strip_wrappers(item.key for item in tensors if len(item.key) <= _LONGEST_KEY)
     return _File(
         prefix="",
@@ -138,12 +145,8 @@ def _read(shapes: Mapping[str, tuple[int, ...]], largest: float) -> _File | None
 
 def _spell(shape: tuple[int, ...]) -> str:
     if len(shape) > _MOST_DIMS or any(not 0 <= size < _LARGEST_SIZE for size in shape):
-        return "?"
+        return _IMPOSSIBLE
     return ",".join(map(str, shape))
-
-
-def _weight(tensors: Iterable[_Tensor]) -> int:
-    return sum(tensor.weight for tensor in tensors)
 
 
 def _behind_prefix(file: _File, at_least: float) -> _File | None:
@@ -190,14 +193,15 @@ class _Comparison(NamedTuple):
 
 
 def _compare_with_all(table: Table, file: _File) -> list[_Comparison]:
-    """Return the comparisons with the signatures that the file can be of, at or above THRESHOLD."""
+    """Return the comparisons with the signatures that the file can be of, from THRESHOLD up."""
     found: list[_Comparison] = []
     best = 0.0
-    for number, (has_all, signature) in enumerate(_candidates(table, file)):
-        # Only one of which every sample is there can agree to the last tensor.
-        worthwhile = has_all or (number < _MOST_COMPARED and best < 1)
-        if not worthwhile or number >= _MOST_COMPARED_AT_ALL:
-            break
+    left = _MOST_COMPARED
+    for signature, can_agree in _candidates(table, file)[:_MOST_COMPARED_AT_ALL]:
+        if not can_agree:
+            if best == 1 or left == 0:
+                continue
+            left -= 1
         comparison = _compare(signature, table.shapes(signature), file)
         best = max(best, comparison.score)
         if comparison.score >= THRESHOLD:
@@ -205,18 +209,18 @@ def _compare_with_all(table: Table, file: _File) -> list[_Comparison]:
     return found
 
 
-def _candidates(table: Table, file: _File) -> list[tuple[bool, int]]:
-    """Return whether all its samples are in the file, and a signature; the most promising first."""
+def _candidates(table: Table, file: _File) -> list[tuple[int, bool]]:
+    """Return signatures, the likeliest first, and whether they can agree to the last tensor."""
     hits = table.hits(hash_of(key, item.shape) for key, item in file.tensors.items())
-    estimates: list[tuple[bool, float, int]] = []
+    estimates: list[tuple[float, int, bool]] = []
     for signature, count in hits.items():
         share = count / table.sampled[signature]
         weight = table.weights[signature]
         estimate = share * weight / (weight + file.weight - share * weight)
         if estimate >= THRESHOLD - _SLACK:
-            estimates.append((share == 1, estimate, signature))
-    estimates.sort(key=lambda item: (not item[0], -item[1], item[2]))
-    return [(has_all, signature) for has_all, _, signature in estimates]
+            # A file without a head is lighter than its model.
+            estimates.append((-estimate, signature, share == 1 and weight >= file.weight))
+    return [(signature, can_agree) for _, signature, can_agree in sorted(estimates)]
 
 
 def _compare(signature: int, wanted: dict[str, str], file: _File) -> _Comparison:
@@ -226,14 +230,14 @@ def _compare(signature: int, wanted: dict[str, str], file: _File) -> _Comparison
     agreed = total = in_both = 0
     disagreeing = set()
     for key, shape in wanted.items():
-        weight = weight_of(shape.count(",") + 1)
+        weight = shape.count(",") + 1
         tensor = tensors.get(key)
         if tensor is None:
             total += weight if num_classes is not None or "c" not in shape else 0
             continue
         total += weight
         in_both += tensor.weight
-        if tensor.shape == shape or tensor.shape == _fill(shape, num_classes, input_channels):
+        if tensor.shape == shape or tensor.shape == fill(shape, num_classes, input_channels):
             agreed += weight
         else:
             disagreeing.add(key)
@@ -256,43 +260,15 @@ def _solve(letter: str, wanted: dict[str, str], tensors: dict[str, _Tensor]) -> 
 def _values(letter: str, shape: str, actual: str) -> list[int]:
     """Return the values of a letter in a shape that would make its sizes the actual ones."""
     wanted, found = shape.split(","), actual.split(",")
-    if len(wanted) != len(found) or actual == "?":
+    if len(wanted) != len(found) or not found[0].isdigit():
         return []
     values = []
     for size, number in zip(wanted, found, strict=True):
         if letter in size:
-            value, rest = divmod(int(number) - _rule(size).constant, _rule(size).factor)
+            factor, _, constant = rule_of(size)
+            value, rest = divmod(int(number) - constant, factor)
             values += [value] if value > 0 and rest == 0 else []
     return values
-
-
-class _Rule(NamedTuple):
-    """A size that depends on a number: factor times it, plus a constant."""
-
-    factor: int
-    letter: str
-    constant: int
-
-
-@cache
-def _rule(size: str) -> _Rule:
-    factor, letter, constant = re.split("([ci])", size)
-    return _Rule(int(factor or 1), letter, int(constant or 0))
-
-
-def _fill(shape: str, num_classes: int | None, input_channels: int | None) -> str:
-    """Return a shape with numbers for its letters."""
-    if "c" not in shape and "i" not in shape:
-        return shape
-    values = {"c": num_classes, "i": input_channels}
-    sizes = []
-    for size in shape.split(","):
-        if not size.isdigit():
-            factor, letter, constant = _rule(size)
-            value = values[letter]
-            size = "?" if value is None else str(factor * value + constant)
-        sizes.append(size)
-    return ",".join(sizes)
 
 
 # --- The answer ----------------------------------------------------------------------------------

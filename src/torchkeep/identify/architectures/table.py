@@ -29,6 +29,7 @@ them that a file has estimates the share of all.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from array import array
@@ -139,6 +140,45 @@ def hash_of(key: str, shape: str) -> int:
 def weight_of(num_dims: int) -> int:
     """Return how much a tensor counts: once per dimension, and once if it has none."""
     return num_dims or 1
+
+
+class Rule(NamedTuple):
+    """A size that depends on a number: so many times the number, and a constant."""
+
+    factor: int
+    letter: str
+    constant: int
+
+
+@cache
+def rule_of(size: str) -> Rule:
+    """Return the rule of a size.
+
+    >>> rule_of("i"), rule_of("4c+1")
+    (Rule(factor=1, letter='i', constant=0), Rule(factor=4, letter='c', constant=1))
+    """
+    factor, letter, constant = re.split("([ci])", size)
+    return Rule(int(factor or 1), letter, int(constant or 0))
+
+
+def fill(shape: str, num_classes: int | None, input_channels: int | None) -> str:
+    """Return a shape with numbers for its letters, and "?" for a number that is not known.
+
+    >>> fill("4c,256", num_classes=10, input_channels=None)
+    '40,256'
+    """
+    if "c" not in shape and "i" not in shape:
+        return shape
+    numbers = {"c": num_classes, "i": input_channels}
+    sizes = []
+    for size in shape.split(","):
+        if size.isdigit():
+            sizes.append(size)
+            continue
+        factor, letter, constant = rule_of(size)
+        number = numbers[letter]
+        sizes.append("?" if number is None else str(factor * number + constant))
+    return ",".join(sizes)
 
 
 @cache

@@ -20,24 +20,25 @@ NOT_IN_WEIGHTS = (
 """What no name or shape of a tensor says about a model."""
 
 _USUAL_CHANNELS = 3
-_MOST_NAMES = 2
+_MOST_NAMES = 3
 
 
 def in_words(matches: Sequence[ArchitectureMatch]) -> str:
     """Return the best of `recognise` as a part of a sentence; "" if there is none.
 
-    "resnet18 for 10 classes"; ties are told: "resnet50 or resnetaa50", "resnet50 or one of 2
-    like it"; so is a difference: "resnet18 for 10 classes, but for 6 tensors". The model comes
-    without its library, since the two mostly mean the same by a name.
+    "resnet18 for 10 classes". A difference is told, "resnet18 for 10 classes, but for 6 tensors",
+    and so are ties: "resnet50 for 10 classes (or resnetaa50, resnetblur50)". Models come without
+    their library, since both libraries mean the same by most names.
     """
     if not matches:
         return ""
     best = matches[0]
     ties = [match.name.partition("/")[2] for match in matches if match.score == best.score]
-    names = list(dict.fromkeys(ties))
-    if len(names) > _MOST_NAMES:
-        names = [names[0], f"one of {len(names) - 1} like it"]
-    return " or ".join(names) + _numbers(best) + _differences(best)
+    name, *others = dict.fromkeys(ties)
+    if len(others) > _MOST_NAMES:
+        others = [f"{len(others)} of the same shapes"]
+    or_others = f" (or {', '.join(others)})" if others else ""
+    return name + _numbers(best) + _differences(best) + or_others
 
 
 def _numbers(match: ArchitectureMatch) -> str:

@@ -111,6 +111,9 @@ PLAIN: frozenset[str] = frozenset(
         "pathlib._local.PosixPath",
         "pathlib._local.PurePosixPath",
         "pathlib._local.WindowsPath",
+        "torch._utils._rebuild_nested_tensor",
+        "torch._utils._rebuild_sparse_csr_tensor",
+        "torch._utils._rebuild_xla_tensor",
         "torch.storage._load_from_bytes",
         "types.SimpleNamespace",
         "uuid.UUID",
@@ -203,11 +206,9 @@ _REMOVED_MODULES = (
     "__builtin__ _aix_support _bootsubprocess _frozen_importlib _frozen_importlib_external "
     "_interpreters _osx_support _posixsubprocess _pyrepl _testcapi _testinternalcapi _winapi "
     "_xxinterpchannels _xxsubinterpreters asynchat asyncore audioop binhex cPickle cgi cgitb "
-    "chunk commands compiler copy_reg cStringIO crypt dbhash dircache distutils dl exceptions "
-    "formatter gdbm httplib imghdr imp lib2to3 macpath macurl2path mailcap md5 mimetools "
-    "msilib multifile new nis nntplib ossaudiodev parser pipes popen2 posixfile rexec rfc822 sgmllib "
-    "smtpd sndhdr spwd statvfs sunau symbol telnetlib thread uu urllib2 urlparse user whichdb xdrlib "
-    "winreg _winreg msvcrt nt"
+    "commands cStringIO crypt dbhash distutils dl gdbm httplib imghdr imp lib2to3 mailcap msilib "
+    "nis nntplib ossaudiodev pipes popen2 rexec smtpd sndhdr spwd sunau telnetlib thread uu "
+    "urllib2 xdrlib winreg _winreg msvcrt nt"
 ).split()
 
 PYTHON_MODULES: frozenset[str] = frozenset(
@@ -218,26 +219,37 @@ PYTHON_MODULES: frozenset[str] = frozenset(
 # --- Why a module is dangerous -------------------------------------------------------------------
 
 _REASONS: dict[str, str] = {
-    "runs programs": "_posixsubprocess asyncio bpython commands execnet fabric invoke ipykernel "
-    "IPython multiprocessing nt os paramiko pexpect pipes platform plumbum popen2 posix psutil pty "
-    "rpyc sh subprocess venv webbrowser _winapi _bootsubprocess _osx_support _aix_support _pyrepl",
-    "runs code": "__builtin__ _interpreters _testcapi _thread _xxsubinterpreters antigravity atexit "
-    "bdb builtins cProfile cgitb code codeop compileall concurrent dis doctest execjs exec faulthandler "
-    "idlelib jinja2 lib2to3 marshal mako nose numexpr pdb profile py py_compile pyclbr pydoc "
-    "pytest rlcompleter runpy sched signal site sitecustomize test this threading timeit trace "
-    "turtledemo unittest usercustomize",
-    "imports code by its name": "_frozen_importlib _frozen_importlib_external _imp imp importlib "
-    "modulefinder pkg_resources pkgutil zipapp zipimport",
-    "unpickles something else": "_pickle cPickle jsonpickle pickle pickletools shelve",
-    "reaches into the interpreter or its memory": "_ctypes cffi ctypes gc inspect mmap sys "
-    "sysconfig tracemalloc",
-    "reaches the network": "_socket _ssl aiohttp boto3 botocore ftplib http httpcore httplib "
-    "httplib2 httpx imaplib nntplib poplib requests select selectors smtpd smtplib socket "
-    "socketserver ssl telnetlib tornado twisted urllib urllib2 urllib3 websocket websockets "
-    "wsgiref xmlrpc",
-    "reads or writes files": "_bz2 _io _lzma _sqlite3 bz2 dbm filecmp fileinput fsspec glob gzip io "
-    "linecache lzma mailbox netrc shutil smart_open sqlite3 tarfile tempfile zipfile",
-    "installs software": "conda distutils ensurepip pip setuptools wheel",
+    "runs programs": (
+        "_aix_support _bootsubprocess _osx_support _posixsubprocess _pyrepl _winapi asyncio "
+        "bpython commands execnet fabric invoke ipykernel IPython multiprocessing nt os paramiko "
+        "pexpect pipes platform plumbum popen2 posix psutil pty rpyc sh subprocess venv "
+        "webbrowser"
+    ),
+    "runs code": (
+        "__builtin__ _interpreters _testcapi _thread _xxsubinterpreters antigravity atexit bdb "
+        "builtins cgitb code codeop compileall concurrent cProfile dis doctest exec execjs "
+        "faulthandler idlelib jinja2 lib2to3 mako marshal nose numexpr pdb profile py py_compile "
+        "pyclbr pydoc pytest rlcompleter runpy sched signal site sitecustomize test this "
+        "threading timeit trace turtledemo unittest usercustomize"
+    ),
+    "imports code by its name": (
+        "_frozen_importlib _frozen_importlib_external _imp imp importlib modulefinder "
+        "pkg_resources pkgutil zipapp zipimport"
+    ),
+    "unpickles something else": ("_pickle cPickle jsonpickle pickle pickletools shelve"),
+    "reaches into the interpreter or its memory": (
+        "_ctypes cffi ctypes gc inspect mmap sys sysconfig tracemalloc"
+    ),
+    "reaches the network": (
+        "_socket _ssl aiohttp boto3 botocore ftplib http httpcore httplib httplib2 httpx imaplib "
+        "nntplib poplib requests select selectors smtpd smtplib socket socketserver ssl "
+        "telnetlib tornado twisted urllib urllib2 urllib3 websocket websockets wsgiref xmlrpc"
+    ),
+    "reads or writes files": (
+        "_bz2 _io _lzma _sqlite3 bz2 dbm filecmp fileinput fsspec glob gzip io linecache lzma "
+        "mailbox netrc shutil smart_open sqlite3 tarfile tempfile zipfile"
+    ),
+    "installs software": ("conda distutils ensurepip pip setuptools wheel"),
 }
 REASONS: dict[str, str] = {
     module: reason for reason, modules in _REASONS.items() for module in modules.split()
@@ -245,8 +257,8 @@ REASONS: dict[str, str] = {
 """By top-level module, what its names do; no name of any of them belongs into a model."""
 
 ESCAPES: frozenset[str] = frozenset(
-    "__builtin__ builtins cPickle ctypes importlib imp marshal multiprocessing nt os pickle pkgutil "
-    "posix pty runpy shutil socket subprocess sys".split()
+    "__builtin__ builtins cPickle ctypes importlib imp marshal multiprocessing nt os pickle "
+    "pkgutil posix pty runpy shutil socket subprocess sys".split()
 )
 """Modules that others have as attributes: `random._os`, `six.moves.builtins`."""
 
@@ -308,6 +320,7 @@ TORCH_FUNCTIONS: tuple[str, ...] = (
     "torch.distributed.device_mesh.",
     "torch.distributed.fsdp.",
     "torch.distributed.optim.",
+    "torch.distributed.remote_device.",
     "torch.distributed.tensor.",
     "torch.distributions.",
     "torch.fft.",

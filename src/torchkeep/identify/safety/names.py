@@ -95,7 +95,7 @@ def _by_escaping(name: Global) -> str:
         return "reaches into the interpreter"
     if any(part.lstrip("_") in ESCAPES for part in parts):
         return _REACHES
-    if any(part in ("builtins", "__builtin__", "cPickle") for part in name.module.split(".")):
+    if any(part in ("builtins", "__builtin__", "cPickle") for part in name.module.split(".")[1:]):
         return _REACHES
     if len(parts) == 1:
         return ""
