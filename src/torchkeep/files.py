@@ -76,6 +76,14 @@ class Readable(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """Bytes that are read forward."""
+
+    def read(self, nbytes: int) -> bytes:
+        """Return the next `nbytes` bytes, or fewer where the stream ends."""
+        ...
+
+
 class InputFile:
     """A regular file, open for reads at given offsets.
 

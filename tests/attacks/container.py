@@ -432,7 +432,7 @@ def a_pickle_in_front_of_an_archive(marker: str) -> bytes:
     return zip_of(torch_records(state_dict()), prefix=payload(marker))
 
 
-@attack("polyglot", "ambiguous", suffix=".pth")
+@attack("polyglot", "dangerous", suffix=".pth")
 def an_archive_behind_a_harmless_pickle(marker: str) -> bytes:
     return b"\x80\x02}." + torch_zip(payload(marker))
 
@@ -455,12 +455,12 @@ def _safetensors(data: bytes, header: bytes = b"") -> bytes:
     return u8(len(text)) + text + data
 
 
-@attack("polyglot", "ambiguous", suffix=".safetensors")
+@attack("polyglot", "dangerous", suffix=".safetensors")
 def an_archive_behind_safetensors(marker: str) -> bytes:
     return _safetensors(bytes(4)) + torch_zip(payload(marker))
 
 
-@attack("polyglot", "ambiguous", suffix=".safetensors")
+@attack("polyglot", "dangerous", suffix=".safetensors")
 def an_archive_in_the_last_tensor_of_safetensors(marker: str) -> bytes:
     # Programs that look for a zip directory at the end of a file find one.
     data = bytes(64)

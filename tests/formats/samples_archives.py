@@ -30,13 +30,19 @@ from formats.seven_zip_writer import seven_zip
 Files = Sequence[tuple[str, bytes]]
 
 
-def tar_file(files: Files, *, padding: int = tarfile.RECORDSIZE) -> bytes:
-    """Return a tar of these files, as the old PyTorch and Python's tarfile write it."""
+def tar_file(files: Files, *, padding: int = tarfile.RECORDSIZE, mtime: float = 0) -> bytes:
+    """Return a tar of these files, as Python's tarfile writes it.
+
+    Args:
+        files: names and bytes.
+        padding: what the end is filled up to.
+        mtime: the time of the files; one that is no whole number takes a table of its own.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:", format=tarfile.PAX_FORMAT) as archive:
         for name, data in files:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.mtime = len(data), mtime
             archive.addfile(info, io.BytesIO(data))
     data = buffer.getvalue().rstrip(b"\0")
     end = -(-len(data) // 512) * 512 + 1024
@@ -66,7 +72,8 @@ def tar_tensor(
     """Return a tensor as it stands in `tensors`."""
     numbers = (*shape, *stride, offset)
     head = pickle.dumps((key, storage, torch.FloatTensor), 2)
-    return head + struct.pack(f"<i4x{len(numbers)}q", len(shape), *numbers)
+    # Nobody reads the 4 bytes behind the number of dimensions; old files have anything there.
+    return head + struct.pack(f"<ii{len(numbers)}q", len(shape), 1, *numbers)
 
 
 def tar_records(
@@ -93,7 +100,7 @@ def tar_records(
 
 
 def torch_tar(records: dict[str, bytes], **options: Any) -> bytes:
-    return tar_file(list(records.items()), **options)
+    return tar_file(list(records.items()), mtime=1485049682.0, **options)
 
 
 def old_parameter(key: str, *, requires_grad: bool = True) -> Call:

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+import random
 import stat
 import tarfile
 import time
@@ -50,6 +51,7 @@ from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 every_archive = pytest.mark.parametrize("name", ARCHIVES)
 VALUES = {"epoch": 3}
+NOISE = b"\xff" + random.Random(0).randbytes(35_999)  # no pickle starts so
 
 
 def looked(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Contents:
@@ -271,10 +273,33 @@ def test_json_without_pickles_is_no_model() -> None:
     assert isinstance(contents.problem, NotAModelFile)
 
 
-def test_a_keras_layer_with_code_needs_trust() -> None:
-    config = b'{"layers": [{"class_name": "__lambda__", "config": {"value": "4wEA"}}]}'
-    contents = looked(zip_archive([("config.json", config), ("a.pkl", pickled())]))
-    assert rules(contents) == [("keras-lambda", "needs-trust", "config.json")]
+def test_settings_among_the_files_are_kept_for_what_they_name() -> None:
+    """Hydra calls what stands under `_target_`; NeMo's archives bring such a file."""
+    settings = b"model:\n  _target_: os.system\n"
+    contents = looked(tar_file([("model.ckpt", pickled()), ("model_config.yaml", settings)]))
+    assert [member.container for member in contents.members] == ["pickle", "text"]
+    assert contents.members[1].metadata == {"text": settings.decode()}
+    assert contents.kind == "tar archive of 2 files, 1 of them a model"
+
+
+def test_code_in_the_configuration_of_a_keras_model_is_told() -> None:
+    layer = {"class_name": "Lambda", "config": {"function": ["4wEAAAAA", None, None]}}
+    config = {"class_name": "Sequential", "config": {"layers": [layer]}}
+    contents = looked(zip_archive([("config.json", json.dumps(config).encode())]))
+    assert [finding.place.partition(":")[0] for finding in contents.findings] == ["config.json"]
+    assert contents.findings[0].severity in ("needs-trust", "dangerous")
+
+
+HIDDEN = b"Vx\n" * 20 + b"cos\ngetcwd\n(tR."
+
+
+@pytest.mark.parametrize("padding", [0, 30_000])
+@pytest.mark.parametrize("make", [zip_archive, ARCHIVES["tar.gzip"]], ids=["zip", "packed tar"])
+def test_text_that_python_runs_as_a_pickle_is_not_passed_over(make: Any, padding: int) -> None:
+    hidden = b"V" + b"x" * padding + b"\n0" + HIDDEN
+    contents = looked(make([("notes.txt", hidden), ("a.txt", b"no pickle\n")]))
+    assert {str(name) for name in contents.globals} & {"posix.getcwd", "nt.getcwd", "os.getcwd"}
+    assert [member.path.name for member in contents.members] == ["notes.txt"]
 
 
 CODE = [
@@ -451,9 +476,8 @@ def test_a_link_in_a_7z_is_ambiguous_and_the_files_behind_it_are_described() -> 
 
 
 def test_behind_a_broken_file_a_solid_7z_can_t_be_looked_into() -> None:
-    files = [("a.bin", torch.randn(9000).numpy().tobytes()), ("b.pkl", pickled())]
-    for first in (files[0], ("a.pkl", pickle.dumps(files[0][1]))):
-        data = bytearray(seven_zip([first, files[1]], coders="deflate", solid=True))
+    for first in (("a.bin", b"\xff" + NOISE.hex().encode()), ("a.pkl", pickled(NOISE.hex()))):
+        data = bytearray(seven_zip([first, ("b.pkl", pickled())], coders="deflate", solid=True))
         data[20_000:20_200] = b"\xff" * 200
         contents = looked(bytes(data))
         assert ("not-looked-into", "damaged", "b.pkl") in rules(contents)
@@ -462,7 +486,7 @@ def test_behind_a_broken_file_a_solid_7z_can_t_be_looked_into() -> None:
 
 @pytest.mark.parametrize("name", ["gzip", "xz"])  # bzip2 packs 900 KB as one
 def test_a_packed_tar_that_is_cut_off_tells_what_came_before(name: str) -> None:
-    files = [("a.pkl", pickled()), ("b.bin", torch.randn(9000).numpy().tobytes())]
+    files = [("a.pkl", pickled()), ("b.bin", NOISE)]
     contents = looked(ARCHIVES[f"tar.{name}"](files)[:20_000])
     assert contents.root == {"a.pkl": VALUES}
     assert isinstance(contents.problem, DamagedFile)
@@ -657,17 +681,14 @@ def test_a_small_archive_costs_little_whatever_it_unpacks_to(name: str) -> None:
 
 
 def test_reaching_the_limit_of_what_is_unpacked_is_said_with_how_to_raise_it() -> None:
-    data = gzip.compress(torch.randn(1000).numpy().tobytes() + bytes(4000))
-    problem = looked(data, limits=Limits(pickle_nbytes=2000)).problem
-    assert isinstance(problem, LimitReached | NotAModelFile)
-    data = gzip.compress(pickled({"x": torch.randn(2000).tolist()}))
+    data = gzip.compress(pickled({"x": NOISE.hex()}))
     problem = looked(data, limits=Limits(pickle_nbytes=2000)).problem
     assert isinstance(problem, LimitReached)
     assert "reading needs more than the limit pickle_nbytes=2,000 allows" in str(problem)
 
 
 def test_what_was_found_before_the_limit_is_kept_and_the_rest_is_told() -> None:
-    files = [("a.pkl", pickled()), ("b.bin", torch.randn(9000).numpy().tobytes())]
+    files = [("a.pkl", pickled()), ("b.bin", NOISE)]
     contents = looked(ARCHIVES["tar.gzip"](files), limits=Limits(pickle_nbytes=5000))
     assert contents.root == {"a.pkl": VALUES}
     assert contents.problem is None
@@ -688,7 +709,7 @@ def test_archives_are_followed_only_so_deep() -> None:
 
 
 def test_pictures_in_a_packed_zip_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = b"\xff\xd8\xff\xe0" + torch.randn(50_000).numpy().tobytes()
+    picture = b"\xff\xd8\xff\xe0" + NOISE * 6
     files = [(f"{i}.jpg", picture) for i in range(5)] + [("a.pkl", pickled())]
     data = zip_archive(files, zipfile.ZIP_DEFLATED)
     sizes = []

@@ -15,45 +15,28 @@ from pathlib import Path
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile, Readable
-from torchkeep.formats import (
-    archive,
-    executorch,
-    gguf,
-    git_lfs,
-    hdf5,
-    lua_torch7,
-    numpy,
-    onnx,
-    paddle,
-    pickle,
-    safetensors,
-    text,
-    torch_legacy,
-    unknown,
-    zip_kinds,
-)
-from torchkeep.formats.format import HEAD_NBYTES, Format
+from torchkeep.formats.format import HEAD_NBYTES, Format, Lazily
 from torchkeep.formats.other_views import with_other_views
 from torchkeep.formats.sparse_indices import check_sparse_indices
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
-READERS: tuple[Format, ...] = (
-    zip_kinds.FORMAT,
-    safetensors.FORMAT,
-    torch_legacy.FORMAT,
-    pickle.FORMAT,
-    numpy.FORMAT,
-    gguf.FORMAT,
-    hdf5.FORMAT,
-    executorch.FORMAT,
-    onnx.FORMAT,
-    paddle.FORMAT,
-    lua_torch7.FORMAT,
-    git_lfs.FORMAT,
-    archive.TORCH_TAR,
-    archive.FORMAT,
-    text.FORMAT,
-    unknown.FORMAT,
+READERS = Lazily(
+    "zip_kinds:FORMAT",
+    "safetensors:FORMAT",
+    "torch_legacy:FORMAT",
+    "pickle:FORMAT",
+    "numpy:FORMAT",
+    "gguf:FORMAT",
+    "hdf5:FORMAT",
+    "executorch:FORMAT",
+    "onnx:FORMAT",
+    "paddle:FORMAT",
+    "lua_torch7:FORMAT",
+    "git_lfs:FORMAT",
+    "archive:TORCH_TAR",
+    "archive:FORMAT",
+    "text:FORMAT",
+    "unknown:FORMAT",
 )
 """Every format. The plain pickle comes after the legacy stream, which starts like one, and what
 is taken for text or for nothing known comes last."""

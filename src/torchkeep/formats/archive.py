@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile, UnsupportedContent
-from torchkeep.files import Readable
+from torchkeep.files import Readable, Stream
 from torchkeep.formats import seven_zip, torch_tar
 from torchkeep.formats.archive_bodies import PackedBody, StoredBody, nesting_of
 from torchkeep.formats.archive_members import Look
@@ -30,7 +30,6 @@ from torchkeep.formats.tar_directory import TarEntry, TarReader, first_name, is_
 from torchkeep.formats.unpacking import (
     Decompressor,
     PartStream,
-    Stream,
     Unpacked,
     bunzip,
     gunzip,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.files import FilePart, MemoryFile, Readable
+from torchkeep.files import FilePart, MemoryFile, Readable, Stream
 from torchkeep.formats.format import HEAD_NBYTES
-from torchkeep.formats.unpacking import CHUNK_NBYTES, Budget, Stream
+from torchkeep.formats.unpacking import CHUNK_NBYTES, Budget
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.opcodes import OPCODES
@@ -158,9 +158,10 @@ def might_run(body: Body) -> bool:
 
     The first bytes decide, since nearly everything has one among them that is no opcode.
     """
-    start = body.head(_TRIED_NBYTES)
-    if not start or start[0] not in OPCODES:
+    first = body.head()
+    if not first or first[0] not in OPCODES:
         return False
+    start = body.head(_TRIED_NBYTES)
     nbytes = len(start) if body.nbytes is None else body.nbytes
 
     def read_at(offset: int, count: int) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, overload
 
 from torchkeep.contents import Contents
 from torchkeep.files import Readable
@@ -27,3 +29,35 @@ class Format:
     name: str
     sniff: Callable[[bytes, int], bool]
     describe: Callable[[Readable, Limits], Contents]
+
+
+def imported(place: str) -> Any:
+    """Return what a text such as `torch_zip:describe` names in this package."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"torchkeep.formats.{module}"), name)
+
+
+class Lazily(Sequence[Format]):
+    """Formats whose modules are imported when their turn comes.
+
+    Most files are of one of the first, and importing the others takes longer than to read the file.
+    """
+
+    def __init__(self, *places: str) -> None:
+        self._places = places
+
+    @overload
+    def __getitem__(self, index: int) -> Format: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Format]: ...
+    def __getitem__(self, index: int | slice) -> Format | Sequence[Format]:
+        if isinstance(index, slice):
+            return Lazily(*self._places[index])
+        found: Format = imported(self._places[index])
+        return found
+
+    def __iter__(self) -> Iterator[Format]:
+        return map(imported, self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

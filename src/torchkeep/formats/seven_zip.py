@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.files import Readable
+from torchkeep.files import Readable, Stream
 from torchkeep.formats.seven_zip_coders import COPY, Coder, open_chain
-from torchkeep.formats.unpacking import Budget, PartStream, Stream
+from torchkeep.formats.unpacking import Budget, PartStream
 from torchkeep.pickles.limits import Limits
 
 MAGIC = b"7z\xbc\xaf\x27\x1c"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.files import Stream
 from torchkeep.formats.unpacking import (
     Budget,
     Decompressor,
     PartStream,
-    Stream,
     Unpacked,
     bunzip,
     inflate,

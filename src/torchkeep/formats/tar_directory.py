@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.unpacking import Stream
+from torchkeep.files import Stream
 from torchkeep.pickles.limits import Limits
 
 BLOCK_NBYTES = 512

@@ -45,7 +45,7 @@ from torchkeep.formats.json_record import read_object
 from torchkeep.formats.torch_objects import build_tensor
 from torchkeep.formats.torchscript import PROGRAM, read_code, read_extra, run_aside
 from torchkeep.formats.torchscript_modules import SCRIPT_CALLS, STATE
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_members import Members
 from torchkeep.formats.zip_records import (
     NATIVE_SUFFIXES,
@@ -53,6 +53,8 @@ from torchkeep.formats.zip_records import (
     check_packing,
     odd_records,
 )
+
+CONTAINER = "torch-cpp"
 
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -129,7 +131,7 @@ class _Reading:
         return Contents(
             path=self.archive.file.path,
             nbytes=self.archive.file.nbytes,
-            container="torchscript" if self.texts else KIND.name,
+            container="torchscript" if self.texts else CONTAINER,
             root=root,
             metadata={**self.pickles.facts, **self.facts(), **extra},
             pickle_protocol=self.pickles.protocol,
@@ -373,6 +375,3 @@ def _is_known(name: str) -> bool:
     if name.casefold().endswith(NATIVE_SUFFIXES):
         return False
     return name in _RECORDS or bool(_KNOWN.fullmatch(name))
-
-
-KIND = ArchiveKind("torch-cpp", ("tensors/0", "attributes.pkl"), describe)

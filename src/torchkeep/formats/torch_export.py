@@ -63,7 +63,7 @@ from torchkeep.formats.export_schema import (
 from torchkeep.formats.json_record import read_object
 from torchkeep.formats.torch_objects import rebuild_tensor_v2
 from torchkeep.formats.torchscript import read_text
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_members import Members
 from torchkeep.formats.zip_records import (
     NATIVE_SUFFIXES,
@@ -71,6 +71,8 @@ from torchkeep.formats.zip_records import (
     check_packing,
     odd_records,
 )
+
+CONTAINER = "torch-export"
 
 _OLD_PROGRAM = "serialized_exported_program.json"
 _OLD_TREES = {
@@ -137,7 +139,7 @@ class _Reading:
         return Contents(
             path=self.archive.file.path,
             nbytes=self.archive.file.nbytes,
-            container=KIND.name,
+            container=CONTAINER,
             root=root,
             metadata={**self.pickles.facts, **self.facts(), **self.texts},
             pickle_protocol=self.members.protocol,
@@ -388,6 +390,3 @@ def _is_known(name: str) -> bool:
     if name in _RECORDS or name.startswith(_NATIVE):
         return True
     return bool(_KNOWN.fullmatch(name)) and not name.casefold().endswith(NATIVE_SUFFIXES)
-
-
-KIND = ArchiveKind("torch-export", ("archive_format", _OLD_PROGRAM), describe)

@@ -36,7 +36,7 @@ from torchkeep.formats.archive_pickles import ArchivePickles
 from torchkeep.formats.torchscript import PROGRAM, named_constants, read_code, with_attributes
 from torchkeep.formats.torchscript_code import Code
 from torchkeep.formats.torchscript_modules import SCRIPT_CALLS, sort_modules
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_members import Members
 from torchkeep.formats.zip_records import (
     NATIVE_SUFFIXES,
@@ -44,6 +44,8 @@ from torchkeep.formats.zip_records import (
     check_packing,
     odd_records,
 )
+
+CONTAINER = "torch-package"
 
 _DATA, _SCRIPT = ".data/", ".data/ts_code/"
 _RECORDS = (*OWN_RECORDS, ".data/extern_modules", ".data/python_version")
@@ -93,7 +95,7 @@ class _Reading:
         return Contents(
             path=self.archive.file.path,
             nbytes=self.archive.file.nbytes,
-            container=KIND.name,
+            container=CONTAINER,
             root=root,
             metadata={**self.pickles.facts, **{key: text for key, text in facts.items() if text}},
             pickle_protocol=max(
@@ -247,6 +249,3 @@ def _is_known(name: str) -> bool:
     if name.casefold().endswith(NATIVE_SUFFIXES):
         return False
     return name in _RECORDS or not name.startswith(_DATA) or bool(_OWN.fullmatch(name))
-
-
-KIND = ArchiveKind("torch-package", (".data/extern_modules",), describe)

@@ -24,11 +24,13 @@ from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.formats.own import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch_objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch_pickle import run_torch_pickle
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_directory import Record
 from torchkeep.formats.zip_structs import STORED
 from torchkeep.pickles.machine import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
+
+CONTAINER = "torch-zip"
 
 _FACTS = ("version", ".format_version", "byteorder", ".storage_alignment")
 """Records that each hold one short text about the archive itself."""
@@ -50,7 +52,7 @@ def describe(archive: Archive) -> Contents:
     return Contents(
         path=archive.file.path,
         nbytes=archive.file.nbytes,
-        container=KIND.name,
+        container=CONTAINER,
         root=pickled.root,
         # What the user calls `version` is worth more than the archive's own.
         metadata={**reading.facts, **reading.metadata},
@@ -186,6 +188,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-KIND = ArchiveKind("torch-zip", ("data.pkl",), describe)

@@ -38,7 +38,7 @@ from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torchscript_code import Code, parse_code
 from torchkeep.formats.torchscript_modules import SCRIPT_CALLS, is_script_name, sort_modules
-from torchkeep.formats.zip_archive import Archive, ArchiveKind
+from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_members import Members
 from torchkeep.formats.zip_records import (
     NATIVE_SUFFIXES,
@@ -46,6 +46,9 @@ from torchkeep.formats.zip_records import (
     check_packing,
     odd_records,
 )
+
+LITE_CONTAINER = "torchscript-lite"
+CONTAINER = "torchscript"
 
 PROGRAM = Finding(
     "program",
@@ -142,8 +145,8 @@ class _Reading:
 
     def container(self, main: Object | None, code: Code) -> str:
         if "bytecode.pkl" in self.names:
-            return LITE_KIND.name
-        return "torch-cpp" if is_cpp_archive(main, code) else KIND.name
+            return LITE_CONTAINER
+        return "torch-cpp" if is_cpp_archive(main, code) else CONTAINER
 
     def kind(self, main: Object | None, code: Code) -> str:
         """Return what the archive is in a few words."""
@@ -279,7 +282,3 @@ def _is_known(name: str) -> bool:
     if name.startswith("extra/"):
         return not name.casefold().endswith(NATIVE_SUFFIXES)
     return name in _RECORDS or bool(_STORAGE.fullmatch(name))
-
-
-LITE_KIND = ArchiveKind("torchscript-lite", ("bytecode.pkl",), describe)
-KIND = ArchiveKind("torchscript", ("constants.pkl",), describe)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem, NotAModelFile
 from torchkeep.files import FilePart, Readable
-from torchkeep.formats import seven_zip, zip_kinds
+from torchkeep.formats import zip_kinds
 from torchkeep.formats.tar_directory import BLOCK_NBYTES, is_tar_header
 from torchkeep.formats.zip_structs import (
     CENTRAL_MAGIC,
@@ -34,6 +34,7 @@ from torchkeep.formats.zip_structs import (
 from torchkeep.pickles.limits import Limits
 
 _LONGEST_COMMENT = 0xFFFF
+_SEVEN_ZIP_MAGIC = b"7z\xbc\xaf\x27\x1c"
 
 
 def with_trailing_zip(contents: Contents, file: Readable, head: bytes, limits: Limits) -> Contents:
@@ -49,7 +50,7 @@ def with_trailing_zip(contents: Contents, file: Readable, head: bytes, limits: L
         FileUnreadable: the file can't be read.
     """
     # What lies in a 7z archive unpacked is described with it, and behind it is its directory.
-    if head.startswith((LOCAL_MAGIC, seven_zip.MAGIC)):
+    if head.startswith((LOCAL_MAGIC, _SEVEN_ZIP_MAGIC)):
         return contents
     archive = _find_zip(file, is_tar=is_tar_header(head))
     if archive is None:

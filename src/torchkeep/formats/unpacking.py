@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from torchkeep.errors import DamagedFile, LimitReached
-from torchkeep.files import Readable
+from torchkeep.files import Readable, Stream
 from torchkeep.pickles.limits import Limits
 
 CHUNK_NBYTES = 1 << 20
@@ -80,14 +80,6 @@ _FREE_UNPACKED = 16 << 20
 _FREE_READ = 256 << 10
 _FREE_SPARE = 1 << 20
 _VISIT_NBYTES = 1 << 9
-
-
-class Stream(Protocol):
-    """Bytes that are read forward."""
-
-    def read(self, nbytes: int) -> bytes:
-        """Return the next `nbytes` bytes, or fewer where the stream ends."""
-        ...
 
 
 class PartStream:

@@ -6,11 +6,11 @@ records that only that kind has; see `zip_kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchkeep.contents import Contents
 from torchkeep.files import Readable
+from torchkeep.formats.format import imported
 from torchkeep.formats.zip_directory import Directory, Record, read_directory
 from torchkeep.formats.zip_directory import read_record as read_zip_record
 from torchkeep.pickles.limits import Limits
@@ -51,12 +51,18 @@ class ArchiveKind:
     Attributes:
         name: the container's name in reports, such as `torch-zip`.
         markers: records below the root folder, any of which only this kind has.
-        describe: what the archive holds.
+        reader: the function that describes such an archive, as `module:name`; it is imported when
+            it is needed.
     """
 
     name: str
     markers: tuple[str, ...]
-    describe: Callable[[Archive], Contents]
+    reader: str
+
+    def describe(self, archive: Archive) -> Contents:
+        """Return what the archive holds."""
+        contents: Contents = imported(self.reader)(archive)
+        return contents
 
 
 def open_archive(file: Readable, limits: Limits) -> tuple[Directory, tuple[str, ...]]:

@@ -11,14 +11,6 @@ from dataclasses import replace
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
-from torchkeep.formats import (
-    archive,
-    torch_cpp,
-    torch_export,
-    torch_package,
-    torch_zip,
-    torchscript,
-)
 from torchkeep.formats.dcp_shards import archives_end_to_end, describe_shard
 from torchkeep.formats.format import Format
 from torchkeep.formats.zip_archive import Archive, ArchiveKind, open_archive
@@ -27,16 +19,20 @@ from torchkeep.formats.zip_structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 
 ZIP_KINDS: tuple[ArchiveKind, ...] = (
-    torch_package.KIND,
-    torchscript.LITE_KIND,
-    torchscript.KIND,
-    torch_export.KIND,
-    torch_cpp.KIND,
-    torch_zip.KIND,
+    ArchiveKind("torch-package", (".data/extern_modules",), "torch_package:describe"),
+    ArchiveKind("torchscript-lite", ("bytecode.pkl",), "torchscript:describe"),
+    ArchiveKind("torchscript", ("constants.pkl",), "torchscript:describe"),
+    ArchiveKind(
+        "torch-export",
+        ("archive_format", "serialized_exported_program.json"),
+        "torch_export:describe",
+    ),
+    ArchiveKind("torch-cpp", ("tensors/0", "attributes.pkl"), "torch_cpp:describe"),
+    ArchiveKind("torch-zip", ("data.pkl",), "torch_zip:describe"),
 )
 """Every kind that is known by a record of its own; the plain `torch.save` archive comes last."""
 
-_TOGETHER = frozenset({torchscript.LITE_KIND.name, torchscript.KIND.name, torch_zip.KIND.name})
+_TOGETHER = frozenset({"torchscript-lite", "torchscript", "torch-zip"})
 """Kinds of which each has the records of the next one, too: no reader takes them for another."""
 
 
@@ -57,7 +53,9 @@ def describe(file: Readable, limits: Limits) -> Contents:
             contents = kind.describe(Archive(file, directory, root, limits))
             others = _other_kinds(directory, folders, kind)
             return replace(contents, findings=(*contents.findings, *others))
-    return archive.describe_zip(Archive(file, directory, "", limits))
+    from torchkeep.formats.archive import describe_zip  # it is large, and seldom needed
+
+    return describe_zip(Archive(file, directory, "", limits))
 
 
 def _other_kinds(

@@ -163,9 +163,9 @@ def _scan_found(path: Path, limits: Limits) -> Scanned | Skipped:
 def _is_no_model(contents: Contents, safety: Safety) -> bool:
     """Whether a file is plainly something else, and harmless as far as a model's user goes."""
     if contents.container in NO_MODELS:
-        return safety.verdict == "data-only" or {item.rule for item in safety.findings} == {
-            "target"
-        }
+        # Settings name what to call; that is worth a word only if it is a shell.
+        is_code = any(item.rule != "target" for item in safety.findings)
+        return safety.verdict in ("data-only", "needs-trust") and not is_code
     is_known = contents.container == "unknown" and contents.kind not in _NO_KIND
     is_bare = not contents.globals and not contents.findings
     return is_known and is_bare and isinstance(contents.problem, NotAModelFile)

@@ -1,9 +1,9 @@
 """Which values may be dictionary keys and set members, checked before Python hashes them.
 
 Hashing a tuple hashes what is in it, recursively and without a cache: a few hundred bytes of
-pickle can ask for a hash that overflows the C stack or takes until the end of the universe. And keys
-that share a hash are compared with each other, one by one: Python takes an integer modulo 2**61 - 1
-for its hash, so that a file can have as many of those as it likes.
+pickle can ask for a hash that overflows the C stack or takes until the end of the universe. And
+keys that share a hash are compared with each other, one by one: Python takes an integer modulo
+2**61 - 1 for its hash, so that a file can have as many of those as it likes.
 """
 
 from __future__ import annotations
