@@ -11,13 +11,16 @@ OUT ?= torchkeep-demo
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+FRAMEWORKS := .venv-frameworks
+# How long each reader is fuzzed.
+SECONDS ?= 600
 OLDEST_TORCH := 2.13.0
 PIP := -m pip --quiet --quiet --disable-pip-version-check install
 # The theme reminds of its end of life in 2027 at every build.
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench test-oldest clean
+.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +49,17 @@ docs: $(VENV)/dev.stamp ## serve the documentation on this machine
 bench: $(VENV)/dev.stamp ## compare with torch and safetensors, side by side
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+fuzz: $(VENV)/fuzz.stamp ## fuzz the pickle machine and every reader, SECONDS=600 each
+	$(BIN)/python fuzz/seeds.py
+	@for target in $$($(BIN)/python fuzz/fuzz.py --list); do echo "== $$target"; \
+		$(BIN)/python fuzz/fuzz.py $$target --seconds $(SECONDS) || exit 1; done
+
+architectures: $(VENV)/dev.stamp ## make the table of torchvision's and timm's networks anew
+	$(BIN)/python scripts/build_architectures.py
+
+test-frameworks: $(FRAMEWORKS)/stamp ## inspect files that some thirty frameworks write
+	$(FRAMEWORKS)/bin/python tests/frameworks/corpus.py --out $(FRAMEWORKS)/files --report
+
 test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, without torchvision
 	$(OLDEST)/bin/python -m pytest -W '$(OLD_WARNING)' \
 		$(filter-out $(NEED_TORCHVISION),$(wildcard tests/test_*.py tests/*/))
@@ -55,7 +69,7 @@ NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/
 OLD_WARNING := ignore:`torch.jit.script_method`:DeprecationWarning
 
 clean: ## remove the environments and everything that was built
-	rm -rf $(VENV) $(OLDEST) $(OUT) site dist build
+	rm -rf $(VENV) $(OLDEST) $(FRAMEWORKS) $(OUT) fuzz/corpus site dist build
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # --- Environments: a stamp file says that an environment fits pyproject.toml -----------------
@@ -71,6 +85,15 @@ $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 	@$(BIN)/python $(PIP) --editable '.[all,dev]'
 	@$(TORCHVISION_WORKS)
 	@touch $(VENV)/demo.stamp $@
+
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	@$(BIN)/python $(PIP) --editable '.[fuzz]'
+	@touch $@
+
+$(FRAMEWORKS)/stamp: pyproject.toml tests/frameworks/requirements.txt | $(FRAMEWORKS)/bin/python
+	@echo "Installing some thirty frameworks into $(FRAMEWORKS): ten minutes and 10 GB, once."
+	@$(FRAMEWORKS)/bin/python $(PIP) --editable '.[all]' -r tests/frameworks/requirements.txt
+	@touch $@
 
 $(OLDEST)/dev.stamp: pyproject.toml | $(OLDEST)/bin/python
 	@echo "Installing torchkeep and torch $(OLDEST_TORCH) into $(OLDEST): a minute, once."

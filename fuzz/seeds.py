@@ -1,6 +1,6 @@
 """Write the seed corpus: the samples and the attacks of the tests, a folder for each target.
 
-    python fuzz/seeds.py [DIR]
+python fuzz/seeds.py [DIR]
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ def test_what_lies_packed_in_an_archive_is_refused_by_name(tmp_path: Path) -> No
     packed = TensorEntry("float32", (4,), (1,), Storage("0", 16, 0))
     with (
         TensorReader(file_of(tmp_path, torch.ones(4))) as reader,
-        pytest.raises(UnsupportedContent, match="tensor 'fc' lies packed in an archive. Unpack"),
+        pytest.raises(UnsupportedContent, match=r"tensor 'fc' lies packed in an archive\. Unpack"),
     ):
         reader.materialize(packed, "fc")
 

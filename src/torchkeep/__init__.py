@@ -14,6 +14,7 @@ from torchkeep.errors import MissingExtra, TorchkeepError
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, Integrity, inspect, verify
+    from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
@@ -28,6 +29,8 @@ _HOMES = {
     "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
     "verify": "torchkeep.identify",
+    "Scanned": "torchkeep.identify.scan",
+    "scan": "torchkeep.identify.scan",
     "Limits": "torchkeep.pickles.limits",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
@@ -46,6 +49,7 @@ __all__ = [
     "Limits",
     "LoadReport",
     "SaveReport",
+    "Scanned",
     "TensorFile",
     "TorchkeepError",
     "__version__",
@@ -56,6 +60,7 @@ __all__ = [
     "open",
     "restore",
     "save",
+    "scan",
     "verify",
 ]
 

@@ -97,9 +97,9 @@ class Chunk:
     path: Path
     """The shard that it lies in."""
     start: int
-    """Where in the shard its file starts: a whole `torch.save` of the box."""
+    """Where in the shard it starts: a whole file of `torch.save`, or the bare elements."""
     nbytes: int
-    """The length of that file."""
+    """The length of that file; that of the elements if they are bare."""
 
 
 Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...], bool, bool]

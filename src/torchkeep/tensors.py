@@ -13,13 +13,21 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 import torch
 
 from torchkeep.assembly import PLAIN_DTYPES, assemble, quantized
-from torchkeep.contents import ITEM_SIZE, Memory, Storage, TensorEntry
+from torchkeep.contents import (
+    ITEM_SIZE,
+    Chunk,
+    Memory,
+    Storage,
+    TensorEntry,
+    contiguous_stride,
+)
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, InputFile, digest, new_digest
 from torchkeep.formats import examine_open
@@ -361,19 +369,26 @@ class TensorReader:
         """Return a tensor that is spread over the shards of a distributed checkpoint."""
         whole = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
         for chunk in entry.chunks:
-            with InputFile(chunk.path) as shard:
-                part = FilePart(shard, chunk.start, chunk.nbytes)
-                piece = examine_open(part, DEFAULT_LIMITS)
-            if piece.problem is not None:
-                raise piece.problem
-            if not isinstance(piece.root, TensorEntry) or piece.root.shape != chunk.shape:
+            piece = self._piece(chunk, entry.dtype)
+            if piece is None or (piece.shape, piece.dtype) != (chunk.shape, entry.dtype):
                 raise DamagedFile(f"a piece of tensor {name!r} is another one", path=chunk.path)
             box = tuple(
                 slice(start, start + size)
                 for start, size in zip(chunk.offsets, chunk.shape, strict=True)
             )
-            whole[box] = self.read(piece.root, name)
+            whole[box] = self.read(piece, name)
         return whole
+
+    def _piece(self, chunk: Chunk, dtype: str) -> TensorEntry | None:
+        """Return a piece of a tensor: a file of PyTorch's, or bare bytes; None if it is neither."""
+        if chunk.nbytes == prod(chunk.shape) * ITEM_SIZE[dtype]:
+            storage = Storage("", chunk.nbytes, chunk.start, path=chunk.path)
+            return TensorEntry(dtype, chunk.shape, contiguous_stride(chunk.shape), storage)
+        with InputFile(chunk.path) as shard:
+            contents = examine_open(FilePart(shard, chunk.start, chunk.nbytes), DEFAULT_LIMITS)
+        if contents.problem is not None:
+            raise contents.problem
+        return contents.root if isinstance(contents.root, TensorEntry) else None
 
     def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         if storage.device in (self.device, torch.device("meta")):

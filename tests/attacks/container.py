@@ -556,7 +556,7 @@ def a_packed_archive_of_arrays_of_objects(marker: str) -> bytes:
     return zip_of([("a.npy", whole), ("b.npy", npy(payload(marker)))], packed=True)
 
 
-@attack("object arrays", "dangerous", suffix=".npz")
+@attack("object arrays", "ambiguous", suffix=".npz")
 def a_pickle_called_npy_in_an_archive(marker: str) -> bytes:
     return zip_of([("weights.npy", payload(marker))])
 

@@ -114,7 +114,7 @@ doctest debug_script, sysconfig _main, ctypes CDLL, asyncio.base_events BaseEven
 _posixsubprocess fork_exec, numpy save, numpy DataSource, os execvp, os spawnvp, os putenv
 os remove, nt system, posix fork, posix execv, posix posix_spawn, commands getoutput
 popen2 popen3, platform popen, __builtin__ eval, __builtin__ execfile, __builtin__ apply
-builtins __build_class__, builtins breakpoint, builtins input, builtins delattr, builtins setattr
+builtins __build_class__, builtins breakpoint, builtins input, builtins delattr
 runpy run_path, runpy run_module, runpy _run_module_code, importlib import_module
 importlib reload, importlib.util spec_from_file_location, importlib.machinery SourceFileLoader
 _frozen_importlib_external SourceFileLoader, imp load_source, imp load_dynamic
@@ -155,7 +155,7 @@ _testcapi run_in_subinterp, sysconfig _init_posix, sysconfig get_config_vars
 ensurepip._uninstall _main, turtledemo.__main__ main, antigravity geohash, this s, cgitb enable
 pipes Template, crypt crypt, nis cat, ossaudiodev open, spwd getspall, syslog openlog
 resource setrlimit, test.support run_with_locale, unittest main, unittest.main TestProgram
-functools reduce, operator attrgetter, operator methodcaller, operator call, types FunctionType
+operator methodcaller, operator call, types FunctionType
 atexit register, weakref finalize, faulthandler register, torch.hub _exec
 torch.hub download_url_to_file, torch.hub get_dir, torch._C PyTorchFileWriter
 torch._C import_ir_module, torch._C _jit_set_profiling_mode, torch._dynamo.guards GuardBuilder.get

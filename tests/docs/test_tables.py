@@ -32,9 +32,8 @@ def test_every_exit_code_is_documented():
 
 
 def test_every_format_is_documented():
-    documented = [
-        name for row in rows("formats.md", "# What it reads") for name in re.findall("`(.*?)`", row[0])
-    ]
+    table = rows("formats.md", "# What it reads")
+    documented = [name for row in table for name in re.findall("`(.*?)`", row[0])]
     assert len(documented) == len(set(documented))
     assert set(documented) == {kind.name for kind in (*READERS, *ZIP_KINDS, *FOLDER_KINDS)}
 

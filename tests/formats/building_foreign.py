@@ -75,6 +75,9 @@ def onnx_model(
 # --- GGUF ----------------------------------------------------------------------------------------
 
 
+GGUF_CODES = {**dict(enumerate("BbHhIifB")), 10: "Q", 11: "q", 12: "d"}
+
+
 def gguf(
     facts: Iterable[tuple[str, int, Any]] = (),
     tensors: Iterable[tuple[str, tuple[int, ...], int, bytes]] = (),
@@ -107,9 +110,7 @@ def gguf(
             inner, items = value
             count = struct.pack(f"{order}I{wide}", inner, len(items))
             return count + b"".join(encode(inner, item) for item in items)
-        return struct.pack(
-            order + {0: "B", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 12: "d"}[kind], value
-        )
+        return struct.pack(order + GGUF_CODES[kind], value)
 
     for key, kind, value in facts:
         out += text(key) + struct.pack(f"{order}I", kind) + encode(kind, value)
@@ -190,6 +191,14 @@ def fixed_text(name: str, text: str) -> bytes:
     """Return an attribute message whose text stands in it."""
     data = text.encode()
     return attribute(name, struct.pack("<B3BI", 0x13, 0, 0, 0, len(data)), SCALAR, data)
+
+
+def texts_attribute(name: str, texts: list[str], *, version: int) -> bytes:
+    """Return an attribute message of several texts of one length."""
+    size = len(texts[0])
+    kind = struct.pack("<B3BI", 0x13, 0, 0, 0, size)
+    head = struct.pack("<BBB5x", 1, 1, 0) if version == 1 else struct.pack("<BBBB", 2, 1, 0, 1)
+    return attribute(name, kind, head + struct.pack("<Q", len(texts)), "".join(texts).encode())
 
 
 def old_header(messages: list[tuple[int, bytes]]) -> bytes:

@@ -100,7 +100,7 @@ def tar_records(
 
 
 def torch_tar(records: dict[str, bytes], **options: Any) -> bytes:
-    return tar_file(list(records.items()), mtime=1485049682.0, **options)
+    return tar_file(list(records.items()), **options)
 
 
 def old_parameter(key: str, *, requires_grad: bool = True) -> Call:

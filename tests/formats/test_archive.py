@@ -294,9 +294,12 @@ HIDDEN = b"Vx\n" * 20 + b"cos\ngetcwd\n(tR."
 
 
 @pytest.mark.parametrize("padding", [0, 30_000])
+@pytest.mark.parametrize("tail", [b"", b"?and then it breaks"], ids=["whole", "broken"])
 @pytest.mark.parametrize("make", [zip_archive, ARCHIVES["tar.gzip"]], ids=["zip", "packed tar"])
-def test_text_that_python_runs_as_a_pickle_is_not_passed_over(make: Any, padding: int) -> None:
-    hidden = b"V" + b"x" * padding + b"\n0" + HIDDEN
+def test_text_that_python_runs_as_a_pickle_is_not_passed_over(
+    make: Any, tail: bytes, padding: int
+) -> None:
+    hidden = b"V" + b"x" * padding + b"\n0" + (HIDDEN[:-1] + tail if tail else HIDDEN)
     contents = looked(make([("notes.txt", hidden), ("a.txt", b"no pickle\n")]))
     assert {str(name) for name in contents.globals} & {"posix.getcwd", "nt.getcwd", "os.getcwd"}
     assert [member.path.name for member in contents.members] == ["notes.txt"]
@@ -420,6 +423,7 @@ def test_an_encrypted_file_in_a_zip_is_not_looked_into() -> None:
     contents = looked(encrypted_zip([("a.pkl", b"\xd7\x11" * 30), ("b.pkl", pickled())]))
     assert ("encrypted-flag", "ambiguous", "a.pkl") in rules(contents)
     assert ("not-looked-into", "ambiguous", "a.pkl") in rules(contents)
+    assert contents.findings[-1].text == "it can't be looked into: it is encrypted"
     assert contents.kind == (
         "zip archive of 2 files, 1 of them a model, 1 that can't be looked into"
     )
@@ -678,6 +682,13 @@ def test_a_small_archive_costs_little_whatever_it_unpacks_to(name: str) -> None:
     assert time.process_time() - start < 2  # far less, on a machine that does nothing else
     severities = {finding.severity for finding in contents.findings}
     assert isinstance(contents.problem, LimitReached) or "ambiguous" in severities
+
+
+def test_a_packed_tar_of_more_files_than_its_size_explains_is_not_gone_through() -> None:
+    data = gzip.compress(tar_file([("a" * (index % 7 + 1), b"") for index in range(8_000)]))
+    contents = looked(data)
+    assert isinstance(contents.problem, LimitReached)
+    assert "there is far more to read in it, once unpacked" in str(contents.problem)
 
 
 def test_reaching_the_limit_of_what_is_unpacked_is_said_with_how_to_raise_it() -> None:

@@ -15,20 +15,29 @@ import pytest
 import torch
 from torch import nn
 
+from formats import samples, samples_archives, samples_foreign, samples_programs
 from formats.building import legacy_file, legacy_tensor, safetensors_file
-from formats.samples import SAMPLES, Sample
+from formats.samples import Sample
 from torchkeep.contents import Contents, DictObject, Global, Object, TensorEntry
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats import READERS, describe
 from torchkeep.formats.zip_kinds import ZIP_KINDS
 
-FOREIGN = {"unknown"}
+FOREIGN = set("gguf onnx hdf5 executorch lua-torch7 paddle git-lfs-pointer text unknown".split())
+"""Containers whose readers name a file; their own tests are beside this one."""
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated"),
     pytest.mark.filterwarnings("ignore:.*quantize"),
     pytest.mark.filterwarnings("ignore:Sparse"),
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested"),
+]
+SAMPLES = [
+    *samples.SAMPLES,
+    *samples_archives.SAMPLES,
+    *samples_foreign.SAMPLES,
+    *samples_programs.SAMPLES,
 ]
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 # One of each container, for what takes long.
@@ -40,7 +49,7 @@ FEW = [
 # Those that torch.load reads: the class of the whole models is gone.
 LOADABLE = [
     sample
-    for sample in SAMPLES
+    for sample in samples.SAMPLES
     if sample.container.startswith("torch-") and not sample.name.endswith("whole model")
 ]
 few_samples = pytest.mark.parametrize("sample", FEW, ids=lambda sample: sample.name)
@@ -110,7 +119,8 @@ class Comparison:
         if theirs.layout is not torch.strided or theirs.is_nested:
             self.check_parts(path, mine, theirs)
             return
-        assert (mine.shape, mine.stride) == (tuple(theirs.shape), theirs.stride()), path
+        assert mine.shape == tuple(theirs.shape), path
+        assert mine.stride == theirs.stride() or not theirs.numel(), path  # NumPy has its own
         assert mine.requires_grad == theirs.requires_grad, path
         assert mine.is_parameter == isinstance(theirs, nn.Parameter), path
         assert mine.storage.device == theirs.device.type, path
@@ -166,7 +176,9 @@ def test_a_sample_is_described_as_what_was_saved(sample: Sample, tmp_path: Path)
     contents = describe(path)
     assert (contents.path, contents.container) == (path, sample.container)
     assert contents.nbytes == path.stat().st_size
-    assert contents.findings == ()
+    assert {finding.severity for finding in contents.findings} <= {"note", "needs-trust"}
+    if saved is None:  # a program: its own tests know what is in it
+        return
     # Safetensors puts the tensors into an order of its own.
     comparison = Comparison(path.read_bytes(), ordered=sample.container != "safetensors")
     comparison.check("", contents.root, saved)
@@ -187,8 +199,9 @@ def test_no_other_reader_takes_a_sample(sample: Sample, tmp_path: Path) -> None:
     sample.write(path)
     head, nbytes = path.read_bytes()[:512], path.stat().st_size
     takers = [reader.name for reader in READERS if reader.sniff(head, nbytes)]
-    kinds = {kind.name: "archive" for kind in ZIP_KINDS}  # told apart by their records
-    assert takers[0] == kinds.get(sample.container, sample.container)
+    # Zip archives are told apart by their records.
+    expected = "archive" if head.startswith(b"PK") else sample.container
+    assert takers[0] == expected
     assert set(takers[1:]) <= {"pickle", "text", "unknown"}  # a legacy stream starts like a pickle
 
 
@@ -220,8 +233,7 @@ def test_bytes_behind_the_end_are_noticed(sample: Sample, tmp_path: Path) -> Non
         contents = describe(path)
     except FileProblem:
         return
-    assert [finding.severity for finding in contents.findings] == ["ambiguous"]
-    assert contents.findings[0].rule == "trailing-bytes"
+    assert "trailing-bytes" in [finding.rule for finding in contents.findings]
 
 
 @few_samples

@@ -231,6 +231,8 @@ def test_other_model_files_in_the_folder_are_told_of_too(tmp_path: Path) -> None
     contents = describe(tmp_path)
     assert_same(contents.root, {**state, "common.pt": {"iteration": 100}}, tmp_path)
     assert [member.path.name for member in contents.members] == ["common.pt"]
+    (tmp_path / "hidden").write_bytes(pickle.dumps(Attack()))
+    assert "posix.system" in names_of(describe(tmp_path))
 
 
 def test_only_directories_and_pickles_are_read(
@@ -651,9 +653,9 @@ def test_a_small_hostile_metadata_costs_little(
     assert len(data) < 12_000
     (tmp_path / ".metadata").write_bytes(data)
     (tmp_path / SHARD).write_bytes(b"PK" * 100)
-    start = time.perf_counter()
+    start = time.process_time()
     contents = examine(tmp_path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert isinstance(contents.problem, LimitReached) == (num_items * num_boxes > 5_000)
     assert contents.findings or contents.problem is not None
 

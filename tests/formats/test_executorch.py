@@ -44,6 +44,10 @@ def test_a_file_of_data_is_told() -> None:
 
 
 def test_segments_that_are_cut_off_are_noticed() -> None:
+    whole = len(executorch(header=extended_header(0, 0, 0)))
+    assert not isinstance(
+        look(executorch(header=extended_header(96, whole - 16, 16))).problem, DamagedFile
+    )
     contents = look(executorch(header=extended_header(96, 4096, 1000)))
     assert isinstance(contents.problem, DamagedFile)
     assert "the file is truncated: it should have 5,096 bytes" in str(contents.problem)

@@ -291,6 +291,15 @@ def test_folders_within_are_looked_into_if_there_is_nothing_else(tmp_path: Path)
     assert list(describe(tmp_path).root) == ["model.pth"]
 
 
+def test_folders_are_looked_into_two_levels_deep(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    torch.save({}, deep / "model.pth")
+    assert list(describe(tmp_path / "a").root["b"]["c"]) == ["model.pth"]
+    with pytest.raises(NotAModelFile, match="there is no model file in the folder"):
+        describe(tmp_path)
+
+
 def test_no_more_files_are_looked_into_than_one_may_wait_for(tmp_path: Path) -> None:
     for number in range(5):
         torch.save({"n": number}, tmp_path / f"{number}.pth")

@@ -50,8 +50,12 @@ def test_the_header_is_read(version: int, order: str) -> None:
 def test_every_type_of_value_is_shown() -> None:
     facts: list[tuple[str, int, Any]] = [
         ("u8", 0, 255),
+        ("i8", 1, -1),
+        ("u16", 2, 65_535),
+        ("i16", 3, -300),
         ("i32", 5, -7),
         ("u64", 10, 1 << 63),
+        ("i64", 11, -(1 << 63)),
         ("f32", 6, 0.1),
         ("f64", 12, 1e300),
         ("yes", 7, True),
@@ -64,8 +68,12 @@ def test_every_type_of_value_is_shown() -> None:
     assert look(gguf(facts)).metadata == {
         "version": "3",
         "u8": "255",
+        "i8": "-1",
+        "u16": "65535",
+        "i16": "-300",
         "i32": "-7",
         "u64": "9223372036854775808",
+        "i64": "-9223372036854775808",
         "f32": "0.100000001",
         "f64": "1e+300",
         "yes": "true",
@@ -75,6 +83,29 @@ def test_every_type_of_value_is_shown() -> None:
         "none": "[]",
         "long": "x" * 200 + "...",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "num_elements", "nbytes"),
+    [
+        (2, "Q4_0", 64, 36),
+        (8, "Q8_0", 64, 68),
+        (10, "Q2_K", 256, 84),
+        (12, "Q4_K", 512, 288),
+        (14, "Q6_K", 256, 210),
+        (20, "IQ4_NL", 32, 18),
+        (39, "MXFP4", 32, 17),
+    ],
+)
+def test_packed_types_take_their_blocks(
+    kind: int, name: str, num_elements: int, nbytes: int
+) -> None:
+    data = gguf(
+        [("general.alignment", 4, 1)], [("w", (num_elements,), kind, bytes(nbytes))], alignment=1
+    )
+    assert look(data).root == {"w": f"{name}, shape [{num_elements}]"}
+    assert isinstance(look(data).problem, UnsupportedContent)
+    assert isinstance(look(data[:-1]).problem, DamagedFile)
 
 
 def test_an_adapter_is_told_from_a_model() -> None:

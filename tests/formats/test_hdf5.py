@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from formats.building_foreign import fixed_text, hdf5, old_header, superblock
+from formats.building_foreign import (
+    fixed_text,
+    hdf5,
+    old_header,
+    superblock,
+    texts_attribute,
+)
 from formats.samples_foreign import KERAS, LAMBDA
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, UnsupportedContent
@@ -48,6 +54,12 @@ def test_another_file_is_told_by_its_names() -> None:
     assert look(hdf5({}, ["x"])).kind == "HDF5 file: x"
     assert look(hdf5({}, list("abcde"))).kind == "HDF5 file: a, b, c, d, ..."
     assert look(hdf5({}, [])).kind == "HDF5 file"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_several_texts_are_counted(version: int) -> None:
+    names = texts_attribute("layer_names", ["dense_1", "dense_2", "dense_3"], version=version)
+    assert look(file_of([(0x0C, names)])).metadata == {"layer_names": "3 texts"}
 
 
 @pytest.mark.parametrize("in_heap", [(), ("model_config",)])

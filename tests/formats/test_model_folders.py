@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from formats.samples_folders import (
     write_hf_model,
     write_loose,
     write_pipeline,
+    write_shards,
     write_trainer,
 )
 from torchkeep.contents import Contents
@@ -97,7 +99,7 @@ def test_a_broken_config_is_named_and_nothing_else_suffers(text: str, tmp_path: 
     contents = describe(tmp_path / "model")
     assert list(contents.root) == ["model.safetensors"]
     assert told(contents) in ([], [("broken-json", "damaged", "config.json")])
-    assert contents.kind == "folder of 1 model file and 2 other files"
+    assert contents.kind == "folder of 1 model file and 3 other files"
 
 
 def test_a_config_of_any_values_is_told_of_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -168,6 +170,27 @@ def test_what_a_pickle_names_is_seen_whatever_the_file_is_called(tmp_path: Path)
     assert found.safety.verdict == "dangerous"
 
 
+@pytest.mark.parametrize("name", ["settings.yaml", "config.json"])
+@pytest.mark.parametrize("write", [write_hf_model, write_shards])
+def test_settings_that_name_what_is_to_be_called_are_seen(
+    name: str, write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    write(tmp_path / "model")
+    (tmp_path / "model" / name).write_text('{"x": {"_target_": "os.system"}}')
+    assert inspect(tmp_path / "model").safety.verdict == "dangerous"
+
+
+def test_a_pickle_by_the_name_of_something_else_is_seen(tmp_path: Path) -> None:
+    attack = b"cposix\nsystem\n(S'true'\ntR."
+    for name in ("config.json", "evil-00001-of-00001.h5"):
+        folder = tmp_path / name
+        write_hf_model(folder)
+        index = {"a": name, "b": "gone.h5"}
+        (folder / "x.index.json").write_text(json.dumps({"weight_map": index}))
+        (folder / name).write_bytes(attack)
+        assert inspect(folder).safety.verdict == "dangerous", name
+
+
 # --- DeepSpeed -----------------------------------------------------------------------------------
 
 
@@ -197,6 +220,13 @@ def test_a_newest_without_any_file_of_deepspeed_is_damaged(tmp_path: Path) -> No
     (tmp_path / "latest").write_text("global_step1")
     with pytest.raises(DamagedFile, match="which latest names, has no files of DeepSpeed"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("where", [".", "global_step500"])
+def test_a_pickle_beside_the_files_of_deepspeed_is_seen(where: str, tmp_path: Path) -> None:
+    write_deepspeed(tmp_path)
+    (tmp_path / where / "hidden").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    assert inspect(tmp_path).safety.verdict == "dangerous"
 
 
 def test_a_broken_rank_is_named(tmp_path: Path) -> None:

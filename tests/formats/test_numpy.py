@@ -150,6 +150,8 @@ HEADERS = [
     ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,,)}", "not what Python would write"),
     ("{'descr': __import__('os'), 'fortran_order': False, 'shape': ()}", "not what Python would"),
     ("{1: 2}", "not what Python would write"),
+    ("{'descr': '<f4', 'fortran_order': False, 'shape': (1 2)}", "not what Python would write"),
+    ("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2", "not what Python would write"),
     ("(" * 100, "not what Python would write"),
 ]
 
@@ -211,6 +213,15 @@ def test_a_compressed_array_that_is_cut_is_told() -> None:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w.npy", saved(np.zeros(1000))[:-80])
     with pytest.raises(DamagedFile, match="array 'w' is truncated: 80 bytes are missing"):
+        look_into(buffer.getvalue())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_record_that_is_no_array_is_told(method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("w.npy", b"\x80\x02N." * 50)
+    with pytest.raises(DamagedFile, match="does not start as NumPy's do"):
         look_into(buffer.getvalue())
 
 

@@ -242,12 +242,15 @@ def test_a_structure_that_is_nested_too_deeply_is_a_finding(run: Path) -> None:
     assert "nested too deeply" in contents.findings[0].text
 
 
-def test_files_that_we_did_not_write_are_noted(run: Path) -> None:
-    (run / "step-00000012" / "notes.txt").write_text("x")
-    contents = describe(run / "step-00000012")
-    assert [(item.rule, item.severity, item.place) for item in contents.findings] == [
-        ("extra-file", "note", "notes.txt")
-    ]
+def test_files_that_we_did_not_write_are_noted_and_looked_into(run: Path) -> None:
+    folder = run / "step-00000012"
+    (folder / "notes.txt").write_text("x")
+    contents = describe(folder)
+    assert told(contents) == [("extra-file", "note")]
+    assert contents.findings[0].text == "1 files in it are not torchkeep's: 'notes.txt'"
+    (folder / "hidden").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    assert inspect(folder).safety.verdict == "dangerous"
+    assert "0.weight" in describe(folder).root["model"]
 
 
 # --- A run ---------------------------------------------------------------------------------------
@@ -301,6 +304,12 @@ def test_what_the_checkpointer_resumes_from_is_what_a_run_shows(run: Path) -> No
     assert newest_whole(run).checkpoint.step == describe(run).root["step"] == 12
     (run / "step-00000012" / "model.safetensors").unlink()
     assert newest_whole(run).checkpoint.step == describe(run).root["step"] == 8
+
+
+def test_a_pickle_beside_the_checkpoints_of_a_run_is_seen(run: Path) -> None:
+    (run / "hidden").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    assert inspect(run).safety.verdict == "dangerous"
+    assert describe(run).kind == "run of 3 checkpoints, newest step 12"
 
 
 def test_of_a_long_run_the_latest_checkpoints_are_looked_at(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import random
 import struct
 import zlib
@@ -295,9 +296,40 @@ def test_settings_of_lzma_that_make_no_sense_are_damage(coders: str, properties:
 
 
 @pytest.mark.parametrize("properties", [b"\x5d\xff\xff\xff\xff", b"\x5d\0\0\0\xf0"])
-def test_a_dictionary_of_gigabytes_takes_no_more_than_the_files(properties: bytes) -> None:
+def test_a_dictionary_of_gigabytes_takes_no_more_than_the_files(
+    properties: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    decompressor = lzma.LZMADecompressor
+
+    def noting(kind: int, filters: Any) -> Any:
+        sizes.append(filters[-1]["dict_size"])
+        return decompressor(kind, filters=filters)
+
+    monkeypatch.setattr(lzma, "LZMADecompressor", noting)
     data = seven_zip(FILES, coders=[Coder(b"\3\1\1", properties, CHAINS["lzma"][0].pack)])
     assert unpacked(data) == HELD
+    assert sizes == [4096, 4096]
+
+
+def test_names_that_a_packed_directory_has_by_the_thousand_are_refused_before_they_are_read() -> (
+    None
+):
+    files: list[tuple[str, bytes | None]] = [("a", b"")] * 20_000
+    with pytest.raises(LimitReached, match="there is far more to read in it, once unpacked"):
+        directory_of(seven_zip(files, encoded_header=True))
+
+
+def test_packed_bytes_that_are_used_twice_are_damage() -> None:
+    """The directory's packed form is a file of the archive, too."""
+    one = b"\x09" + number(9) + b"\x00\x07\x0b\x01\x00\x01\x01\x00\x0c" + number(9) + b"\x00\x00"
+    header = b"\x01\x04\x06\x00\x01" + one + b"\x05\x01\x11\x05\x00a\x00\x00\x00\x00\x00"
+    size = number(len(header))
+    packed = (
+        b"\x06\x00\x01\x09" + size + b"\x00\x07\x0b\x01\x00\x01\x01\x00\x0c" + size + b"\x00\x00"
+    )
+    with pytest.raises(DamagedFile, match="the archive's packed bytes overlap"):
+        directory_of(envelope(header, b"\x17" + packed))
 
 
 def test_numbers_that_lzma_does_not_take_are_damage() -> None:

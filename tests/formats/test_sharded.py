@@ -289,18 +289,18 @@ def test_an_index_of_a_hundred_megabytes_is_not_parsed(tmp_path: Path) -> None:
     path.write_bytes(b'{"weight_map": {')
     with path.open("r+b") as file:
         file.truncate(200_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert isinstance(examine(path).problem, LimitReached)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_names_by_the_million_cost_little_and_say_little(tmp_path: Path) -> None:
     weight_map = {f"layer.{number}": "gone.safetensors" for number in range(300_000)}
     weight_map |= {f"l{number}": f"gone-{number}.safetensors" for number in range(10_000)}
     write_index(tmp_path, INDEX, weight_map)
-    start = time.perf_counter()
+    start = time.process_time()
     contents = examine(tmp_path / INDEX)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert isinstance(contents.problem, DamagedFile)
     assert [item.rule for item in contents.findings] == ["missing-file"]
     assert "10001 of its 10001 files are missing" in contents.findings[0].text

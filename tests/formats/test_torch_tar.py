@@ -5,6 +5,7 @@ PyTorch 2 still reads it, which is what it is compared with.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -169,6 +170,28 @@ def test_a_whole_model_of_that_time_is_described_and_loaded(path: Path) -> None:
     assert contents.root.class_path == "torch.nn.modules.linear.Linear"
     assert contents.root.attributes["_parameters"]["weight"].shape == (1, 4)
     assert torch.load(path, weights_only=False).weight.shape == (1, 4)
+
+
+def test_a_file_with_a_time_is_read_as_those_of_that_time_are(path: Path) -> None:
+    """PyTorch's tars start with a table for the time, which is no whole number."""
+    path.write_bytes(tar_file(list(one_tensor().items()), mtime=1485049682.0))
+    assert path.read_bytes().startswith(b"././@PaxHeader\0")
+    contents = describe(path)
+    assert (contents.container, contents.findings) == ("torch-tar", ())
+    assert torch.load(path, weights_only=False)["w"].shape == contents.root["w"].shape
+    packed = examine_open(
+        MemoryFile(gzip.compress(path.read_bytes()), Path("m.gz")), DEFAULT_LIMITS
+    )
+    assert [member.container for member in packed.members] == ["torch-tar"]
+
+
+def test_a_file_that_lost_its_end_is_still_one_of_these(path: Path) -> None:
+    whole = tar_file(list(one_tensor().items()), mtime=1485049682.0)
+    path.write_bytes(whole[: whole.index(b"storages") - 600])
+    contents = examine(path)
+    assert contents.container == "torch-tar"
+    assert isinstance(contents.problem, DamagedFile)
+    assert contents.metadata["protocol_version"] == "1000"
 
 
 def test_the_order_of_the_files_does_not_matter(path: Path) -> None:

@@ -29,7 +29,12 @@ NAME = "FastAI"
 
 
 def write(folder: Path) -> None:
-    for name, optimizer in (("adam", Adam), ("sgd", SGD), ("rmsprop", RMSProp), ("ranger", ranger)):
+    for name, optimizer, family in (
+        ("adam", Adam, "Adam"),
+        ("sgd", SGD, "SGD"),
+        ("rmsprop", RMSProp, "RMSProp"),
+        ("ranger", ranger, "RAdam"),
+    ):
         learner = _learner(folder, optimizer)
         learner.save(f"{name}_with_optimizer")
         learner.save(f"{name}_model_only", with_opt=False)
@@ -37,6 +42,7 @@ def write(folder: Path) -> None:
             folder / "models" / f"{name}_with_optimizer.pth",
             role="checkpoint",
             framework=NAME,
+            optimizers=[family],
             state_dicts={"model": "model"},
         )
         expecting(

@@ -70,7 +70,7 @@ def _pickles(folder: Path) -> None:
             path = expecting(folder / f"{name}_{protocol}.pkl", **facts)
             path.write_bytes(pickle.dumps(array, protocol))
     for name, scalar in SCALARS.items():
-        path = expecting(folder / f"scalar_{name}.pt", role="checkpoint", verdict="data-only")
+        path = expecting(folder / f"scalar_{name}.pt", role="checkpoint", framework=None)
         torch.save({"state_dict": SmallNet().state_dict(), "best": scalar}, path)
     path = expecting(folder / "in_checkpoint.pt", role="checkpoint", state_dicts={"model": "model"})
     torch.save({"model": SmallNet().state_dict(), "history": ARRAYS["float64"]}, path)

@@ -17,7 +17,7 @@ from frameworks.networks import SmallNet, train
 
 PACKAGES = (
     "lion_pytorch bitsandbytes.optim schedulefree prodigyopt dadaptation adabelief_pytorch "
-    "came_pytorch torch_optimizer pytorch_optimizer heavyball"
+    "came_pytorch torch_optimizer pytorch_optimizer"
 ).split()
 
 

@@ -229,6 +229,8 @@ def _detectron_zoo(folder: Path, net: nn.Module) -> None:
         folder / "model_final_f10217.pkl",
         framework="detectron2",
         container="pickle",
+        role="checkpoint",
+        state_dicts={"model": "model"},
         verdict="data-only",
         stand_in=True,
     )

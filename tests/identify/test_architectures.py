@@ -20,6 +20,7 @@ from torchkeep.identify.architectures import (
     ArchitectureMatch,
     in_words,
     recognise,
+    search,
 )
 from torchkeep.identify.architectures import table as table_module
 from torchkeep.identify.architectures.search import recognise_in
@@ -49,6 +50,14 @@ def best_names(matches: tuple[ArchitectureMatch, ...]) -> set[str]:
     return {match.name for match in matches if match.score == matches[0].score}
 
 
+def filled(rules: dict[str, str]) -> Shapes:
+    """Return the tensors of a signature for 37 classes."""
+    return {
+        key: tuple(map(int, filter(None, fill(shape, 37, 3).split(","))))
+        for key, shape in rules.items()
+    }
+
+
 def alexnet(head: nn.Module) -> nn.Module:
     sizes = {0: (3, 64, 11), 3: (64, 192, 5), 6: (192, 384, 3), 8: (384, 256, 3), 10: (256, 256, 3)}
     layers: list[nn.Module] = [nn.ReLU() for _ in range(13)]
@@ -64,11 +73,8 @@ def alexnet(head: nn.Module) -> nn.Module:
 def test_a_model_of_the_table_is_recognised_with_other_classes_and_behind_a_prefix(prefix):
     table = shipped_table()
     for signature in range(0, len(table), 31):
-        shapes = {
-            prefix + key: tuple(map(int, filter(None, fill(shape, 37, 3).split(","))))
-            for key, shape in table.shapes(signature).items()
-        }
-        matches = recognise(shapes)
+        shapes = filled(table.shapes(signature))
+        matches = recognise({prefix + key: shape for key, shape in shapes.items()})
         assert set(table.names(signature)) <= best_names(matches)
         assert matches[0].prefix == ("model." if prefix == "model." else "")
         has_classes = any("c" in shape for shape in table.shapes(signature).values())
@@ -179,13 +185,26 @@ def test_a_tensor_that_can_not_have_such_a_shape_votes_for_no_number(shape):
     assert (best.num_classes, best.mismatched, best.missing) == (None, ("fc.bias",), ("fc.weight",))
 
 
+def test_what_stands_beside_each_component_of_a_prefix_is_unexpected():
+    shapes = {f"net.body.{key}": shape for key, shape in shapes_of(resnet(WIDTHS, DEPTHS)).items()}
+    beside = {"scale": (1,), "net.temperature": (1,), "net.body.extra": (1,)}
+    best = recognise(shapes | beside)[0]
+    assert (best.name, best.prefix) == ("torchvision/resnet18", "net.body.")
+    assert set(best.unexpected) == beside.keys()
+
+
 def test_models_below_the_best_follow_only_if_the_best_differs():
-    shapes = shapes_of(resnet(WIDTHS, [3, 4, 6, 3]))
-    assert {match.score for match in recognise(shapes)} == {1.0}
-    del shapes["layer4.2.bn2.weight"]
-    scores = [match.score for match in recognise(shapes)]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) > 1
+    """A model with an auxiliary head is so near the one without that both are compared."""
+    table = shipped_table()
+    name = "torchvision/fcn_resnet50"
+    [signature] = [it for it in range(len(table)) if name in table.names(it)]
+    shapes = filled(table.shapes(signature))
+    assert [match.name for match in recognise(shapes)] == [name]
+    del shapes["backbone.bn1.weight"]
+    matches = recognise(shapes)
+    assert [match.name for match in matches[:2]] == [name, f"{name}(aux_loss=True)"]
+    assert 1 > matches[0].score > matches[1].score
+    assert len({match.score for match in matches}) <= 4
 
 
 # --- What is not ---------------------------------------------------------------------------------
@@ -311,6 +330,21 @@ def test_a_hostile_state_dict_costs_little_and_gives_none(make):
     assert time.process_time() - start < 1
 
 
+def test_no_more_than_so_many_signatures_are_compared(monkeypatch):
+    """Vision transformers of one size are many, and any of them could be the one that this was."""
+    compare = search._compare
+    compared = []
+    monkeypatch.setattr(search, "_compare", lambda *args: compared.append(args) or compare(*args))
+    table = shipped_table()
+    [signature] = [
+        it for it in range(len(table)) if "timm/deit_base_patch16_224" in table.names(it)
+    ]
+    shapes = filled(table.shapes(signature))
+    broken = {key: shape for key, shape in shapes.items() if not key.endswith("norm1.bias")}
+    assert "timm/deit_base_patch16_224" in best_names(recognise(broken))
+    assert len(compared) == search._MOST_COMPARED
+
+
 def test_what_no_model_can_have_is_told_as_unexpected():
     shapes = shapes_of(resnet(WIDTHS, DEPTHS))
     odd = {"x" * 1_000: (1,), "fc.scale": (10**30,)}
@@ -337,7 +371,7 @@ def a_match(name: str = "torchvision/resnet18", **other: object) -> Architecture
         ([], ""),
         ([a_match()], "resnet18 for 10 classes"),
         ([a_match(), a_match("timm/resnet18")], "resnet18 for 10 classes"),
-        ([a_match(), a_match("timm/resnet18", score=0.9)], "resnet18 for 10 classes"),
+        ([a_match(), a_match("timm/b", score=0.9)], "resnet18 for 10 classes"),
         ([a_match(), a_match("timm/b")], "resnet18 for 10 classes (or b)"),
         (
             [a_match(f"timm/{name}") for name in "abcde"],

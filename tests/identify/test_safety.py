@@ -150,8 +150,8 @@ def test_every_blocked_name_is_given_at_once(tmp_path: Path) -> None:
 DANGEROUS = """
 os.system posix.system nt.system subprocess.Popen builtins.eval builtins.exec builtins.__import__
 __builtin__.execfile runpy.run_path importlib.import_module pkgutil.resolve_name pickle.loads
-marshal.loads torch.load torch.hub.load torch.serialization.load numpy.load operator.attrgetter
-_operator.methodcaller operator.call functools.reduce types.CodeType webbrowser.open ctypes.CDLL
+marshal.loads torch.load torch.hub.load torch.serialization.load numpy.load
+_operator.methodcaller operator.call types.CodeType webbrowser.open ctypes.CDLL
 socket.socket shutil.rmtree logging.config.dictConfig logging.FileHandler json.tool.main
 uuid._get_command_stdout uuid.getnode weakref.finalize dataclasses._create_fn sys.modules
 typing.get_type_hints test.support.script_helper.assert_python_ok code.interact profile.run io.open
@@ -194,7 +194,10 @@ def test_a_name_that_reaches_through_another_is_dangerous(module: str, name: str
 
 
 HONEST = """
-collections.OrderedDict builtins.getattr builtins.print builtins.range builtins.ValueError
+collections.OrderedDict builtins.getattr builtins.setattr functools.reduce operator.attrgetter
+project.data.__dict__ torch.jit._pickle.build_intlist builtins.print builtins.range
+builtins.ValueError torch._C._VariableFunctionsClass.relu torch.Tensor.relu
+torch.optim.swa_utils.SWALR._cosine_anneal project.Net.__init__
 builtins.KeyboardInterrupt functools.partial operator.itemgetter _operator.getitem re._compile
 enum.EnumMeta random.Random logging.Logger logging.getLogger types.MethodType types.GenericAlias
 typing._GenericAlias dataclasses._MISSING_TYPE weakref.ref inspect.Signature io.BytesIO
@@ -361,6 +364,7 @@ def test_members_count_and_their_names_are_told_once_with_their_place() -> None:
         ({"_target_": Object(Global("m", "Node"), (), state={"_val": "os.system"})}, "dangerous"),
         ({"text": "model:\n  _target_: os.system\n"}, "dangerous"),
         ({"text": '{"_target_": "os.system"}'}, "dangerous"),
+        ({"text": '{"_tar\\u0067et_": "os.s\\x79stem"}'}, "dangerous"),
         ({"_target_": "eval"}, "dangerous"),
         ({"_target_": "project.build"}, "needs-trust"),
         ({"_target_": 5}, "data-only"),
@@ -378,6 +382,8 @@ def test_settings_in_the_metadata_are_judged() -> None:
 def test_many_targets_are_told_up_to_a_hundred() -> None:
     root = [{"_target_": f"m.f{number}"} for number in range(1000)]
     assert len(judged(root=root).findings) == 100
+    safety = judged(root=[{"_target_": "os.system"}, *root])
+    assert (safety.verdict, len(safety.findings)) == ("dangerous", 101)
 
 
 PAYLOAD = b"\x80\x02cposix\nsystem\nX\x01\x00\x00\x00x\x85R."
@@ -405,6 +411,12 @@ def test_bytes_that_look_like_a_pickle_are_no_reason_for_anything() -> None:
     assert (
         judged(root=[b"\x80\x02\xff\xff\xff", b"\x80\x04N.", b"PK\x03\x04nonsense"]).findings == ()
     )
+
+
+def test_more_bytes_than_can_be_looked_into_are_ambiguous() -> None:
+    safety = judged(root=[b"\x80\x04N."] * 10_001)
+    assert safety.verdict == "ambiguous"
+    assert safety.findings[0].text == "more than 10,000 values that look like files"
 
 
 def test_values_that_unfold_too_far_are_ambiguous() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torchkeep.contents import DictObject, Storage, TensorEntry, Value
+from torchkeep.contents import Array, DictObject, Storage, TensorEntry, Value
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import (
     is_state_dict,
@@ -141,3 +141,17 @@ def test_what_can_not_be_trained_is_no_parameter() -> None:
     }
     found = state_dict_of_mapping("", table)
     assert (found.num_parameters, found.num_tensors) == (18, 6)
+
+
+def test_arrays_count_as_the_tensors_that_are_made_of_them() -> None:
+    storage = Storage("", 24, None, data=bytes(24))
+    table = {
+        "a.weight": Array("float32", (2, 3), False, storage),
+        "b.weight": Array("float32", (2, 3), True, storage),
+    }
+    assert is_state_dict(table)
+    found = state_dict_of_mapping("model", table)
+    assert found.entries["a.weight"] == TensorEntry("float32", (2, 3), (3, 1), storage)
+    assert found.entries["b.weight"] == TensorEntry("float32", (2, 3), (1, 2), storage)
+    assert (found.num_parameters, found.nbytes) == (12, 48)
+    assert not is_state_dict({"data": table["a.weight"], "labels": table["b.weight"]})

@@ -12,8 +12,8 @@ import torch
 from torchkeep.contents import DictObject, Global, Object
 from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.formats import describe
-from torchkeep.loading import load
 from torchkeep.identify.digests import stored_digests
+from torchkeep.loading import load
 from torchkeep.saving import save
 from torchkeep.tensors import same_bits
 

@@ -14,19 +14,21 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import torchkeep
-from torchkeep.cli import demo, failures, inspect, verify
+from torchkeep.cli import demo, failures, inspect, scan, verify
 from torchkeep.errors import TorchkeepError
 
-VERBS = (inspect, verify, demo)
+VERBS = (inspect, scan, verify, demo)
 
 DESCRIPTION = """\
-Look into PyTorch model files without running anything in them, and see in a
-demo what torchkeep does for the rest of a model's life."""
+Look into PyTorch model files without running anything in them, scan and verify
+them, and see in a demo what torchkeep does for the rest of a model's life."""
 
 EXAMPLES = """\
 examples:
   torchkeep inspect model.pth            what is this file, and is it safe?
   torchkeep inspect --json *.pt | jq .   the same for programs
+  torchkeep scan downloads/              which of these are safe to load?
+  torchkeep verify model.pth             is every byte as it was written?
   torchkeep demo                         train, kill, resume, and prove it
 
 `torchkeep VERB --help` explains a verb. From Python: `import torchkeep`."""

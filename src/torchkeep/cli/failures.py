@@ -8,6 +8,7 @@ import sys
 from torchkeep.cli.text import printable
 from torchkeep.errors import FileProblem, TorchkeepError
 
+EXIT_NOT_DATA_ONLY = 13
 EXIT_BUG = 70
 EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
@@ -27,6 +28,7 @@ EXIT_CODES = {
     10: "a run can't be saved or resumed",
     11: "an optional dependency is not installed",
     12: "a call's argument fits nothing",
+    EXIT_NOT_DATA_ONLY: "a scanned file is not data-only",
     EXIT_BUG: "a bug in torchkeep",
     EXIT_OUTPUT: "the output can't be written",
     EXIT_INTERRUPTED: "interrupted",

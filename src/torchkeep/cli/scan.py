@@ -11,13 +11,12 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY
 from torchkeep.cli.inspect import add_limits
 from torchkeep.cli.text import clip, count, printable
 
 if TYPE_CHECKING:
     from torchkeep.identify.scan import Scanned, Skipped
-
-EXIT_NOT_DATA_ONLY = 13
 
 DESCRIPTION = """\
 Say of each model file what loading it could do. Folders and archives are looked

@@ -210,7 +210,7 @@ def _describe_tar(file: Readable, limits: Limits) -> Contents:
             entries.append(entry)
     except FileProblem as broken:
         problem = broken
-    if any(entry.name == torch_tar.MARKER for entry in entries):
+    if torch_tar.is_meant([entry.name for entry in entries]):
         return torch_tar.describe(file, entries, tuple(reader.findings), problem, limits)
     for entry in entries:
         if entry.offset + entry.nbytes <= file.nbytes:
@@ -236,12 +236,10 @@ def _describe_packed(file: Readable, packer: _Packer, limits: Limits) -> Content
     def open_packed() -> Unpacked:
         return Unpacked(PartStream(file), packer.start, budget, again=packer.again)
 
-    head = open_packed().read(HEAD_NBYTES)
+    is_tar = _is_plain_tar(open_packed(), limits)
+    kind = f"{packer.name}-packed tar archive" if is_tar else f"{packer.name} archive"
+    look = Look(file, kind, limits)
     stream = open_packed()
-    is_tar = is_tar_header(head) and first_name(head) not in torch_tar.NAMES
-    look = Look(
-        file, f"{packer.name}-packed tar archive" if is_tar else f"{packer.name} archive", limits
-    )
     problem = None
     try:
         if is_tar:
@@ -252,6 +250,15 @@ def _describe_packed(file: Readable, packer: _Packer, limits: Limits) -> Content
     except FileProblem as broken:
         problem = broken
     return look.result(problem)
+
+
+def _is_plain_tar(stream: Unpacked, limits: Limits) -> bool:
+    """Whether a stream starts as a tar does, and as none of PyTorch's own."""
+    try:
+        first = next(iter(TarReader(stream, limits)), None)
+    except FileProblem:
+        return False
+    return first is not None and not torch_tar.is_meant([first.name])
 
 
 def _walk_packed_tar(look: Look, stream: Unpacked, limits: Limits) -> None:

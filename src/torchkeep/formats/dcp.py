@@ -24,13 +24,13 @@ import re
 from dataclasses import replace
 
 from torchkeep.contents import Contents, Finding
-from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile
+from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats.dcp_joining import put_together
 from torchkeep.formats.dcp_metadata import read_metadata
 from torchkeep.formats.dcp_safetensors import HF_SHARD, describe_hf_shards
 from torchkeep.formats.dcp_shards import CONTAINER
-from torchkeep.formats.folder import Folder, FolderKind, listed, unreadable
+from torchkeep.formats.folder import Folder, FolderKind, listed, look_into, unreadable
 from torchkeep.formats.members import join_members
 
 METADATA = ".metadata"
@@ -168,15 +168,11 @@ def _with_companions(folder: Folder, contents: Contents) -> Contents:
         for name in folder.files
         if name not in own and not _OF_RANK.fullmatch(name) and not HF_SHARD.fullmatch(name)
     ]
-    members = {name: folder.examine(name) for name in names[: max(folder.budget.left, 0)]}
-    members = {
-        name: member
-        for name, member in members.items()
-        if not isinstance(member.problem, NotAModelFile)
-    }
-    if not members:
+    members, findings = look_into(folder, names)
+    if not members and not findings:
         return contents
-    joined = join_members(folder.path, 0, CONTAINER, members, findings=tuple(unreadable(members)))
+    findings += unreadable(members)
+    joined = join_members(folder.path, 0, CONTAINER, members, findings=tuple(findings))
     root = contents.root if isinstance(contents.root, dict) else {}
     return replace(
         contents,

@@ -182,7 +182,7 @@ class _Joining:
             with InputFile(path) as shard:
                 for piece in sorted(pieces, key=lambda item: item.place.start):
                     place = piece.place
-                    is_asked_for = piece.box is None or looks
+                    is_asked_for = (piece.box is None or looks) and place not in self.opened
                     if place in self.usable and is_asked_for and not place.packing:
                         self.opened[place] = self.pieces.open(
                             piece.key, shard, place.start, place.nbytes

@@ -21,13 +21,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from torchkeep.contents import Contents, Finding
+from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.formats.folder import (
     Folder,
     FolderKind,
     list_folder,
-    listed,
+    look_into,
     shown,
     unreadable,
     way_out,
@@ -61,12 +61,7 @@ def describe(folder: Folder) -> Contents:
     newest = _newest(folder)
     if not parts and newest is not None:
         return _describe_newest(folder, newest)
-    opened = parts[: max(folder.budget.left, 0)]
-    members = {name: folder.examine(name) for name in opened}
-    findings = unreadable(members)
-    if len(opened) < len(parts):
-        text = f"{len(parts) - len(opened)} files were not looked into: {listed(parts)}"
-        findings.append(Finding("not-looked-into", "ambiguous", "", text))
+    members, findings = look_into(folder, list(folder.files))
     num = sum(name.endswith(_MODEL) for name in parts)
     step = _STEP.search(folder.path.name)
     told = f"DeepSpeed checkpoint{f' of step {step[1]}' if step else ''}: "
@@ -76,7 +71,7 @@ def describe(folder: Folder) -> Contents:
         KIND.name,
         members,
         kind=told + f"{_files(num)} of the model, {_files(len(parts) - num)} of the optimizer",
-        findings=tuple(findings),
+        findings=(*findings, *unreadable(members)),
         problem=None
         if any(member.problem is None for member in members.values())
         else DamagedFile("none of its files can be read"),
@@ -99,7 +94,19 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
     if not any(file.endswith((_MODEL, _OPTIMIZER)) for file in inner.files):
         raise DamagedFile(f"{shown(name)}, which {_LATEST} names, has no files of DeepSpeed")
     contents = describe(inner)
-    return replace(contents, path=folder.path, nbytes=contents.nbytes + folder.nbytes)
+    beside, findings = look_into(folder, [name for name in folder.files if name != _LATEST])
+    joined = join_members(
+        folder.path, 0, KIND.name, beside, findings=(*findings, *unreadable(beside))
+    )
+    return replace(
+        contents,
+        path=folder.path,
+        nbytes=contents.nbytes + folder.nbytes,
+        root={**joined.root, **(contents.root or {})},
+        globals=tuple(dict.fromkeys((*contents.globals, *joined.globals))),
+        findings=(*contents.findings, *joined.findings),
+        members=(*contents.members, *joined.members),
+    )
 
 
 KIND = FolderKind("folder", _matches, describe)

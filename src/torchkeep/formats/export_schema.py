@@ -132,7 +132,7 @@ def program_facts(program: dict[str, Any]) -> dict[str, Value]:
 
 
 _LONGEST_NAME = 100
-_MOST_OPERATORS = 100
+_MOST_OPERATORS = 20
 _MOST_VALUES = 1_000
 
 
@@ -169,14 +169,20 @@ def _argument(argument: Any) -> str:
 
 def _described(names: list[str], graph: dict[str, Any]) -> dict[str, str]:
     tensors = as_dict(graph.get("tensor_values"))
-    return {name: _tensor_text(tensors.get(name)) for name in names}
+    numbers = {
+        name: kind
+        for kind in ("int", "float", "bool")
+        for name in as_dict(graph.get(f"sym_{kind}_values"))
+    }
+    return {
+        name: _tensor_text(tensors[name]) if name in tensors else numbers.get(name, "a value")
+        for name in names
+    }
 
 
 def _tensor_text(message: Any) -> str:
     """Return a tensor of a graph as a person writes it: `float32 [s0, 3]`."""
     meta = as_dict(message)
-    if not meta:
-        return "a value"
     sizes = ", ".join(_size_text(size) for size in as_list(meta.get("sizes"))[:_MOST_SIZES])
     return f"{DTYPES.get(meta.get('dtype', 0), 'unknown')} [{sizes}]"
 
@@ -184,10 +190,16 @@ def _tensor_text(message: Any) -> str:
 _MOST_SIZES = 32
 
 
+_SYMBOL = re.compile(r"Symbol\('(\w+)'[^()]*\)|Integer\((-?\d+)\)")
+"""How newer exporters spell a name and a number in an expression."""
+
+
 def _size_text(value: Any) -> str:
     size = as_dict(value)
     expression = as_dict(size.get("as_expr")).get("expr_str")
-    return str(size.get("as_int", value) if expression is None else expression)[:40]
+    if isinstance(expression, str):
+        return _SYMBOL.sub(lambda found: found[1] or found[2], expression[:1_000])[:40]
+    return str(size.get("as_int", value))[:40]
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -21,6 +21,7 @@ from torchkeep.errors import (
     FileProblem,
     FileUnreadable,
     LimitReached,
+    NotAModelFile,
     UnsupportedContent,
 )
 from torchkeep.files import InputFile
@@ -31,6 +32,10 @@ MOST_FILES = 2_000
 MOST_NAMES = 200_000
 """Names that it lists, likewise."""
 _HEAD_NBYTES = 512
+_MODEL_SUFFIXES = tuple(
+    ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pt .pt2 .pte .pth .safetensors .tar .torch".split()
+)
+"""A file with such a name is told of even if there is no model in it."""
 
 
 @dataclass(slots=True)
@@ -182,6 +187,35 @@ def _unlistable(path: Path, error: OSError) -> FileProblem:
         return FileUnreadable("the folder may not be listed", advice="Check its mode.", path=path)
     reason = error.strerror or str(error)
     return FileUnreadable(f"the folder can't be listed ({reason})", path=path)
+
+
+def look_into(folder: Folder, names: Sequence[str]) -> tuple[dict[str, Contents], list[Finding]]:
+    """Return which of these files in a folder are to be told of, and whether any was left out.
+
+    That are those with a model in them or with a model's name, and those that do harm.
+    """
+    members: dict[str, Contents] = {}
+    for done, name in enumerate(names):
+        if folder.budget.left <= 0:
+            text = f"{len(names) - done:,} files were not looked into: {listed(names[done:])}"
+            return members, [Finding("not-looked-into", "ambiguous", "", text)]
+        contents = folder.examine(name)
+        if _is_told_of(name, contents):
+            members[name] = contents
+    return members, []
+
+
+def _is_told_of(name: str, contents: Contents) -> bool:
+    if contents.problem is None or contents.container == "git-lfs-pointer":
+        return True
+    if "text" in contents.metadata:  # settings that name what is to be called; see `other_views`
+        return True
+    if any(finding.severity != "note" for finding in contents.findings):
+        return True
+    if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
+        is_named_so = name.endswith(_MODEL_SUFFIXES)
+        return is_named_so or contents.container not in ("unknown", "text")
+    return True
 
 
 def unreadable(members: Mapping[str, Contents]) -> list[Finding]:

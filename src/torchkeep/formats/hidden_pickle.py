@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torchkeep.contents import Finding, Global, Value
-from torchkeep.errors import FileProblem, LimitReached
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.files import Readable
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
 from torchkeep.pickles.source import ByteSource
 
 _MOST_STEPS = 1_000_000
+_MOST_NBYTES = 16 << 20
+"""Bytes of a text that goes on until a line ends, which may be never."""
 
 
 def find_hidden_pickle(file: Readable, limits: Limits) -> tuple[tuple[Global, ...], list[Finding]]:
@@ -28,9 +30,14 @@ def find_hidden_pickle(file: Readable, limits: Limits) -> tuple[tuple[Global, ..
     try:
         pickled: Pickled = run_pickle(
             ByteSource(file.read_at, 0, file.nbytes),
+            persistent=_refuse,
             constructors=watch,
             builder=watch.build,
-            limits=replace(limits, steps=min(limits.steps, _MOST_STEPS)),
+            limits=replace(
+                limits,
+                steps=min(limits.steps, _MOST_STEPS),
+                pickle_nbytes=min(limits.pickle_nbytes, _MOST_NBYTES),
+            ),
         )
         acts = bool(pickled.globals)
     except FileProblem as problem:
@@ -43,6 +50,12 @@ def find_hidden_pickle(file: Readable, limits: Limits) -> tuple[tuple[Global, ..
         return (), []
     text = "it does not look like a pickle, and Python would run it as one"
     return pickled.globals, [*pickled.findings, Finding("hidden-pickle", "ambiguous", "", text)]
+
+
+def _refuse(pid: Value) -> Value:
+    """Stop at a persistent id, as Python does where nobody told it what to do with one."""
+    del pid
+    raise DamagedFile("a persistent id stands where no program takes one")
 
 
 class _Watch(Mapping[str, Constructor]):

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchkeep.contents import Contents, Finding, Value
-from torchkeep.errors import FileProblem, LimitReached, NotAModelFile, UnsupportedContent
-from torchkeep.formats.folder import Folder, FolderKind, listed, unreadable
+from torchkeep.errors import FileProblem, LimitReached, NotAModelFile
+from torchkeep.formats.folder import Folder, FolderKind, listed, look_into, unreadable
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.sharded import describe_index, indexes
@@ -40,11 +40,8 @@ _RESULTS = ("all_results.json", "eval_results.json", "train_results.json")
 _STATES = (_CONFIG, _ADAPTER, _PIPELINE, _TRAINER, "params.json", *_RESULTS)
 """JSON files that are told of as plain values."""
 _MOST_JSON_NBYTES = 16 << 20
-
-_MODEL_SUFFIXES = tuple(
-    ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pt .pt2 .pte .pth .safetensors .tar .torch".split()
-)
-"""A file with such a name is told of even if there is no model in it."""
+_TARGET = b'"_target_"'
+"""What Hydra and its kin call stands under this key."""
 
 _DEEPEST = 2
 
@@ -130,7 +127,8 @@ def _read_states(folder: Folder, found: _Found) -> None:
         if name not in folder.files:
             continue
         try:
-            value = parse_json(folder.read(name, _MOST_JSON_NBYTES), allow_nan=True)
+            data = folder.read(name, _MOST_JSON_NBYTES)
+            value = parse_json(data, allow_nan=True)
         except LimitReached as problem:
             found.findings.append(Finding("large-json", "note", name, problem.problem))
             continue
@@ -139,6 +137,8 @@ def _read_states(folder: Folder, found: _Found) -> None:
             continue
         if isinstance(value, dict):
             found.states[name] = _shortened(value)
+        if _TARGET in data:
+            found.models[name] = folder.examine(name)
 
 
 def _shortened(table: dict[str, Any]) -> dict[str, Value]:
@@ -156,35 +156,17 @@ def _shortened(table: dict[str, Any]) -> dict[str, Value]:
 
 
 def _open_models(folder: Folder, found: _Found) -> None:
-    claimed: set[str] = set(found.states) | set(_STATES)
+    claimed = set(found.states)
     for name in indexes(folder):
         contents, shards = describe_index(folder, name)
         if not isinstance(contents.problem, NotAModelFile):
             found.indexes[name] = contents
             claimed |= {name, *shards}
     waiting = [name for name in folder.files if name not in claimed]
-    for done, name in enumerate(waiting):
-        if folder.budget.left <= 0:
-            text = f"{len(waiting) - done:,} files were not looked into: {listed(waiting[done:])}"
-            found.findings.append(Finding("not-looked-into", "ambiguous", "", text))
-            break
-        contents = folder.examine(name)
-        if _is_told_of(name, contents):
-            found.models[name] = contents
-        else:
-            found.num_others += 1
-
-
-def _is_told_of(name: str, contents: Contents) -> bool:
-    """Whether a file is one of the folder's model files, or has something to warn of."""
-    if contents.problem is None or contents.globals or contents.container == "git-lfs-pointer":
-        return True
-    if any(finding.severity != "note" for finding in contents.findings):
-        return True
-    if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
-        is_named_so = name.endswith(_MODEL_SUFFIXES)
-        return is_named_so or contents.container not in ("unknown", "text")
-    return True
+    models, findings = look_into(folder, waiting)
+    found.models |= models
+    found.findings += findings
+    found.num_others = len(waiting) - len(models)
 
 
 def _open_folders(folder: Folder, found: _Found) -> None:

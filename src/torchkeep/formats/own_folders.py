@@ -26,7 +26,7 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
-from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed, unreadable
+from torchkeep.formats.folder import Folder, FolderKind, list_folder, listed, look_into, unreadable
 from torchkeep.formats.members import join_members
 from torchkeep.formats.own import TRAINING_STATE
 from torchkeep.formats.own_manifest import (
@@ -66,13 +66,14 @@ def is_checkpoint(folder: Folder) -> bool:
 
 def describe_checkpoint(folder: Folder) -> Contents:
     """Return what a checkpoint holds, as far as it is there."""
-    files = [name for name in (MODEL_FILE, STATE_FILE) if name in folder.files]
-    members = {name: folder.examine(name) for name in files}
-    strangers = [name for name in folder.files if name not in (MODEL_FILE, STATE_FILE, MANIFEST)]
-    notes = [
-        Finding("extra-file", "note", name, "torchkeep does not look at this file")
-        for name in strangers[:10]
-    ]
+    own = [name for name in (MODEL_FILE, STATE_FILE) if name in folder.files]
+    strangers = [name for name in folder.files if name not in (*own, MANIFEST)]
+    members = {name: folder.examine(name) for name in own}
+    others, notes = look_into(folder, strangers)
+    members |= others
+    if strangers:
+        text = f"{len(strangers)} files in it are not torchkeep's: {listed(strangers)}"
+        notes.append(Finding("extra-file", "note", "", text))
     try:
         manifest = read_manifest(folder.path, limits=folder.limits)
     except FileProblem as problem:
@@ -244,19 +245,22 @@ def describe_run(folder: Folder) -> Contents:
         text = f"only the last {_MOST_CHECKPOINTS} of its {len(names)} checkpoints were looked at"
         findings.append(Finding("not-looked-into", "ambiguous", "", text))
     newest = _whole(folder, whole[-1]) if whole else None
+    beside, skipped = look_into(folder, list(folder.files))
+    joined = join_members(folder.path, 0, RUN.name, beside, findings=tuple(skipped))
     num = f"{len(names)} checkpoint{'s' if len(names) > 1 else ''}"
     newest_told = f"newest step {newest.root['step']}" if newest else "none of them whole"
+    checkpoints = (
+        newest if newest is not None and item.path == newest.path else item for _, item in told
+    )
     return Contents(
         path=folder.path,
         nbytes=folder.nbytes + sum(item.nbytes for _, item in told),
         container=RUN.name,
         root=None if newest is None else newest.root,
-        findings=(*findings, *(() if newest is None else newest.findings)),
-        globals=() if newest is None else newest.globals,
+        findings=(*findings, *(newest.findings if newest else ()), *joined.findings),
+        globals=(*(newest.globals if newest else ()), *joined.globals),
         kind=f"run of {num}, {newest_told}",
-        members=tuple(
-            newest if newest is not None and item.path == newest.path else item for _, item in told
-        ),
+        members=(*checkpoints, *joined.members),
         problem=None if newest else DamagedFile("none of the run's checkpoints is whole"),
     )
 

@@ -19,6 +19,7 @@ from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import FileProblem
 from torchkeep.files import Readable
 from torchkeep.formats.format import Format
+from torchkeep.formats.paddle import is_paddle, named_paddle
 from torchkeep.formats.torch_objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch_pickle import run_torch_pickle
 from torchkeep.pickles.limits import Limits
@@ -57,7 +58,7 @@ def describe(file: Readable, limits: Limits) -> Contents:
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle"
         findings.append(Finding("trailing-bytes", "ambiguous", "", text))
-    return Contents(
+    contents = Contents(
         path=file.path,
         nbytes=file.nbytes,
         container=FORMAT.name,
@@ -66,6 +67,7 @@ def describe(file: Readable, limits: Limits) -> Contents:
         globals=pickled.globals,
         findings=tuple(findings),
     )
+    return named_paddle(contents) if is_paddle(contents.root) else contents
 
 
 def _storage_elsewhere(pid: Value, findings: list[Finding]) -> Value:

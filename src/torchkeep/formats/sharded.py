@@ -87,16 +87,16 @@ def _is_text(value: object) -> bool:
 
 
 def describe_index(folder: Folder, name: str) -> tuple[Contents, list[str]]:
-    """Return the state dict that an index stands for, and the files that it is in.
+    """Return the state dict that an index stands for, and the files that it accounts for.
 
-    What is wrong with the index is the description's `problem`.
+    What is wrong with the index is the description's `problem`; it accounts for nothing then.
     """
     path = folder.path / name
     shards: list[str] = []
     try:
         index = read_index(folder, name)
-        shards = index.shards
         contents = _Reading(folder, name, index).contents()
+        shards = index.shards
     except FileProblem as problem:
         nbytes = folder.files.get(name, 0)
         contents = Contents(path, nbytes, _kind_by_name(name), None, problem=problem)

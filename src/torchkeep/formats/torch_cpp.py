@@ -35,6 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -284,8 +285,14 @@ def _get(message: Mapping[str, Any], field: str, default: Any = None) -> Any:
     """Return a field, which may be spelled in either of protobuf's two ways."""
     found = message.get(field)
     if found is None:
-        found = message.get(_CAPITAL.sub(lambda letter: f"_{letter[0].lower()}", field))
+        found = message.get(_with_underscores(field))
     return default if found is None else found
+
+
+@cache
+def _with_underscores(field: str) -> str:
+    """Return the other spelling of one of our own field names."""
+    return _CAPITAL.sub(lambda letter: f"_{letter[0].lower()}", field)
 
 
 def _list(message: Mapping[str, Any], field: str) -> list[Any]:

@@ -48,10 +48,14 @@ from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
-MARKER = "storages"
-"""The file that makes a tar one of PyTorch's: its pickles are run first."""
-NAMES = ("sys_info", "pickle", "tensors", MARKER)
+NAMES = ("sys_info", "pickle", "tensors", "storages")
+_FIRST, _RUN_FIRST = NAMES[0], NAMES[-1]
 _MOST_DIMENSIONS = 1_000
+
+
+def is_meant(names: Sequence[str]) -> bool:
+    """Whether a tar of these files is, or was, one of PyTorch's: it starts as such, or runs."""
+    return names[:1] == [_FIRST] or _RUN_FIRST in names
 
 
 def describe(

@@ -45,6 +45,11 @@ def describe(archive: Archive) -> Contents:
     reading = _Reading(archive)
     source = ByteSource.of_bytes(archive.read("data.pkl"))
     pickled = run_torch_pickle(source, persistent=reading.load, limits=archive.limits)
+    if any(name.module.startswith("__torch__") for name in pickled.globals):
+        # A module of TorchScript that was saved without its code is a module all the same.
+        from torchkeep.formats.torchscript_modules import sort_modules
+
+        sort_modules(pickled.root, {}, archive.file.nbytes)
     findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle in its record"
@@ -165,7 +170,7 @@ class _Reading:
         return Storage(
             key=key,
             # The smaller of the two: nothing may look behind what the file has.
-            nbytes=min(nbytes, record.nbytes),
+            nbytes=min(nbytes, record.nbytes, record.packed_nbytes),
             offset=self.archive.file.start + record.offset if record.method == STORED else None,
             path=self.archive.file.source,
             device=device,

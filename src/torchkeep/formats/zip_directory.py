@@ -151,11 +151,19 @@ def _inflate(data: bytes, record: Record) -> bytes:
         raise DamagedFile(f"record {record.name!r} can't be unpacked ({error})") from None
 
 
+def _read_tail(file: Readable) -> bytes:
+    """Return the file's end with the archive's end record in it, if it has one."""
+    tail = file.read_at(max(file.nbytes - END.size, 0), min(file.nbytes, END.size))
+    if tail.startswith(END_MAGIC) and tail.endswith(b"\0\0"):
+        return tail  # as nearly always: there is no comment behind it
+    nbytes = min(file.nbytes, END.size + _LONGEST_COMMENT)
+    return file.read_at(file.nbytes - nbytes, nbytes)
+
+
 def _find_directory(file: Readable, findings: list[Finding]) -> tuple[int, int, int]:
     """Return offset, size and number of entries of the central directory."""
-    tail_nbytes = min(file.nbytes, END.size + _LONGEST_COMMENT)
-    tail_offset = file.nbytes - tail_nbytes
-    tail = file.read_at(tail_offset, tail_nbytes)
+    tail = _read_tail(file)
+    tail_offset = file.nbytes - len(tail)
     found = tail.rfind(END_MAGIC)
     if found < 0 or len(tail) - found < END.size:
         raise DamagedFile(

@@ -53,7 +53,12 @@ def describe(file: Readable, limits: Limits) -> Contents:
             contents = kind.describe(Archive(file, directory, root, limits))
             others = _other_kinds(directory, folders, kind)
             return replace(contents, findings=(*contents.findings, *others))
-    from torchkeep.formats.archive import describe_zip  # it is large, and seldom needed
+    # What few files need is imported for them alone.
+    from torchkeep.formats.numpy import describe_archive, is_archive_of_arrays
+
+    if is_archive_of_arrays(directory):
+        return describe_archive(Archive(file, directory, "", limits))
+    from torchkeep.formats.archive import describe_zip
 
     return describe_zip(Archive(file, directory, "", limits))
 

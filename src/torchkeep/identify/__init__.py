@@ -89,15 +89,26 @@ def verify(
         raise problem.in_file(path) from None
 
 
-def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
-    """Return what a description of a file amounts to. Raises `LimitReached` as `inspect` does."""
+def identify(
+    contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_member: bool = False
+) -> Inspection:
+    """Return what a description of a file amounts to.
+
+    Args:
+        contents: the description.
+        limits: bounds of the walks over its tree.
+        is_member: whether it is one file of several: the network is recognised in the whole.
+
+    Raises:
+        LimitReached: as `inspect` does.
+    """
     try:
         found = survey(contents, Budget.for_contents(contents, limits))
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
     role = role_of(contents, found)
     main = main_state_dict(found)
-    architecture = recognise(_shapes(main)) if main is not None else ()
+    architecture = recognise(_shapes(main)) if main and not is_member else ()
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
@@ -116,7 +127,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         safety=judge(contents),
         integrity=integrity_of(contents),
         contents=contents,
-        members=tuple(identify(member, limits) for member in contents.members),
+        members=tuple(identify(member, limits, is_member=True) for member in contents.members),
         limits=limits,
     )
 

@@ -149,7 +149,8 @@ def _module(node: ModuleNode, room: Room) -> dict[str, Any]:
         "buffers": {name: _shape(entry) for name, entry in node.buffers.items()},
         "children": [_module(child, room) for child in node.children],
     }
-    if node.source is not None:
+    if node.source is not None and room.left > 0:
+        room.left -= len(node.source)  # the same text stands at every module of a class
         form["source"] = node.source
     return form
 

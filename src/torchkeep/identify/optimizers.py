@@ -67,6 +67,7 @@ _MOMENTS = "step exp_avg exp_avg_sq"
 _QH = "beta1_weight beta2_weight exp_avg exp_avg_sq"
 _ADAM = _MOMENTS + " max_exp_avg_sq max_exp_avg_sqs master_param"
 
+_FASTAI = "step grad_avg sqr_avg do_wd force_train"
 _UNTRAINED = "(nothing)"
 """No slot is called so."""
 
@@ -120,7 +121,7 @@ _FAMILIES: tuple[_Family, ...] = (
     _family("Adam or a relative of bitsandbytes", "betas", needs="state1 state2"),
     _family("an optimizer of bitsandbytes", "betas", needs="state1"),
     _family("an optimizer of bitsandbytes", "betas", needs="__bnb_optimizer_quant_state__"),
-    # Adam itself. Before 0.4 it had no amsgrad; RAdam of 1.10 looks the same.
+    # Adam itself, and RAdam.
     _family("Adam or AdamW", "betas amsgrad", without="buffer phase rectify smooth", slots=_ADAM),
     _family("Adam or AdamW", "betas bias_correction", without="d", slots=_MOMENTS),
     _family("RAdam", "betas decoupled_weight_decay", without="nesterov", slots=_MOMENTS),
@@ -140,14 +141,15 @@ _FAMILIES: tuple[_Family, ...] = (
     _family("Shampoo", "momentum epsilon update_freq"),
     _family("SGD", "momentum dampening nesterov", without="max_unorm", slots="momentum_buffer"),
     # fastai: hyper-parameters in place of groups.
-    _family("Adam", "mom sqr_mom eps", slots="step grad_avg sqr_avg"),
-    _family("RMSProp", "sqr_mom mom eps", slots="grad_avg sqr_avg"),
-    _family("SGD", "mom wd", without="sqr_mom", slots="grad_avg"),
+    _family("RAdam", "mom sqr_mom eps beta", slots=_FASTAI),
+    _family("Adam", "mom sqr_mom eps", slots=_FASTAI, needs="grad_avg sqr_avg"),
+    _family("RMSProp", "mom sqr_mom eps", slots=_FASTAI, needs="sqr_avg"),
+    _family("SGD", "mom wd", without="sqr_mom trust_coeff", slots=_FASTAI),
 )
 """The first that fits is taken; where none does, the family is unknown."""
 
-_PLAIN_ADAM = frozenset("lr betas eps weight_decay initial_lr".split())
-"""The options of `Adam` before PyTorch 0.4, and of RAdam in 1.10: no other class tells less."""
+_PLAIN_ADAM = frozenset("lr betas eps weight_decay".split())
+"""The options of Adam before PyTorch 0.4, and of RAdam in 1.10."""
 
 
 def is_optimizer(value: Value) -> bool:
@@ -214,9 +216,8 @@ def _family_of(value: Value, groups: list[Value], state: Value) -> str | None:
     for family in _FAMILIES:
         if family.fits(options, slots):
             return _adam(groups) if family.name == "Adam or AdamW" else family.name
-    if "betas" in options and options <= _PLAIN_ADAM and slots and slots <= set(_MOMENTS.split()):
-        return "Adam or RAdam"
-    return None
+    is_old = options - {"initial_lr"} == _PLAIN_ADAM and slots == set(_MOMENTS.split())
+    return "Adam or RAdam" if is_old else None
 
 
 def _slots(state: Value) -> Iterable[dict[Value, Value]]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from torchkeep.contents import DictObject, TensorEntry, Value
+from torchkeep.contents import Array, DictObject, TensorEntry, Value, contiguous_stride
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.matching.keys import AVERAGE_COUNTER, strip_wrappers
 
@@ -63,14 +63,15 @@ class StateDict:
 def is_state_dict(value: Value) -> bool:
     """Whether a mapping is a state dict.
 
-    At least half of its values are tensors, its keys are texts, and something says that they are
-    parameters: dotted names, names like `weight`, or the `_metadata` that `state_dict()` adds.
+    At least half of its values are tensors or arrays, its keys are texts, and something says that
+    they are parameters: dotted names, names like `weight`, or the `_metadata` that `state_dict()`
+    adds.
     """
     if not isinstance(value, dict) or not value:
         return False
     if _averaged_list(value):
         return True
-    keys = [key for key, item in value.items() if isinstance(item, TensorEntry)]
+    keys = [key for key, item in value.items() if isinstance(item, TensorEntry | Array)]
     if not all(isinstance(key, str) for key in value) or len(keys) * 2 < len(value):
         return False
     if isinstance(value, DictObject) and "_metadata" in value.attributes:
@@ -90,10 +91,15 @@ def _averaged_list(value: dict[Value, Value]) -> list[TensorEntry]:
 
 
 def state_dict_of_mapping(name: str, value: dict[Value, Value]) -> StateDict:
-    """Return the state dict that a mapping is; its values that are no tensors are left out."""
+    """Return the state dict that a mapping is; its values that are no tensors are left out.
+
+    Arrays count as the tensors that are made of them (the models of detectron2's zoo are such).
+    """
     averages = _averaged_list(value)
     entries = {f"{_AVERAGED_LIST}.{index}": item for index, item in enumerate(averages)}
-    entries |= {key: item for key, item in value.items() if isinstance(item, TensorEntry)}
+    entries |= {
+        key: _entry(item) for key, item in value.items() if isinstance(item, TensorEntry | Array)
+    }
     parameters = [
         entry
         for key, entry in entries.items()
@@ -103,6 +109,15 @@ def state_dict_of_mapping(name: str, value: dict[Value, Value]) -> StateDict:
     ]
     role: Role = "ema" if averages else _role(name, entries)
     return StateDict(name, role, _prefix(entries), entries, _count(parameters))
+
+
+def _entry(item: TensorEntry | Array) -> TensorEntry:
+    if isinstance(item, TensorEntry):
+        return item
+    stride = contiguous_stride(item.shape)
+    if item.fortran:
+        stride = tuple(reversed(contiguous_stride(tuple(reversed(item.shape)))))
+    return TensorEntry(item.dtype, item.shape, stride, item.storage)
 
 
 def state_dict_of_module(name: str, node: ModuleNode) -> StateDict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
-from torchkeep.identify.architectures import ArchitectureMatch
+from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
@@ -96,26 +96,10 @@ def _model(
     if role == "module":
         details.append(found.modules[0][1].class_path)
     if architecture:
-        details.append(_architecture(architecture))
+        details.append(in_words(architecture))
     if not architecture or role == "module":
         details.append(f"{main.num_parameters:,} parameters in {main.num_tensors:,} tensors")
     return details
-
-
-def _architecture(matches: tuple[ArchitectureMatch, ...]) -> str:
-    """Return the network's name, and how many others have the same names and shapes.
-
-    Two libraries have the same network under one name, which is no news here.
-    """
-    best = matches[0]
-    ties = (match.name for match in matches if match.score == best.score)
-    names = list(dict.fromkeys(name.rpartition("/")[2] for name in ties))
-    if len(names) > 2:
-        others = f" or {len(names) - 1} others of its shapes"
-    else:
-        others = f" or {names[1]}" if len(names) == 2 else ""
-    classes = "" if best.num_classes is None else f" for {best.num_classes:,} classes"
-    return f"{names[0]}{others}{classes}"
 
 
 def main_state_dict(found: Survey) -> StateDict | None:
@@ -137,14 +121,22 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
         details.append(_optimizers(found))
     if found.schedulers:
         details.append("scheduler")
-    for name in _PROGRESS:
-        value = found.values.get(name)
-        if isinstance(value, int):
-            details.append(f"{'epoch' if name == 'epochs' else name} {jsonable(value)}")
-            break
+    progress = _progress(found)
+    if progress:
+        details.append(progress)
     if any(item.role == "ema" for item in found.state_dicts):
         details.append("EMA")
     return details
+
+
+def _progress(found: Survey) -> str:
+    """Return how far the training got; HF's Trainer writes that into a file of its own."""
+    for start in ("", "trainer_state.json."):
+        for name in _PROGRESS:
+            value = found.values.get(start + name)
+            if isinstance(value, int | float):
+                return f"{'epoch' if name == 'epochs' else name} {jsonable(value)}"
+    return ""
 
 
 def _optimizers(found: Survey) -> str:

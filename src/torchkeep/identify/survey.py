@@ -73,11 +73,11 @@ class _Walk:
         self.found = found
         self.seen: set[int] = set()
 
-    def visit(self, path: str, value: Value, depth: int) -> None:
+    def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
         if isinstance(value, _Plain):
             self.keep(path, value)
-        elif self.sort(path, value) or isinstance(value, TensorEntry):
+        elif self.sort(path, key, value) or isinstance(value, TensorEntry):
             return
         elif isinstance(value, list | tuple) and _is_plain_list(value):
             self.keep(path, list(value))
@@ -85,12 +85,11 @@ class _Walk:
             # What stands in two places is told of once; a tree that contains itself ends here.
             self.seen.add(id(value))
             for name, child in children(value):
-                self.visit(f"{path}.{name}" if path else name, child, depth + 1)
+                self.visit(f"{path}.{name}" if path else name, child, depth + 1, name)
 
-    def sort(self, path: str, value: Value) -> bool:
+    def sort(self, path: str, name: str, value: Value) -> bool:
         """Put a value where it belongs; return False if it is nothing in particular."""
         found = self.found
-        name = path.rpartition(".")[2]
         if is_module(value):
             node = module_tree(value, self.sources, self.budget, depth=1)
             found.modules.append((path, node))

@@ -54,7 +54,7 @@ _MAGIC = b"tkarch"
 _VERSION = 1
 _HEADER = struct.Struct("<6sHI8I")
 _CHECKED_FROM = 12
-"""What the checksum covers starts behind it."""
+"""Where the part begins that the checksum covers."""
 _CHILD = (1 << CHILD_BITS) - 1
 
 

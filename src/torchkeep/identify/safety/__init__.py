@@ -149,7 +149,7 @@ def _verdict(findings: list[Finding]) -> Verdict:
 # --- Pickles in a pickle -------------------------------------------------------------------------
 
 _MOST_LEVELS = 8
-_MOST_BLOBS = 1_000
+_MOST_BLOBS = 10_000
 _LOADERS = frozenset({"torch.storage._load_from_bytes"})
 """What loads its argument, and stands in honest files: tensors in a plain pickle."""
 
@@ -160,15 +160,20 @@ def _nested(contents: Contents, walk: Walk, limits: Limits, level: int) -> Itera
     What nobody is known to load counts only if it is dangerous: bytes may look like a pickle.
     """
     if walk.blobs and level == _MOST_LEVELS:
-        text = f"pickles in pickles, more than {_MOST_LEVELS} levels deep"
-        deep = Finding("nested-pickles", "ambiguous", "", text)
-        yield Safety("ambiguous", (), (deep,), None, ())
+        yield _not_looked_into(f"pickles in pickles, more than {_MOST_LEVELS} levels deep")
         return
+    if len(walk.blobs) > _MOST_BLOBS:
+        yield _not_looked_into(f"more than {_MOST_BLOBS:,} values that look like files")
     for given_to, data in walk.blobs[:_MOST_BLOBS]:
         inner = examine_open(MemoryFile(data, contents.path), limits)
         safety = _judge(inner, limits, level + 1)
         if str(given_to) in _LOADERS or safety.verdict == "dangerous":
             yield safety
+
+
+def _not_looked_into(text: str) -> Safety:
+    finding = Finding("nested-pickles", "ambiguous", "", text)
+    return Safety("ambiguous", (), (finding,), None, ())
 
 
 # --- torch.load(weights_only=True) ---------------------------------------------------------------

@@ -114,6 +114,12 @@ PLAIN: frozenset[str] = frozenset(
         "torch._utils._rebuild_nested_tensor",
         "torch._utils._rebuild_sparse_csr_tensor",
         "torch._utils._rebuild_xla_tensor",
+        "torch.jit._pickle.build_boollist",
+        "torch.jit._pickle.build_doublelist",
+        "torch.jit._pickle.build_intlist",
+        "torch.jit._pickle.build_tensor_from_id",
+        "torch.jit._pickle.build_tensorlist",
+        "torch.jit._pickle.restore_type_tag",
         "torch.storage._load_from_bytes",
         "types.SimpleNamespace",
         "uuid.UUID",
@@ -129,7 +135,7 @@ _HONEST_BUILTINS = (
     "NotImplementedType Ellipsis NotImplemented abs all any ascii bin callable chr classmethod "
     "divmod enumerate filter format getattr hasattr hash hex id isinstance issubclass iter len "
     "map max memoryview min next oct ord pow print property range repr reversed round "
-    "sorted staticmethod sum super type zip"
+    "setattr sorted staticmethod sum super type zip"
 ).split()
 _HONEST_OF_STRICT_MODULES = (
     "io.BytesIO io.StringIO _io.BytesIO _io.StringIO threading.local _thread._local "
@@ -150,26 +156,25 @@ HARMLESS_MODULES: dict[str, frozenset[str]] = {
     **dict.fromkeys(
         "__future__ _abc _bisect _blake2 _collections _collections_abc _compat_pickle "
         "_contextvars _csv _datetime _decimal _functools _hashlib _heapq _json _locale _md5 "
-        "_pydecimal _queue _random _sha1 _sha256 _sha3 _sha512 _sre _statistics _string "
-        "_struct _typing _weakref _weakrefset _zoneinfo abc array ast base64 binascii bisect "
-        "calendar cmath collections colorsys configparser contextlib contextvars copy csv "
-        "datetime decimal difflib email encodings enum errno fractions genericpath graphlib "
-        "hashlib heapq hmac html ipaddress itertools keyword locale math ntpath numbers optparse "
-        "pathlib posixpath pprint queue random re reprlib secrets sre_compile sre_constants "
-        "sre_parse stat statistics string stringprep struct textwrap time token unicodedata xml "
-        "zlib zoneinfo".split(),
+        "_pydecimal _queue _random _sha1 _sha256 _sha3 _sha512 _sre _statistics _string _struct "
+        "_typing _weakref _weakrefset _zoneinfo abc array ast base64 binascii bisect calendar "
+        "cmath collections colorsys configparser contextlib contextvars copy csv datetime decimal "
+        "difflib email encodings enum errno fractions functools genericpath graphlib hashlib "
+        "heapq hmac html ipaddress itertools keyword locale math ntpath numbers optparse pathlib "
+        "posixpath pprint queue random re reprlib secrets sre_compile sre_constants sre_parse "
+        "stat statistics string stringprep struct textwrap time token unicodedata xml zlib "
+        "zoneinfo".split(),
         _NOTHING,
     ),
     "_codecs": frozenset({"register", "lookup", "lookup_error"}),
-    "_operator": frozenset({"attrgetter", "methodcaller", "call"}),
+    "_operator": frozenset({"methodcaller", "call"}),
     "argparse": frozenset({"FileType"}),
     "codecs": frozenset({"open", "EncodedFile", "register", "lookup"}),
     "copyreg": frozenset({"pickle", "constructor", "add_extension"}),
     "dataclasses": frozenset({"make_dataclass", "_create_fn", "_process_class"}),
-    "functools": frozenset({"reduce"}),
     "json": frozenset({"tool"}),
     "logging": frozenset({"FileHandler", "basicConfig", "config", "handlers", "shutdown"}),
-    "operator": frozenset({"attrgetter", "methodcaller", "call"}),
+    "operator": frozenset({"methodcaller", "call"}),
     "types": frozenset(
         {"CodeType", "FrameType", "FunctionType", "LambdaType", "ModuleType", "new_class"}
     ),
@@ -262,6 +267,13 @@ ESCAPES: frozenset[str] = frozenset(
 )
 """Modules that others have as attributes: `random._os`, `six.moves.builtins`."""
 
+ESCAPING_ATTRIBUTES: frozenset[str] = frozenset(
+    "__base__ __bases__ __builtins__ __class__ __closure__ __code__ __dict__ __func__ __getattr__ "
+    "__getattribute__ __globals__ __import__ __loader__ __mro__ __reduce__ __reduce_ex__ __self__ "
+    "__spec__ __subclasses__ __wrapped__ f_globals func_globals gi_frame mro".split()
+)
+"""Attributes that lead from any object to all that the interpreter has."""
+
 # --- Functions -----------------------------------------------------------------------------------
 
 RUNNERS: dict[str, str] = {
@@ -297,12 +309,16 @@ RUNNERS: dict[str, str] = {
 """Functions that are what their name says, in whichever package they are."""
 
 TORCH_FUNCTIONS: tuple[str, ...] = (
+    "torch._C.TensorBase.",
+    "torch._C._TensorBase.",
     "torch._C._VariableFunctions.",
+    "torch._C._VariableFunctionsClass.",
     "torch._C._fft.",
     "torch._C._linalg.",
     "torch._C._nn.",
     "torch._C._sparse.",
     "torch._C._special.",
+    "torch.Tensor.",
     "torch._VF.",
     "torch._functions.",
     "torch._tensor.",
@@ -441,7 +457,7 @@ DENIED: tuple[str, ...] = (
 STRICT_LIBRARIES: frozenset[str] = frozenset(
     {"keras", "numpy", "pandas", "scipy", "tensorflow", "torch"}
 )
-"""Libraries whose methods no honest file names: `pandas.DataFrame.query`."""
+"""Libraries of which files name functions and classes, and no methods: `pandas.DataFrame.query`."""
 
 # --- Containers ----------------------------------------------------------------------------------
 

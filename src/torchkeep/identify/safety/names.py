@@ -10,6 +10,7 @@ from torchkeep.contents import Global
 from torchkeep.identify.safety.lists import (
     DENIED,
     ESCAPES,
+    ESCAPING_ATTRIBUTES,
     HARMLESS_MODULES,
     PLAIN,
     PYTHON_MODULES,
@@ -91,22 +92,19 @@ def _is_pythons(name: Global) -> bool:
 def _by_escaping(name: Global) -> str:
     """Return what is wrong with a name that leads out of the module that it names."""
     parts = name.name.split(".")
-    if any(_is_dunder(part) for part in parts) and name.module != "copyreg":
+    # dill names the dictionary of the module that a function is from.
+    if not ESCAPING_ATTRIBUTES.isdisjoint(parts) and name.name != "__dict__":
         return "reaches into the interpreter"
     if any(part.lstrip("_") in ESCAPES for part in parts):
         return _REACHES
     if any(part in ("builtins", "__builtin__", "cPickle") for part in name.module.split(".")[1:]):
         return _REACHES
-    if len(parts) == 1:
+    if len(parts) == 1 or str(name).startswith(TORCH_FUNCTIONS):
         return ""
     is_method = parts[-1][:1].islower() or parts[-1].startswith("_")
     top = name.module.partition(".")[0]
     is_strict = top in STRICT_LIBRARIES or top in PYTHON_MODULES
     return _REACHES if parts[0][:1].islower() or (is_method and is_strict) else ""
-
-
-def _is_dunder(part: str) -> bool:
-    return len(part) > 4 and part.startswith("__") and part.endswith("__")
 
 
 def _by_its_name(name: Global) -> str:

@@ -44,9 +44,13 @@ def findings_in_values(contents: Contents, walk: Walk, limits: Limits) -> Iterat
         yield Finding("nesting", "ambiguous", "", text)
 
 
-def _judge_target(path: str) -> Finding:
+def _target_name(path: str) -> Global:
     module, _, name = path.rpartition(".")
-    reason = danger(Global(module or "builtins", name))
+    return Global(module or "builtins", name)
+
+
+def _judge_target(path: str) -> Finding:
+    reason = danger(_target_name(path))
     if reason:
         text = f"a program that follows its settings would use {path}, which {reason}"
         return Finding("target", "dangerous", path, text)
@@ -58,23 +62,11 @@ def walk_values(contents: Contents) -> Walk:
     """Return what is in a file's tree of values and in its metadata."""
     walk = Walk()
     for text in contents.metadata.values():
-        _look_at_text(text, walk)
-    sizes: dict[int, tuple[int, int]] = {}
-    # A container is left once everything in it is known; what is still open is one that it is in.
-    waiting: list[tuple[Value, bool]] = [(contents.root, False)]
-    if not isinstance(contents.root, _CONTAINERS):
+        _look_at_text(_unescaped(text), walk)
+    if isinstance(contents.root, _CONTAINERS):
+        walk.places, walk.depth = _walk_containers(contents.root, walk)
+    else:
         _look_at_leaf(contents.root, None, walk)
-        return walk
-    while waiting:
-        value, is_done = waiting.pop()
-        if is_done:
-            sizes[id(value)] = _size(value, sizes)
-        elif id(value) not in sizes:
-            sizes[id(value)] = (1, 0)
-            waiting.append((value, True))
-            _look_at(value, walk)
-            waiting.extend((item, False) for item in _parts(value) if isinstance(item, _CONTAINERS))
-    walk.places, walk.depth = sizes[id(contents.root)]
     return walk
 
 
@@ -82,13 +74,32 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, Object)
 _BOUND = 1 << 62
 
 
-def _size(value: Value, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    places, depth = 1, 0
-    for item in _parts(value):
-        below, levels = sizes.get(id(item), (1, 0)) if isinstance(item, _CONTAINERS) else (1, 0)
+def _walk_containers(root: Value, walk: Walk) -> tuple[int, int]:
+    """Return the places in a container and its depth."""
+    # What is known of each container; one that is still open holds the current one.
+    sizes: dict[int, tuple[int, int]] = {}
+    waiting: list[tuple[Value, list[Value] | None]] = [(root, None)]
+    while waiting:
+        value, inside = waiting.pop()
+        if inside is not None:
+            sizes[id(value)] = _size(sizes[id(value)][0], inside, sizes)
+        elif id(value) not in sizes:
+            num_leaves, inside = _look_at(value, walk)
+            sizes[id(value)] = (1 + num_leaves, 1 if num_leaves else 0)
+            if inside:
+                waiting.append((value, inside))
+                waiting.extend((item, None) for item in inside)
+    return sizes[id(root)]
+
+
+def _size(places: int, inside: list[Value], sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return the size of a container from that of what is inside."""
+    depth = 0
+    for item in inside:
+        below, levels = sizes[id(item)]
         places += below
-        depth = max(depth, levels + 1)
-    return min(places, _BOUND), depth
+        depth = max(depth, levels)
+    return min(places, _BOUND), depth + 1
 
 
 def _parts(value: Value) -> Iterator[Value]:
@@ -109,15 +120,21 @@ def _parts(value: Value) -> Iterator[Value]:
         yield from value
 
 
-def _look_at(value: Value, walk: Walk) -> None:
-    """Note what stands directly in a container."""
+def _look_at(value: Value, walk: Walk) -> tuple[int, list[Value]]:
+    """Note what stands directly in a container; return how many leaves, and the containers."""
     if isinstance(value, dict) and _TARGET in value:
         for text in _texts(value[_TARGET]):
             _add_target(text, walk)
     given_to = value.callee if isinstance(value, Object) else None
+    inside, num_leaves = [], 0
     for item in _parts(value):
+        if isinstance(item, _CONTAINERS):
+            inside.append(item)
+            continue
+        num_leaves += 1
         if isinstance(item, _LEAVES):
             _look_at_leaf(item, given_to, walk)
+    return num_leaves, inside
 
 
 def _texts(value: Value) -> list[str]:
@@ -132,19 +149,30 @@ _LEAVES = (str, bytes, bytearray)
 
 def _look_at_leaf(value: Value, given_to: Value, walk: Walk) -> None:
     if isinstance(value, str):
-        _look_at_text(value, walk)
+        if "target_" in value or "\\" in value:
+            _look_at_text(_unescaped(value), walk)
     elif isinstance(value, bytes | bytearray) and _may_be_loaded(value):
         walk.blobs.append((given_to, bytes(value)))
 
 
 def _look_at_text(text: str, walk: Walk) -> None:
-    if len(text) > len(_TARGET) and _TARGET in text:
-        for found in _TARGET_IN_TEXT.findall(text[:_LONGEST_TEXT]):
-            _add_target(found, walk)
+    for found in _TARGET_IN_TEXT.findall(text[:_LONGEST_TEXT]):
+        _add_target(found, walk)
+
+
+def _unescaped(text: str) -> str:
+    r"""Return a text with what JSON and YAML write as `\u005f` or `\x5f` spelt out."""
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text[:_LONGEST_TEXT])
+
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 
 
 def _add_target(path: str, walk: Walk) -> None:
-    if len(walk.targets) < _MOST_TARGETS:
+    # Many harmless ones must not hide one that is not.
+    if len(walk.targets) < _MOST_TARGETS or danger(_target_name(path)):
         walk.targets.setdefault(path)
 
 
