@@ -17,9 +17,9 @@
     ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
     └── ProofFailed                a claim was checked and is not true     exit code 1
 
-Exit code 2 is a wrong command line. A message is one line: where, what was found, what was
-expected, what to do. The inner layers raise the fact; whoever knows the file adds it with
-`FileProblem.in_file`. What a message says stays readable as attributes.
+Exit code 2 is a wrong command line, 13 a scanned file that is not data-only. A message is one
+line: where, what was found, what was expected, what to do. The inner layers raise the fact; whoever
+knows the file adds it with `FileProblem.in_file`. What a message says stays readable as attributes.
 """
 
 from __future__ import annotations

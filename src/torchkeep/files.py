@@ -174,6 +174,7 @@ class FilePart:
     """A window of something readable: a file inside an archive that is stored as it is.
 
     Attributes:
+        whole: what it is a part of.
         path: what to call it in messages.
         nbytes: its size.
         source: the file on disk that holds it, if there is one.
@@ -185,7 +186,7 @@ class FilePart:
             raise DamagedFile(
                 f"bytes {start} to {start + nbytes} are needed, and the file ends at {whole.nbytes}"
             )
-        self._whole = whole
+        self.whole = whole
         self._offset = start
         self.path = path or whole.path
         self.source = whole.source
@@ -195,7 +196,7 @@ class FilePart:
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """Return exactly `nbytes` bytes from `offset` on; `DamagedFile` if it ends before that."""
         _check_range(offset, nbytes, self.nbytes, self.path)
-        return self._whole.read_at(self._offset + offset, nbytes)
+        return self.whole.read_at(self._offset + offset, nbytes)
 
 
 class MemoryFile:

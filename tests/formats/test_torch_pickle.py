@@ -141,3 +141,18 @@ def test_what_stands_behind_a_joblib_wrapper_of_objects_is_named(tmp_path: Path)
     joblib = pytest.importorskip("joblib")
     joblib.dump({"objects": np.array([Payload()], dtype=object)}, tmp_path / "a.joblib")
     assert "posix.system" in names(tmp_path / "a.joblib")
+
+
+def test_joblibs_texts_dates_and_records_are_stepped_over(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    value = {
+        "texts": np.array(["cat", "horse"]),
+        "bytes": np.array([b"a", b"bcd"]),
+        "dates": np.array(["2026-11-23"], dtype="M8[D]"),
+        "records": np.zeros(3, dtype=[("a", "f4"), ("b", "i8")]),
+        "end": "reached",
+    }
+    joblib.dump(value, tmp_path / "a.joblib")
+    contents = describe(tmp_path / "a.joblib")
+    assert contents.root["end"] == "reached"
+    assert contents.findings == ()

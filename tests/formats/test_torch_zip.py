@@ -230,34 +230,6 @@ def test_two_pickles_are_damage(path: Path) -> None:
         describe(path)
 
 
-@pytest.mark.parametrize("records", [[("readme.txt", b"hello")], [("data.pkl", b"N.")]])
-def test_another_zip_archive_is_named_as_such(path: Path, records: Records) -> None:
-    zip_file(path, records)
-    with pytest.raises(UnsupportedContent, match=r"zip archive of 1 records and none is a PyTorch"):
-        describe(path)
-
-
-@pytest.mark.parametrize(
-    ("record", "kind"),
-    [
-        ("archive/constants.pkl", "a TorchScript archive"),
-        ("archive/archive_format", r"an exported program \(.pt2\)"),
-        ("archive/.data/version", "a torch.package archive"),
-    ],
-)
-def test_torchs_other_archives_are_named(path: Path, record: str, kind: str) -> None:
-    zip_file(path, [*torch_records(), (record, b"")])
-    with pytest.raises(UnsupportedContent, match=kind):
-        describe(path)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_a_real_torchscript_file_is_named(path: Path) -> None:
-    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path)
-    with pytest.raises(UnsupportedContent, match="this is a TorchScript archive"):
-        describe(path)
-
-
 def test_the_root_may_have_any_name(path: Path) -> None:
     torch.save({"w": torch.ones(1)}, path.with_name("模型 v1.pth"))
     assert describe(path.with_name("模型 v1.pth")).findings == ()

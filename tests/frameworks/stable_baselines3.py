@@ -39,6 +39,35 @@ def write(folder: Path) -> None:
         if hasattr(model, "save_replay_buffer"):
             path = expecting(folder / f"{name}_buffer.pkl", framework=NAME, role="object")
             model.save_replay_buffer(path)
+    _with_functions(folder)
     environments = VecNormalize(make_vec_env("CartPole-v1"))
     environments.reset()
     environments.save(str(expecting(folder / "normalize.pkl", framework=NAME, role="object")))
+
+
+def _with_functions(folder: Path) -> None:
+    """Write a model with schedules of the user's own: its `data` then holds pickled functions.
+
+    Until 2.3 every model's was such a file, since the constant schedules were local functions too.
+    """
+
+    def decayed(initial: float) -> Any:
+        def schedule(remaining: float) -> float:
+            return remaining * initial
+
+        return schedule
+
+    options = ALGORITHMS["ppo"][2]
+    model = PPO(
+        "MlpPolicy",
+        "CartPole-v1",
+        learning_rate=decayed(3e-4),
+        clip_range=decayed(0.2),
+        policy_kwargs={"net_arch": [8], "activation_fn": torch.nn.ReLU},
+        device="cpu",
+        **options,
+    )
+    path = expecting(
+        folder / "ppo_functions.zip", container="archive", framework=NAME, verdict="needs-trust"
+    )
+    model.save(path)

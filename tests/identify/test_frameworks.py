@@ -105,6 +105,7 @@ def test_a_framework_is_known_by_what_it_alone_writes(name: str, root: Value) ->
         {"iteration": 5, "model": WEIGHTS, "optimizer": OPTIMIZER, "learning_rate": 0.1},
         {"model": WEIGHTS, "args": made("argparse.Namespace", lr=0.1)},
         {"python": 1, "numpy": 2, "torch": 3},
+        {"python": 1, "numpy": 2, "cpu": 3, "model": WEIGHTS},
         {"model": made("project.Net", _parameters={}, _modules={})},
         made("torch.nn.modules.linear.Linear"),
         made("timmy.Net"),

@@ -20,6 +20,7 @@ from torchkeep.formats.torch_pickle import TORCH_CONSTRUCTORS
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import COMPUTED, Pickled, run_pickle
 from torchkeep.pickles.source import ByteSource
+from watching import EVERYTHING_IS_LOADED
 
 TENSOR = TensorEntry("float32", (2,), (1,), Storage("0", 8, 0))
 
@@ -91,8 +92,9 @@ def test_payloads_do_run_in_a_real_unpickler(tmp_path: Path) -> None:
         target.unlink()
 
 
-WATCHED = """
+WATCHED = f"""
 import sys
+{EVERYTHING_IS_LOADED}
 from pathlib import Path
 from torchkeep.errors import TorchkeepError
 from torchkeep.formats import describe
@@ -104,7 +106,7 @@ events = []
 def hook(event, args):
     if event == "open" and str(args[0]) in sys.argv and not args[2] & 3:
         return  # the file itself, for reading
-    events.append(f"{event} {args!r}"[:200])
+    events.append(f"{{event}} {{args!r}}"[:200])
 
 sys.addaudithook(hook)
 for path in paths[1:]:

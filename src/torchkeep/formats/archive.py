@@ -38,8 +38,8 @@ from torchkeep.formats.unpacking import (
     zlib_inflate,
 )
 from torchkeep.formats.zip_archive import Archive
-from torchkeep.formats.zip_directory import Record, _find_directory
-from torchkeep.formats.zip_structs import CENTRAL, DEFLATED, END_MAGIC, STORED, UTF8
+from torchkeep.formats.zip_directory import Record
+from torchkeep.formats.zip_structs import DEFLATED, END_MAGIC, STORED
 from torchkeep.pickles.limits import Limits
 
 
@@ -124,8 +124,6 @@ def describe(file: Readable, limits: Limits) -> Contents:
 # --- Zip -----------------------------------------------------------------------------------------
 
 _BZIP2, _LZMA, _XZ = 12, 14, 95
-_LINK = 0o12
-"""The kind of a file, in the upper bits of its mode."""
 
 
 def describe_zip(archive: Archive) -> Contents:
@@ -133,10 +131,9 @@ def describe_zip(archive: Archive) -> Contents:
     file, directory = archive.file, archive.directory
     look = Look(file, "zip archive", archive.limits)
     look.findings += directory.findings
-    links = _link_names(file)
     encrypted = {f.place for f in directory.findings if f.rule == "encrypted-flag"}
     for record in directory.records.values():
-        if record.name in links:
+        if record.is_link:
             look.add_link(record.name, "a link")
         elif record.name.endswith("/") and not record.nbytes:
             continue
@@ -145,25 +142,6 @@ def describe_zip(archive: Archive) -> Contents:
         else:
             _add_packed(look, file, record, is_encrypted=record.name in encrypted)
     return look.result()
-
-
-def _link_names(file: Readable) -> set[str]:
-    """Return the records that are links where an archive is unpacked with Unix's modes.
-
-    Python's zipfile writes them as files, `unzip` makes links of them.
-    """
-    offset, nbytes, count = _find_directory(file, [])
-    data = file.read_at(offset, nbytes)
-    names = set()
-    position = 0
-    for _ in range(count):
-        fields = CENTRAL.unpack_from(data, position)
-        start = position + CENTRAL.size
-        if fields[15] >> 28 == _LINK:
-            charset = "utf-8" if fields[3] & UTF8 else "cp437"
-            names.add(data[start : start + fields[10]].decode(charset, "replace"))
-        position = start + sum(fields[10:13])
-    return names
 
 
 def _add_packed(look: Look, file: Readable, record: Record, *, is_encrypted: bool) -> None:

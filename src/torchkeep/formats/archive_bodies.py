@@ -65,7 +65,7 @@ class PackedMember(MemoryFile):
 def nesting_of(file: Readable, limits: Limits) -> Nesting:
     """Return where a file lies; one that lies in no archive begins with a budget of its own."""
     while isinstance(file, FilePart) and not isinstance(file, StoredMember):
-        file = file._whole
+        file = file.whole
     if isinstance(file, StoredMember | PackedMember):
         return file.nesting
     return Nesting(0, Budget(file.nbytes, limits))
@@ -149,7 +149,7 @@ class PackedBody:
         return piece
 
 
-class _MoreNeeded(FileProblem):
+class _MoreNeeded(Exception):
     """The first bytes of a file do not tell whether Python would run it as a pickle."""
 
 

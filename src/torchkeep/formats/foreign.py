@@ -106,16 +106,3 @@ def shown_size(nbytes: int) -> str:
         amount /= 1000
         units.pop()
     return f"{nbytes} bytes" if nbytes < 1000 else f"{amount:,.1f} {units[-1]}"
-
-
-def is_tar_header(head: bytes) -> bool:
-    """Whether a file's first block is a tar header, as Python's tarfile and PyTorch see it.
-
-    The name `ustar` is not needed: the sum of the block's bytes, stored in it, is the only check.
-    """
-    if len(head) < 512:
-        return False
-    stored = head[148:156].rstrip(b"\0 ").lstrip()
-    if not stored or stored.strip(b"01234567"):
-        return False
-    return int(stored, 8) == sum(head[:148]) + 8 * ord(" ") + sum(head[156:512])

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from torchkeep.contents import (
-    ITEM_SIZE,
     Array,
     Contents,
     Finding,
@@ -30,7 +29,7 @@ from torchkeep.errors import FileProblem
 from torchkeep.files import MemoryFile, Readable
 from torchkeep.formats.torch_layouts import LAYOUT_CONSTRUCTORS
 from torchkeep.formats.torch_objects import PersistentLoad, build_tensor
-from torchkeep.pickles.arrays import build_array, is_shape, parse_dtype
+from torchkeep.pickles.arrays import build_array, is_shape, item_size, parse_dtype
 from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
@@ -137,15 +136,19 @@ class _Run:
         """Return the array whose bytes stand here, and step over them."""
         if not isinstance(state, dict) or not is_shape(state.get("shape")):
             return None
-        kind = parse_dtype(state.get("dtype"))
-        if kind is None:  # an array of objects is a pickle of its own
+        item_nbytes = item_size(state.get("dtype"))
+        if item_nbytes is None:  # an array of objects is a pickle of its own
             self.behind.append(run_torch_pickle(self.source, limits=self.limits, file=self.file))
             return None
         if state.get("numpy_array_alignment_bytes") is not None:
             self.source.skip(self.source.take(1)[0])
-        dtype, order = kind
         shape = state["shape"]
-        nbytes = prod(shape) * ITEM_SIZE[dtype]
+        kind = parse_dtype(state.get("dtype"))
+        if kind is None:  # texts, dates, records: no tensor has them
+            self.source.skip(prod(shape) * item_nbytes)
+            return None
+        dtype, order = kind
+        nbytes = prod(shape) * item_nbytes
         offset = None if self.file is None else self.file.start + self.source.position
         path = None if self.file is None else self.file.source
         storage = Storage("", nbytes, offset, byteorder=order, path=path)

@@ -40,6 +40,8 @@ from torchkeep.pickles.limits import Limits
 _LONGEST_COMMENT = 0xFFFF
 
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
+_LINK = 0o12
+"""The kind of a file, in the upper bits of its Unix mode."""
 _LONGEST_DESCRIPTOR = 24
 """Bytes that may follow a record to repeat its checksum and sizes."""
 
@@ -58,6 +60,8 @@ class Record:
     method: int
     """0 for stored, 8 for deflated."""
     crc32: int
+    is_link: bool = False
+    """Whether `unzip` makes a link of it; Python's zipfile makes a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class _Entry:
     packed_nbytes: int
     nbytes: int
     header_offset: int
+    is_link: bool
 
 
 def read_directory(file: Readable, limits: Limits) -> Directory:
@@ -239,7 +244,8 @@ def _read_entries(data: bytes, count: int) -> list[_Entry]:
         extra = data[name_end : name_end + extra_nbytes]
         packed, nbytes, offset = _widen(extra, fields[8], fields[9], fields[16])
         name = data[name_end - name_nbytes : name_end]
-        entries.append(_Entry(name, flags, method, crc32, packed, nbytes, offset))
+        is_link = fields[15] >> 28 == _LINK
+        entries.append(_Entry(name, flags, method, crc32, packed, nbytes, offset, is_link))
         position = name_end + extra_nbytes + comment_nbytes
     if position != len(data):
         raise DamagedFile(f"the archive's directory does not end after its {count} entries")
@@ -300,7 +306,9 @@ def _locate(file: Readable, entry: _Entry, findings: list[Finding]) -> Record:
             f"the archive is truncated: record {name!r} ends behind the end of the file",
             advice="Copy or download the file again.",
         )
-    return Record(name, offset, entry.nbytes, entry.packed_nbytes, entry.method, entry.crc32)
+    return Record(
+        name, offset, entry.nbytes, entry.packed_nbytes, entry.method, entry.crc32, entry.is_link
+    )
 
 
 def _check_ranges(

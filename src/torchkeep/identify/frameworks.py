@@ -4,7 +4,7 @@ The tables are plain data. Keys are those of the frameworks' own saving code; wh
 told from another only by a nested key, the key is given with its path, as in
 `meta.mmengine_version`.
 
-Source: FACTS of each framework's saving function, such as lightning's
+Source: the saving code of each framework, such as lightning's
 trainer/connectors/checkpoint_connector.py, timm/utils/checkpoint_saver.py,
 ultralytics/engine/trainer.py, mmengine/runner/runner.py, mmcv/runner/checkpoint.py,
 deepspeed/runtime/engine.py, fairseq/checkpoint_utils.py, detectron2/checkpoint,

@@ -22,7 +22,7 @@ _MODEL_NAMES = frozenset(
 """Last names in a path that say that this is the model, and not one of several networks."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-_KEY = re.compile(r"[^\s/=\\]+(\.[^\s/=\\]+)+")
+_KEY = re.compile(r"[^\s/=\\.]+(\.[^\s/=\\.]+)+")
 """A parameter's dotted name; a file's or a metric's name is none."""
 _TENSOR_NAMES = frozenset("weight bias running_mean running_var gamma beta".split())
 _TENSOR_SUFFIXES = ("_weight", "_bias", "_embedding", "_embeddings")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
@@ -19,6 +21,10 @@ _PROGRAMS = frozenset(
     "torchscript torchscript-lite torch-export torch-package executorch onnx".split()
 )
 """Containers that hold a network as a program, whatever else is in them."""
+
+
+_PLACES = ("", "trainer_state.json.", "meta.", "extra_state.")
+"""Where these stand: at the root, or where HF's Trainer, mmengine and fairseq keep them."""
 
 
 def role_of(contents: Contents, found: Survey) -> FileRole:
@@ -52,7 +58,9 @@ def summarise(
     """Return the sentence."""
     root = contents.root
     if role == "tensor":
-        start = contents.kind or ("One array" if isinstance(root, Array) else "One tensor")
+        if contents.kind:
+            return f"{_capitalised(contents.kind)}."
+        start = "One array" if isinstance(root, Array) else "One tensor"
         return f"{start}: {root.dtype}, shape {list(root.shape)}."
     if is_training_state(contents):
         return f"Training state without the model: {len(root)} tensors of a torchkeep checkpoint."
@@ -81,7 +89,26 @@ def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
         return _capitalised(contents.kind)
     if contents.problem is not None:
         return f"No model: {contents.problem.problem}"
+    for name in ("schedulers", "scalers", "rng"):
+        if getattr(found, name) == [""]:
+            return f"No model: {_ALONE[name]}"
     return f"No model: {_object(contents.root)}"
+
+
+_ALONE = {
+    "schedulers": "the state of a learning-rate scheduler",
+    "scalers": "the state of a gradient scaler",
+    "rng": "the state of random generators",
+}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the right form.
+
+    >>> counted(1, "tensor"), counted(1234, "tensor")
+    ('1 tensor', '1,234 tensors')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _capitalised(text: str) -> str:
@@ -98,7 +125,9 @@ def _model(
     if architecture:
         details.append(in_words(architecture))
     if not architecture or role == "module":
-        details.append(f"{main.num_parameters:,} parameters in {main.num_tensors:,} tensors")
+        details.append(
+            f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
+        )
     return details
 
 
@@ -131,16 +160,18 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
 
 def _progress(found: Survey) -> str:
     """Return how far the training got; HF's Trainer writes that into a file of its own."""
-    for start in ("", "trainer_state.json."):
+    for start in _PLACES:
         for name in _PROGRESS:
             value = found.values.get(start + name)
-            if isinstance(value, int | float):
+            # -1 is how Ultralytics says that the training is over.
+            if isinstance(value, int | float) and value >= 0:
                 return f"{'epoch' if name == 'epochs' else name} {jsonable(value)}"
     return ""
 
 
 def _optimizers(found: Survey) -> str:
-    return " and ".join(item.family or "an optimizer" for item in found.optimizers)
+    counts = Counter(item.family or "an optimizer" for item in found.optimizers)
+    return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
 def _saved_from(main: StateDict) -> str:

@@ -93,7 +93,9 @@ class _Walk:
         if is_module(value):
             node = module_tree(value, self.sources, self.budget, depth=1)
             found.modules.append((path, node))
-            found.state_dicts.append(state_dict_of_module(path, node))
+            state_dict = state_dict_of_module(path, node)
+            if state_dict.entries or not path:  # a loss, a metric or a transform has none
+                found.state_dicts.append(state_dict)
         elif is_optimizer(value):
             found.optimizers.append(optimizer(path, value, self.budget))
         elif is_scheduler(value):

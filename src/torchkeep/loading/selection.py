@@ -76,7 +76,7 @@ def all_values(inspection: Inspection, chosen: StateDict) -> dict[str, TensorEnt
     table = value_at(inspection.contents.root, chosen.name)
     if not isinstance(table, dict) or not chosen.entries.keys() <= table.keys():
         return dict(chosen.entries)  # a pickled module's: it has no table in the file
-    return dict(table)
+    return {**table, **chosen.entries}
 
 
 def value_at(root: Value, path: str) -> Value:

@@ -10,6 +10,7 @@ _core/src/multiarray/methods.c.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from math import prod
@@ -73,6 +74,27 @@ def parse_dtype(value: Value) -> tuple[str, Literal["little", "big"]] | None:
     state = value.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else code[:1]
     return DTYPES[code.lstrip("<>|=")], "big" if order == ">" else "little"
+
+
+def item_size(value: Value) -> int | None:
+    """Return the bytes of one item of a pickled dtype; None if it holds Python objects, or is odd.
+
+    `U5` is a text of five characters, `V64` a record of 64 bytes, `M8` a date.
+    """
+    if not isinstance(value, Object) or value.class_path != "numpy.dtype" or not value.args:
+        return None
+    code, state = value.args[0], value.state
+    found = _CODE.fullmatch(code) if isinstance(code, str) else None
+    if found is None or (isinstance(state, tuple) and len(state) > 7 and _has_objects(state[7])):
+        return None
+    return int(found[2]) * (4 if found[1] == "U" else 1)
+
+
+_CODE = re.compile(r"[<>|=]?([biufcSUVmM])([0-9]{1,9})")
+
+
+def _has_objects(flags: Value) -> bool:
+    return not isinstance(flags, int) or bool(flags & 1)
 
 
 def numpy_scalar(dtype: Value, data: Value = None) -> Value:
