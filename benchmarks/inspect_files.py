@@ -197,12 +197,20 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
+PEAK = """
+import os, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, code)
+"""
+"""Run in a small process: a child inherits the peak of the process that it was forked from."""
+
+
 def peak_mb(command: list[str]) -> tuple[float, int]:
     """Return a command's peak of resident memory in MB, and its exit code."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    scale = 1 if sys.platform == "darwin" else 1024
-    return usage.ru_maxrss * scale / 1e6, os.waitstatus_to_exitcode(status)
+    watcher = [sys.executable, "-c", PEAK, *command]
+    done = subprocess.run(watcher, capture_output=True, text=True, check=True)
+    peak, code = map(int, done.stdout.split())
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6, code
 
 
 if __name__ == "__main__":

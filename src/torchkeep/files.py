@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -450,7 +449,7 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
         raise _unwritable(path, error) from error
     finally:
         if temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_tree(temporary)
     if durable:
         sync_folder(final.parent)
 
@@ -461,9 +460,18 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     doomed = _temporary_beside(folder)
     try:
         folder.rename(doomed)
+        import shutil
+
         shutil.rmtree(doomed)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove as much of a folder as can be removed."""
+    import shutil  # it brings three compressors, which reading a file does not need
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -479,7 +487,7 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
     found = [item for item in Path(folder).iterdir() if TEMPORARY_MARK in item.name]
     for item in found:
         if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item, ignore_errors=True)
+            _remove_tree(item)
         else:
             item.unlink(missing_ok=True)
     return found

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -99,6 +97,9 @@ def _write_line(head: str, path: str, reason: str) -> None:
     coloured = head
     line = f"{path}: {reason}" if reason else path
     if sys.stdout.isatty():
+        import shutil
+        import textwrap
+
         if not os.environ.get("NO_COLOR") and head in _COLOURS:
             coloured = f"\x1b[{_COLOURS[head]}m{head}\x1b[0m"
         width = shutil.get_terminal_size().columns - _INDENT
