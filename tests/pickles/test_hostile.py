@@ -163,10 +163,30 @@ def test_a_name_made_at_run_time_is_dangerous() -> None:
 
 
 def test_a_call_of_something_that_the_file_made_is_dangerous() -> None:
-    made = b"cbuiltins\ngetattr\ncm\nC\n" + text("method") + b"\x86R"
+    made = b"cbuiltins\ngetattr\ncm\nf\n)R" + text("method") + b"\x86R"
     found = finding(made + b")R.")
     assert (found.rule, found.severity) == ("computed-call", "dangerous")
     assert found.text == "something made by the file itself is called"
+
+
+def test_getattr_of_a_name_is_a_name() -> None:
+    found = run(b"cbuiltins\ngetattr\ncm\nC\n" + text("method") + b"\x86R)R.")
+    assert not found.findings
+    assert found.globals[-1] == Global("m", "C.method")
+    made = run(b"cbuiltins\ngetattr\ncm\nf\n)R" + text("__globals__") + b"\x86R.")
+    assert [item.rule for item in made.findings] == ["computed-global"]
+
+
+def test_a_call_of_an_instance_or_of_a_class_in_the_file_is_a_matter_of_trust() -> None:
+    assert not run(b"cm\nGetter\n)R)R.").findings
+    assert finding(b"cm\ngetter\n)R)R.").rule == "computed-call"
+    byte_code = b"ccloudpickle.cloudpickle\n_make_skeleton_class\n)R)\x81."
+    assert not run(byte_code).findings
+
+
+def test_opcodes_that_weights_only_lacks_are_kept_once() -> None:
+    assert run(b"\x80\x02(K\x01K\x02t.").unusual == ()
+    assert run(pickle.dumps([b"a", b"b", {1}], 4)).unusual[:2] == ("FRAME", "MEMOIZE")
 
 
 def test_a_call_through_functools_partial_is_a_call_of_what_it_wraps() -> None:
@@ -174,7 +194,7 @@ def test_a_call_through_functools_partial_is_a_call_of_what_it_wraps() -> None:
     assert not run(partial + b")R.").findings
     state = b"(cm\ng\n)}Ntb"
     assert not run(partial + state + b")R.").findings
-    hidden = b"(cbuiltins\ngetattr\ncm\nC\n" + text("x") + b"\x86R)}Ntb"
+    hidden = b"(cbuiltins\ngetattr\ncm\nf\n)R" + text("x") + b"\x86R)}Ntb"
     assert finding(partial + hidden + b")R.").rule == "computed-call"
 
 

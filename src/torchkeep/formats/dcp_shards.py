@@ -14,7 +14,6 @@ from __future__ import annotations
 from torchkeep.contents import Contents, Finding, Global, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.files import FilePart, Readable
-from torchkeep.formats.folder import listed
 from torchkeep.formats.zip_structs import (
     END,
     END64,
@@ -131,5 +130,7 @@ class Pieces:
             return self.findings
         first = next(iter(self.unreadable.values()))
         num = len(self.unreadable)
+        from torchkeep.formats.folder import listed  # for damaged files only
+
         text = f"{num} archive{'s' if num > 1 else ''} can't be read, {listed(self.unreadable)}: "
         return [*self.findings, Finding("unreadable-piece", "damaged", "", text + first)]

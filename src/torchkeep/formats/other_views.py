@@ -47,7 +47,9 @@ def with_other_views(contents: Contents, file: Readable, head: bytes, limits: Li
     elif contents.container not in _TARS and is_tar_header(head):
         findings.append(_polyglot("the file is a tar archive too, and torch.load reads it as one"))
     names = dict.fromkeys(contents.globals)
-    if not is_zip and contents.container not in _RUN_BY_THEIR_READERS:
+    is_pickle = contents.pickle_protocol is not None and head.startswith(b"\x80")
+    was_run = is_pickle or contents.container in _RUN_BY_THEIR_READERS
+    if not is_zip and not was_run:
         found, hidden = find_hidden_pickle(file, limits)
         names.update(dict.fromkeys(found))
         findings += hidden

@@ -67,9 +67,18 @@ def _rebuild_sparse(layout: Value, data: Value) -> TensorEntry:
     if not all(isinstance(part, TensorEntry) for part in tensors) or not rest:
         raise ValueError("a sparse tensor needs its indices, values and size")
     shape, values = sizes(rest[0]), tensors[-1]
+    if kind == "sparse_coo" and not _fits(tensors[0].shape, values.shape, shape):
+        raise ValueError("the indices of a sparse tensor do not fit its values and shape")
     entry = elsewhere(values.dtype, shape, (), values.storage.device)
     parts = tuple(zip(names, tensors, strict=True))
     return replace(entry, layout=kind, parts=parts, requires_grad=values.requires_grad)
+
+
+def _fits(indices: tuple[int, ...], values: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether indices `[sparse, n]` and values `[n, *dense]` make a tensor of this shape."""
+    if len(indices) != 2 or not values or indices[1] != values[0]:
+        return False
+    return indices[0] + len(values) - 1 == len(shape)
 
 
 def _get_layout(name: Value) -> Global:

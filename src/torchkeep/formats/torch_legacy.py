@@ -34,7 +34,7 @@ from torchkeep.formats.torch_objects import (
     parse_storage_id,
     storage_entry,
 )
-from torchkeep.formats.torch_pickle import run_torch_pickle
+from torchkeep.formats.torch_pickle import run_torch_pickle, weights_only_notes
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
 from torchkeep.pickles.source import ByteSource
@@ -55,7 +55,12 @@ def sniff(head: bytes, nbytes: int) -> bool:
 
 def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the stream holds. The storages are stepped over."""
-    return _Stream(file, limits).describe()
+    stream = _Stream(file, limits)
+    try:
+        return stream.describe()
+    except FileProblem as problem:
+        problem.seen = problem.seen or stream.so_far()
+        raise
 
 
 class _Stream:
@@ -102,7 +107,7 @@ class _Stream:
             problem.seen = self.with_earlier(problem.seen)
             raise
         self.globals.update(dict.fromkeys(pickled.globals))
-        self.findings += pickled.findings
+        self.findings += (*pickled.findings, *weights_only_notes(pickled))
         return pickled
 
     def with_earlier(self, broken: Pickled | None) -> Pickled | None:
@@ -111,6 +116,10 @@ class _Stream:
             return None
         names = dict.fromkeys((*self.globals, *broken.globals))
         return replace(broken, globals=tuple(names), findings=(*self.findings, *broken.findings))
+
+    def so_far(self) -> Pickled:
+        """Return what the pickles up to here have named."""
+        return Pickled(None, tuple(self.globals), tuple(self.findings), 0)
 
     def read_preamble(self) -> dict[str, str]:
         """Step over the first three pickles and return what they say."""

@@ -80,6 +80,15 @@ def run_torch_pickle(
     return run.with_inner(pickled)
 
 
+def weights_only_notes(pickled: Pickled) -> list[Finding]:
+    """Return what keeps `torch.load(weights_only=True)` from a pickle besides the names in it."""
+    if not pickled.unusual:
+        return []
+    opcodes = ", ".join(pickled.unusual)
+    text = f"torch.load(weights_only=True) does not know the pickle's opcodes {opcodes}"
+    return [Finding("weights-only", "note", "", text)]
+
+
 class _Run:
     """What one pickle holds besides its own opcodes: whole files, and arrays behind opcodes."""
 

@@ -17,16 +17,17 @@ Source: torch/serialization.py, caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
+import zlib
 from typing import Literal
 
 from torchkeep.contents import Contents, Finding, Object, Storage, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.formats.own import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch_objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch_pickle import run_torch_pickle
+from torchkeep.formats.torch_pickle import run_torch_pickle, weights_only_notes
 from torchkeep.formats.zip_archive import Archive
 from torchkeep.formats.zip_directory import Record
-from torchkeep.formats.zip_structs import STORED
+from torchkeep.formats.zip_structs import DEFLATED, STORED
 from torchkeep.pickles.machine import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
 
@@ -50,7 +51,9 @@ def describe(archive: Archive) -> Contents:
         from torchkeep.formats.torchscript_modules import sort_modules
 
         sort_modules(pickled.root, {}, archive.file.nbytes)
+    reading.note_unused()
     findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
+    findings += weights_only_notes(pickled)
     if source.remaining:
         text = f"{source.remaining} bytes follow the pickle in its record"
         findings.append(Finding("trailing-bytes", "ambiguous", "data.pkl", text))
@@ -140,7 +143,29 @@ class _Reading:
         if folded.endswith(_CODE_SUFFIXES):
             text = "a record of code or of another pickle is hidden in the archive"
             return Finding("hidden-code", "ambiguous", name, text)
+        if self._starts_as_pickle(self.records[name]):
+            return _hidden_pickle(name)
         return Finding("extra-record", "note", name, "PyTorch does not look at this record")
+
+    def note_unused(self) -> None:
+        """Note the records of storages that no tensor uses, and that are pickles."""
+        data = f"{self.root}data/"
+        self.findings += [
+            _hidden_pickle(name)
+            for name, record in self.records.items()
+            if name.startswith(data)
+            and name.removeprefix(data) not in self.storages
+            and self._starts_as_pickle(record)
+        ]
+
+    def _starts_as_pickle(self, record: Record) -> bool:
+        start = self.archive.file.read_at(record.offset, min(record.packed_nbytes, _START_NBYTES))
+        if record.method == DEFLATED:
+            try:
+                start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(start, 2)
+            except zlib.error:
+                return False
+        return start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05"
 
     def load(self, pid: Value) -> Value:
         """Return the storage that a persistent id names."""
@@ -184,6 +209,14 @@ class _Reading:
         if nbytes != record.nbytes:
             text = f"the pickle says {nbytes} bytes, record data/{key} has {record.nbytes}"
             self.findings.append(Finding("storage-size", "damaged", key, text))
+
+
+_START_NBYTES = 64
+
+
+def _hidden_pickle(name: str) -> Finding:
+    text = "a record of code or of another pickle is hidden in the archive"
+    return Finding("hidden-code", "ambiguous", name, text)
 
 
 def _is_utf8(text: str) -> bool:

@@ -29,7 +29,7 @@ from torchkeep.contents import (
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.pickles.keys import Keys
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits, how_to_raise
-from torchkeep.pickles.opcodes import OPCODES
+from torchkeep.pickles.opcodes import OPCODES, WEIGHTS_ONLY_OPCODES
 from torchkeep.pickles.source import ByteSource
 from torchkeep.pickles.text import decimal, integer, long_integer, memo_index, quoted
 
@@ -49,6 +49,8 @@ class Pickled:
     """What a reader should know about the stream."""
     protocol: int
     """The protocol that it declares; 0 if it declares none."""
+    unusual: tuple[str, ...] = ()
+    """The opcodes in it that `torch.load(weights_only=True)` does not know."""
 
 
 Builder = Callable[[Value, Value], Value | None]
@@ -134,13 +136,17 @@ class _Machine:
         self.frame_end: int | None = None
         self.copied_nbytes = 0
         self.globals: dict[Global, None] = {}
+        self.unusual: dict[str, None] = {}
         self.findings: dict[tuple[str, str], Finding] = {}
         self.num_findings: Counter[str] = Counter()
 
     def run(self) -> Value:
         handlers = [self._no_opcode] * 256
         for opcode, name in OPCODES.items():
-            handlers[opcode] = getattr(self, f"_{name.lower()}")
+            handler = getattr(self, f"_{name.lower()}")
+            if name not in WEIGHTS_ONLY_OPCODES:
+                handler = self.noted_once(name, opcode, handler, handlers)
+            handlers[opcode] = handler
         byte = self.byte
         self.source.allow(self.limits)
         for _ in range(self.limits.steps):
@@ -157,7 +163,29 @@ class _Machine:
 
     def pickled(self, root: Value) -> Pickled:
         """Return what was seen so far, with this as the value that the stream leaves."""
-        return Pickled(root, tuple(self.globals), tuple(self.findings.values()), self.protocol)
+        return Pickled(
+            root=root,
+            globals=tuple(self.globals),
+            findings=tuple(self.findings.values()),
+            protocol=self.protocol,
+            unusual=tuple(self.unusual),
+        )
+
+    def noted_once(
+        self,
+        name: str,
+        opcode: int,
+        handler: Callable[[], None],
+        handlers: list[Callable[[], None]],
+    ) -> Callable[[], None]:
+        """Return a handler that notes an opcode, and makes way for its own at the first use."""
+
+        def note_and_handle() -> None:
+            handlers[opcode] = handler
+            self.unusual[name] = None
+            handler()
+
+        return note_and_handle
 
     # --- What the opcodes share -------------------------------------------------------------
 
@@ -254,6 +282,8 @@ class _Machine:
                 text = "something made by the file itself is called"
                 self.note("computed-call", "dangerous", text)
             return Object(callee, args, dict(kwargs or {}))
+        if callee == _GETATTR and len(args) >= 2 and not kwargs:
+            return self.attribute(callee, args)
         constructor = None if kwargs else self.constructors.get(str(callee))
         if constructor is not None:
             self.charge(args)
@@ -262,6 +292,18 @@ class _Machine:
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 self.note("malformed-call", "damaged", f"{callee}: {error}")
         return Object(callee, args, dict(kwargs or {}))
+
+    def attribute(self, callee: Global, args: tuple[Value, ...]) -> Value:
+        """Return what `getattr` is asked for: a name, if it is asked of one."""
+        target, attribute = args[:2]
+        if not isinstance(target, Global) or not isinstance(attribute, str):
+            if attribute in _ESCAPING:
+                text = f"{attribute} is taken from something that the file made"
+                self.note("computed-global", "dangerous", text)
+            return Object(callee, args)
+        found = Global(target.module, f"{target.name}.{attribute}")
+        self.globals.setdefault(found)
+        return found
 
     def check_frame(self, position: int) -> None:
         """Leave the frame if an opcode that ends at `position` is its last."""
@@ -640,10 +682,30 @@ _RECENT = 64
 
 
 def _is_named(callee: Value) -> bool:
-    """Whether what is called is a name of the file, perhaps inside `functools.partial`."""
+    """Whether what is called is a name of the file, an instance of one, or a class."""
     for _ in range(8):
         if not isinstance(callee, Object) or callee.class_path != "functools.partial":
             break
         parts = callee.state if isinstance(callee.state, tuple) else callee.args
         callee = parts[0] if parts else None
+    if isinstance(callee, Object) and isinstance(callee.callee, Global):
+        is_class = callee.callee.name.rpartition(".")[2].lstrip("_")[:1].isupper()
+        return is_class or callee.class_path.endswith(_MAKERS_OF_TYPES)
     return isinstance(callee, Global)
+
+
+_GETATTR = Global("builtins", "getattr")
+_ESCAPING = (
+    "__base__ __bases__ __builtins__ __class__ __closure__ __code__ __dict__ __func__ __getattr__ "
+    "__getattribute__ __globals__ __mro__ __self__ __subclasses__ __wrapped__ f_globals gi_frame "
+    "mro"
+).split()
+"""Attributes that lead from any object to all that the interpreter has."""
+_MAKERS_OF_TYPES = (
+    ".cloudpickle._builtin_type",
+    ".cloudpickle._make_skeleton_class",
+    ".cloudpickle._make_skeleton_enum",
+    "dill._dill._create_type",
+    "dill._dill._load_type",
+)
+"""What makes one of Python's own types by its name, or a class that is held as byte code."""
