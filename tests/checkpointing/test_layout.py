@@ -16,7 +16,7 @@ from torchkeep.checkpointing.discovery import folder_name
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
 from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
-from torchkeep.formats.own_manifest import manifest_digest
+from torchkeep.formats.folders.own_manifest import manifest_digest
 
 FACTS = {
     "serial": 1,

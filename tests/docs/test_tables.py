@@ -11,8 +11,8 @@ import torchkeep
 from docs.pages import ROOT
 from torchkeep.cli.failures import EXIT_CODES
 from torchkeep.formats import READERS
-from torchkeep.formats.folders import FOLDER_KINDS
-from torchkeep.formats.zip_kinds import ZIP_KINDS
+from torchkeep.formats.folders.kinds import FOLDER_KINDS
+from torchkeep.formats.zips.kinds import ZIP_KINDS
 
 DOCS = ROOT / "docs"
 

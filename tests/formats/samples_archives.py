@@ -1,6 +1,6 @@
 """Samples of archives, and of PyTorch's oldest format, which no library writes any more.
 
-`torch_tar` puts a file of PyTorch before 0.1.10 together record by record, to the layout that
+`torch.tar` puts a file of PyTorch before 0.1.10 together record by record, to the layout that
 `_legacy_load` of today's PyTorch still reads.
 """
 

@@ -22,7 +22,7 @@ from torchkeep.contents import Contents, DictObject, Global, Object, TensorEntry
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats import READERS, describe
-from torchkeep.formats.zip_kinds import ZIP_KINDS
+from torchkeep.formats.zips.kinds import ZIP_KINDS
 
 FOREIGN = set("gguf onnx hdf5 executorch lua-torch7 paddle git-lfs-pointer text unknown".split())
 """Containers whose readers name a file; their own tests are beside this one."""

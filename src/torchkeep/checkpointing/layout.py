@@ -37,8 +37,7 @@ from torchkeep.files import (
     write_file,
 )
 from torchkeep.formats import describe
-from torchkeep.formats.own import TRAINING_STATE
-from torchkeep.formats.own_manifest import (
+from torchkeep.formats.folders.own_manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
@@ -48,6 +47,7 @@ from torchkeep.formats.own_manifest import (
     manifest_digest,
     read_manifest,
 )
+from torchkeep.formats.own import TRAINING_STATE
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 

@@ -3,7 +3,7 @@
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
 write `formats/<name>.py` with a `FORMAT`, add it here, add a sample to the conformance suite
 (tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
-`zip_kinds` in the same way.
+`zips.kinds` in the same way.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile, Readable
 from torchkeep.formats.format import HEAD_NBYTES, Format, Lazily
 from torchkeep.formats.other_views import with_other_views
-from torchkeep.formats.sparse_indices import check_sparse_indices
+from torchkeep.formats.torch.sparse_indices import check_sparse_indices
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 READERS = Lazily(
-    "zip_kinds:FORMAT",
+    "zips.kinds:FORMAT",
     "safetensors:FORMAT",
-    "torch_legacy:FORMAT",
+    "torch.legacy:FORMAT",
     "pickle:FORMAT",
     "numpy:FORMAT",
-    "gguf:FORMAT",
-    "hdf5:FORMAT",
-    "executorch:FORMAT",
-    "onnx:FORMAT",
-    "paddle:FORMAT",
-    "lua_torch7:FORMAT",
-    "git_lfs:FORMAT",
-    "archive:TORCH_TAR",
-    "archive:FORMAT",
-    "text:FORMAT",
-    "unknown:FORMAT",
+    "ecosystems.gguf:FORMAT",
+    "ecosystems.hdf5:FORMAT",
+    "ecosystems.executorch:FORMAT",
+    "ecosystems.onnx:FORMAT",
+    "ecosystems.paddle:FORMAT",
+    "ecosystems.lua_torch7:FORMAT",
+    "no_models.git_lfs:FORMAT",
+    "archives.archive:TORCH_TAR",
+    "archives.archive:FORMAT",
+    "no_models.text:FORMAT",
+    "no_models.unknown:FORMAT",
 )
 """Every format. The plain pickle comes after the legacy stream, which starts like one, and what
 is taken for text or for nothing known comes last."""
@@ -80,13 +80,13 @@ def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) ->
     """
     # The kinds of folders use this module, and are needed for few paths.
     if _is_folder(path):
-        from torchkeep.formats.folders import examine_folder
+        from torchkeep.formats.folders.kinds import examine_folder
 
         return examine_folder(Path(path), limits)
     with InputFile(path) as file:
         head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
         if head[:1] == b"\x80" or b"{" in head[:8]:
-            from torchkeep.formats.folders import stands_for
+            from torchkeep.formats.folders.kinds import stands_for
 
             contents = stands_for(file, head, limits)
             if contents is not None:

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
-from torchkeep.formats.cursor import ByteOrder, Cursor
-from torchkeep.formats.foreign import counted, shortened, shown_shape, tensor_at
+from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
+from torchkeep.formats.ecosystems.foreign import counted, shortened, shown_shape, tensor_at
 from torchkeep.formats.format import Format
-from torchkeep.formats.torch_pickle import run_torch_pickle
-from torchkeep.formats.zip_archive import Archive
-from torchkeep.formats.zip_directory import Directory, Record
-from torchkeep.formats.zip_structs import DEFLATED, STORED
+from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.zips.directory import Directory, Record
+from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.arrays import DTYPES
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents, Finding
 from torchkeep.files import Readable
+from torchkeep.formats.archives.tar_directory import is_tar_header
 from torchkeep.formats.hidden_pickle import find_hidden_pickle
-from torchkeep.formats.tar_directory import is_tar_header
-from torchkeep.formats.trailing_zip import with_trailing_zip
-from torchkeep.formats.zip_structs import LOCAL_MAGIC
+from torchkeep.formats.zips.structs import LOCAL_MAGIC
+from torchkeep.formats.zips.trailing import with_trailing_zip
 from torchkeep.pickles.limits import Limits
 
 _TARS = frozenset({"torch-tar", "archive"})

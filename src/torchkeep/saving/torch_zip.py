@@ -1,4 +1,4 @@
-"""The writer of torch zips (`.pth`). `formats/torch_zip.py` has the layout.
+"""The writer of torch zips (`.pth`). `formats/torch/zip.py` has the layout.
 
 It differs from `torch.save` in what it leaves out and adds:
 

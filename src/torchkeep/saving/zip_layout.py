@@ -5,7 +5,7 @@ more, a padding field (`FB`, u16 length, `Z`s) that brings the payload to a mult
 the payload. The central directory and its end follow the last one. Sizes and checksums stand in
 the local header, so no data descriptors follow; PyTorch reads either.
 
-Sources: formats/zip_structs.py; caffe2/serialize/inline_container.cc for the padding.
+Sources: formats/zips/structs.py; caffe2/serialize/inline_container.cc for the padding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torchkeep.formats.zip_structs import (
+from torchkeep.formats.zips.structs import (
     CENTRAL,
     CENTRAL_MAGIC,
     END,

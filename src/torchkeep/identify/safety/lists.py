@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from torchkeep.contents import ITEM_SIZE
-from torchkeep.formats.torch_objects import STORAGE_DTYPES
+from torchkeep.formats.torch.objects import STORAGE_DTYPES
 
 # --- Allowed by torch.load(weights_only=True) ----------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Models of other ecosystems, named with what their headers say."""

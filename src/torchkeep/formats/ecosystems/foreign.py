@@ -1,0 +1,108 @@
+"""What the readers of other ecosystems' files share.
+
+Such a reader names a file with what its header says and lists the tensors whose types PyTorch has.
+It loads none: names, axes and packing differ from ecosystem to ecosystem, and a model is more than
+its tensors.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
+from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
+from torchkeep.files import Readable
+from torchkeep.formats.ecosystems.cursor import ByteOrder
+
+_MOST_DIMENSIONS = 64
+_LONGEST_SHOWN = 60
+_LONGEST_SHAPE = 12
+
+
+def not_loaded(what: str) -> UnsupportedContent:
+    """Return why no tensors can be had from a model of another ecosystem."""
+    return UnsupportedContent(
+        f"this is {what}, which torchkeep describes and does not load",
+        advice="Ask whoever gave it to you for a PyTorch or safetensors file.",
+    )
+
+
+def no_model(what: str, advice: str = "Check the path.") -> NotAModelFile:
+    """Return why no tensors can be had from something that is no model."""
+    return NotAModelFile(f"this is {what}, not a model", advice=advice)
+
+
+def tensor_at(
+    file: Readable,
+    key: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    offset: int | None,
+    *,
+    byteorder: ByteOrder = "little",
+    fortran: bool = False,
+) -> TensorEntry:
+    """Return a tensor that lies in the file in one run.
+
+    Args:
+        file: what holds it.
+        key: its name.
+        dtype: PyTorch's name of the element type.
+        shape: its sizes.
+        offset: where its first byte is; None if it is packed.
+        byteorder: that of its elements.
+        fortran: whether its first index runs fastest.
+
+    Raises:
+        DamagedFile: its shape is none, or the file ends before it does.
+    """
+    check_shape(key, shape)
+    nbytes = prod(shape) * ITEM_SIZE[dtype]
+    if offset is not None and offset + nbytes > file.nbytes:
+        raise DamagedFile(
+            f"the file is truncated: tensor {shortened(key)!r} needs bytes {offset:,} to "
+            f"{offset + nbytes:,}, and it ends at {file.nbytes:,}",
+            advice="Copy or download it again.",
+        )
+    stride = contiguous_stride(shape[::-1])[::-1] if fortran else contiguous_stride(shape)
+    source = None if offset is None else file.source
+    start = None if offset is None else file.start + offset
+    return TensorEntry(
+        dtype, shape, stride, Storage(key, nbytes, start, byteorder=byteorder, path=source)
+    )
+
+
+def check_shape(key: str, shape: tuple[int, ...]) -> None:
+    """Raise `DamagedFile` unless a tensor can have this shape."""
+    if len(shape) > _MOST_DIMENSIONS or prod(max(size, 1) for size in shape) >= 1 << 63:
+        raise DamagedFile(
+            f"tensor {shortened(key)!r} of {len(shape)} dimensions has more elements than can be"
+        )
+    if min(shape, default=0) < 0:
+        raise DamagedFile(f"tensor {shortened(key)!r} has a negative size")
+
+
+def shortened(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """Return a text that stands in one line: cut off, and escaped where it is not printable."""
+    cut = text if len(text) <= longest else f"{text[:longest]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+def shown_shape(shape: tuple[int, ...]) -> str:
+    """Return a shape as a person reads it: `[2, 3]`."""
+    sizes = [str(size) for size in shape[:_LONGEST_SHAPE]]
+    return f"[{', '.join(sizes)}{', ...' if len(shape) > _LONGEST_SHAPE else ''}]"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: `1 tensor`, `1,200 tensors`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shown_size(nbytes: int) -> str:
+    """Return a number of bytes as people write it: `98.0 MB`."""
+    amount, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]
+    while amount >= 999.95 and len(units) > 1:
+        amount /= 1000
+        units.pop()
+    return f"{nbytes} bytes" if nbytes < 1000 else f"{amount:,.1f} {units[-1]}"

@@ -1,0 +1,1 @@
+"""What lies in several files: shards, distributed checkpoints, training outputs, runs of ours."""

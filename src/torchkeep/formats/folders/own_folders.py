@@ -1,0 +1,305 @@
+"""A checkpoint folder of ours, and the folder of a run.
+
+Layout: see `own_manifest`. A run's folder holds one such folder per checkpoint, `step-<step>`.
+
+The tree of a checkpoint is what a person would look for: the facts of the manifest (`step`,
+`epoch`, `metrics`, `date`, ...), then each captured object under its own name (`model` is a state
+dict, `optimizer` has `state` and `param_groups`), then `rng` and what else the state has. That of a
+run is the tree of its newest checkpoint that is whole.
+
+Limits: whole means here that the manifest's digest and the sizes of the files are right. The
+digests of files and tensors take reading every byte, and are compared when that is done. The modes
+of the modules and the flags of the parameters stay in the manifest; of the history, only the last
+row is told.
+
+Source: docs/files.md; checkpointing/state.py for what a state has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torchkeep.contents import Contents, Finding, TensorEntry, Value
+from torchkeep.errors import DamagedFile, FileMissing, FileProblem
+from torchkeep.formats.folders.folder import (
+    Folder,
+    FolderKind,
+    list_folder,
+    listed,
+    look_into,
+    unreadable,
+)
+from torchkeep.formats.folders.own_manifest import (
+    CHECKPOINT_NAME,
+    FORMAT,
+    MANIFEST,
+    MODEL_FILE,
+    MODEL_PREFIX,
+    STATE_FILE,
+    read_manifest,
+    wrong_size,
+)
+from torchkeep.formats.folders.own_structure import inert
+from torchkeep.formats.members import join_members
+from torchkeep.formats.own import TRAINING_STATE
+
+_FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
+"""What is taken over from the manifest, in the order in which it is told."""
+
+_STATE_MARK = json.dumps(next(iter(TRAINING_STATE))).encode()
+"""What stands in the first bytes of every state file."""
+
+_MOST_CHECKPOINTS = 1_000
+"""Manifests that are read in one run."""
+
+
+# --- A checkpoint ------------------------------------------------------------------------------
+
+
+def is_checkpoint(folder: Folder) -> bool:
+    """Whether a folder is a checkpoint of ours, or what is left of one."""
+    if MANIFEST in folder.files and FORMAT.encode() in folder.head(MANIFEST):
+        return True
+    if STATE_FILE in folder.files and _STATE_MARK in folder.head(STATE_FILE):
+        return True
+    has_part = bool({MANIFEST, MODEL_FILE, STATE_FILE} & folder.files.keys())
+    return has_part and CHECKPOINT_NAME.fullmatch(folder.path.name) is not None
+
+
+def describe_checkpoint(folder: Folder) -> Contents:
+    """Return what a checkpoint holds, as far as it is there."""
+    own = [name for name in (MODEL_FILE, STATE_FILE) if name in folder.files]
+    strangers = [name for name in folder.files if name not in (*own, MANIFEST)]
+    members = {name: folder.examine(name) for name in own}
+    others, notes = look_into(folder, strangers)
+    members |= others
+    if strangers:
+        text = f"{len(strangers)} files in it are not torchkeep's: {listed(strangers)}"
+        notes.append(Finding("extra-file", "note", "", text))
+    try:
+        manifest = read_manifest(folder.path, limits=folder.limits)
+    except FileProblem as problem:
+        return _without_manifest(folder, members, problem, notes)
+    root, findings = _state(folder.path, manifest, members)
+    joined = join_members(
+        folder.path,
+        folder.nbytes,
+        CHECKPOINT.name,
+        members,
+        kind=f"checkpoint of a torchkeep run at {_told(manifest)}",
+        findings=(*findings, *unreadable(members), *notes),
+    )
+    return replace(joined, root=root)
+
+
+def _told(manifest: Mapping[str, Any]) -> str:
+    return f"step {manifest['step']}, epoch {manifest['epoch']}, saved {manifest['date'][:40]}"
+
+
+def _without_manifest(
+    folder: Folder, members: Mapping[str, Contents], problem: FileProblem, notes: list[Finding]
+) -> Contents:
+    """Return what is left of a checkpoint whose manifest is missing or can't be used."""
+    what = "is missing" if isinstance(problem, FileMissing) else f"is unusable: {problem.problem}"
+    text = f"the manifest {what}; the step, the epoch and the rest of the state can't be told"
+    finding = Finding("manifest", "damaged", MANIFEST, text)
+    joined = join_members(
+        folder.path,
+        folder.nbytes,
+        CHECKPOINT.name,
+        members,
+        kind="checkpoint of a torchkeep run without its manifest",
+        findings=(finding, *unreadable(members), *notes),
+        problem=None if members else DamagedFile(text),
+    )
+    model = members.get(MODEL_FILE)
+    return replace(joined, root={"model": model.root} if model and model.root else joined.root)
+
+
+def _state(
+    path: Path, manifest: Mapping[str, Any], members: Mapping[str, Contents]
+) -> tuple[dict[str, Value], list[Finding]]:
+    """Return the tree of a checkpoint, and what is wrong with it."""
+    findings = []
+    if problem := wrong_size(path, manifest["files"]):
+        findings.append(Finding("file-size", "damaged", "", problem))
+    tensors, missing, extra = _tensors(manifest, members)
+    if missing:
+        text = f"{len(missing)} tensors of the manifest are in no file: {listed(missing)}"
+        findings.append(Finding("missing-tensor", "damaged", MANIFEST, text))
+    if extra:
+        text = f"{len(extra)} tensors are in a file and not in the manifest: {listed(extra)}"
+        findings.append(Finding("extra-tensor", "damaged", MANIFEST, text))
+    root = _facts(manifest)
+    try:
+        state = inert(manifest["structure"], tensors)
+    except DamagedFile as problem:
+        findings.append(Finding("structure", "damaged", MANIFEST, problem.problem))
+        found = members.get(MODEL_FILE)
+        state = {} if found is None or found.root is None else {"model": found.root}
+    _put_state(root, state)
+    return root, findings
+
+
+def _tensors(
+    manifest: Mapping[str, Any], members: Mapping[str, Contents]
+) -> tuple[dict[str, TensorEntry], list[str], list[str]]:
+    """Return the tensors by their names in the structure, the missing ones, those too many."""
+    tensors: dict[str, TensorEntry] = {}
+    missing, extra = [], []
+    for file, digests in manifest["tensors"].items():
+        member = members.get(file)
+        entries = {} if member is None or member.root is None else member.root
+        prefix = MODEL_PREFIX if file == MODEL_FILE else ""
+        tied = manifest["tied"][file]
+        for name in digests:
+            entry = entries.get(tied.get(name, name))
+            if isinstance(entry, TensorEntry):
+                tensors[prefix + name] = entry
+            else:
+                missing.append(prefix + name)
+        extra += [prefix + name for name in entries if name not in digests]
+    return tensors, missing, extra
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Value]:
+    facts: dict[str, Value] = {}
+    for name in _FACTS:
+        try:
+            value = inert(manifest.get(name), {})
+        except DamagedFile:
+            continue
+        if value not in (None, {}, []):
+            facts[name] = value
+    return facts
+
+
+def _put_state(root: dict[str, Value], state: Value) -> None:
+    """Add the objects of a state under their names, and the rest of it."""
+    parts = state if isinstance(state, dict) else {}
+    objects = parts.get("objects")
+    for name, node in _table(objects).items():
+        value = _unwrapped(node)
+        if isinstance(value, dict) and set(value) == {"state_dict", "other_buffers"}:
+            root[f"{name}_other_buffers"] = value["other_buffers"]
+            value = value["state_dict"]
+        root[name if name not in root else f"objects.{name}"] = value
+    for name, value in parts.items():
+        if name == "progress":
+            value = _last_of_log(value)
+        if name not in ("objects", "inexact") and value not in ({}, []):
+            root[name if name not in root else f"state.{name}"] = value
+
+
+def _last_of_log(progress: Value) -> Value:
+    """Return the progress without its history's older rows, and what the facts tell as well."""
+    if not isinstance(progress, dict):
+        return progress
+    rest = {key: value for key, value in progress.items() if key not in ("step", "epoch")}
+    history = rest.get("history")
+    return {**rest, "history": history[-1:]} if isinstance(history, list) else rest
+
+
+def _unwrapped(node: Value) -> Value:
+    """Return what a captured object's node holds, as the object's own `state_dict()` gives it."""
+    if not isinstance(node, dict) or "kind" not in node:
+        return node
+    kind, state = node["kind"], node.get("state")
+    if kind == "items" and isinstance(node.get("items"), dict):
+        return {key: _unwrapped(item) for key, item in node["items"].items()}
+    if not isinstance(state, dict):
+        return state
+    if kind == "module":
+        parts = {name: state.get(name) for name in ("state_dict", "other_buffers")}
+        return parts if parts["other_buffers"] else parts["state_dict"]
+    if kind == "optimizer":
+        return {"class": state.get("class"), **_table(state.get("state_dict"))}
+    return state.get("state", state) if kind != "value" else state
+
+
+def _table(value: Value) -> dict[Value, Value]:
+    return value if isinstance(value, dict) else {}
+
+
+# --- A run -------------------------------------------------------------------------------------
+
+
+def is_run(folder: Folder) -> bool:
+    """Whether there are checkpoints of ours in a folder."""
+    return any(
+        CHECKPOINT_NAME.fullmatch(name) and (folder.path / name / MANIFEST).is_file()
+        for name in folder.folders
+    )
+
+
+def describe_run(folder: Folder) -> Contents:
+    """Return the newest whole checkpoint of a run, and what the others say about themselves."""
+    names = [name for name in folder.folders if CHECKPOINT_NAME.fullmatch(name)]
+    told = [_told_by(folder, name) for name in sorted(names)[-_MOST_CHECKPOINTS:]]
+    told.sort(key=lambda item: (item[0] or math.inf, item[1].path.name))
+    whole = [item for _, item in told if not _problem(item)]
+    findings = [
+        Finding("checkpoint", "damaged", item.path.name, _problem(item))
+        for _, item in told
+        if _problem(item)
+    ]
+    if len(names) > _MOST_CHECKPOINTS:
+        text = f"only the last {_MOST_CHECKPOINTS} of its {len(names)} checkpoints were looked at"
+        findings.append(Finding("not-looked-into", "ambiguous", "", text))
+    newest = _whole(folder, whole[-1]) if whole else None
+    beside, skipped = look_into(folder, list(folder.files))
+    joined = join_members(folder.path, 0, RUN.name, beside, findings=tuple(skipped))
+    num = f"{len(names)} checkpoint{'s' if len(names) > 1 else ''}"
+    newest_told = f"newest step {newest.root['step']}" if newest else "none of them whole"
+    checkpoints = (
+        newest if newest is not None and item.path == newest.path else item for _, item in told
+    )
+    return Contents(
+        path=folder.path,
+        nbytes=folder.nbytes + sum(item.nbytes for _, item in told),
+        container=RUN.name,
+        root=None if newest is None else newest.root,
+        findings=(*findings, *(newest.findings if newest else ()), *joined.findings),
+        globals=(*(newest.globals if newest else ()), *joined.globals),
+        kind=f"run of {num}, {newest_told}",
+        members=(*checkpoints, *joined.members),
+        problem=None if newest else DamagedFile("none of the run's checkpoints is whole"),
+    )
+
+
+def _whole(folder: Folder, told: Contents) -> Contents:
+    inner = list_folder(told.path, folder.limits, level=folder.level + 1, budget=folder.budget)
+    return describe_checkpoint(inner)
+
+
+def _told_by(folder: Folder, name: str) -> tuple[int, Contents]:
+    """Return the serial number of a checkpoint (0 if unknown), and what its manifest tells."""
+    path = folder.path / name
+    try:
+        manifest = read_manifest(path, limits=folder.limits)
+    except FileProblem as problem:
+        text = "is missing" if isinstance(problem, FileMissing) else problem.problem
+        broken = DamagedFile(f"{MANIFEST}: {text}", path=path)
+        return 0, Contents(path, 0, CHECKPOINT.name, None, problem=broken)
+    problem_text = wrong_size(path, manifest["files"])
+    return manifest["serial"], Contents(
+        path=path,
+        nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
+        container=CHECKPOINT.name,
+        root=_facts(manifest),
+        kind=f"checkpoint at {_told(manifest)}",
+        problem=DamagedFile(problem_text, path=path) if problem_text else None,
+    )
+
+
+def _problem(contents: Contents) -> str:
+    return "" if contents.problem is None else contents.problem.problem
+
+
+CHECKPOINT = FolderKind("torchkeep-checkpoint", is_checkpoint, describe_checkpoint)
+RUN = FolderKind("torchkeep-run", is_run, describe_run)

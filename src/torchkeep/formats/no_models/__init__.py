@@ -1,0 +1,1 @@
+"""Files that are met under a model's name and are none."""

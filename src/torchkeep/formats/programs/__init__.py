@@ -1,0 +1,1 @@
+"""Networks that are saved as programs: TorchScript, exported graphs, packages, early C++."""

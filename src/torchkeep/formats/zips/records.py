@@ -1,0 +1,113 @@
+"""What is said about an archive's records besides its storages: facts, and records out of place.
+
+PyTorch takes the folder of an archive's first record for the root, ignores case when it looks a
+record up, and passes over whatever it does not know. So a record that only looks like one of its
+own, and code that nobody asked for, are worth a word.
+
+Source: caffe2/serialize/inline_container.cc (`PyTorchStreamReader::init`, `getRecordID`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+from torchkeep.contents import Finding
+from torchkeep.errors import DamagedFile, LimitReached
+from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.zips.structs import STORED
+
+FACTS = ("version", ".data/version", "byteorder", ".format_version", ".storage_alignment")
+"""Records that each hold one short text about the archive itself."""
+OWN_RECORDS = (*FACTS, ".data/serialization_id")
+"""Records that PyTorch's writer adds to an archive of any kind."""
+_LONGEST_FACT = 64
+
+_CODE_SUFFIXES = (".py", ".pyc", ".pkl", ".pickle", ".debug_pkl", ".sh")
+NATIVE_SUFFIXES = (".so", ".dll", ".dylib", ".o", ".a", ".cubin", ".ptx", ".exe", ".cpp", ".spv")
+"""How the names of records end that hold, or become, machine code."""
+
+
+def read_facts(archive: Archive) -> dict[str, str]:
+    """Return what the archive says about itself, by its records' bare names."""
+    facts = {}
+    for name in FACTS:
+        record = archive.record(name)
+        if record is not None and record.nbytes <= _LONGEST_FACT:
+            text = archive.read(name).decode("utf-8", "replace").strip()
+            facts[name.removeprefix(".data/").lstrip(".")] = text
+    return facts
+
+
+def read_byteorder(facts: dict[str, str]) -> Literal["little", "big"]:
+    """Return the byte order of the archive's storages; archives without the fact are little endian.
+
+    Raises:
+        DamagedFile: it is neither of the two.
+    """
+    order = facts.get("byteorder", "little")
+    if order == "little":
+        return "little"
+    if order == "big":
+        return "big"
+    raise DamagedFile(f"the archive's byte order is {order!r}, neither little nor big")
+
+
+_MOST_PACKED = 64
+_FREE_NBYTES = 1 << 20
+
+
+def check_packing(archive: Archive) -> None:
+    """Bound what an archive's compressed records unfold to, all together.
+
+    PyTorch compresses code alone, which gets ten times smaller.
+
+    Raises:
+        LimitReached: it is far more than that.
+    """
+    packed = [item for item in archive.directory.records.values() if item.method != STORED]
+    nbytes = sum(item.nbytes for item in packed)
+    packed_nbytes = sum(item.packed_nbytes for item in packed)
+    if nbytes > _FREE_NBYTES + _MOST_PACKED * packed_nbytes:
+        raise LimitReached(
+            f"the archive's compressed records unpack from {packed_nbytes} to {nbytes} bytes",
+            advice="If you trust the file, zip it anew without compression.",
+        )
+
+
+def odd_records(
+    archive: Archive, is_known: Callable[[str], bool], known: Collection[str]
+) -> list[Finding]:
+    """Return what is to be said about records that do not belong into an archive of this kind.
+
+    Args:
+        archive: the archive.
+        is_known: whether a record of this name, below the root, belongs into it.
+        known: the names that such an archive's reader asks for.
+    """
+    records = archive.directory.records
+    findings = []
+    if not next(iter(records)).startswith(archive.root):
+        text = "PyTorch takes the folder of the first record for the root, and it is another one"
+        findings.append(Finding("root-folder", "ambiguous", "", text))
+    folded = {(archive.root + name).casefold() for name in known}
+    findings += [
+        _stranger(name, folded)
+        for name in records
+        if not (name.startswith(archive.root) and is_known(name[len(archive.root) :]))
+    ]
+    return findings
+
+
+def _stranger(name: str, folded: set[str]) -> Finding:
+    """Return what is to be said of a record that belongs to nothing."""
+    if name.casefold() in folded:
+        text = "PyTorch, which ignores case, takes it for one of its own records"
+        return Finding("case-variant", "ambiguous", name, text)
+    if name.casefold().endswith(NATIVE_SUFFIXES):
+        text = "machine code stands where no such archive has any"
+        return Finding("hidden-code", "dangerous", name, text)
+    if name.casefold().endswith(_CODE_SUFFIXES):
+        text = "a record of code or of another pickle is hidden in the archive"
+        return Finding("hidden-code", "ambiguous", name, text)
+    return Finding("extra-record", "note", name, "PyTorch does not look at this record")
