@@ -1,9 +1,18 @@
 """One file per format: bytes in, `Contents` out. Nothing here imports torch.
 
+    torch/        what torch.save writes and wrote: zip, stream, tar, and the pickle in them
+    programs/     TorchScript, torch.export, torch.package, early C++ archives
+    zips/         zip archives themselves, and which kind of archive one is
+    archives/     zip, tar, 7z and packed files as holders of other files
+    folders/      shards, distributed checkpoints, training outputs, our own runs
+    ecosystems/   GGUF, ONNX, HDF5, ...: named with what their headers say
+    no_models/    pointers, texts, pictures
+    pickle.py, safetensors.py, numpy.py are formats by themselves
+
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
-write `formats/<name>.py` with a `FORMAT`, add it here, add a sample to the conformance suite
+write a module with a `FORMAT`, add it here, add a sample to the conformance suite
 (tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
-`zips.kinds` in the same way.
+`zips.kinds`, a kind of folder in `folders.kinds`, in the same way.
 """
 
 from __future__ import annotations
