@@ -17,9 +17,11 @@ _AVERAGES = frozenset("ema swa avg average averaged shadow polyak emamodel model
 _MODEL_NAMES = frozenset(
     "model state_dict model_state_dict model_state net network params weights module "
     "model_weights net_state_dict model_dict model_params model_statedict modelstate net_state "
-    "network_state_dict module_state_dict weight".split()
+    "network_state_dict module_state_dict weight pytorch_model adapter_model".split()
 )
 """Last names in a path that say that this is the model, and not one of several networks."""
+_FILE_SUFFIX = re.compile(r"\.(safetensors|bin|pth?|ckpt)$")
+"""What ends the name of a file in a folder or in an archive."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _KEY = re.compile(r"[^\s/=\\.]+(\.[^\s/=\\.]+)+")
@@ -134,7 +136,8 @@ def _role(name: str, entries: dict[str, TensorEntry]) -> Role:
     words = _words(name)
     if AVERAGE_COUNTER in entries or (words & _AVERAGES and "exp" not in words):
         return "ema"  # but exp_avg is Adam's
-    return "model" if not name or name.rpartition(".")[2].lower() in _MODEL_NAMES else "other"
+    last = _FILE_SUFFIX.sub("", name).rpartition(".")[2].lower()
+    return "model" if not name or last in _MODEL_NAMES else "other"
 
 
 def _words(text: str) -> set[str]:

@@ -68,7 +68,7 @@ def summarise(
     if main is None:
         return f"{_without_model(role, contents, found)}."
     details = _model(role, main, found, architecture)
-    if role not in ("state_dict", "module"):
+    if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main)
     start = contents.kind or _start(role, found)
     return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."

@@ -19,7 +19,7 @@ from torchkeep.contents import Contents, Finding, Global
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
-from torchkeep.identify.safety.lists import HEADERS, NO_MODELS, PROGRAMS, WEIGHTS_ONLY
+from torchkeep.identify.safety.lists import HEADERS, NO_MODELS, PROGRAMS, SCRIPTS, WEIGHTS_ONLY
 from torchkeep.identify.safety.names import danger, is_dangerous, is_harmless
 from torchkeep.identify.safety.values import Walk, findings_in_values, walk_values
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
@@ -57,7 +57,7 @@ def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
     names = _homes(contents)
     walk = walk_values(contents)
     reasons = [
-        *_of_names(names),
+        *_of_names(names, contents.container),
         *_of_the_file(contents),
         *findings_in_values(contents, walk, limits),
     ]
@@ -104,10 +104,12 @@ def _homes(contents: Contents) -> dict[Global | str, str]:
 _OF_NAMES = frozenset({"dangerous-name", "needs-class"})
 
 
-def _of_names(homes: dict[Global | str, str]) -> Iterator[Finding]:
+def _of_names(homes: dict[Global | str, str], container: str) -> Iterator[Finding]:
     for name, home in homes.items():
         if not isinstance(name, Global) or is_harmless(name):
             continue
+        if container in SCRIPTS and name.module.partition(".")[0] == "__torch__":
+            continue  # the program defines it, and is a reason by itself
         path, reason = str(name), danger(name)
         where = f"loading {home}" if home else "loading the file"
         if reason:
@@ -123,7 +125,8 @@ def _of_the_file(contents: Contents) -> Iterator[Finding]:
         is_elsewhere = contents.container == "pickle" and finding.rule == "missing-storage"
         if finding.severity != "note" and not is_elsewhere:
             yield finding
-    if contents.container in PROGRAMS:
+    is_said = any(finding.rule in ("program", "source-code") for finding in contents.findings)
+    if contents.container in PROGRAMS and not is_said:
         yield Finding("program", "needs-trust", "", PROGRAMS[contents.container])
     problem = contents.problem
     is_header = isinstance(problem, UnsupportedContent) and contents.container in HEADERS

@@ -472,6 +472,9 @@ PROGRAMS: dict[str, str] = {
 }
 """Containers that hold code by nature, whatever their pickles name."""
 
+SCRIPTS: frozenset[str] = frozenset({"torchscript", "torchscript-lite", "torch-cpp"})
+"""Containers that define the classes named `__torch__....` themselves."""
+
 HEADERS: frozenset[str] = frozenset({"gguf", "onnx", "numpy", *PROGRAMS})
 """Containers of which it is no flaw that only the header is read."""
 
