@@ -225,8 +225,8 @@ _LONGEST_KIND = 200
 def class_sources(modules: dict[str, str], names: tuple[Global, ...]) -> dict[str, str]:
     r"""Return the source of each class that is named and defined in one of the modules.
 
-    >>> class_sources({"m": "x = 1\\nclass A:\\n    pass\\ny = 2\\n"}, (Global("m", "A"),))
-    {'m.A': 'class A:\\n    pass\\n'}
+    >>> class_sources({"m": "x = 1\nclass A:\n    pass\ny = 2\n"}, (Global("m", "A"),))
+    {'m.A': 'class A:\n    pass\n'}
     """
     sources = {}
     for name in names:
