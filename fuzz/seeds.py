@@ -34,17 +34,18 @@ def main() -> None:
 
 def written(scratch: Path):
     """Yield the files of the tests' samples and attacks, each with its name."""
-    from attacks.corpus import ATTACKS
-    from formats.samples import SAMPLES
+    from attacks.corpus import CORPUS
+    from formats import samples, samples_archives, samples_foreign, samples_programs
 
-    for sample in SAMPLES:
+    modules = (samples, samples_archives, samples_foreign, samples_programs)
+    for sample in (sample for module in modules for sample in module.SAMPLES):
         path = scratch / sample.name.replace(" ", "-").replace("/", "-")
         sample.write(path)
         if path.is_file():
             yield path.name, path
-    for attack in ATTACKS:
-        path = scratch / attack.name.replace(" ", "-").replace("/", "-")
-        attack.write(path)
+    for attack in CORPUS:
+        path = scratch / attack.file_name
+        path.write_bytes(attack.make("marker"))
         if path.is_file():
             yield path.name, path
 
@@ -54,8 +55,10 @@ def targets(data: bytes) -> list[str]:
     from torchkeep.formats import READERS
     from torchkeep.formats.format import HEAD_NBYTES
 
+    zips = ["zip"] if data.startswith(b"PK") else []
     return [
         "inspect",
+        *zips,
         *(reader.name for reader in READERS if reader.sniff(data[:HEAD_NBYTES], len(data))),
     ]
 

@@ -12,6 +12,7 @@ from torchkeep.files import MemoryFile
 from torchkeep.formats import READERS, examine_open
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.zips import kinds
 from torchkeep.identify import identify
 from torchkeep.identify.tree import Budget, named_tensors
 from torchkeep.pickles.limits import Limits
@@ -89,4 +90,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "machine": fuzz_machine,
     "inspect": fuzz_inspect,
     **{reader.name: partial(fuzz_reader, reader) for reader in READERS},
+    "zip": partial(fuzz_reader, kinds.FORMAT),  # which is called archive as well
 }

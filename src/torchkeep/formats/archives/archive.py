@@ -115,7 +115,9 @@ def describe(file: Readable, limits: Limits) -> Contents:
     packer = _packer_of(head)
     if packer is not None:
         return _describe_packed(file, packer, limits)
-    name = next(name for magic, name in _UNREAD.items() if head.startswith(magic))
+    name = next((name for magic, name in _UNREAD.items() if head.startswith(magic)), "")
+    if not name:
+        raise DamagedFile("the file does not start as an archive does")
     raise UnsupportedContent(
         f"this is an archive of {name}, which torchkeep does not unpack",
         advice="Unpack it yourself and look into what comes out.",
