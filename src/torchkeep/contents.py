@@ -308,6 +308,9 @@ class Contents:
     """Source text of classes that the file carries, by dotted name. It is text, never run."""
     findings: tuple[Finding, ...] = ()
     """What its reader should know."""
+    digests: dict[Memory, str] = field(default_factory=dict)
+    """The tensors' digests as a checkpoint's manifest has them, by `TensorEntry.memory`. Those that
+    a file has of its own tensors are in its `metadata`."""
     kind: str = ""
     """What the file is in a few words, where that says more than the tree does."""
     members: tuple[Contents, ...] = ()

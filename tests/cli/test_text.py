@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchkeep.cli.text import clip, count, printable, show, size
+from torchkeep.cli.text import clip, printable, show, size
 from torchkeep.contents import DictObject, Global, Object, Storage, TensorEntry
+from torchkeep.wording import counted
 
 WEIGHT = TensorEntry("float32", (2, 3), (3, 1), Storage("0", 24, 0))
 
@@ -86,4 +87,4 @@ def test_a_size_has_the_unit_that_fits(nbytes: int, shown: str):
 
 
 def test_one_thing_is_singular():
-    assert [count(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [counted(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]

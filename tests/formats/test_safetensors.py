@@ -95,7 +95,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("twice", b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":5}', 1, "stands twice"),
     ("cut JSON", b'{"a":{"dtype":', 0, "the header is no valid JSON"),
     ("NaN", b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,1]}}', 1, "NaN is no number"),
-    ("deep", b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", 0, "the header is no valid JSON"),
+    ("deep", b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", 0, "the header is nested too deeply"),
     ("bytes that are no text", b'{"\xff":5}', 0, "the header is no valid JSON"),
     ("half a pair", b'{"\\ud800":5}', 0, "the header is no valid JSON"),
     ("two objects", b"{}{}", 0, "the header is no valid JSON"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,58 @@ def test_what_is_no_model_or_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-100])
     with pytest.raises(DamagedFile, match="truncated"):
         torchkeep.verify(tmp_path / "cut.pth")
+
+
+def write_run(folder: Path) -> list[Path]:
+    """Write two checkpoints of a run."""
+    model = nn.Linear(20, 20)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with torchkeep.Checkpointer(folder, model=model, optimizer=optimizer) as checkpointer:
+        model(torch.ones(1, 20)).sum().backward()
+        optimizer.step()
+        first = checkpointer.save()
+        checkpointer.step()
+        return [first, checkpointer.save()]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_flipped_bit_in_any_checkpoint_of_a_run_is_found(
+    name: str, which: int, tmp_path: Path
+) -> None:
+    checkpoints = write_run(tmp_path / "run")
+    for path in (*checkpoints, tmp_path / "run"):
+        whole = torchkeep.verify(path)
+        assert whole.ok
+        assert whole.num_checked > 0
+        assert (whole.num_unchecked, whole.num_unread) == (0, 0)
+    file = checkpoints[which] / name
+    flip(file, file.stat().st_size - 3)
+    for path in (checkpoints[which], tmp_path / "run"):
+        found = torchkeep.verify(path)
+        assert not found.ok
+        assert [finding.rule for finding in found.findings] == ["digest-mismatch"]
+    assert torchkeep.verify(checkpoints[1 - which]).ok
+
+
+def test_our_files_in_a_folder_and_in_an_archive_are_compared_with_their_digests(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    torchkeep.save(state(), folder / "ours.safetensors")
+    with zipfile.ZipFile(tmp_path / "stored.zip", "w") as archive:
+        archive.write(folder / "ours.safetensors", "ours.safetensors")
+    for path in (folder, tmp_path / "stored.zip"):
+        found = torchkeep.verify(path)
+        assert (found.ok, found.num_checked, found.num_unchecked) == (True, 7, 0)
+    flip(folder / "ours.safetensors", (folder / "ours.safetensors").stat().st_size - 3)
+    assert not torchkeep.verify(folder).ok
+
+
+def test_what_lies_packed_is_said_to_be_not_read(tmp_path: Path) -> None:
+    write_torch(tmp_path / "model.pth")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "model.pth", "model.pth")
+    found = torchkeep.verify(tmp_path / "packed.zip")
+    assert (found.num_checked, found.num_unchecked, found.num_unread) == (0, 0, 7)

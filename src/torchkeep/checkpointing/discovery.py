@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torchkeep.checkpointing.encoding import decode
-from torchkeep.checkpointing.layout import MANIFEST, damage, read_manifest
+from torchkeep.checkpointing.layout import damage
 from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
-
-_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
+from torchkeep.formats.folders.own_manifest import (
+    CHECKPOINT_NAME,
+    MANIFEST,
+    read_manifest,
+    wrong_size,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     if not folder.is_dir():
         return []
     found = [
-        look_at(item) for item in folder.iterdir() if _NAME.fullmatch(item.name) and item.is_dir()
+        look_at(item)
+        for item in folder.iterdir()
+        if CHECKPOINT_NAME.fullmatch(item.name) and item.is_dir()
     ]
     return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
 
@@ -99,7 +103,7 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
 
 def look_at(path: Path) -> Checkpoint:
     """Return what a checkpoint's manifest says, and whether its files have the right sizes."""
-    match = _NAME.fullmatch(path.name)
+    match = CHECKPOINT_NAME.fullmatch(path.name)
     step = int(match[1]) if match else 0
     try:
         manifest = read_manifest(path)
@@ -111,7 +115,7 @@ def look_at(path: Path) -> Checkpoint:
         path,
         manifest["step"],
         manifest["serial"],
-        _wrong_size(path, manifest["files"]),
+        wrong_size(path, manifest["files"]),
         epoch=manifest["epoch"],
         batch=manifest["batch"],
         metrics=decode({}, manifest["metrics"]),
@@ -119,14 +123,3 @@ def look_at(path: Path) -> Checkpoint:
         nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
         inexact=tuple(manifest["inexact"]),
     )
-
-
-def _wrong_size(path: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
-    for name, expected in files.items():
-        try:
-            nbytes = (path / name).stat().st_size
-        except OSError:
-            return f"{name} is missing"
-        if nbytes != expected["nbytes"]:
-            return f"{name} has {nbytes} bytes instead of {expected['nbytes']}"
-    return ""

@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from torchkeep.cli.folding import fold
-from torchkeep.cli.text import clip, count, printable, shape, show, size, what_was_compared
+from torchkeep.cli.text import clip, printable, shape, show, size, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.formats.own import RESERVED
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.contents import Finding
@@ -199,9 +200,9 @@ def _fits(inspection: Inspection) -> str:
     )
     facts = [f"{100 * best.score:.4g} % alike"]
     if best.num_classes is not None:
-        facts.append(count(best.num_classes, "class"))
+        facts.append(counted(best.num_classes, "class"))
     if best.input_channels is not None:
-        facts.append(count(best.input_channels, "input channel"))
+        facts.append(counted(best.input_channels, "input channel"))
     return f"{names}{more} ({', '.join(facts)})"
 
 
@@ -211,7 +212,7 @@ _MOST_TIES = 3
 def _weights_only(safety: Safety) -> str:
     if safety.weights_only:
         return "weights_only=True takes it"
-    names = f", because of {count(len(safety.blocked), 'name')}" if safety.blocked else ""
+    names = f", because of {counted(len(safety.blocked), 'name')}" if safety.blocked else ""
     return f"weights_only=True refuses it{names}"
 
 
@@ -302,7 +303,7 @@ def _optimizers(optimizers: Iterable[Optimizer]) -> RenderableType:
     parts: list[RenderableType] = []
     for item in optimizers:
         head = f"{clip(item.name)}: {item.family or 'of unknown family'}, "
-        parts.append(Text(f"{head}{count(item.num_states, 'state')}, {size(item.nbytes)}"))
+        parts.append(Text(f"{head}{counted(item.num_states, 'state')}, {size(item.nbytes)}"))
         rows = [
             (f"group {number}", _options(group)) for number, group in enumerate(item.param_groups)
         ]
@@ -318,7 +319,7 @@ def _options(group: dict[str, Any]) -> str:
         for name, value in group.items()
         if name != "num_params" and value is not None and value is not False
     ]
-    return ", ".join([count(group["num_params"], "parameter"), *options])
+    return ", ".join([counted(group["num_params"], "parameter"), *options])
 
 
 def _modules(inspection: Inspection, *, tree: bool) -> RenderableType:
@@ -387,7 +388,7 @@ def _table(
         made.overflow = "fold"  # the alternative is to cut
     if len(rows) <= limit:
         return table
-    return Group(table, Text(f"... and {count(len(rows) - limit, 'more row')} ({more})"))
+    return Group(table, Text(f"... and {counted(len(rows) - limit, 'more row')} ({more})"))
 
 
 def _grid() -> Table:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY
 from torchkeep.cli.inspect import add_limits
-from torchkeep.cli.text import clip, count, printable
+from torchkeep.cli.text import clip, printable
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.identify.scan import Scanned, Skipped
@@ -84,7 +85,7 @@ def _write_scanned(item: Scanned) -> None:
     if item.verdict != "data-only" and item.findings:
         more = len(item.findings) - 1
         reason = clip(item.findings[0].text, _LONGEST_REASON)
-        reason += f" (and {count(more, 'other reason')})" if more else ""
+        reason += f" (and {counted(more, 'other reason')})" if more else ""
     _write_line(item.verdict, printable(item.path), reason)
 
 
@@ -113,6 +114,6 @@ def _summary(counts: Counter[str]) -> str:
     """Return the last line: how many files of which kind."""
     judged = sum(counts[verdict] for verdict in _VERDICTS)
     parts = [f"{counts[verdict]:,} {verdict}" for verdict in _VERDICTS if counts[verdict]]
-    text = count(judged, "file") + (f": {', '.join(parts)}" if parts else "")
+    text = counted(judged, "file") + (f": {', '.join(parts)}" if parts else "")
     skipped = counts["skipped"]
     return f"{text}; {skipped:,} skipped, no models" if skipped else text

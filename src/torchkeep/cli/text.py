@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torchkeep.contents import DictObject, Global, Object, TensorEntry
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.identify import Integrity
@@ -85,13 +86,13 @@ def _show_collection(value: dict[object, object] | Iterable[object], depth: int)
     if not items:
         return name + left + right
     if depth == 0:
-        return f"{name}{left}... ({count(len(items), 'item')}){right}"
+        return f"{name}{left}... ({counted(len(items), 'item')}){right}"
     shown = [
         (f"{show(key, depth=0)}: " if isinstance(value, dict) else "") + show(item, depth=depth - 1)
         for key, item in items[:MAX_ITEMS]
     ]
     if len(items) > MAX_ITEMS:
-        shown.append(f"... ({count(len(items), 'item')})")
+        shown.append(f"... ({counted(len(items), 'item')})")
     return name + left + ", ".join(shown) + right
 
 
@@ -122,24 +123,14 @@ def size(nbytes: int) -> str:
     return f"{value:.1f} {units[-1]}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun in the right form.
-
-    >>> count(1, "tensor"), count(1234, "tensor")
-    ('1 tensor', '1,234 tensors')
-    >>> count(2, "class")
-    '2 classes'
-    """
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
 def what_was_compared(integrity: Integrity) -> str:
     """Return what a verification read and compared."""
     parts = []
     if integrity.num_checked:
-        parts.append(f"{count(integrity.num_checked, 'storage')} compared with checksums")
+        parts.append(f"{counted(integrity.num_checked, 'storage')} compared with checksums")
     if integrity.num_unchecked:
-        storages = count(integrity.num_unchecked, "storage")
+        storages = counted(integrity.num_unchecked, "storage")
         parts.append(f"{storages} read, with nothing to compare with")
+    if integrity.num_unread:
+        parts.append(f"{counted(integrity.num_unread, 'storage')} NOT read (packed, or in pieces)")
     return ", ".join(parts) or "no tensors in it"

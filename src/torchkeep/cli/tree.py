@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.text import clip, count, show
+from torchkeep.cli.text import clip, show
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.identify import ModuleNode
@@ -40,7 +41,7 @@ def tree_lines(node: ModuleNode, *, depth: int = MAX_DEPTH) -> list[str]:
     """Return the lines of a module and of all below it; the first has no name in front."""
     lines = [_head(node)]
     if node.children and depth == 0:
-        return [*lines, f"{INDENT}... ({count(len(node.children), 'module')} below)"]
+        return [*lines, f"{INDENT}... ({counted(len(node.children), 'module')} below)"]
     runs: list[tuple[list[str], list[str]]] = []
     for child in node.children:
         body = tree_lines(child, depth=depth - 1)
@@ -69,7 +70,7 @@ def _head(node: ModuleNode) -> str:
         if value not in ("None", "False") and (name, value) not in _USUAL
     ]
     numel = sum(entry.numel for entry in node.parameters.values())
-    held = f", {count(numel, 'parameter')}" if numel else ""
+    held = f", {counted(numel, 'parameter')}" if numel else ""
     return f"{clip(node.class_path.rpartition('.')[2])}({', '.join(told)}){held}"
 
 

@@ -73,7 +73,11 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
         findings = [
             {"rule": item.rule, "place": item.place, "text": item.text} for item in found.findings
         ]
-        counts = {"num_checked": found.num_checked, "num_unchecked": found.num_unchecked}
+        counts = {
+            "num_checked": found.num_checked,
+            "num_unchecked": found.num_unchecked,
+            "num_unread": found.num_unread,
+        }
         _write_json(path, ok=found.ok, findings=findings, **counts)
     else:
         _write(path, found)

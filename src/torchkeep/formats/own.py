@@ -14,6 +14,9 @@ from torchkeep.errors import DamagedFile
 METADATA_RECORD = "torchkeep.json"
 """The record of a torch zip that holds what `__metadata__` does in safetensors."""
 
+CHECKPOINT = "torchkeep-checkpoint"
+"""The container's name of a checkpoint's folder."""
+
 RESERVED = "torchkeep."
 """Metadata keys that begin so are set by torchkeep alone."""
 

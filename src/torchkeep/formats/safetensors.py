@@ -15,13 +15,13 @@ Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from torchkeep.contents import ITEM_SIZE, Contents, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.format import Format
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.pickles.limits import Limits
 
 MAX_HEADER_NBYTES = 100_000_000
@@ -82,29 +82,12 @@ def describe(file: Readable, limits: Limits) -> Contents:
 
 def _parse_header(data: bytes) -> dict[str, Any]:
     try:
-        # Given bytes, json would take UTF-16 as well.
-        text = data.decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"the header is no valid JSON ({error})") from None
+        header = parse_json(data)
+    except DamagedFile as error:
+        raise DamagedFile(f"the header {error.problem.removeprefix('it ')}") from None
     if not isinstance(header, dict):
         raise DamagedFile("the header is no JSON object")
     return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError("a key stands twice")
-    for key, value in pairs:  # half a surrogate pair is no text, and can't be shown
-        key.encode()
-        if isinstance(value, str):
-            value.encode()
-    return table
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number")
 
 
 def _entry(name: str, row: object, start: int, file: Readable) -> TensorEntry:

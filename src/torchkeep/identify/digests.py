@@ -9,7 +9,7 @@ from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 
 def stored_digests(contents: Contents) -> dict[Memory, frozenset[str]]:
-    """Return the digests of a file's tensors; none in files of others.
+    """Return the digests of a file's tensors, and of those in its members; none in files of others.
 
     The file has them by path, and two tensors may have one path (`{"a": {"b": ...}, "a.b": ...}`);
     the writer marks the second's with `~`. Either digest is then taken for right.
@@ -18,6 +18,14 @@ def stored_digests(contents: Contents) -> dict[Memory, frozenset[str]]:
         DamagedFile: the table of digests is broken.
         LimitReached: the file's values unfold too far.
     """
+    digests = {memory: frozenset({text}) for memory, text in contents.digests.items()}
+    for member in contents.members:
+        for memory, known in stored_digests(member).items():
+            digests.setdefault(memory, known)
+    return _of_own_table(contents) | digests
+
+
+def _of_own_table(contents: Contents) -> dict[Memory, frozenset[str]]:
     table = stored_table(contents, DIGESTS)
     if not table:
         return {}

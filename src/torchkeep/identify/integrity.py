@@ -7,13 +7,15 @@ stream or a safetensors file of others has neither: its bytes are read, and that
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchkeep.contents import Contents, Finding, Storage, TensorEntry
+from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.files import CHUNK_NBYTES, InputFile, new_digest
+from torchkeep.formats import examine
+from torchkeep.formats.own import CHECKPOINT
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
 from torchkeep.pickles.limits import Limits
@@ -36,6 +38,8 @@ class Integrity:
     """Storages that were compared with a checksum or a digest."""
     num_unchecked: int = 0
     """Storages that were read, and have nothing to be compared with."""
+    num_unread: int = 0
+    """Storages that were not read: packed in an archive, or a tensor's pieces in several shards."""
 
 
 def integrity_of(contents: Contents) -> Integrity:
@@ -58,21 +62,37 @@ def verify_contents(
     Raises:
         LimitReached: the tree unfolds too far.
     """
-    tensors = [
-        part
-        for tensor in named_tensors(contents.root, Budget.for_contents(contents, limits))
-        for part in _with_parts(tensor)
-    ]
-    reading = _Reading(contents, tensors, progress)
+    wholes = [contents, *_not_read_yet(contents, limits)]
+    tensors = [part for whole in wholes for part in _tensors_of(whole, limits)]
+    digests = {memory: known for whole in wholes for memory, known in stored_digests(whole).items()}
+    reading = _Reading(digests, tensors, progress)
     reading.run()
-    before = integrity_of(contents)
+    before = [integrity_of(whole) for whole in wholes]
+    known = dict.fromkeys(finding for item in before for finding in item.findings)
     return Integrity(
-        ok=before.ok and not reading.findings,
-        findings=(*before.findings, *reading.findings),
+        ok=all(item.ok for item in before) and not reading.findings,
+        findings=(*known, *reading.findings),
         verified=True,
         num_checked=reading.num_checked,
         num_unchecked=reading.num_unchecked,
+        num_unread=reading.num_unread,
     )
+
+
+def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
+    """Yield the checkpoints of a run that were only told of: all but the newest whole one."""
+    for member in contents.members:
+        is_told_of = member.container == CHECKPOINT and not member.members
+        if is_told_of and member.problem is None:
+            yield examine(member.path, limits=limits)
+
+
+def _tensors_of(contents: Contents, limits: Limits) -> Iterator[tuple[str, TensorEntry]]:
+    """Yield the tensors in a file's tree, and those in its members that are not in its tree."""
+    for tensor in named_tensors(contents.root, Budget.for_contents(contents, limits)):
+        yield from _with_parts(tensor)
+    for member in contents.members:
+        yield from _tensors_of(member, limits)
 
 
 def _with_parts(tensor: NamedTensor) -> Iterator[tuple[str, TensorEntry]]:
@@ -86,11 +106,11 @@ class _Reading:
 
     def __init__(
         self,
-        contents: Contents,
+        digests: Mapping[Memory, frozenset[str]],
         tensors: list[tuple[str, TensorEntry]],
         progress: Progress | None,
     ) -> None:
-        self.digests = stored_digests(contents)
+        self.digests = digests
         self.progress = progress
         self.findings: list[Finding] = []
         self.num_checked = self.num_unchecked = 0
@@ -99,6 +119,7 @@ class _Reading:
         for name, entry in tensors:
             self.users.setdefault(id(entry.storage), []).append((name, entry))
         storages = {id(entry.storage): entry.storage for _, entry in tensors}
+        self.num_unread = sum(map(_is_out_of_reach, {e.memory: e for _, e in tensors}.values()))
         self.storages = sorted(
             (storage for storage in storages.values() if _is_on_disk(storage)),
             key=lambda storage: (str(storage.path), storage.offset or 0),
@@ -175,3 +196,11 @@ class _Reading:
 
 def _is_on_disk(storage: Storage) -> bool:
     return storage.offset is not None and storage.path is not None and storage.nbytes > 0
+
+
+def _is_out_of_reach(entry: TensorEntry) -> bool:
+    if entry.chunks:
+        return True
+    storage = entry.storage
+    has_bytes = storage.nbytes > 0 and storage.device != "meta" and storage.data is None
+    return has_bytes and not _is_on_disk(storage)

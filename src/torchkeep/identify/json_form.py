@@ -202,6 +202,7 @@ def _integrity(item: Integrity) -> dict[str, Any]:
         "verified": item.verified,
         "num_checked": item.num_checked,
         "num_unchecked": item.num_unchecked,
+        "num_unread": item.num_unread,
         "findings": [_finding(finding) for finding in item.findings],
     }
 

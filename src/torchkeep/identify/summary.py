@@ -12,6 +12,7 @@ from torchkeep.identify.json_form import describe_value, jsonable
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
 from torchkeep.matching.keys import WRAPPERS, wrappers_in
+from torchkeep.wording import counted
 
 _PROGRESS = ("epoch", "epochs", "global_step", "step", "iteration", "iter")
 """Root values that say how far a training run got, in the order of preference."""
@@ -100,15 +101,6 @@ _ALONE = {
     "scalers": "the state of a gradient scaler",
     "rng": "the state of random generators",
 }
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in the right form.
-
-    >>> counted(1, "tensor"), counted(1234, "tensor")
-    ('1 tensor', '1,234 tensors')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _capitalised(text: str) -> str:

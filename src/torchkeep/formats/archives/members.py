@@ -33,9 +33,9 @@ from torchkeep.formats.archives.bodies import (
     might_run,
     nesting_of,
 )
-from torchkeep.formats.folders.plain_json import parse_json
 from torchkeep.formats.format import Format
 from torchkeep.formats.members import join_members
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 

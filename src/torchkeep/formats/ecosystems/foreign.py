@@ -94,11 +94,6 @@ def shown_shape(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(sizes)}{', ...' if len(shape) > _LONGEST_SHAPE else ''}]"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts: `1 tensor`, `1,200 tensors`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def shown_size(nbytes: int) -> str:
     """Return a number of bytes as people write it: `98.0 MB`."""
     amount, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]

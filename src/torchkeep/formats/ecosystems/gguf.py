@@ -30,7 +30,6 @@ from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
 from torchkeep.formats.ecosystems.foreign import (
     check_shape,
-    counted,
     not_loaded,
     shortened,
     shown_shape,
@@ -38,6 +37,7 @@ from torchkeep.formats.ecosystems.foreign import (
 )
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
+from torchkeep.wording import counted
 
 _MAGIC = b"GGUF"
 _ALIGNMENT = 32

@@ -13,7 +13,8 @@ import json
 from typing import Any
 
 from torchkeep.contents import Finding
-from torchkeep.formats.ecosystems.foreign import counted, shortened
+from torchkeep.formats.ecosystems.foreign import shortened
+from torchkeep.wording import counted
 
 
 def read_json(text: str) -> Any:

@@ -28,7 +28,6 @@ from torchkeep.files import MemoryFile, Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
 from torchkeep.formats.ecosystems.foreign import (
     check_shape,
-    counted,
     not_loaded,
     shortened,
     shown_shape,
@@ -37,6 +36,7 @@ from torchkeep.formats.ecosystems.foreign import (
 from torchkeep.formats.ecosystems.protobuf import as_number, as_numbers, as_part, as_text, fields
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.wording import counted
 
 _HIGHEST_VERSION = 63
 _MOST_DIMENSIONS = 64

@@ -28,9 +28,9 @@ from typing import Any
 from torchkeep.contents import Contents, Finding, Value
 from torchkeep.errors import FileProblem, LimitReached, NotAModelFile
 from torchkeep.formats.folders.folder import Folder, FolderKind, listed, look_into, unreadable
-from torchkeep.formats.folders.plain_json import parse_json
 from torchkeep.formats.folders.sharded import describe_index, indexes
 from torchkeep.formats.members import join_members
+from torchkeep.formats.plain_json import parse_json
 
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"

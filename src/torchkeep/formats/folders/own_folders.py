@@ -24,8 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchkeep.contents import Contents, Finding, TensorEntry, Value
+from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
+from torchkeep.formats import own
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
@@ -94,7 +95,20 @@ def describe_checkpoint(folder: Folder) -> Contents:
         kind=f"checkpoint of a torchkeep run at {_told(manifest)}",
         findings=(*findings, *unreadable(members), *notes),
     )
-    return replace(joined, root=root)
+    return replace(joined, root=root, digests=_digests(manifest, members))
+
+
+def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> dict[Memory, str]:
+    """Return the digests that the manifest has of the tensors in its files."""
+    found = {}
+    for file, digests in manifest["tensors"].items():
+        member = members.get(file)
+        entries = {} if member is None or member.root is None else member.root
+        for name, digest in digests.items():
+            entry = entries.get(manifest["tied"][file].get(name, name))
+            if isinstance(entry, TensorEntry):
+                found[entry.memory] = digest
+    return found
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -301,5 +315,5 @@ def _problem(contents: Contents) -> str:
     return "" if contents.problem is None else contents.problem.problem
 
 
-CHECKPOINT = FolderKind("torchkeep-checkpoint", is_checkpoint, describe_checkpoint)
+CHECKPOINT = FolderKind(own.CHECKPOINT, is_checkpoint, describe_checkpoint)
 RUN = FolderKind("torchkeep-run", is_run, describe_run)

@@ -35,8 +35,8 @@ from torchkeep.errors import (
     UnsupportedContent,
 )
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
-from torchkeep.formats.folders.plain_json import parse_json
 from torchkeep.formats.members import join_members
+from torchkeep.formats.plain_json import parse_json
 
 _NAME = re.compile(r".+\.index(\.[\w-]+)?\.json")
 _FOREIGN = (".h5", ".msgpack")

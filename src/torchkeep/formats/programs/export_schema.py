@@ -20,7 +20,7 @@ from typing import Any
 
 from torchkeep.contents import Finding, Global, Value
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.folders.plain_json import parse_json
+from torchkeep.formats.plain_json import parse_json
 
 DTYPES: Mapping[int, str] = MappingProxyType(
     {

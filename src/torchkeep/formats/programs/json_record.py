@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.folders.plain_json import parse_json
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.archive import Archive
 
 

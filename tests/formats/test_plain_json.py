@@ -7,7 +7,7 @@ import math
 import pytest
 
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.folders.plain_json import parse_json
+from torchkeep.formats.plain_json import parse_json
 
 
 def test_json_is_parsed() -> None:
