@@ -154,6 +154,15 @@ def test_a_forked_worker_neither_keeps_the_lock_nor_frees_it(tmp_path, has_file_
             os.kill(worker, signal.SIGKILL)
 
 
+@needs_file_locks
+def test_a_copy_of_the_opened_file_in_a_young_child_does_not_keep_the_lock(tmp_path):
+    lock = RunLock(tmp_path)
+    copy = os.dup(lock._fd)  # what a forked child has until Python's hook closes it there
+    lock.release()
+    assert another_process(tmp_path, has_file_locks=True) == "it is ours"
+    os.close(copy)
+
+
 def test_a_program_that_is_started_meanwhile_does_not_keep_the_lock(tmp_path, has_file_locks):
     lock = RunLock(tmp_path)
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]

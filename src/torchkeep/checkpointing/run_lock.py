@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -72,14 +73,21 @@ class RunLock:
     def release(self) -> None:
         """Let others in."""
         if self._ours.get(self.path) is self:
-            del self._ours[self.path]
-            os.close(self._fd)
+            # Closing alone frees it only when a child that was forked a moment ago has closed its
+            # copy of the opened file, too.
+            with contextlib.suppress(OSError):  # a file system without locks has none to give up
+                _unlock(self._fd)
+            self._close()
+
+    def _close(self) -> None:
+        del self._ours[self.path]
+        os.close(self._fd)
 
     @classmethod
     def forget_all(cls) -> None:
         """Close what a forked process inherited. The parent's locks stay."""
         for lock in list(cls._ours.values()):
-            lock.release()
+            lock._close()
 
 
 _CLOSED_BY_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -91,8 +99,19 @@ if hasattr(os, "register_at_fork"):
 def _lock(fd: int) -> None:
     """Lock the opened file, or raise BlockingIOError or PermissionError if another has it."""
     if _HAS_FILE_LOCKS:
-        # struct flock: type, whence, start, length (0: all of it), process (0: none)
-        whole = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
     elif fcntl is not None:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(fd: int) -> None:
+    """Give the lock up, for every process that has a copy of the opened file."""
+    if _HAS_FILE_LOCKS:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
+    elif fcntl is not None:
+        fcntl.lockf(fd, fcntl.LOCK_UN)
+
+
+def _whole_file(kind: int) -> bytes:
+    """Make a `struct flock`: type, whence, start, length (0: all of it), process (0: none)."""
+    return struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
