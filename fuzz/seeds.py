@@ -6,11 +6,14 @@ python fuzz/seeds.py [DIR]
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+
+from folders import inputs
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -29,6 +32,9 @@ def main() -> None:
                 count += keep(folder / target, name, data)
             for number, pickled in enumerate(pickles_in(data)):
                 count += keep(folder / "machine", f"{name}-{number}", pickled)
+        write_templates(folder / "templates")
+        for name, data in inputs(folder / "templates", MAX_NBYTES):
+            count += keep(folder / "folder", name, data)
     print(f"{count} seeds in {folder}")
 
 
@@ -48,6 +54,17 @@ def written(scratch: Path):
         path.write_bytes(attack.make("marker"))
         if path.is_file():
             yield path.name, path
+
+
+def write_templates(place: Path) -> None:
+    """Write a folder of every kind, for the target of folders."""
+    from formats import samples_folders
+
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for sample in samples_folders.FOLDER_SAMPLES:
+        folder = place / sample.name.replace(" ", "-")
+        sample.write(folder)
 
 
 def targets(data: bytes) -> list[str]:

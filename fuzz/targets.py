@@ -1,4 +1,4 @@
-"""What is fuzzed: the pickle machine, each reader, the whole of `inspect`."""
+"""What is fuzzed: the pickle machine, each reader, folders, the whole of `inspect`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from folders import Folders
 from torchkeep.contents import Contents, TensorEntry
 from torchkeep.errors import FileProblem
 from torchkeep.files import MemoryFile
-from torchkeep.formats import READERS, examine_open
+from torchkeep.formats import READERS, examine, examine_open
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.pickles import run_torch_pickle
 from torchkeep.formats.zips import kinds
@@ -57,6 +58,21 @@ def fuzz_inspect(data: bytes) -> None:
         check_problem(problem)
 
 
+def fuzz_folder(data: bytes, folders: Folders) -> None:
+    """Inspect a folder one of whose files has the bytes, and that file by itself."""
+    made = folders.replaced(data)
+    if made is None:
+        return
+    folder, file, before = made
+    try:
+        for path in (folder, file):
+            identify(examine(path, limits=LIMITS), LIMITS).to_json(tensors=True)
+    except FileProblem as problem:
+        check_problem(problem)
+    finally:
+        file.write_bytes(before)
+
+
 def check_problem(problem: FileProblem) -> None:
     if "\n" in problem.problem or not problem.problem:
         raise AssertionError(f"a message of several lines, or of none: {problem!r}")
@@ -89,6 +105,7 @@ def check_entry(entry: TensorEntry, nbytes: int) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "machine": fuzz_machine,
     "inspect": fuzz_inspect,
+    "folder": partial(fuzz_folder, folders=Folders()),
     **{reader.name: partial(fuzz_reader, reader) for reader in READERS},
     "zip": partial(fuzz_reader, kinds.FORMAT),  # which is called archive as well
 }
