@@ -32,7 +32,7 @@ class Folders:
 
     @cached_property
     def _scratch(self) -> list[tuple[Path, list[Path]]]:
-        memory = Path("/dev/shm")  # noqa: S108: a disk would be the slowest part of a run
+        memory = Path("/dev/shm")  # a disk would be the slowest part of a run
         self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
         place = Path(self._folder.name) / "folders"
         shutil.copytree(self.templates, place)

@@ -18,7 +18,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["torchkeep"]):
-    from targets import TARGETS
+    from targets import TARGETS, import_readers
+
+    import_readers()
 
 HERE = Path(__file__).parent
 

@@ -49,11 +49,12 @@ def written(scratch: Path):
         sample.write(path)
         if path.is_file():
             yield path.name, path
-    for attack in CORPUS:
-        path = scratch / attack.file_name
-        path.write_bytes(attack.make("marker"))
-        if path.is_file():
-            yield path.name, path
+    bodies = {name: data for name, (_, data) in samples_foreign.FILES.items()}
+    bodies |= {attack.file_name: attack.make("marker") for attack in CORPUS}
+    for name, data in bodies.items():
+        path = scratch / name.replace(" ", "-").replace("/", "-")
+        path.write_bytes(data)
+        yield path.name, path
 
 
 def write_templates(place: Path) -> None:
