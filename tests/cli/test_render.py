@@ -13,7 +13,7 @@ import torch
 
 import torchkeep
 from torchkeep.cli import main
-from torchkeep.cli.render import MAX_ROWS
+from torchkeep.cli.render import MAX_ROWS, MAX_TABLES
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -52,6 +52,16 @@ def test_repeated_layers_are_folded(shown, checkpoint):
 def test_a_state_dict_like_another_is_not_listed_again(shown, checkpoint):
     lines = section(shown(checkpoint), "Tensors of ema_state_dict")
     assert lines == ["  the same names, shapes and types as model_state_dict"]
+
+
+def test_of_many_different_networks_the_first_show_their_tensors(shown, tmp_path):
+    networks = {f"net{size}": torch.nn.Linear(1, size).state_dict() for size in range(1, 6)}
+    torch.save(networks, tmp_path / "a.pth")
+    output = shown(tmp_path / "a.pth")
+    for size in range(1, 6):
+        lines = section(output, f"Tensors of net{size}")
+        assert len(lines) == (2 if size <= MAX_TABLES else 1)
+    assert lines == ["  as --tensors lists them"]
 
 
 def test_tensors_lists_every_one_with_its_place(shown, checkpoint):

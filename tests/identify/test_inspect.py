@@ -441,3 +441,50 @@ def test_numbers_too_long_to_print_are_described(save: Save, model: nn.Module) -
     assert "epoch <integer of 20001 bits>" in found.summary
     assert found.to_json()["values"]["epoch"] == "<integer of 20001 bits>"
     assert save(1 << 20_000).summary == "No model: the value '<integer of 20001 bits>'."
+
+
+def test_an_index_of_names_is_one_value_and_arguments_are_one_each(save: Save) -> None:
+    index = {"dr. no": 1, "cat": 0}
+    labels = {"0": "cat", "1": "dr. no"}
+    near = {"zero": 0, "two": 2}
+    values = save(
+        {"class_to_idx": index, "id2label": labels, "near": near, "args": {"lr": 0.5}}
+    ).values
+    assert values == {
+        "class_to_idx": index,
+        "id2label": labels,
+        "near.zero": 0,
+        "near.two": 2,
+        "args.lr": 0.5,
+    }
+    assert list(values["class_to_idx"]) == ["dr. no", "cat"]
+
+
+def test_a_list_that_stands_in_many_places_is_looked_at_once(save: Save) -> None:
+    names = [str(number) for number in range(100)]
+    values = save({"places": [[names] for _ in range(30)]}).values
+    assert len(values) == 30
+    assert len({id(value) for value in values.values()}) == 1
+
+
+def test_a_folder_of_several_models_is_named_after_none_of_them(tmp_path: Path) -> None:
+    torch.save(torchvision_like("resnet18"), tmp_path / "a.pth")
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "b.pth")
+    inspection = torchkeep.inspect(tmp_path)
+    num_parameters = sum(item.num_parameters for item in inspection.state_dicts)
+    assert inspection.summary == (
+        f"Folder of 2 model files: 2 state dicts with {num_parameters:,} parameters in all."
+    )
+    assert not inspection.architecture
+    assert inspection.members[0].architecture[0].name == "torchvision/resnet18"
+    (tmp_path / "b.pth").unlink()
+    assert torchkeep.inspect(tmp_path).architecture[0].name == "torchvision/resnet18"
+
+
+def torchvision_like(name: str) -> dict[str, torch.Tensor]:
+    """Return a state dict with the names and shapes of a network, and next to nothing in memory."""
+    with torch.device("meta"):
+        there = importlib.import_module("torchvision.models").get_model(name).state_dict()
+    return {
+        key: torch.zeros((), dtype=item.dtype).expand(item.shape) for key, item in there.items()
+    }

@@ -21,6 +21,7 @@ from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, printable, shape, show, size, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.formats.own import RESERVED
+from torchkeep.identify.inspection import name_in
 from torchkeep.wording import counted
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60
 """Rows of one table; what is left out is counted, and a switch shows it."""
+MAX_TABLES = 3
+"""State dicts whose tensors are shown unasked, those that look the same aside."""
 PIPE_WIDTH = 1_000_000
 """Columns of a pipe: more than any line needs, so nothing is ever wrapped or cut."""
 
@@ -165,16 +168,15 @@ def _overview(inspection: Inspection) -> RenderableType:
 
 def _members(inspection: Inspection) -> RenderableType:
     rows = [
-        (clip(name), member.container, size(member.nbytes), clip(member.summary))
-        for name, member in zip(_member_names(inspection), inspection.members, strict=True)
+        (
+            clip(name_in(inspection.path, member.path)),
+            member.container,
+            size(member.nbytes),
+            clip(member.summary, 300),
+        )
+        for member in inspection.members
     ]
     return _table((), rows, more="--json shows all")
-
-
-def _member_names(inspection: Inspection) -> list[str]:
-    """Return what the files in an archive or a folder are called in it."""
-    whole = f"{inspection.path}/"
-    return [str(member.path).removeprefix(whole) for member in inspection.members]
 
 
 def _architecture(inspection: Inspection) -> Iterator[tuple[str, RenderableType]]:
@@ -257,8 +259,10 @@ def _folded_tensors(state_dicts: Iterable[StateDict]) -> Iterator[tuple[str, Ren
         first = seen.setdefault(bare, name)
         if first != name:
             yield title, Text(f"the same names, shapes and types as {first}")
-            continue
-        yield title, _folded(looks)
+        elif len(seen) <= MAX_TABLES:
+            yield title, _folded(looks)
+        else:
+            yield title, Text("as --tensors lists them")
 
 
 def _other_tensors(inspection: Inspection) -> Iterator[tuple[str, RenderableType]]:

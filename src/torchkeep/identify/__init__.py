@@ -14,7 +14,7 @@ from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.formats import describe, examine
 from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch, recognise
 from torchkeep.identify.frameworks import framework
-from torchkeep.identify.inspection import Inspection
+from torchkeep.identify.inspection import Inspection, name_in
 from torchkeep.identify.integrity import Integrity, Progress, integrity_of, verify_contents
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
@@ -89,15 +89,12 @@ def verify(
         raise problem.in_file(path) from None
 
 
-def identify(
-    contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_member: bool = False
-) -> Inspection:
+def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
     """Return what a description of a file amounts to.
 
     Args:
         contents: the description.
         limits: bounds of the walks over its tree.
-        is_member: whether it is one file of several: the network is recognised in the whole.
 
     Raises:
         LimitReached: as `inspect` does.
@@ -106,15 +103,17 @@ def identify(
         found = survey(contents, Budget.for_contents(contents, limits))
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
+    members = tuple(identify(member, limits) for member in contents.members)
     role = role_of(contents, found)
     main = main_state_dict(found)
-    architecture = recognise(_shapes(main)) if main and not is_member else ()
+    several = main is not None and _are_several_models(contents, members, main)
+    architecture = recognise(_shapes(main)) if main and not several else ()
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
         container=contents.container,
         role=role,
-        summary=summarise(role, contents, found, architecture),
+        summary=summarise(role, contents, found, architecture, several=several),
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),
         schedulers=tuple(found.schedulers),
@@ -127,8 +126,16 @@ def identify(
         safety=judge(contents),
         integrity=integrity_of(contents),
         contents=contents,
-        members=tuple(identify(member, limits, is_member=True) for member in contents.members),
+        members=members,
         limits=limits,
+    )
+
+
+def _are_several_models(whole: Contents, members: tuple[Inspection, ...], main: StateDict) -> bool:
+    """Whether the files of an archive or a folder are models on their own, and not parts of one."""
+    holders = [member for member in members if member.state_dicts]
+    return len(holders) > 1 and any(
+        main.name.startswith(name_in(whole.path, member.path)) for member in holders
     )
 
 

@@ -23,6 +23,11 @@ FileRole = Literal[
 ]
 
 
+def name_in(whole: Path, member: Path) -> str:
+    """Return what a file in an archive or a folder is called in it."""
+    return str(member).removeprefix(f"{whole}/")
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What a file is and what it holds. No tensor bytes were read for it."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The version of the JSON form; it grows when a field changes its meaning or goes away."""
 
-_LONGEST_LIST = 1_000
-"""Items of a list that the JSON form spells out."""
+_LONGEST_LIST = 100_000
+"""Items of a list or mapping that the JSON form spells out, if there is room."""
 _LARGEST_INT = 1 << 63
 """Integers that other languages' JSON readers may not take are written as text."""
 

@@ -55,8 +55,19 @@ def summarise(
     contents: Contents,
     found: Survey,
     architecture: tuple[ArchitectureMatch, ...] = (),
+    *,
+    several: bool = False,
 ) -> str:
-    """Return the sentence."""
+    """Return the sentence.
+
+    Args:
+        role: what the file is used for.
+        contents: its description.
+        found: what was met in it.
+        architecture: the networks that its main state dict fits.
+        several: whether it is an archive or a folder of models that have nothing to do with one
+            another.
+    """
     root = contents.root
     if role == "tensor":
         if contents.kind:
@@ -68,6 +79,8 @@ def summarise(
     main = main_state_dict(found)
     if main is None:
         return f"{_without_model(role, contents, found)}."
+    if several:
+        return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
     details = _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main)
@@ -121,6 +134,12 @@ def _model(
             f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
         )
     return details
+
+
+def _all_state_dicts(found: Survey) -> str:
+    num_parameters = sum(item.num_parameters for item in found.state_dicts)
+    state_dicts = counted(len(found.state_dicts), "state dict")
+    return f"{state_dicts} with {counted(num_parameters, 'parameter')} in all"
 
 
 def main_state_dict(found: Survey) -> StateDict | None:

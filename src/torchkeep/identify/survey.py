@@ -23,8 +23,10 @@ from torchkeep.identify.state_dicts import (
 )
 from torchkeep.identify.tree import Budget, children
 
-_LONGEST_VALUE_LIST = 1_000
+_LONGEST_VALUE_LIST = 100_000
 """Items of a list of plain values (class names, say) that is kept as one value."""
+_LONGEST_INDEX = 100_000
+"""Names of an index, such as `class_to_idx` or a vocabulary, that is kept as one value."""
 _MAX_VALUES = 10_000
 """Plain values that are listed; data sets pickled as lists of numbers have millions."""
 
@@ -72,6 +74,7 @@ class _Walk:
         self.budget = budget
         self.found = found
         self.seen: set[int] = set()
+        self.whole: dict[int, Value] = {}  # what is kept as one value, by the id of what it is
 
     def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
@@ -79,8 +82,8 @@ class _Walk:
             self.keep(path, value)
         elif self.sort(path, key, value) or isinstance(value, TensorEntry):
             return
-        elif isinstance(value, list | tuple) and _is_plain_list(value):
-            self.keep(path, list(value))
+        elif path and self.as_one(value) is not None:
+            self.keep(path, self.as_one(value))
         elif id(value) not in self.seen:
             # What stands in two places is told of once; a tree that contains itself ends here.
             self.seen.add(id(value))
@@ -113,6 +116,17 @@ class _Walk:
             return False
         return True
 
+    def as_one(self, value: Value) -> Value:
+        """Return the list or index that a value is, as plain data; None if it is neither."""
+        if id(value) not in self.whole:  # one that stands in many places is looked at once
+            plain: Value = None
+            if isinstance(value, list | tuple) and _is_plain_list(value):
+                plain = list(value)
+            elif isinstance(value, dict) and is_index(value):
+                plain = dict(value)
+            self.whole[id(value)] = plain
+        return self.whole[id(value)]
+
     def keep(self, path: str, value: Value) -> None:
         if path and len(self.found.values) < _MAX_VALUES:
             self.found.values[path] = value
@@ -120,3 +134,31 @@ class _Walk:
 
 def _is_plain_list(value: list[Value] | tuple[Value, ...]) -> bool:
     return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, _Plain) for item in value)
+
+
+def is_index(value: dict[Value, Value]) -> bool:
+    """Whether a mapping numbers names, or names numbers, from 0 on: `class_to_idx`, `id2label`.
+
+    >>> is_index({"cat": 0, "dog": 1}), is_index({"0": "cat", "1": "dog"}), is_index({"lr": 1})
+    (True, True, False)
+    """
+    if not 2 <= len(value) <= _LONGEST_INDEX:
+        return False
+    names, numbers = list(value.keys()), list(value.values())
+    if type(names[0]) is int or type(numbers[0]) is str:
+        names, numbers = numbers, [_number(item) for item in names]
+    return (
+        all(type(item) is str for item in names)
+        and all(type(item) is int for item in numbers)
+        and set(numbers) == set(range(len(value)))
+    )
+
+
+def _number(key: Value) -> Value:
+    """Return the number that a key is, or is the decimal text of; anything else as it is."""
+    if isinstance(key, str) and len(key) <= _LONGEST_NUMBER and key.isdecimal() and key.isascii():
+        return int(key) if str(int(key)) == key else key
+    return key
+
+
+_LONGEST_NUMBER = len(str(_LONGEST_INDEX))
