@@ -118,8 +118,7 @@ def _sections(
         yield "Values", _table((), rows, more="--json shows all")
     if inspection.modules:
         yield "Modules", _modules(inspection, tree=tree)
-    if inspection.safety.blocked:
-        yield "Names that torch.load(weights_only=True) refuses", _blocked(inspection.safety)
+    yield from _names(inspection.safety)
     findings = _other_findings(inspection)
     if findings:
         yield "Findings", _findings(findings)
@@ -345,10 +344,16 @@ def _indented(line: str) -> RenderableType:
     return Padding.indent(Text(text), len(line) - len(text))
 
 
-def _blocked(safety: Safety) -> RenderableType:
+def _names(safety: Safety) -> Iterator[tuple[str, RenderableType]]:
+    """Yield the names that keep a file from being loaded without trust, if there are any."""
     severities = {finding.place: finding.severity for finding in safety.findings}
-    rows = [(_severity(severities.get(name, "harmless")), clip(name)) for name in safety.blocked]
-    return _table((), rows, more="--json shows all")
+    heading, names = "Names that torch.load(weights_only=True) refuses", safety.blocked
+    if safety.weights_only is None:  # it is loaded by something else
+        heading = "Names that unpickling it would call"
+        names = tuple(name for name in safety.blocked if name in severities)
+    rows = [(_severity(severities.get(name, "harmless")), clip(name)) for name in names]
+    if rows:
+        yield heading, _table((), rows, more="--json shows all")
 
 
 def _severity(name: str) -> Text:

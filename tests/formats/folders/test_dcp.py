@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+import torchkeep
 from formats.comparing_trees import assert_same, read
 from formats.samples_folders import (
     ROWS,
@@ -743,3 +744,25 @@ def test_the_preview_layout_of_1_12_is_named(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(data)
     with pytest.raises(UnsupportedContent, match="the metadata has the layout of PyTorch 1"):
         describe(tmp_path)
+
+
+# --- Safety ----------------------------------------------------------------------------------------
+
+
+class Stranger:
+    """Not one of PyTorch's records."""
+
+
+def test_pytorchs_own_records_are_data_and_others_need_trust(tmp_path):
+    write_dcp(tmp_path)
+    safety = torchkeep.inspect(tmp_path).safety
+    assert safety.verdict == "data-only"
+    assert "torch.distributed.checkpoint.metadata.Metadata" in safety.globals
+    with (tmp_path / ".metadata").open("rb") as file:
+        metadata = pickle.load(file)
+    metadata.stranger = Stranger()
+    with (tmp_path / ".metadata").open("wb") as file:
+        pickle.dump(metadata, file)
+    safety = torchkeep.inspect(tmp_path).safety
+    assert safety.verdict == "needs-trust"
+    assert [finding.place for finding in safety.findings] == [f"{__name__}.Stranger"]

@@ -35,31 +35,6 @@ from torchkeep.pickles.source import ByteSource
 
 _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.")
 
-PLAIN_CLASSES: frozenset[str] = frozenset(
-    [
-        *(
-            f"torch.distributed.{package}.metadata.{name}"
-            for package in ("checkpoint", "_shard.checkpoint")
-            for name in (
-                "BytesStorageMetadata",
-                "ChunkStorageMetadata",
-                "Metadata",
-                "MetadataIndex",
-                "StorageMeta",
-                "TensorProperties",
-                "TensorStorageMetadata",
-                "_MEM_FORMAT_ENCODING",
-            )
-        ),
-        "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
-        "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
-        "torch.distributed._shard.checkpoint.filesystem._StorageInfo",
-        "torch.distributed.checkpoint.filesystem._StorageInfo",
-        "torch.distributed.checkpoint.filesystem._StoragePrefix",
-    ]
-)
-"""Classes of the metadata. Making them does nothing besides."""
-
 _MOST_DIMENSIONS = 64
 _MOST_SPLIT_DIMENSIONS = 6
 """Dimensions along which one tensor is split; more than three were not seen."""

@@ -69,6 +69,18 @@ WEIGHTS_ONLY: frozenset[str] = frozenset(
 
 # --- Harmless ------------------------------------------------------------------------------------
 
+_DCP_RECORDS = (
+    "BytesStorageMetadata",
+    "ChunkStorageMetadata",
+    "Metadata",
+    "MetadataIndex",
+    "StorageMeta",
+    "TensorProperties",
+    "TensorStorageMetadata",
+    "_MEM_FORMAT_ENCODING",
+)
+"""What the `.metadata` of a distributed checkpoint is made of (torch/distributed/checkpoint)."""
+
 PLAIN: frozenset[str] = frozenset(
     [
         "argparse.Namespace",
@@ -114,6 +126,13 @@ PLAIN: frozenset[str] = frozenset(
         "torch._utils._rebuild_nested_tensor",
         "torch._utils._rebuild_sparse_csr_tensor",
         "torch._utils._rebuild_xla_tensor",
+        *(f"torch.distributed.checkpoint.metadata.{name}" for name in _DCP_RECORDS),
+        *(f"torch.distributed._shard.checkpoint.metadata.{name}" for name in _DCP_RECORDS),
+        "torch.distributed._shard.checkpoint.filesystem._StorageInfo",
+        "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
+        "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
+        "torch.distributed.checkpoint.filesystem._StorageInfo",
+        "torch.distributed.checkpoint.filesystem._StoragePrefix",
         "torch.jit._pickle.build_boollist",
         "torch.jit._pickle.build_doublelist",
         "torch.jit._pickle.build_intlist",
