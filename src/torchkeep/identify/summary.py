@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.errors import DamagedFile
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
@@ -85,6 +86,8 @@ def summarise(
     if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main)
     start = contents.kind or _start(role, found)
+    if isinstance(contents.problem, DamagedFile):
+        start = f"damaged: {start}"
     return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
 
 
