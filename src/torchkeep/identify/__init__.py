@@ -35,8 +35,8 @@ def inspect(
 ) -> Inspection:
     """Return what a model file is and what it holds, without running or importing anything in it.
 
-    Only headers, directories and pickles are read, never the tensors; PyTorch is not needed. What
-    is no model, or one of another ecosystem, is described as far as its header tells:
+    Only headers, directories and pickles are read, and of the tensors a few single numbers (see
+    `scalars`); PyTorch is not needed. What is no model, or one of another ecosystem, is described as far as its header tells:
     `contents.problem` then says why no tensors can be taken from it.
 
     Args:
