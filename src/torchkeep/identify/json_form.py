@@ -189,6 +189,8 @@ def _architecture(match: ArchitectureMatch) -> dict[str, Any]:
         "num_classes": match.num_classes,
         "input_channels": match.input_channels,
         "prefix": match.prefix,
+        "is_part": match.is_part,
+        "named_by": match.named_by or None,
         "missing": list(match.missing),
         "unexpected": list(match.unexpected),
         "mismatched": list(match.mismatched),

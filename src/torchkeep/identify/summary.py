@@ -126,17 +126,16 @@ def _capitalised(text: str) -> str:
 def _model(
     role: FileRole, main: StateDict, found: Survey, architecture: tuple[ArchitectureMatch, ...]
 ) -> list[str]:
-    """Return what the model is: its class, its architecture, else its size."""
+    """Return what the model is: its class, its architecture, its size if these don't tell it."""
     details = []
     if role == "module":
         details.append(found.modules[0][1].class_path)
-    if architecture:
-        details.append(in_words(architecture))
-    if not architecture or role == "module":
-        details.append(
-            f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
-        )
-    return details
+    size = f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
+    if not architecture:
+        return [*details, size]
+    if architecture[0].is_part:  # the sentence is about the whole
+        return [*details, size, in_words(architecture)]
+    return [*details, in_words(architecture), *([size] if role == "module" else [])]
 
 
 def _all_state_dicts(found: Survey) -> str:
