@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torchkeep
+from releases import DTYPES
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileMissing, UnsupportedContent
 from torchkeep.tensors import (
@@ -21,8 +22,6 @@ from torchkeep.tensors import (
     same_bits,
     torch_dtype,
 )
-
-PLAIN_DTYPES = [name for name in ITEM_SIZE if not name.startswith("q")]
 
 
 def entry_of(
@@ -51,7 +50,7 @@ def file_of(folder: Path, tensor: torch.Tensor, *, before: int = 0) -> Path:
 # --- dtypes and bytes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLAIN_DTYPES)
+@pytest.mark.parametrize("name", DTYPES)
 def test_a_dtype_and_its_name_are_the_same_both_ways(name: str) -> None:
     dtype = torch_dtype(name)
     assert dtype_name(dtype) == name
@@ -103,7 +102,7 @@ def test_bits_are_compared_and_not_values() -> None:
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:BComplex32")
 @pytest.mark.parametrize("mmap", [False, True])
-@pytest.mark.parametrize("name", PLAIN_DTYPES)
+@pytest.mark.parametrize("name", DTYPES)
 def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, name: str, mmap: bool) -> None:
     torch.manual_seed(0)
     raw = torch.randint(0, 2, (6 * ITEM_SIZE[name],), dtype=torch.uint8)

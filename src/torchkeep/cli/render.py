@@ -220,7 +220,9 @@ def _weights_only(safety: Safety) -> str:
     if safety.weights_only:
         return "weights_only=True takes it"
     names = f", because of {counted(len(safety.blocked), 'name')}" if safety.blocked else ""
-    return f"weights_only=True refuses it{names}"
+    older = [name for name, takes in safety.weights_only_by_release.items() if takes]
+    but = f"; that of PyTorch {' and '.join(older)} takes it" if older else ""
+    return f"weights_only=True refuses it{names}{but}"
 
 
 def _tensors(inspection: Inspection, *, unfolded: bool) -> Iterator[tuple[str, RenderableType]]:

@@ -224,5 +224,6 @@ def _safety(item: Safety) -> dict[str, Any]:
         "globals": list(item.globals),
         "findings": [_finding(finding) for finding in item.findings],
         "weights_only": item.weights_only,
+        "weights_only_by_release": item.weights_only_by_release,
         "blocked": list(item.blocked),
     }
