@@ -48,7 +48,7 @@ def assemble(entry: TensorEntry, name: str, materialize: Materialize) -> torch.T
             )
         if entry.layout == "nested":
             return torch.nested.nested_tensor(_rows(parts))
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise _damaged(name, str(error).split("\n")[0]) from None
     return _unwrapped(entry, name, parts)
 

@@ -27,7 +27,7 @@ from torchkeep.contents import (
     contiguous_stride,
     nbytes_of,
 )
-from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import FilePart, InputFile, digest, new_digest
 from torchkeep.formats import examine_open
 from torchkeep.pickles.limits import DEFAULT_LIMITS
@@ -351,16 +351,20 @@ class TensorReader:
 
     def _assembled(self, entry: TensorEntry, name: str) -> torch.Tensor:
         """Return a tensor that is no plain view of a storage."""
-        if entry.chunks:
-            made = self._joined(entry, name)
-        elif entry.is_composite:
-            made = assemble(entry, name, self.materialize)
-        else:
-            made = quantized(entry, name, self.read(numbers_of(entry), name), self.materialize)
-        made = made.to(self.device)
+        try:
+            made = self._put_together(entry, name).to(self.device)
+        except FileProblem as problem:
+            raise problem.in_file(entry.storage.path or self.path) from None
         if entry.is_parameter:
             return torch.nn.Parameter(made, requires_grad=entry.requires_grad)
         return made.requires_grad_(entry.requires_grad)
+
+    def _put_together(self, entry: TensorEntry, name: str) -> torch.Tensor:
+        if entry.chunks:
+            return self._joined(entry, name)
+        if entry.is_composite:
+            return assemble(entry, name, self.materialize)
+        return quantized(entry, name, self.read(numbers_of(entry), name), self.materialize)
 
     def _joined(self, entry: TensorEntry, name: str) -> torch.Tensor:
         """Return a tensor that is spread over the shards of a distributed checkpoint."""

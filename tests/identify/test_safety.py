@@ -435,7 +435,7 @@ def test_bytes_that_look_like_a_pickle_are_no_reason_for_anything() -> None:
 
 
 def test_more_bytes_than_can_be_looked_into_are_ambiguous() -> None:
-    safety = judged(root=[b"\x80\x04N."] * 10_001)
+    safety = judged(root=[b"\x80\x04N.%d" % n for n in range(10_001)])
     assert safety.verdict == "ambiguous"
     assert safety.findings[0].text == "more than 10,000 values that look like files"
 

@@ -330,7 +330,9 @@ def _options(group: dict[str, Any]) -> str:
         for name, value in group.items()
         if name != "num_params" and value is not None and value is not False
     ]
-    return ", ".join([counted(group["num_params"], "parameter"), *options])
+    # fastai's groups are lists of options beside the parameters, which are not in the file.
+    size = [counted(group["num_params"], "parameter")] if "num_params" in group else []
+    return ", ".join([*size, *options])
 
 
 def _modules(inspection: Inspection, *, tree: bool) -> RenderableType:

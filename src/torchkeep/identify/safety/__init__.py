@@ -183,10 +183,10 @@ def _nested(contents: Contents, walk: Walk, limits: Limits, level: int) -> Itera
         return
     if len(walk.blobs) > _MOST_BLOBS:
         yield _not_looked_into(f"more than {_MOST_BLOBS:,} values that look like files")
-    for given_to, data in walk.blobs[:_MOST_BLOBS]:
+    for loader, data in walk.blobs[:_MOST_BLOBS]:
         inner = examine_open(MemoryFile(data, contents.path), limits)
         safety = _judge(inner, limits, level + 1)
-        if str(given_to) in _LOADERS or safety.verdict == "dangerous":
+        if loader in _LOADERS or safety.verdict == "dangerous":
             yield safety
 
 
