@@ -25,7 +25,8 @@ from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS, run_torch_pickle
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import read_byteorder, read_facts
 from torchkeep.formats.zips.structs import STORED
-from torchkeep.pickles.machine import PERSISTENT_ID, Builder, Constructor, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import PERSISTENT_ID, Builder, Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
 
 

@@ -29,7 +29,7 @@ from torchkeep.formats.torch.objects import (
     rebuild_tensor_v2,
     sizes,
 )
-from torchkeep.pickles.machine import Constructor
+from torchkeep.pickles.pickled import Constructor
 
 _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -32,7 +32,8 @@ from torchkeep.formats.torch.objects import PersistentLoad, build_tensor
 from torchkeep.pickles.arrays import build_array, is_shape, item_size, parse_dtype
 from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
 
 TORCH_CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
