@@ -10,13 +10,13 @@ from __future__ import annotations
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from torchkeep.contents import (
     DictObject,
     Finding,
     Global,
     Object,
+    Severity,
     TensorEntry,
     Value,
     attributes_of,
@@ -72,9 +72,7 @@ class Calls:
         self._num_findings: Counter[str] = Counter()
         self._copied_nbytes = 0
 
-    def note(
-        self, rule: str, severity: Literal["note", "ambiguous", "dangerous", "damaged"], text: str
-    ) -> None:
+    def note(self, rule: str, severity: Severity, text: str) -> None:
         """Keep a finding, once per rule and text; a file can't make the report endless."""
         if (rule, text) not in self.findings and self._num_findings[rule] < _MOST_FINDINGS:
             place = f"pickle byte {self._source.position}"
@@ -147,7 +145,7 @@ class Calls:
     def refuse(self, what: str, target: Value) -> None:
         """Note that a value is changed in a way that its kind does not have."""
         kind = "a tensor" if isinstance(target, TensorEntry) else f"a {type(target).__name__}"
-        severity: Literal["dangerous", "ambiguous", "damaged"] = "damaged"
+        severity: Severity = "damaged"
         if isinstance(target, TensorEntry | Global):
             severity = "dangerous"
         elif isinstance(target, list | dict | bytearray):  # Python would do it

@@ -95,9 +95,7 @@ class ArchivePickles:
 
     def _keep(self, name: str, pickled: Pickled) -> None:
         self.names.update(dict.fromkeys(pickled.globals))
-        self.findings += [
-            replace(finding, place=f"{name}: {finding.place}") for finding in pickled.findings
-        ]
+        self.findings += [finding.within(name) for finding in pickled.findings]
         self.protocol = max(self.protocol or 0, pickled.protocol)
 
     def _with_earlier(self, broken: Pickled | None) -> Pickled | None:
