@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import report
-from torchkeep.cli.inspect import add_limits
+from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
 from torchkeep.cli.text import printable, what_was_compared
 from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
@@ -52,9 +52,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(options: argparse.Namespace) -> int:
     """Verify each path, and return the exit code of the first problem, or 0."""
-    from torchkeep.pickles.limits import Limits
-
-    limits = Limits(**dict(options.limits))
+    limits = limits_of(options)
     codes = [_verify(path, limits, as_json=options.json) for path in options.files]
     return next(filter(None, codes), 0)
 
@@ -70,22 +68,16 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
             _write_json(path, ok=False, problem=problem)
         return report(error)
     if as_json:
-        findings = [
-            {"rule": item.rule, "place": item.place, "text": item.text} for item in found.findings
-        ]
-        counts = {
-            "num_checked": found.num_checked,
-            "num_unchecked": found.num_unchecked,
-            "num_unread": found.num_unread,
-        }
-        _write_json(path, ok=found.ok, findings=findings, **counts)
+        _write_json(path, **found.to_json())
     else:
         _write(path, found)
     return 0 if found.ok else DamagedFile.exit_code
 
 
 def _write_json(path: str, **fields: object) -> None:
-    sys.stdout.write(json.dumps({"schema": 1, "path": path, **fields}) + "\n")
+    from torchkeep.identify.json_form import SCHEMA
+
+    sys.stdout.write(json.dumps({"schema": SCHEMA, "path": path, **fields}) + "\n")
 
 
 def _write(path: str, found: Integrity) -> None:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
@@ -17,6 +18,7 @@ from torchkeep.files import CHUNK_NBYTES, InputFile, new_digest
 from torchkeep.formats import examine
 from torchkeep.formats.own import CHECKPOINT
 from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.json_form import finding_form
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
 from torchkeep.pickles.limits import Limits
 
@@ -40,6 +42,17 @@ class Integrity:
     """Storages that were read, and have nothing to be compared with."""
     num_unread: int = 0
     """Storages that were not read: packed in an archive, or a tensor's pieces in several shards."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/cli.md) as plain dicts and lists."""
+        return {
+            "ok": self.ok,
+            "verified": self.verified,
+            "num_checked": self.num_checked,
+            "num_unchecked": self.num_unchecked,
+            "num_unread": self.num_unread,
+            "findings": [finding_form(item) for item in self.findings],
+        }
 
 
 def integrity_of(contents: Contents) -> Integrity:
