@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_two_networks_are_two_state_dicts(save: Save) -> None:
     )
     assert [item.name for item in found.state_dicts] == ["generator", "discriminator"]
     assert {item.role for item in found.state_dicts} == {"other"}
-    assert "2 state dicts (generator, discriminator)" in found.summary
+    assert "2 networks (generator, discriminator), 13 parameters in all" in found.summary
 
 
 def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
@@ -509,7 +510,7 @@ def test_a_folder_of_several_models_is_named_after_none_of_them(tmp_path: Path) 
     inspection = torchkeep.inspect(tmp_path)
     num_parameters = sum(item.num_parameters for item in inspection.state_dicts)
     assert inspection.summary == (
-        f"Folder of 2 model files: 2 state dicts with {num_parameters:,} parameters in all."
+        f"Folder of 2 model files: 2 state dicts, {num_parameters:,} parameters in all."
     )
     assert not inspection.architecture
     assert inspection.members[0].architecture[0].name == "torchvision/resnet18"
@@ -524,3 +525,29 @@ def torchvision_like(name: str) -> dict[str, torch.Tensor]:
     return {
         key: torch.zeros((), dtype=item.dtype).expand(item.shape) for key, item in there.items()
     }
+
+
+def test_networks_that_are_recognised_are_named_in_the_sentence(save: Save) -> None:
+    networks = {"a": torchvision_like("resnet18"), "b": torchvision_like("vgg11")}
+    assert save(networks).summary.startswith(
+        "Checkpoint without optimizer: 2 networks (a: resnet18 for 1,000 classes (or resnetblur18),"
+        " b: vgg11 for 1,000 classes), "
+    )
+
+
+def test_a_wrapped_whole_model_is_named_after_what_is_wrapped(save: Save) -> None:
+    summary = save(nn.DataParallel(nn.Sequential(nn.Linear(2, 2)))).summary
+    assert summary == (
+        "Whole model: torch.nn.modules.container.Sequential, 6 parameters in 2 tensors; "
+        "saved from DataParallel or DDP."
+    )
+
+
+def test_a_pickle_without_its_archive_says_what_is_missing(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        (tmp_path / "data.pkl").write_bytes(archive.read("a/data.pkl"))
+    summary = torchkeep.inspect(tmp_path / "data.pkl").summary
+    assert summary == (
+        "Parameters only: 6 parameters in 2 tensors; the bytes of its tensors are missing."
+    )

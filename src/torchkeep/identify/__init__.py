@@ -15,6 +15,7 @@ from torchkeep.formats import describe, examine
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
     ArchitectureMatch,
+    in_words,
     named_by_class,
     named_by_values,
     prefer,
@@ -27,7 +28,13 @@ from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.summary import main_state_dict, role_of, summarise
+from torchkeep.identify.summary import (
+    MOST_NAMED,
+    main_state_dict,
+    role_of,
+    separate_networks,
+    summarise,
+)
 from torchkeep.identify.survey import Survey, survey
 from torchkeep.identify.tree import Budget, NamedTensor
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
@@ -118,12 +125,26 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
     architecture: tuple[ArchitectureMatch, ...] = ()
     if main and not several:
         architecture = _architecture(main, found, contents, written_by)
+    networks = [] if several else separate_networks(found)
+    is_few = len(networks) <= MOST_NAMED
+    summary = summarise(
+        role,
+        contents,
+        found,
+        architecture,
+        framework=written_by,
+        several=several,
+        networks=[
+            (item, in_words(_architecture(item, found, contents, None)) if is_few else "")
+            for item in networks
+        ],
+    )
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
         container=contents.container,
         role=role,
-        summary=summarise(role, contents, found, architecture, several=several),
+        summary=summary,
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),
         schedulers=tuple(found.schedulers),

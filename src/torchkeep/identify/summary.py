@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
@@ -11,6 +12,7 @@ from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
+from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
 from torchkeep.identify.tree import children
@@ -59,7 +61,9 @@ def summarise(
     found: Survey,
     architecture: tuple[ArchitectureMatch, ...] = (),
     *,
+    framework: str | None = None,
     several: bool = False,
+    networks: Sequence[tuple[StateDict, str]] = (),
 ) -> str:
     """Return the sentence.
 
@@ -68,8 +72,10 @@ def summarise(
         contents: its description.
         found: what was met in it.
         architecture: the networks that its main state dict fits.
+        framework: what wrote it, if that is known.
         several: whether it is an archive or a folder of models that have nothing to do with one
             another.
+        networks: its `separate_networks`, each with its architecture in words.
     """
     root = contents.root
     if role == "tensor":
@@ -83,13 +89,13 @@ def summarise(
         return f"{_without_model(role, contents, found)}."
     if several:
         return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
-    details = _model(role, main, found, architecture)
+    details = [_networks(networks)] if networks else _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
-        details += _checkpoint_details(found, main)
-    start = contents.kind or _start(role, found)
+        details += _checkpoint_details(found, main, is_one=not networks)
+    start = contents.kind or _start(role, found, framework)
     if isinstance(contents.problem, DamagedFile):
         start = f"damaged: {start}"
-    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
+    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}{_lost(contents)}."
 
 
 _LAYOUTS = {
@@ -110,12 +116,13 @@ def _one_tensor(root: TensorEntry | Array) -> str:
     return f"One {_LAYOUTS.get(root.layout, 'tensor')}"
 
 
-def _start(role: FileRole, found: Survey) -> str:
+def _start(role: FileRole, found: Survey, framework: str | None) -> str:
     if role == "state_dict":
         return "Parameters only"
     if role == "module":
         return "Whole model"
-    return "Training checkpoint" if found.optimizers else "Checkpoint without optimizer"
+    start = "training checkpoint" if found.optimizers else "checkpoint without optimizer"
+    return f"{framework} {start}" if framework else start
 
 
 def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
@@ -159,7 +166,7 @@ def _model(
     """Return what the model is: its class, its architecture, its size if these don't tell it."""
     details = []
     if role == "module":
-        details.append(found.modules[0][1].class_path)
+        details.append(_unwrapped(found.modules[0][1]).class_path)
     size = f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
     if not architecture:
         return [*details, size]
@@ -169,9 +176,37 @@ def _model(
 
 
 def _all_state_dicts(found: Survey) -> str:
-    num_parameters = sum(item.num_parameters for item in found.state_dicts)
-    state_dicts = counted(len(found.state_dicts), "state dict")
-    return f"{state_dicts} with {counted(num_parameters, 'parameter')} in all"
+    return f"{counted(len(found.state_dicts), 'state dict')}, {_in_all(found.state_dicts)}"
+
+
+def _in_all(state_dicts: Iterable[StateDict]) -> str:
+    num_parameters = sum(item.num_parameters for item in state_dicts)
+    return f"{counted(num_parameters, 'parameter')} in all"
+
+
+MOST_NAMED = 4
+"""Networks of one file that the sentence names."""
+
+
+def separate_networks(found: Survey) -> list[StateDict]:
+    """Return the state dicts of a file that has several networks, none of which is *the* model."""
+    roles = [item.role for item in found.state_dicts]
+    if "model" in roles or roles.count("other") < 2:
+        return []
+    return [item for item in found.state_dicts if item.role == "other"]
+
+
+def _networks(networks: Sequence[tuple[StateDict, str]]) -> str:
+    names = [f"{item.name}: {words}" if words else item.name for item, words in networks]
+    named = f" ({', '.join(names)})" if len(names) <= MOST_NAMED else _some(names)
+    return f"{len(names)} networks{named}, {_in_all(item for item, _ in networks)}"
+
+
+def _unwrapped(node: ModuleNode) -> ModuleNode:
+    """Return the module in the wrappers around it, which the end of the sentence names."""
+    while len(node.children) == 1 and node.children[0].name in WRAPPERS and not node.parameters:
+        node = node.children[0]
+    return node
 
 
 def main_state_dict(found: Survey) -> StateDict | None:
@@ -183,9 +218,9 @@ def main_state_dict(found: Survey) -> StateDict | None:
     return None
 
 
-def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
+def _checkpoint_details(found: Survey, main: StateDict, *, is_one: bool) -> list[str]:
     details = []
-    if len(found.state_dicts) > 1:
+    if is_one and len(found.state_dicts) > 1:
         names = [item.name for item in found.state_dicts]
         details.append(f"{len(names)} state dicts{_some(names)}")
     whole = [node.class_path for path, node in found.modules if path == main.name]
@@ -216,6 +251,12 @@ def _progress(found: Survey) -> str:
 def _optimizers(found: Survey) -> str:
     counts = Counter(item.family or "an optimizer" for item in found.optimizers)
     return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
+
+
+def _lost(contents: Contents) -> str:
+    is_lost = any(finding.rule == "missing-storage" for finding in contents.findings)
+    is_all = contents.container == "pickle"  # taken out of the archive that it was in
+    return "; the bytes of its tensors are missing" if is_lost and is_all else ""
 
 
 def _saved_from(main: StateDict) -> str:
