@@ -106,7 +106,7 @@ def _write_problem(
     inspection: Inspection, problem: FileProblem, options: argparse.Namespace
 ) -> int:
     """Say what is wrong with a file, and what could be seen of it all the same."""
-    if options.json:
+    if options.json or inspection.contents.root is not None:
         _write(inspection, options)
     if inspection.safety.verdict == "dangerous":
         named = [item.place for item in inspection.safety.findings if item.severity == "dangerous"]
