@@ -278,6 +278,20 @@ def test_an_object_may_be_a_model_of_another_library(save: Save) -> None:
     assert found.summary == "Pickled object of torch.utils.data.dataset.TensorDataset."
 
 
+class Holder(nn.Module):
+    """A module that calls what it holds as DataParallel does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_whole_model_came_from_a_wrapper_only_if_it_is_one(save: Save, model: nn.Module) -> None:
+    assert "saved from" not in save(Holder(model)).summary
+    assert save(nn.DataParallel(model)).summary.endswith("; saved from DataParallel or DDP.")
+    assert save(Holder(model).state_dict()).summary.endswith("; saved from DataParallel or DDP.")
+
+
 def test_an_object_that_a_function_makes_is_named_by_its_class(save: Save) -> None:
     assert save(np.array(["a"])).summary == "Pickled object of numpy.ndarray."
 

@@ -76,7 +76,7 @@ def summarise(
     if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main)
     start = contents.kind or _start(role, found)
-    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
+    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main, found)}."
 
 
 _LAYOUTS = {
@@ -207,8 +207,16 @@ def _optimizers(found: Survey) -> str:
     return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
-def _saved_from(main: StateDict) -> str:
-    wrappers = [WRAPPERS[name] for name in wrappers_in(main.entries)]
+_NAMING_MODULE = frozenset({"DataParallel", "DistributedDataParallel", "AveragedModel"})
+"""The classes that call what they wrap `module`; others have children of that name, too."""
+
+
+def _saved_from(main: StateDict, found: Survey) -> str:
+    names = wrappers_in(main.entries)
+    classes = [node.class_path for path, node in found.modules if path == main.name]
+    if classes and classes[0].rpartition(".")[2] not in _NAMING_MODULE:
+        names = tuple(name for name in names if name != "module")
+    wrappers = [WRAPPERS[name] for name in names]
     if AVERAGE_COUNTER in main.entries and wrappers:
         wrappers[0] = "AveragedModel"  # which names its model as DataParallel does
     return f"; saved from {' in '.join(reversed(wrappers))}" if wrappers else ""
