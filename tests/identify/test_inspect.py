@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -224,6 +225,7 @@ def test_an_ema_is_told_from_the_model(save: Save, model: nn.Module, name: str) 
 def test_an_averaged_model_is_an_ema(save: Save, model: nn.Module) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(model)
     found = save(averaged.state_dict())
+    assert found.summary.endswith("tensors; saved from AveragedModel.")
     assert found.state_dicts[0].role == "ema"
     assert found.state_dicts[0].prefix == "module."
     assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
@@ -261,13 +263,59 @@ def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
             {"rng": {"a": torch.get_rng_state(), "b": random.getstate()}, "c": random.getstate()},
             "the state of random generators",
         ),
-        ({"a": torch.get_rng_state(), "seed": 5}, "a dict of 2 (a, seed)"),
+        ({"a": torch.get_rng_state(), "step": 5}, "the state of random generators"),
+        ({"a": {"b": torch.get_rng_state(), "c": 1}}, "a dict of 1 (a)"),
+        ({"a": {"b": {"c": torch.get_rng_state()}}}, "a dict of 1 (a)"),
     ],
 )
 def test_what_is_no_model_is_told_by_its_size_and_its_keys(
     save: Save, value: Any, summary: str
 ) -> None:
     assert save(value).summary == f"No model: {summary}."
+
+
+def test_an_object_may_be_a_model_of_another_library(save: Save) -> None:
+    found = save(torch.utils.data.TensorDataset(torch.zeros(1)))
+    assert found.summary == "Pickled object of torch.utils.data.dataset.TensorDataset."
+
+
+class Holder(nn.Module):
+    """A module that calls what it holds as DataParallel does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_whole_model_came_from_a_wrapper_only_if_it_is_one(save: Save, model: nn.Module) -> None:
+    assert "saved from" not in save(Holder(model)).summary
+    assert save(nn.DataParallel(model)).summary.endswith("; saved from DataParallel or DDP.")
+    assert save(Holder(model).state_dict()).summary.endswith("; saved from DataParallel or DDP.")
+
+
+def test_an_object_that_a_function_makes_is_named_by_its_class(save: Save) -> None:
+    assert save(np.array(["a"])).summary == "Pickled object of numpy.ndarray."
+
+
+def test_an_unknown_optimizer_is_said_to_be_one(save: Save) -> None:
+    state = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    assert save(state).summary == "Optimizer state without a model: an unknown optimizer."
+
+
+@pytest.mark.parametrize(
+    ("beside", "progress"),
+    [
+        ({"global_steps": 10}, "global_steps 10"),
+        ({"trainer": {"iteration": 12, "max_epochs": 5}}, "iteration 12"),
+        ({"steps": 4, "epoch": 3}, "epoch 3"),
+        ({"epoch": -1}, ""),
+    ],
+)
+def test_how_far_the_training_got_is_told(
+    save: Save, model: nn.Module, beside: dict[str, Any], progress: str
+) -> None:
+    summary = save({"model": model.state_dict(), **beside}).summary
+    assert summary.removesuffix(".").endswith(progress or "tensors")
 
 
 @pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")

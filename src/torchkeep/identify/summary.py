@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
@@ -14,12 +14,15 @@ from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.survey import Survey
+from torchkeep.identify.survey import Plain, Survey
 from torchkeep.identify.tree import children
-from torchkeep.matching.keys import WRAPPERS, wrappers_in
+from torchkeep.matching.keys import AVERAGE_COUNTER, WRAPPERS, wrappers_in
 from torchkeep.wording import counted
 
-_PROGRESS = ("epoch", "epochs", "global_step", "step", "iteration", "iter")
+_PROGRESS = tuple(
+    "epoch epochs current_epoch global_step global_steps step steps iteration iter cur_iter "
+    "num_updates".split()
+)
 """Root values that say how far a training run got, in the order of preference."""
 
 
@@ -29,8 +32,8 @@ _PROGRAMS = frozenset(
 """Containers that hold a network as a program, whatever else is in them."""
 
 
-_PLACES = ("", "trainer_state.json.", "meta.", "extra_state.")
-"""Where these stand: at the root, or where HF's Trainer, mmengine and fairseq keep them."""
+_PLACES = ("", "trainer_state.json.", "meta.", "extra_state.", "trainer.")
+"""Where these stand: at the root, or where HF's Trainer, mmengine, fairseq and Ignite keep them."""
 
 
 def role_of(contents: Contents, found: Survey) -> FileRole:
@@ -95,7 +98,9 @@ def summarise(
     start = contents.kind or _start(role, found, framework)
     if isinstance(contents.problem, DamagedFile):
         start = f"damaged: {start}"
-    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}{_lost(contents)}."
+    return (
+        f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main, found)}{_lost(contents)}."
+    )
 
 
 _LAYOUTS = {
@@ -137,6 +142,8 @@ def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
             return f"No model: {_ALONE[name]}"
     if _is_only_rng(contents.root, found):
         return f"No model: {_ALONE['rng']}"
+    if isinstance(contents.root, Object):  # it may well be a model of another library
+        return f"Pickled object of {_class_of(contents.root)}"
     return f"No model: {_object(contents.root)}"
 
 
@@ -148,12 +155,17 @@ _ALONE = {
 
 
 def _is_only_rng(root: Value, found: Survey) -> bool:
-    """Whether all that stands in a file are states of random generators."""
-    names = [name for name, _ in children(root)]
-    inside = tuple(found.rng)
-    return bool(names) and all(
-        any(path == name or path.startswith(f"{name}.") for path in inside) for name in names
-    )
+    """Whether a file holds states of random generators, and plain values such as the step."""
+    items = [item for item in children(root) if not isinstance(item[1], Plain)]
+    return bool(items) and all(_is_rng(name, item, set(found.rng)) for name, item in items)
+
+
+def _is_rng(path: str, value: Value, rng: set[str]) -> bool:
+    """Whether a value is a random generator's state, or a table of nothing else."""
+    if path in rng:
+        return True
+    below = {f"{path}.{name}": item for name, item in children(value)}
+    return bool(below) and all(name in rng for name in below)
 
 
 def _capitalised(text: str) -> str:
@@ -204,9 +216,15 @@ def _networks(networks: Sequence[tuple[StateDict, str]]) -> str:
 
 def _unwrapped(node: ModuleNode) -> ModuleNode:
     """Return the module in the wrappers around it, which the end of the sentence names."""
-    while len(node.children) == 1 and node.children[0].name in WRAPPERS and not node.parameters:
+    while len(node.children) == 1 and node.children[0].name in WRAPPERS:
+        if node.children[0].name == "module" and _class(node) not in _NAMING_MODULE:
+            break
         node = node.children[0]
     return node
+
+
+def _class(node: ModuleNode) -> str:
+    return node.class_path.rpartition(".")[2]
 
 
 def main_state_dict(found: Survey) -> StateDict | None:
@@ -249,7 +267,7 @@ def _progress(found: Survey) -> str:
 
 
 def _optimizers(found: Survey) -> str:
-    counts = Counter(item.family or "an optimizer" for item in found.optimizers)
+    counts = Counter(item.family or "an unknown optimizer" for item in found.optimizers)
     return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
@@ -259,14 +277,29 @@ def _lost(contents: Contents) -> str:
     return "; the bytes of its tensors are missing" if is_lost and is_all else ""
 
 
-def _saved_from(main: StateDict) -> str:
-    wrappers = [WRAPPERS[name] for name in wrappers_in(main.entries)]
+_NAMING_MODULE = frozenset({"DataParallel", "DistributedDataParallel", "AveragedModel"})
+"""The classes that call what they wrap `module`; others have children of that name, too."""
+
+
+def _saved_from(main: StateDict, found: Survey) -> str:
+    names = wrappers_in(main.entries)
+    classes = [_class(node) for path, node in found.modules if path == main.name]
+    if classes and classes[0] not in _NAMING_MODULE:
+        names = tuple(name for name in names if name != "module")
+    wrappers = [WRAPPERS[name] for name in names]
+    if AVERAGE_COUNTER in main.entries and wrappers:
+        wrappers[0] = "AveragedModel"  # which names its model as DataParallel does
     return f"; saved from {' in '.join(reversed(wrappers))}" if wrappers else ""
 
 
+def _class_of(value: Object) -> str:
+    """Return the class of an object; a function that makes one, as NumPy's, is given it first."""
+    made = value.args[0] if value.args else None
+    is_maker = value.class_path.rpartition(".")[2].startswith("_")
+    return str(made) if is_maker and isinstance(made, Global) else value.class_path
+
+
 def _object(root: Value) -> str:
-    if isinstance(root, Object):
-        return f"an object of {root.class_path}"
     if isinstance(root, dict):
         name = root.class_path if isinstance(root, DictObject) else "dict"
         return f"a {name} of {_items(list(root.values()))}{_some_keys(root)}"
