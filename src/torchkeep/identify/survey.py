@@ -31,7 +31,7 @@ _MAX_VALUES = 10_000
 _ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
 """Containers that hold one state dict and nothing else."""
 
-_Plain = bool | int | float | str | None
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class _Walk:
 
     def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
-        if isinstance(value, _Plain):
+        if isinstance(value, _PLAIN):
             self.keep(path, value)
         elif self.sort(path, key, value) or isinstance(value, TensorEntry):
             return
@@ -107,7 +107,7 @@ class _Walk:
         elif is_state_dict(value):
             found.state_dicts.append(state_dict_of_mapping(path, value))
             for key, item in value.items():
-                if isinstance(item, _Plain):
+                if isinstance(item, _PLAIN):
                     self.keep(f"{path}.{key}" if path else key, item)
         else:
             return False
@@ -119,4 +119,4 @@ class _Walk:
 
 
 def _is_plain_list(value: list[Value] | tuple[Value, ...]) -> bool:
-    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, _Plain) for item in value)
+    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, _PLAIN) for item in value)
