@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY
 from torchkeep.cli.limits import add_limits, limits_of
-from torchkeep.cli.text import clip, printable
-from torchkeep.wording import counted
+from torchkeep.cli.text import clip
+from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
     from torchkeep.identify.scan import Scanned, Skipped
