@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY, report
 from torchkeep.cli.limits import add_limits, limits_of
-from torchkeep.cli.text import clip, printable
+from torchkeep.cli.text import clip
 from torchkeep.errors import FileMissing
-from torchkeep.wording import counted
+from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
     from torchkeep.identify.scan import Missing, Scanned, Skipped

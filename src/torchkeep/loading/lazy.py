@@ -14,6 +14,7 @@ from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
+from torchkeep.wording import counted
 
 
 class TensorFile(Mapping[str, torch.Tensor]):
@@ -80,7 +81,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         """Nothing is held open between two reads."""
 
     def __repr__(self) -> str:
-        return f"<TensorFile {os.fspath(self.inspection.path)!r}: {len(self)} tensors>"
+        return f"<TensorFile {os.fspath(self.inspection.path)!r}: {counted(len(self), 'tensor')}>"
 
 
 def open(
