@@ -87,6 +87,18 @@ def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Deflated:
+    """Where a storage lies deflated in its file (RFC 1951)."""
+
+    offset: int
+    """Where the packed bytes start."""
+    nbytes: int
+    """How many there are."""
+    skipped: int = 0
+    """Unpacked bytes before the storage's first one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A run of raw bytes in a file that one or more tensors look into."""
 
@@ -107,6 +119,8 @@ class Storage:
     """The file on disk that it lies in; None where it lies in no file as it is."""
     data: bytes | None = None
     """Its bytes, where they stand inside a pickle; `offset` is None then."""
+    deflated: Deflated | None = None
+    """Where they are in `path`, if they are packed there; `offset` is None then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from torchkeep.contents import (
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import FilePart, InputFile, digest, new_digest
 from torchkeep.formats import examine_open
+from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -266,16 +267,22 @@ class TensorReader:
         if storage.data is not None or storage.device == "meta" or not storage.nbytes:
             return
         path = storage.path or self.path
-        if storage.offset is None:
+        if storage.offset is None and storage.deflated is None:
             raise DamagedFile(f"{called} has no bytes in the file", path=path)
         if storage.path is None:
             raise UnsupportedContent(
-                f"{called} lies packed in an archive", advice="Unpack the archive.", path=path
+                f"{called} lies packed in an archive",
+                advice="Unpack the archive, and give what comes out.",
+                path=path,
             )
-        end, nbytes = storage.offset + storage.nbytes, self._file(storage).nbytes
+        start, held = storage.offset or 0, storage.nbytes
+        if storage.deflated is not None:
+            start, held = storage.deflated.offset, storage.deflated.nbytes
+            check_ratio(storage, called)
+        end, nbytes = start + held, self._file(storage).nbytes
         if end > nbytes:
             raise DamagedFile(
-                f"{called} lies in bytes {storage.offset} to {end}, and the file ends at {nbytes}",
+                f"{called} lies in bytes {start} to {end}, and the file ends at {nbytes}",
                 advice="Copy or download the file again.",
                 path=path,
             )
@@ -325,7 +332,7 @@ class TensorReader:
     def _read_storage(self, entry: TensorEntry, name: str) -> torch.UntypedStorage:
         """Return the whole storage that the entry looks into, in this machine's byte order."""
         storage = entry.storage
-        if storage.offset is None and storage.data is None:
+        if storage.offset is None and storage.data is None and storage.deflated is None:
             return _empty_storage(storage.nbytes, storage.device)
         if self._mmap and storage.nbytes and self._can_map(entry):
             # A slice of a storage is a storage of its own, so that saving the tensor again
@@ -337,6 +344,8 @@ class TensorReader:
         view = bytes_of(_storage_bytes(target))
         if storage.data is not None:
             view[:] = storage.data
+        elif storage.deflated is not None:
+            inflate_into(view, self._file(storage), storage)
         elif self._is_plain_run(entry) and entry.nbytes == storage.nbytes:
             self._read_run(entry, view, name)
         else:

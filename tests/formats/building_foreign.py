@@ -156,12 +156,16 @@ class Hdf5:
         heap = self.put(block + struct.pack("<HH4xQ", 0, 0, free) + bytes(free - 16))
         return struct.pack("<IQI", len(data), heap, 1)
 
-    def names(self, names: list[str]) -> tuple[int, int]:
-        """Return the places of a B-tree and of a heap that hold the names of a group."""
+    def names(self, names: list[str], places: dict[str, int] | None = None) -> tuple[int, int]:
+        """Return the places of a B-tree and of a heap that hold the names of a group.
+
+        `places` are those of the object headers; a name without one leads nowhere.
+        """
         data = bytes(8)
         entries = b""
         for name in names:
-            entries += struct.pack("<QQ24x", len(data), 0)
+            place = (places or {}).get(name, (1 << 64) - 1)
+            entries += struct.pack("<QQ24x", len(data), place)
             data += name.encode() + b"\0"
         segment = self.put(data)
         heap = self.put(b"HEAP" + struct.pack("<B3xQQQ", 0, len(data), 1, segment))
@@ -170,6 +174,18 @@ class Hdf5:
         node = struct.pack("<BBHQQQQQ", 0, 0, 1, none, none, 0, leaf, len(data))
         tree = self.put((b"TREE" + node).ljust(544, b"\0"))
         return tree, heap
+
+
+def data_set(kind: bytes, shape: tuple[int, ...], place: int) -> bytes:
+    """Return the object header of a data set of this type, whose elements are at a place."""
+    space = struct.pack(f"<BBB5x{len(shape)}Q", 1, len(shape), 0, *shape)
+    return old_header([(1, space), (3, kind), (8, struct.pack("<BBQQ", 3, 1, place, 0))])
+
+
+def hdf5_number(kind: int, bits: int, nbytes: int, exponent_bits: int = 8) -> bytes:
+    """Return the type of a number: 0 for integers, 1 for reals, 8 for an enumeration."""
+    layout = struct.pack("<HHBBBBI", 0, 8 * nbytes, 23, exponent_bits, 0, 23, 127)
+    return struct.pack("<BBxxI", 0x10 | kind, bits, nbytes) + layout
 
 
 FREE_TEXT = struct.pack("<B3BI", 0x19, 1, 0, 0, 16) + struct.pack("<B3BI", 0x13, 0, 0, 0, 1)
@@ -235,7 +251,7 @@ def hdf5(
         root = file.put(old_header(messages))
     else:
         for name in names:
-            link = struct.pack("<BBB", 1, 0, len(name)) + name.encode() + bytes(8)
+            link = struct.pack("<BBB", 1, 0, len(name)) + name.encode() + b"\xff" * 8
             messages.append((0x06, link))
         root = file.put(new_header(messages))
     return superblock(version, file.end, root) + file.bytes()[96:]

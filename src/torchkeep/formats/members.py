@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torchkeep.contents import Contents, Finding, Global
-from torchkeep.errors import FileProblem
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 
 
 def join_members(
@@ -46,7 +46,7 @@ def join_members(
         path=path,
         nbytes=nbytes,
         container=container,
-        root={name: member.root for name, member in members.items() if member.root is not None},
+        root={name: member.root for name, member in members.items() if _is_whole(member)},
         pickle_protocol=max(protocols, default=None),
         globals=tuple(names),
         sources=sources,
@@ -55,3 +55,8 @@ def join_members(
         members=tuple(members.values()),
         problem=problem,
     )
+
+
+def _is_whole(member: Contents) -> bool:
+    """Whether a file has a tree, and all of it: what is left of a broken one can't be loaded."""
+    return member.root is not None and not isinstance(member.problem, DamagedFile | LimitReached)

@@ -23,9 +23,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torchkeep.contents import Contents, Finding, Global, Value
+from torchkeep.contents import Contents, Deflated, Finding, Global, TensorEntry, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
 from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
@@ -157,11 +157,7 @@ def _describe_array(
     left = nbytes - header.nbytes - entry.nbytes
     if left < 0:
         raise DamagedFile(f"array {shortened(name)!r} is truncated: {-left:,} bytes are missing")
-    findings = _behind(left, name)
-    if packed:
-        text = "the array is compressed, and can't be read where it lies"
-        findings.append(Finding("compressed", "note", name, text))
-    return _Array(entry, findings)
+    return _Array(entry, _behind(left, name))
 
 
 def _describe_objects(file: Readable, header: _Header, name: str, limits: Limits) -> _Array:
@@ -187,7 +183,13 @@ def _describe_record(archive: Archive, record: Record) -> _Array:
     if header.is_pickle:
         unpacked = MemoryFile(archive.read(record.name), whole.path)
         return _describe_objects(unpacked, header, name, limits)
-    return _describe_array(whole, record.nbytes, header, name, limits, packed=True)
+    array = _describe_array(whole, record.nbytes, header, name, limits, packed=True)
+    if not isinstance(array.root, TensorEntry):
+        return array
+    place = Deflated(whole.start + record.offset, record.packed_nbytes, header.nbytes)
+    crc32 = record.crc32 or None
+    storage = replace(array.root.storage, deflated=place, path=whole.source, crc32=crc32)
+    return replace(array, root=replace(array.root, storage=storage))
 
 
 def _read_packed_header(file: Readable, record: Record, limits: Limits) -> _Header:

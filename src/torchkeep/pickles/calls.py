@@ -61,6 +61,8 @@ class Calls:
     Attributes:
         globals: every name so far, in the order of first mention.
         findings: what was odd so far, by rule and text.
+        watched: the one value that the name `only_called` is known by, once it was mentioned.
+        num_uncalled: how often it was used so far and not called; who copies it counts that.
     """
 
     def __init__(
@@ -78,8 +80,8 @@ class Calls:
         self._num_findings: Counter[str] = Counter()
         self._copied_nbytes = 0
         self._only_called = only_called
-        self._watched: object = _NOTHING  # the one value of that name, once it was mentioned
-        self._num_uncalled = 0
+        self.watched: object = _NOTHING
+        self.num_uncalled = 0
 
     def note(self, rule: str, severity: Severity, text: str) -> None:
         """Keep a finding, once per rule and text; a file can't make the report endless."""
@@ -106,22 +108,17 @@ class Calls:
 
     def _watch(self, found: Global) -> Value:
         """Count a use of the name that may only be called; return the one value it is known by."""
-        if self._watched is _NOTHING:
-            self._watched = found
-        self._num_uncalled += 1
-        return self._watched
-
-    def used_again(self, value: Value) -> None:
-        """Count a use of the name that may only be called, if the value is that."""
-        if value is self._watched:
-            self._num_uncalled += 1
+        if self.watched is _NOTHING:
+            self.watched = found
+        self.num_uncalled += 1
+        return self.watched
 
     def note_uncalled(self) -> None:
         """Note that a name was used, and not called where it was.
 
         What is kept can be called by Python itself: as `__setstate__` or `append` of an object.
         """
-        if self._num_uncalled:
+        if self.num_uncalled:
             text = f"{self._only_called}, which runs what it is given, is handed to something else"
             self.note("hidden-call", "dangerous", text)
 
@@ -139,7 +136,7 @@ class Calls:
             return self._attribute(callee, args)
         constructor = None if kwargs else self._constructors.get(str(callee))
         if constructor is not None:
-            self._num_uncalled -= callee is self._watched
+            self.num_uncalled -= callee is self.watched
             self._charge(args)
             try:
                 return constructor(*args)

@@ -218,12 +218,14 @@ class _Machine(Stack):
 
     def _dup(self) -> None:
         value = self.top()
-        self.calls.used_again(value)
+        if value is self.calls.watched:
+            self.calls.num_uncalled += 1
         self.push(value)
 
     def recall(self, index: int) -> None:
-        super().recall(index)
-        self.calls.used_again(self.stack[-1])
+        Stack.recall(self, index)
+        if self.stack[-1] is self.calls.watched:
+            self.calls.num_uncalled += 1
 
     def _put(self) -> None:
         self.remember(memo_index(self.line()))

@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 
+import torchkeep
 from formats.building_foreign import (
+    Hdf5,
+    data_set,
     fixed_text,
     hdf5,
+    hdf5_number,
     old_header,
     superblock,
     texts_attribute,
 )
 from formats.samples_foreign import KERAS, LAMBDA
-from torchkeep.contents import Contents
+from torchkeep.contents import Contents, TensorEntry
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
 from torchkeep.formats.ecosystems.keras import find_code
+from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 
@@ -130,3 +135,121 @@ def test_a_newer_version_is_not_guessed_at() -> None:
     contents = look(b"\x89HDF\r\n\x1a\n\x04" + bytes(100))
     assert isinstance(contents.problem, UnsupportedContent)
     assert "this is an HDF5 file of version 4" in str(contents.problem)
+
+
+# --- Groups and data sets ------------------------------------------------------------------------
+
+NOT_THERE = (1 << 64) - 1
+
+
+class Tree(Hdf5):
+    """A file of groups and data sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = 96
+
+    def group(self, **members: int) -> int:
+        tree, heap = self.names(list(members), members)
+        return self.put(old_header([(0x11, struct.pack("<QQ", tree, heap))]))
+
+    def data(self, kind: bytes, shape: tuple[int, ...] = (2, 3), place: int = 96) -> int:
+        return self.put(data_set(kind, shape, place))
+
+    def file(self, root: int) -> bytes:
+        return superblock(0, self.end, root) + self.bytes()[96:]
+
+
+FLOAT32 = hdf5_number(1, 0x20, 4)
+KINDS = {
+    "int8": hdf5_number(0, 8, 1),
+    "uint16": hdf5_number(0, 0, 2),
+    "int64": hdf5_number(0, 8, 8),
+    "float16": hdf5_number(1, 0x20, 2, exponent_bits=5),
+    "bfloat16": hdf5_number(1, 0x20, 2),
+    "float32": FLOAT32,
+    "float64": hdf5_number(1, 0x20, 8),
+    "bool": hdf5_number(8, 0, 1),
+}
+
+
+def test_the_data_sets_of_all_groups_are_listed_with_shape_and_type() -> None:
+    tree = Tree()
+    layers = tree.group(dense=tree.group(**{name: tree.data(kind) for name, kind in KINDS.items()}))
+    text = tree.data(struct.pack("<BBxxI", 0x13, 0, 5))
+    big = tree.data(hdf5_number(0, 9, 2), (), place=200)
+    unwritten = tree.data(FLOAT32, (0,), place=NOT_THERE)
+    contents = look(tree.file(tree.group(layers=layers, text=text, big=big, unwritten=unwritten)))
+    assert contents.kind == "HDF5 file: layers, text, big, unwritten; 11 data sets"
+    found = {path: (entry.dtype, entry.shape) for path, entry in contents.root.items()}
+    inner = {f"layers/dense/{name}": (name, (2, 3)) for name in KINDS}
+    assert found == {"big": ("int16", ()), "unwritten": ("float32", (0,)), **inner}
+    assert contents.root["big"].storage.byteorder == "big"
+    assert contents.root["big"].storage.nbytes == 2
+    assert contents.root["unwritten"].storage.offset is None
+    assert contents.findings == ()
+    assert isinstance(contents.problem, UnsupportedContent)
+
+
+def test_a_group_in_itself_and_an_object_of_two_names_are_told_once() -> None:
+    tree = Tree()
+    weights = tree.data(FLOAT32)
+    inner = tree.group(a=weights, again=weights)
+    root = tree.group(inner=inner, same=inner)
+    leaf = next(place for place, data in tree.blocks.items() if data.startswith(b"SNOD"))
+    tree.blocks[leaf] = tree.blocks[leaf].replace(
+        struct.pack("<Q", weights), struct.pack("<Q", root), 1
+    )
+    contents = look(tree.file(root))
+    assert list(contents.root) == ["inner/again"]
+    assert contents.findings == ()
+
+
+def test_a_broken_group_is_told_beside_what_is_whole() -> None:
+    tree = Tree()
+    contents = look(tree.file(tree.group(fine=tree.data(FLOAT32), bad=8)))
+    assert list(contents.root) == ["fine"]
+    [finding] = contents.findings
+    assert (finding.rule, finding.severity, finding.place) == ("not-looked-into", "damaged", "bad")
+    assert contents.kind.endswith("; at least 1 data set")
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [((1 << 62, 1 << 62), "more elements than can be"), ((1 << 40,), "the file is truncated")],
+)
+def test_a_data_set_that_can_not_be_is_damaged(shape: tuple[int, ...], problem: str) -> None:
+    tree = Tree()
+    contents = look(tree.file(tree.group(w=tree.data(FLOAT32, shape))))
+    [finding] = contents.findings
+    assert finding.severity == "damaged"
+    assert problem in finding.text
+
+
+def test_deep_and_many_groups_are_followed_only_so_far() -> None:
+    tree = Tree()
+    inner = tree.group(w=tree.data(FLOAT32))
+    for _ in range(40):
+        inner = tree.group(g=inner)
+    contents = look(tree.file(tree.group(g=inner, w=tree.data(FLOAT32))))
+    assert list(contents.root) == ["w"]
+    assert contents.kind == "HDF5 file: g, w; at least 1 data set"
+    tree = Tree()
+    leaves = [tree.group(**{str(n): tree.data(FLOAT32) for n in range(8)}) for _ in range(160)]
+    rows = {
+        f"r{row}": tree.group(**{str(n): leaf for n, leaf in enumerate(leaves[row::20])})
+        for row in range(20)
+    }
+    contents = look(tree.file(tree.group(**rows)))
+    assert len(contents.root) == 1_000
+    assert contents.kind.endswith("; at least 1,000 data sets")
+
+
+def test_the_entries_are_no_model_that_can_be_loaded(tmp_path: Path) -> None:
+    tree = Tree()
+    (tmp_path / "a.h5").write_bytes(tree.file(tree.group(w=tree.data(FLOAT32))))
+    found = inspect(tmp_path / "a.h5")
+    assert found.role == "object"
+    assert [(item.path, type(item.entry)) for item in found.tensors()] == [("w", TensorEntry)]
+    with pytest.raises(UnsupportedContent, match="which torchkeep describes and does not load"):
+        torchkeep.load(tmp_path / "a.h5")

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+import torchkeep
 from formats.building import Call, StorageId, object_pickle, rewrite_zip, torch_records, zip_file
 from torchkeep.contents import Object, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats import describe
 from torchkeep.pickles.limits import Limits
+from torchkeep.tensors import TensorReader, same_bits
 
 Records = list[tuple[str, bytes]]
 
@@ -95,9 +97,25 @@ def test_one_key_with_two_sizes_is_ambiguous(path: Path) -> None:
     assert findings(path, records) == [("storage-size", "ambiguous", text)]
 
 
-def test_tensor_bytes_that_are_packed_can_not_be_read_in_place(path: Path) -> None:
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_file_that_was_zipped_anew_is_loaded_as_torch_loads_it(path: Path, mmap: bool) -> None:
     zip_file(path, torch_records(), zipfile.ZIP_DEFLATED)
-    with pytest.raises(UnsupportedContent, match="data/0 are compressed"):
+    contents = describe(path)
+    entry = contents.root["w"]
+    assert (entry.storage.offset, entry.storage.nbytes) == (None, 16)
+    assert [(f.rule, f.severity) for f in contents.findings] == [("compressed", "ambiguous")]
+    expected = torch.load(path)["w"]
+    assert same_bits(torchkeep.load(path, mmap=mmap)["w"], expected)
+    with TensorReader(path) as reader:
+        live = torch.zeros(4)
+        reader.fill(live, entry)
+        assert same_bits(live, expected)
+        assert reader.matches(live, entry)
+
+
+def test_tensor_bytes_that_are_packed_in_another_way_are_refused(path: Path) -> None:
+    zip_file(path, torch_records(), zipfile.ZIP_BZIP2)
+    with pytest.raises(UnsupportedContent, match="is packed with method 12"):
         describe(path)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
-from torchkeep.contents import Contents, Finding, Object, Storage, Value
+from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.formats.own import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
@@ -192,11 +192,13 @@ class _Reading:
             self.findings.append(Finding("missing-storage", "damaged", key, text))
             return Storage(key, 0, None, device)
         self._check_record(key, nbytes, record)
+        is_stored, start = record.method == STORED, self.archive.file.start + record.offset
         return Storage(
             key=key,
             # The smaller of the two: nothing may look behind what the file has.
-            nbytes=min(nbytes, record.nbytes, record.packed_nbytes),
-            offset=self.archive.file.start + record.offset if record.method == STORED else None,
+            nbytes=min(nbytes, record.nbytes, record.packed_nbytes if is_stored else nbytes),
+            offset=start if is_stored else None,
+            deflated=None if is_stored else Deflated(start, record.packed_nbytes),
             path=self.archive.file.source,
             device=device,
             byteorder=self.byteorder,
@@ -204,8 +206,13 @@ class _Reading:
         )
 
     def _check_record(self, key: str, nbytes: int, record: Record) -> None:
-        if record.method != STORED:
-            raise UnsupportedContent(f"tensor bytes data/{key} are compressed")
+        if record.method not in (STORED, DEFLATED):
+            raise UnsupportedContent(f"tensor bytes data/{key} are packed by {record.method}")
+        if record.method == DEFLATED:
+            text = (
+                "its storages are compressed; PyTorch unpacks them, but not where it maps the file"
+            )
+            self.findings.append(Finding("compressed", "ambiguous", "", text))
         if nbytes != record.nbytes:
             text = f"the pickle says {nbytes} bytes, record data/{key} has {record.nbytes}"
             self.findings.append(Finding("storage-size", "damaged", key, text))
