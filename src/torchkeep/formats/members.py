@@ -1,6 +1,6 @@
 """Several files described as one: what an archive holds, or a folder.
 
-The tree of the whole is a dictionary from each file's name to its tree, so that whatever looks for
+The tree of the whole is a `Files`, from each file's name to its tree, so that whatever looks for
 state dicts, optimizers and values finds them there, under paths that start with the file's name.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torchkeep.contents import Contents, Finding, Global
+from torchkeep.contents import Contents, Files, Finding, Global
 from torchkeep.errors import FileProblem
 
 
@@ -47,7 +47,7 @@ def join_members(
         path=path,
         nbytes=nbytes,
         container=container,
-        root={name: member.root for name, member in members.items() if member.root is not None},
+        root=Files((n, member.root) for n, member in members.items() if member.root is not None),
         pickle_protocol=max(protocols, default=None),
         globals=tuple(names),
         sources=sources,

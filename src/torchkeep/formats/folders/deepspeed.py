@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from torchkeep.contents import Contents
+from torchkeep.contents import Contents, Files
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.formats.folders.folder import (
     Folder,
@@ -102,7 +102,7 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
         contents,
         path=folder.path,
         nbytes=contents.nbytes + folder.nbytes,
-        root={**joined.root, **(contents.root or {})},
+        root=Files({**joined.root, **(contents.root or {})}),
         globals=tuple(dict.fromkeys((*contents.globals, *joined.globals))),
         findings=(*contents.findings, *joined.findings),
         members=(*contents.members, *joined.members),

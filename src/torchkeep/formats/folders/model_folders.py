@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torchkeep.contents import Contents, Finding, Value
+from torchkeep.contents import Contents, Files, Finding, Value
 from torchkeep.errors import FileProblem, LimitReached, NotAModelFile
 from torchkeep.formats.folders.folder import Folder, FolderKind, listed, look_into, unreadable
 from torchkeep.formats.folders.sharded import describe_index, indexes
@@ -84,7 +84,7 @@ def describe(folder: Folder) -> Contents:
     )
     if found.indexes and not found.models and not found.folders:
         return _as_index(joined, found)
-    return replace(joined, root={**found.states, **joined.root})
+    return replace(joined, root=Files({**found.states, **joined.root}))
 
 
 def _no_model(folder: Folder) -> FileProblem:
