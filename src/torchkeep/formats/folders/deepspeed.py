@@ -109,4 +109,11 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
     )
 
 
-KIND = FolderKind("folder", _matches, describe)
+def _own_folders(folder: Folder) -> tuple[str, ...]:
+    """Return the folder that was told of as what the whole is."""
+    newest = _newest(folder)
+    has_parts = any(name.endswith((_MODEL, _OPTIMIZER)) for name in folder.files)
+    return () if newest is None or has_parts else (newest,)
+
+
+KIND = FolderKind("folder", _matches, describe, _own_folders)

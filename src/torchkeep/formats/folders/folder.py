@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -26,13 +26,14 @@ from torchkeep.errors import (
 )
 from torchkeep.files import InputFile
 from torchkeep.pickles.limits import Limits
+from torchkeep.wording import counted
 
 MOST_FILES = 2_000
 """Files that one call looks into, those in folders within the folder included."""
 MOST_NAMES = 200_000
 """Names that it lists, likewise."""
 _HEAD_NBYTES = 512
-_MODEL_SUFFIXES = tuple(
+MODEL_SUFFIXES = tuple(
     ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pt .pt2 .pte .pth .safetensors .tar .torch".split()
 )
 """A file with such a name is told of even if there is no model in it."""
@@ -123,11 +124,14 @@ class FolderKind:
         name: the container's name in reports.
         matches: whether a folder is of this kind; looks at names, and at the start of few files.
         describe: what the folder holds; raises `FileProblem` if it is not what it seemed.
+        own_folders: the folders in it that `describe` tells of; the others are told of beside it.
+            None if it tells of all of them.
     """
 
     name: str
     matches: Callable[[Folder], bool]
     describe: Callable[[Folder], Contents]
+    own_folders: Callable[[Folder], Collection[str]] | None = lambda _: ()
 
 
 def list_folder(
@@ -197,15 +201,18 @@ def look_into(folder: Folder, names: Sequence[str]) -> tuple[dict[str, Contents]
     members: dict[str, Contents] = {}
     for done, name in enumerate(names):
         if folder.budget.left <= 0:
-            text = f"{len(names) - done:,} files were not looked into: {listed(names[done:])}"
+            num = len(names) - done
+            told = f"{counted(num, 'file')} {'was' if num == 1 else 'were'} not looked into"
+            text = f"{told}, since {MOST_FILES:,} are at most: {listed(names[done:])}"
             return members, [Finding("not-looked-into", "ambiguous", "", text)]
         contents = folder.examine(name)
-        if _is_told_of(name, contents):
+        if is_told_of(name, contents):
             members[name] = contents
     return members, []
 
 
-def _is_told_of(name: str, contents: Contents) -> bool:
+def is_told_of(name: str, contents: Contents) -> bool:
+    """Whether a file has a model in it or a model's name, or does harm."""
     if contents.problem is None or contents.container == "git-lfs-pointer":
         return True
     if "text" in contents.metadata:  # settings that name what is to be called; see `other_views`
@@ -213,7 +220,7 @@ def _is_told_of(name: str, contents: Contents) -> bool:
     if any(finding.severity != "note" for finding in contents.findings):
         return True
     if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
-        is_named_so = name.endswith(_MODEL_SUFFIXES)
+        is_named_so = name.endswith(MODEL_SUFFIXES)
         return is_named_so or contents.container not in ("unknown", "text")
     return True
 
