@@ -61,7 +61,7 @@ test-frameworks: $(FRAMEWORKS)/stamp ## inspect files that some thirty framework
 	$(FRAMEWORKS)/bin/python tests/frameworks/corpus.py --out $(FRAMEWORKS)/files --report
 
 test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, without torchvision
-	$(OLDEST)/bin/python -m pytest -W '$(OLD_WARNING)' \
+	$(OLDEST)/bin/python -m pytest -rs -W '$(OLD_WARNING)' \
 		$(filter-out $(NEED_TORCHVISION),$(wildcard tests/test_*.py tests/*/))
 
 NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torchkeep
+from releases import DTYPES
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileMissing, UnsupportedContent
 from torchkeep.tensors import (
@@ -21,8 +22,6 @@ from torchkeep.tensors import (
     same_bits,
     torch_dtype,
 )
-
-PLAIN_DTYPES = [name for name in ITEM_SIZE if not name.startswith("q")]
 
 
 def entry_of(
@@ -51,7 +50,7 @@ def file_of(folder: Path, tensor: torch.Tensor, *, before: int = 0) -> Path:
 # --- dtypes and bytes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLAIN_DTYPES)
+@pytest.mark.parametrize("name", DTYPES)
 def test_a_dtype_and_its_name_are_the_same_both_ways(name: str) -> None:
     dtype = torch_dtype(name)
     assert dtype_name(dtype) == name
@@ -103,7 +102,7 @@ def test_bits_are_compared_and_not_values() -> None:
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:BComplex32")
 @pytest.mark.parametrize("mmap", [False, True])
-@pytest.mark.parametrize("name", PLAIN_DTYPES)
+@pytest.mark.parametrize("name", DTYPES)
 def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, name: str, mmap: bool) -> None:
     torch.manual_seed(0)
     raw = torch.randint(0, 2, (6 * ITEM_SIZE[name],), dtype=torch.uint8)
@@ -305,13 +304,69 @@ def test_a_storage_without_bytes_is_refused_by_name(tmp_path: Path) -> None:
         reader.materialize(entry_of(tmp_path, "float32", (4,), None))
 
 
-def test_a_tensor_quantized_to_parts_of_a_byte_is_refused_by_name(tmp_path: Path) -> None:
-    problem = r"tensor 'fc' is quantized to parts of a byte \(quint4x2\)"
+def test_a_tensor_of_a_dtype_that_torch_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    problem = r"file: tensor 'fc' has dtype f6_e2m3, which PyTorch .* has not\. Install a newer"
     with (
         TensorReader(file_of(tmp_path, torch.ones(4))) as reader,
         pytest.raises(UnsupportedContent, match=problem),
     ):
-        reader.materialize(entry_of(tmp_path, "quint4x2", (4,), 0), "fc")
+        reader.materialize(entry_of(tmp_path, "f6_e2m3", (4,), 0, nbytes=3), "fc")
+
+
+# --- Every dtype that PyTorch has ----------------------------------------------------------------
+
+ALL_DTYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+UNSAVED = {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
+"""Those that `torch.save` does not know."""
+
+
+def tensor_of(kind: torch.dtype) -> torch.Tensor:
+    if kind in (torch.quint4x2, torch.quint2x4):
+        scales, zeros = torch.tensor([0.1, 0.2, 0.3]), torch.zeros(3)
+        return torch.quantize_per_channel(torch.randn(3, 5), scales, zeros, 0, kind)
+    if str(kind).startswith("torch.q"):
+        return torch.quantize_per_tensor(torch.randn(3, 5), 0.1, 0, kind)
+    raw = torch.randint(0, 2, (3, 64), dtype=torch.uint8)
+    return raw.view(kind)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("name", sorted(ALL_DTYPES.keys() - UNSAVED))
+def test_a_file_of_torchs_with_any_dtype_is_described_and_loads_bit_for_bit(
+    tmp_path: Path, name: str, is_zip: bool
+) -> None:
+    torch.manual_seed(0)
+    tensor = tensor_of(ALL_DTYPES[name])
+    path = tmp_path / "file.pt"
+    torch.save({"fc.weight": tensor}, path, _use_new_zipfile_serialization=is_zip)
+    with torchkeep.open(path) as file:
+        entry, opened = file.entry("fc.weight"), file["fc.weight"]
+    assert (f"torch.{entry.dtype}", entry.shape) == (name, tuple(tensor.shape))
+    for made in (opened, torchkeep.load(path)["fc.weight"]):
+        assert same_bits(made, tensor)
+        if tensor.is_quantized:
+            assert made.qscheme() == tensor.qscheme()
+            assert torch.equal(made.dequantize(), tensor.dequantize())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [torch.quint8, torch.quint4x2])
+@pytest.mark.parametrize(
+    ("scales", "axis", "problem"),
+    [(2, 0, "each of 3 channels needs a scale"), (3, 7, "no dimension 7"), (3, -1, "dimension -1")],
+)
+def test_scales_that_do_not_fit_the_channels_are_refused(
+    tmp_path: Path, kind: torch.dtype, scales: int, axis: int, problem: str
+) -> None:
+    path = file_of(tmp_path, torch.ones(100))
+    parts = tuple(
+        (part, entry_of(tmp_path, "float32", (scales,), 0)) for part in ("scales", "zero_points")
+    )
+    name = str(kind).removeprefix("torch.")
+    entry = entry_of(tmp_path, name, (3, 4), 0, quantizer=("per_channel_affine", axis), parts=parts)
+    with TensorReader(path) as reader, pytest.raises(DamagedFile, match=problem):
+        reader.materialize(entry, "fc")
 
 
 def test_what_lies_packed_in_an_archive_is_refused_by_name(tmp_path: Path) -> None:

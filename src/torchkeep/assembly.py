@@ -7,21 +7,23 @@ become the one tensor again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
-from torchkeep.contents import TensorEntry
+from torchkeep.contents import ROW_BITS, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 
 Materialize = Callable[[TensorEntry, str], torch.Tensor]
 """Makes the tensor of an entry; the second argument is what to call it in an error."""
 
-PLAIN_DTYPES: Mapping[str, str] = MappingProxyType(
+_PLAIN_DTYPES: Mapping[str, str] = MappingProxyType(
     {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
 )
-"""The dtype of a quantized tensor's numbers, by the quantized one."""
+"""The dtype of a quantized tensor's numbers, by the quantized one, if they are whole bytes."""
 
 
 def assemble(entry: TensorEntry, name: str, materialize: Materialize) -> torch.Tensor:
@@ -46,7 +48,7 @@ def assemble(entry: TensorEntry, name: str, materialize: Materialize) -> torch.T
             )
         if entry.layout == "nested":
             return torch.nested.nested_tensor(_rows(parts))
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise _damaged(name, str(error).split("\n")[0]) from None
     return _unwrapped(entry, name, parts)
 
@@ -101,6 +103,14 @@ def _unwrapped(entry: TensorEntry, name: str, parts: Mapping[str, torch.Tensor])
     )
 
 
+def numbers_of(entry: TensorEntry) -> TensorEntry:
+    """Return the plain tensor whose numbers a quantized one has, bytes where they share these."""
+    if entry.dtype in ROW_BITS:
+        shape = (entry.nbytes,)
+        return TensorEntry("uint8", shape, contiguous_stride(shape), entry.storage)
+    return replace(entry, dtype=_PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
+
+
 def quantized(
     entry: TensorEntry, name: str, numbers: torch.Tensor, parts: Materialize
 ) -> torch.Tensor:
@@ -109,7 +119,7 @@ def quantized(
     Args:
         entry: a tensor with a quantizer.
         name: what to call it in an error.
-        numbers: its integers.
+        numbers: the tensor of `numbers_of`.
         parts: makes the scales and zero points where these are tensors.
 
     Raises:
@@ -118,15 +128,52 @@ def quantized(
     """
     scheme, *rest = entry.quantizer
     tensors = [parts(part, f"{name}.{key}") for key, part in entry.parts]
+    is_packed = entry.dtype in ROW_BITS
     try:
         if scheme == "per_tensor_affine":
             scale, zero_point = rest
+            if is_packed:
+                return _packed(entry, numbers, None, scale, zero_point)
             # Public functions quantize floats; only these take the integers as they are.
             return torch._make_per_tensor_quantized_tensor(numbers, scale, zero_point)
         if scheme in ("per_channel_affine", "per_channel_affine_float_qparams"):
             *lists, axis = rest
             scales, zero_points = tensors or map(torch.tensor, lists)
+            _check_channels(entry, scales, zero_points, axis)
+            if is_packed:
+                return _packed(entry, numbers, axis, scales, zero_points)
             return torch._make_per_channel_quantized_tensor(numbers, scales, zero_points, axis)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _damaged(name, str(error).split("\n")[0]) from None
     raise UnsupportedContent(f"tensor {name!r} is quantized in an unknown way ({scheme})")
+
+
+def _check_channels(
+    entry: TensorEntry, scales: torch.Tensor, zero_points: torch.Tensor, axis: int
+) -> None:
+    """Raise ValueError unless there is a scale and a zero point for each channel.
+
+    PyTorch does not check it, and would look for them behind the end.
+    """
+    if not 0 <= axis < len(entry.shape):
+        raise ValueError(f"there is no dimension {axis}")
+    channels = (entry.shape[axis],)
+    if scales.shape != channels or zero_points.shape != channels:
+        raise ValueError(f"each of {channels[0]} channels needs a scale and a zero point")
+
+
+def _packed(
+    entry: TensorEntry, numbers: torch.Tensor, axis: int | None, scale: Any, zero_point: Any
+) -> torch.Tensor:
+    """Return a quantized tensor whose elements share bytes.
+
+    As `torch._utils._rebuild_qtensor` does it: an empty one is made, and gets the storage.
+    """
+    dtype = getattr(torch, entry.dtype)
+    if axis is None:
+        made = torch._empty_affine_quantized([], scale=scale, zero_point=zero_point, dtype=dtype)
+    else:
+        made = torch._empty_per_channel_affine_quantized(
+            [], scales=scale, zero_points=zero_point, axis=axis, dtype=dtype
+        )
+    return made.set_(numbers.untyped_storage(), 0, entry.shape, entry.stride)

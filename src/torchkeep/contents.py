@@ -61,7 +61,30 @@ ITEM_SIZE: dict[str, int] = {
     "bits4x2": 1,
     **{f"{sign}int{bits}": 1 for sign in ("", "u") for bits in range(1, 8)},
 }
-"""Bytes per element of each dtype, under PyTorch's name for it (`torch.float32` is `float32`)."""
+"""Bytes per element of each dtype, under PyTorch's name for it (`torch.float32` is `float32`).
+
+Of a dtype in `ROW_BITS` it is the unit in which PyTorch counts a storage.
+"""
+
+ROW_BITS: dict[str, int] = {"quint4x2": 4, "quint2x4": 2}
+"""Bits per element of the dtypes whose elements share bytes, each row starting with a new one."""
+
+FOREIGN_BITS: dict[str, int] = {"f4": 4, "f6_e2m3": 6, "f6_e3m2": 6}
+"""Bits per element of the dtypes that PyTorch lacks, under the file's name for them in lower case;
+elements stand side by side. A pair of `f4` is one `float4_e2m1fn_x2`."""
+
+
+def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a contiguous tensor.
+
+    >>> nbytes_of("float32", (3, 5)), nbytes_of("quint4x2", (3, 5)), nbytes_of("f6_e2m3", (4, 3))
+    (60, 9, 9)
+    """
+    if dtype in ITEM_SIZE and dtype not in ROW_BITS:
+        return prod(shape) * ITEM_SIZE[dtype]
+    if dtype in ROW_BITS and shape:
+        return prod(shape[:-1]) * -(-shape[-1] * ROW_BITS[dtype] // 8)
+    return -(-prod(shape) * (ROW_BITS | FOREIGN_BITS)[dtype] // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +135,7 @@ class TensorEntry:
     """A tensor of the file: a strided view of a storage."""
 
     dtype: str
-    """PyTorch's name of the element type, a key of `ITEM_SIZE`."""
+    """PyTorch's name of the element type, a key of `ITEM_SIZE`; else one of `FOREIGN_BITS`."""
     shape: tuple[int, ...]
     """Its sizes; empty for a scalar."""
     stride: tuple[int, ...]
@@ -156,13 +179,15 @@ class TensorEntry:
         """Bytes of its elements as stored; a storage that it shares may hold more."""
         if self.is_composite and not self.chunks:
             return sum(part.nbytes for _, part in self.parts)
-        return self.numel * ITEM_SIZE[self.dtype]
+        return nbytes_of(self.dtype, self.shape)
 
     @property
     def nbytes_needed(self) -> int:
         """Bytes that its storage must have at least; 0 if it is empty, or has none."""
         if self.numel == 0 or self.is_composite:
             return 0
+        if self.dtype not in ITEM_SIZE or (self.dtype in ROW_BITS and self.is_whole):
+            return self.nbytes
         last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return (self.storage_offset + last + 1) * ITEM_SIZE[self.dtype]
 
@@ -171,6 +196,11 @@ class TensorEntry:
         """A key that is equal for tensors of one file that are the same elements in one memory."""
         place = (id(self.storage), self.storage_offset, self.dtype)
         return (*place, self.shape, self.stride, self.is_conj, self.is_neg)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its elements are those of its storage, from the first one on and in C order."""
+        return self.storage_offset == 0 and self.is_contiguous
 
     @property
     def is_contiguous(self) -> bool:

@@ -12,14 +12,12 @@ import os
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 import torch
 
-from torchkeep.assembly import PLAIN_DTYPES, assemble, quantized
+from torchkeep.assembly import assemble, numbers_of, quantized
 from torchkeep.contents import (
     ITEM_SIZE,
     Chunk,
@@ -27,8 +25,9 @@ from torchkeep.contents import (
     Storage,
     TensorEntry,
     contiguous_stride,
+    nbytes_of,
 )
-from torchkeep.errors import DamagedFile, UnsupportedContent
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import FilePart, InputFile, digest, new_digest
 from torchkeep.formats import examine_open
 from torchkeep.pickles.limits import DEFAULT_LIMITS
@@ -40,9 +39,6 @@ _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()
 
 _COMPARED_NBYTES = 1 << 20
 """What is compared in one go: it is still in the cache when it was just read."""
-
-_PACKED = frozenset({"quint4x2", "quint2x4"})
-"""Quantized types with several elements to a byte, which PyTorch can't build from its bytes."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -58,10 +54,12 @@ def torch_dtype(name: str) -> torch.dtype:
     """
     if name not in _DTYPES:
         raise UnsupportedContent(
-            f"dtype {name} is unknown to PyTorch {torch.__version__}",
-            advice="Install a newer PyTorch.",
+            f"dtype {name} is unknown to PyTorch {torch.__version__}", advice=_NEWER_TORCH
         )
     return _DTYPES[name]
+
+
+_NEWER_TORCH = "Install a newer PyTorch, if there is one that has it."
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -69,7 +67,7 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
     The view keeps the tensor alive. Writing into it changes the tensor unseen by autograd.
     """
-    nbytes = tensor.numel() * tensor.element_size()
+    nbytes = nbytes_of(dtype_name(tensor.dtype), tuple(tensor.shape))
     if nbytes == 0:
         return memoryview(bytearray())
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
@@ -242,10 +240,10 @@ class TensorReader:
         """Raise, as `materialize` would, if the entry can't be read."""
         called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
         path = entry.storage.path or self.path
-        if entry.dtype in _PACKED:
+        if entry.dtype not in _DTYPES:
             raise UnsupportedContent(
-                f"{called} is quantized to parts of a byte ({entry.dtype})",
-                advice="PyTorch can't build such a tensor; save it dequantized.",
+                f"{called} has dtype {entry.dtype}, which PyTorch {torch.__version__} has not",
+                advice=_NEWER_TORCH,
                 path=path,
             )
         if entry.is_composite:
@@ -353,17 +351,20 @@ class TensorReader:
 
     def _assembled(self, entry: TensorEntry, name: str) -> torch.Tensor:
         """Return a tensor that is no plain view of a storage."""
-        if entry.chunks:
-            made = self._joined(entry, name)
-        elif entry.is_composite:
-            made = assemble(entry, name, self.materialize)
-        else:
-            integers = replace(entry, dtype=PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
-            made = quantized(entry, name, self.read(integers, name), self.materialize)
-        made = made.to(self.device)
+        try:
+            made = self._put_together(entry, name).to(self.device)
+        except FileProblem as problem:
+            raise problem.in_file(entry.storage.path or self.path) from None
         if entry.is_parameter:
             return torch.nn.Parameter(made, requires_grad=entry.requires_grad)
         return made.requires_grad_(entry.requires_grad)
+
+    def _put_together(self, entry: TensorEntry, name: str) -> torch.Tensor:
+        if entry.chunks:
+            return self._joined(entry, name)
+        if entry.is_composite:
+            return assemble(entry, name, self.materialize)
+        return quantized(entry, name, self.read(numbers_of(entry), name), self.materialize)
 
     def _joined(self, entry: TensorEntry, name: str) -> torch.Tensor:
         """Return a tensor that is spread over the shards of a distributed checkpoint."""
@@ -381,7 +382,7 @@ class TensorReader:
 
     def _piece(self, chunk: Chunk, dtype: str) -> TensorEntry | None:
         """Return a piece of a tensor: a file of PyTorch's, or bare bytes; None if it is neither."""
-        if chunk.nbytes == prod(chunk.shape) * ITEM_SIZE[dtype]:
+        if chunk.nbytes == nbytes_of(dtype, chunk.shape):
             storage = Storage("", chunk.nbytes, chunk.start, path=chunk.path)
             return TensorEntry(dtype, chunk.shape, contiguous_stride(chunk.shape), storage)
         with InputFile(chunk.path) as shard:

@@ -42,6 +42,8 @@ MACHINE = (
     "redirected loaders",
     "code objects",
     "nested pickles",
+    "calls by Python itself",
+    "NumPy dtypes",
     "known gadgets",
 )
 TENSORS = (

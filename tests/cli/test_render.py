@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import torchkeep
+from formats.samples import SAMPLES
 from torchkeep.cli import main
 from torchkeep.cli.render import MAX_ROWS, MAX_TABLES
 
@@ -115,6 +116,16 @@ def test_a_whole_model_says_what_it_would_import(shown, whole_model):
     assert "safety      needs-trust: unpickling it calls code by name" in output
     lines = section(output, "Names that torch.load(weights_only=True) refuses")
     assert "  needs-trust  torch.nn.modules.linear.Linear" in lines
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_older_releases_that_take_a_file_are_named(shown, tmp_path):
+    path = tmp_path / "nested.pth"
+    next(sample for sample in SAMPLES if sample.name == "torch-zip nested").write(path)
+    line = next(line for line in shown(path).splitlines() if "torch.load" in line)
+    assert line.split(maxsplit=1)[1] == (
+        "weights_only=True refuses it, because of 1 name; that of PyTorch 2.13 and 2.14 takes it"
+    )
 
 
 def test_a_pipe_gets_no_colour_no_padding_and_no_cut_lines(shown, checkpoint, monkeypatch):

@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
+import torchkeep
 from formats.building import safetensors_file
-from torchkeep.errors import DamagedFile, FileProblem, LimitReached, NotAModelFile
+from torchkeep.errors import (
+    DamagedFile,
+    FileProblem,
+    LimitReached,
+    NotAModelFile,
+    UnsupportedContent,
+)
 from torchkeep.formats import describe
+from torchkeep.identify import inspect, verify
 from torchkeep.pickles.limits import Limits
+from torchkeep.tensors import same_bits
 
 
 def row(begin: int, end: int, shape: list[Any] | None = None, dtype: str = "U8") -> dict[str, Any]:
@@ -87,7 +97,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("flag for a size", {"a": row(0, 1, [True])}, 1, "broken shape"),
     ("three offsets", {"a": {**row(0, 1), "data_offsets": [0, 1, 2]}}, 1, "broken offsets"),
     ("no dtype", {"a": {"shape": [], "data_offsets": [0, 1]}}, 1, "not described by dtype"),
-    ("unknown dtype", {"a": row(0, 1, [1], "F1")}, 1, "dtype 'F1', which PyTorch has not"),
+    ("unknown dtype", {"a": row(0, 1, [1], "F1")}, 1, "dtype 'F1', which is none of the format"),
     ("dtype is a list", {"a": {**row(0, 1), "dtype": ["U8"]}}, 1, "a dtype that is no text"),
     ("no row", {"a": 5}, 0, "not described by dtype"),
     ("metadata is a list", {"__metadata__": ["a"]}, 0, "__metadata__ is not a table of texts"),
@@ -163,8 +173,63 @@ def test_packed_four_bit_floats_are_pairs(path: Path) -> None:
     safetensors_file(path, {"a": row(0, 3, [1, 6], "F4")}, b"abc")
     entry = describe(path).root["a"]
     assert (entry.dtype, entry.shape, entry.storage.nbytes) == ("float4_e2m1fn_x2", (1, 3), 3)
+
+
+BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+"""Every dtype of the format's specification."""
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_every_dtype_of_the_format_is_described_as_the_package_reads_it(
+    path: Path, dtype: str
+) -> None:
+    nbytes = 3 * 8 * BITS[dtype] // 8
+    payload = bytes(n % 2 for n in range(nbytes))
+    safetensors_file(path, {"w.a": row(0, nbytes, [3, 8], dtype)}, payload)
+    check_agreement(path)
+    found = inspect(path)
+    assert found.integrity.ok
+    assert found.state_dicts[0].nbytes == nbytes
+    entry = found.tensors()[0].entry
+    try:
+        expected = load_file(path)["w.a"]
+    except SafetensorError:
+        assert (entry.dtype, entry.shape) == (dtype.lower(), (3, 8))
+        problem = rf"tensor 'w.a' has dtype {dtype.lower()}, which PyTorch"
+        with torchkeep.open(path) as file, pytest.raises(UnsupportedContent, match=problem):
+            file["w.a"]
+    else:
+        assert (f"torch.{entry.dtype}", entry.shape) == (str(expected.dtype), tuple(expected.shape))
+        assert same_bits(torchkeep.open(path)["w.a"], expected)
+    assert verify(path).ok
+
+
+def test_four_bit_floats_that_are_no_pairs_are_described_by_the_files_own_name(path: Path) -> None:
     safetensors_file(path, {"a": row(0, 3, [2, 3], "F4")}, b"abc")
-    with pytest.raises(DamagedFile, match="half a byte"):
+    check_agreement(path)
+    entry = describe(path).root["a"]
+    assert (entry.dtype, entry.shape, entry.nbytes) == ("f4", (2, 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "problem"),
+    [
+        ("F4", [3, 3], "tensor 'a' ends within a byte"),
+        ("F4", [], "tensor 'a' ends within a byte"),
+        ("F6_E2M3", [2], "tensor 'a' ends within a byte"),
+        ("F6_E2M3", [8], r"has 3 bytes, and its shape \(8,\) of 6-bit elements needs 6"),
+    ],
+)
+def test_a_size_in_bits_that_does_not_fit_is_refused(
+    path: Path, dtype: str, shape: list[int], problem: str
+) -> None:
+    safetensors_file(path, {"a": row(0, 3, shape, dtype)}, b"abc")
+    assert names(path) is None
+    with pytest.raises(DamagedFile, match=problem):
         describe(path)
 
 

@@ -157,6 +157,7 @@ def test_a_lightning_module_with_weights_for_its_loss_is_recognised():
     assert (best.name, best.prefix, best.num_classes) == ("torchvision/resnet18", "model.", 10)
     assert best.unexpected == ("criterion.weight",)
     assert best.score > 0.99
+    assert not best.is_part
 
 
 def test_a_prefix_may_have_several_components_and_keys_are_told_as_they_are_written():
@@ -205,6 +206,57 @@ def test_models_below_the_best_follow_only_if_the_best_differs():
     assert [match.name for match in matches[:2]] == [name, f"{name}(aux_loss=True)"]
     assert 1 > matches[0].score > matches[1].score
     assert len({match.score for match in matches}) <= 4
+
+
+# --- A part of a larger network ------------------------------------------------------------------
+
+
+def decoder() -> nn.Module:
+    """The convolutions that a U-Net has behind its encoder."""
+    steps = [(768, 256), (384, 128), (192, 64), (128, 32), (32, 16)]
+    return nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(a, b, 3), nn.BatchNorm2d(b)) for a, b in steps),
+        nn.Conv2d(16, 2, 3),
+    )
+
+
+def encoder(stem: int = 7) -> nn.Module:
+    model = resnet(WIDTHS, [3, 4, 6, 3], stem=stem)
+    del model.fc
+    return model
+
+
+def test_the_encoder_of_a_larger_network_is_a_part_of_it():
+    unet = named(encoder=encoder(), decoder=decoder())
+    best = recognise(shapes_of(unet))[0]
+    assert (best.name, best.prefix, best.is_part) == ("torchvision/resnet34", "encoder.", True)
+    assert THRESHOLD < best.score < 0.9
+    assert in_words(recognise(shapes_of(unet))) == "contains resnet34 under encoder"
+
+
+def test_the_encoder_may_have_no_name_of_its_own():
+    unet = encoder()
+    unet.up = decoder()
+    words = in_words(recognise(shapes_of(unet)))
+    assert words == "contains resnet34 and 32 more tensors"
+
+
+def test_a_backbone_with_a_head_beside_it_is_a_part_too():
+    model = named(backbone=encoder(), head=nn.Linear(512, 5))
+    best = recognise(shapes_of(model))[0]
+    assert (best.is_part, best.prefix) == (True, "backbone.")
+
+
+def test_a_changed_encoder_in_a_larger_network_is_no_guess():
+    unet = named(encoder=encoder(stem=3), decoder=decoder())
+    assert recognise(shapes_of(unet)) == ()
+
+
+def test_a_network_with_another_head_is_no_part():
+    model = resnet(WIDTHS, DEPTHS)
+    model.fc = nn.Sequential(nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10))
+    assert not recognise(shapes_of(model))[0].is_part
+    assert not recognise(shapes_of(resnet(WIDTHS, DEPTHS)))[0].is_part
 
 
 # --- What is not ---------------------------------------------------------------------------------
@@ -383,6 +435,22 @@ def a_match(name: str = "torchvision/resnet18", **other: object) -> Architecture
         (
             [a_match(score=0.9, missing=("a", "b"), unexpected=("c",), mismatched=("d",))],
             "resnet18 for 10 classes, but for 4 tensors",
+        ),
+        (
+            [a_match(named_by="arch"), a_match("timm/resnetblur18")],
+            "resnet18 for 10 classes (by arch)",
+        ),
+        (
+            [a_match(named_by="its class"), a_match("timm/b", named_by="its class")],
+            "resnet18 for 10 classes (or b; by its class)",
+        ),
+        (
+            [a_match(score=0.8, is_part=True, num_classes=None, prefix="net.encoder.")],
+            "contains resnet18 under net.encoder",
+        ),
+        (
+            [a_match(score=0.8, is_part=True, unexpected=("a",)), a_match("timm/b", score=0.8)],
+            "contains resnet18 for 10 classes (or b) and 1 more tensor",
         ),
     ],
 )

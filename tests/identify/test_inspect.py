@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -234,13 +235,48 @@ def test_two_networks_are_two_state_dicts(save: Save) -> None:
     )
     assert [item.name for item in found.state_dicts] == ["generator", "discriminator"]
     assert {item.role for item in found.state_dicts} == {"other"}
+    assert "2 state dicts (generator, discriminator)" in found.summary
 
 
 def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
     assert save(torch.zeros(2, 3)).summary == "One tensor: float32, shape [2, 3]."
     found = save({"data": torch.zeros(2), "labels": torch.ones(2)})
     assert (found.role, found.state_dicts) == ("object", ())
-    assert found.summary == "No model: a dict of 2."
+    assert found.summary == "No model: a dict of 2 tensors (data, labels)."
+
+
+@pytest.mark.parametrize(
+    ("value", "summary"),
+    [
+        ([torch.zeros(1)] * 3, "a list of 3 tensors"),
+        ([torch.zeros(1), 5], "a list of 2"),
+        ({"a": 1}, "a dict of 1 (a)"),
+        (dict.fromkeys("abcdef", 1), "a dict of 6 (a, b, c, d, ...)"),
+        ({1: "a"}, "a dict of 1"),
+        ({"x" * 25: 1}, "a dict of 1"),
+        ({}, "a dict of 0"),
+        (OrderedDict(a=1), "a collections.OrderedDict of 1 (a)"),
+        ({"a": torch.get_rng_state()}, "the state of random generators"),
+        (
+            {"rng": {"a": torch.get_rng_state(), "b": random.getstate()}, "c": random.getstate()},
+            "the state of random generators",
+        ),
+        ({"a": torch.get_rng_state(), "seed": 5}, "a dict of 2 (a, seed)"),
+    ],
+)
+def test_what_is_no_model_is_told_by_its_size_and_its_keys(
+    save: Save, value: Any, summary: str
+) -> None:
+    assert save(value).summary == f"No model: {summary}."
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
+def test_a_tensor_of_another_layout_is_told_as_that(save: Save) -> None:
+    sparse = torch.eye(3).to_sparse()
+    assert save(sparse).summary == "One sparse tensor (COO): float32, shape [3, 3]."
+    assert save(sparse.to_sparse_csr()).summary.startswith("One sparse tensor (CSR): ")
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    assert save(nested).summary == "One nested tensor: float32, shape [2]."
 
 
 def test_tied_parameters_count_once_and_name_their_alias(save: Save) -> None:

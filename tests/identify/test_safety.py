@@ -10,25 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # allows the names of jagged tensors, in the releases that do
 from torch import _weights_only_unpickler
 
 from formats.samples import SAMPLES, Sample
+from releases import INSTALLED
 from torchkeep.contents import Contents, Finding, Global, Object
 from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.formats import examine
 from torchkeep.identify.safety import WEIGHTS_ONLY, Safety, danger, is_dangerous, judge
-from torchkeep.identify.safety.lists import PLAIN, PROGRAMS
+from torchkeep.identify.safety.lists import ALLOWED_IN_SOME, PLAIN, PROGRAMS, RELEASES
+from torchkeep.identify.safety.names import weights_only_allows
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.opcodes import OPCODES, WEIGHTS_ONLY_OPCODES
 
-IS_NEWEST = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
-ONLY_OLDER = {
-    "torch._utils._rebuild_nested_tensor",
-    "torch._dynamo.decorators._DimRange",
-    "torch.nested._internal.nested_tensor.NestedTensor",
-    "torch.nested._internal.nested_tensor._rebuild_njt",
-}
-"""What PyTorch allowed up to 2.14, and the verdict follows the newest."""
+_NAME = ".".join(map(str, INSTALLED))
+RELEASE = _NAME if _NAME in RELEASES else RELEASES[-1]
+"""The one that the installed PyTorch must agree with; one that is not known yet, with the last."""
 
 
 def split(path: str) -> Global:
@@ -40,10 +38,22 @@ def split(path: str) -> Global:
 
 def test_the_list_of_allowed_names_is_torchs_own() -> None:
     """Private API: nothing public tells what weights_only allows, and the verdict rests on it."""
-    allowed = set(_weights_only_unpickler._get_allowed_globals())
-    assert allowed - ONLY_OLDER <= WEIGHTS_ONLY
-    if IS_NEWEST:
-        assert allowed == WEIGHTS_ONLY
+    by_import = set(_weights_only_unpickler._get_user_allowed_globals()) & ALLOWED_IN_SOME.keys()
+    known = WEIGHTS_ONLY | ALLOWED_IN_SOME.keys()
+    assert {*_weights_only_unpickler._get_allowed_globals(), *by_import} == {
+        name for name in known if weights_only_allows(name, RELEASE)
+    }
+
+
+def test_the_list_is_that_of_the_newest_release() -> None:
+    assert {name for name in ALLOWED_IN_SOME if RELEASES[-1] in ALLOWED_IN_SOME[name]} == (
+        WEIGHTS_ONLY & ALLOWED_IN_SOME.keys()
+    )
+    assert all(set(releases) < set(RELEASES) for releases in ALLOWED_IN_SOME.values())
+
+
+def test_the_oldest_release_is_the_oldest_that_is_supported() -> None:
+    assert f'"torch>={RELEASES[0]},' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_the_list_of_known_opcodes_is_torchs_own() -> None:
@@ -76,9 +86,8 @@ def takes(path: Path) -> bool:
 def test_weights_only_is_what_torch_does_with_every_sample(sample: Sample, tmp_path: Path) -> None:
     sample.write(tmp_path / "sample.pth")
     safety = judge(examine(tmp_path / "sample.pth"))
-    if not IS_NEWEST and set(safety.blocked) & ONLY_OLDER:
-        pytest.skip("PyTorch took that up to 2.14")
-    assert bool(safety.weights_only) == takes(tmp_path / "sample.pth")
+    takes_it = safety.weights_only_by_release.get(RELEASE, False)
+    assert takes_it == takes(tmp_path / "sample.pth")
 
 
 class Odd(OrderedDict[str, int]):
@@ -131,9 +140,21 @@ def test_weights_only_is_what_torch_does_with_values(
             pickle_protocol=protocol,
             _use_new_zipfile_serialization=zipped,
         )
-        found[name], real[name] = judge(examine(path)).weights_only, takes(path)
+        found[name] = judge(examine(path)).weights_only_by_release.get(RELEASE)
+        real[name] = takes(path)
     assert found == real
     assert any(real.values()) == (protocol < 4)
+
+
+def test_the_verdicts_of_the_releases_differ_where_their_lists_do() -> None:
+    nested = Global("torch._utils", "_rebuild_nested_tensor")
+    safety = judged("torch-zip", globals=(nested,), pickle_protocol=2)
+    assert safety.weights_only_by_release == {"2.13": True, "2.14": True, "2.15": False}
+    assert (safety.weights_only, safety.blocked) == (False, (str(nested),))
+    newer = judged("torch-zip", globals=(Global("torch", "bcomplex32"),), pickle_protocol=2)
+    assert newer.weights_only_by_release == {"2.13": False, "2.14": True, "2.15": True}
+    assert (newer.weights_only, newer.blocked) == (True, ())
+    assert judged("pickle", globals=(nested,)).weights_only_by_release == {}
 
 
 def test_every_blocked_name_is_given_at_once(tmp_path: Path) -> None:
@@ -414,7 +435,7 @@ def test_bytes_that_look_like_a_pickle_are_no_reason_for_anything() -> None:
 
 
 def test_more_bytes_than_can_be_looked_into_are_ambiguous() -> None:
-    safety = judged(root=[b"\x80\x04N."] * 10_001)
+    safety = judged(root=[b"\x80\x04N.%d" % n for n in range(10_001)])
     assert safety.verdict == "ambiguous"
     assert safety.findings[0].text == "more than 10,000 values that look like files"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -62,3 +63,21 @@ def test_many_keys_of_hashes_of_their_own_reach_none() -> None:
     guard, table = Keys(Limits(key_collisions=1)), {}
     for key in (*range(-1000, 1000), *map(str, range(1000)), *((k, k) for k in range(1000)), None):
         guard.check(key, table)
+
+
+def test_keys_of_tables_that_are_gone_do_not_count() -> None:
+    guard = Keys(Limits(key_collisions=1))
+    for _ in range(100):
+        guard.check(1.5, [1.5])
+
+
+def test_a_megabyte_of_keys_that_share_hashes_takes_no_second() -> None:
+    groups = [[h + k * ((1 << 61) - 1) for k in range(1, 101)] for h in range(700)]
+    guard, table = Keys(DEFAULT_LIMITS), dict[Any, Any]()
+    start = time.process_time()
+    for key in (key for group in groups for key in group):
+        guard.check(key, table)
+        table[key] = None
+    assert time.process_time() - start < 1
+    with pytest.raises(LimitReached, match="key_collisions=100"):
+        guard.check(101 * ((1 << 61) - 1), table)

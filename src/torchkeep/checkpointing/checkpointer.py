@@ -15,7 +15,6 @@ import torch
 
 from torchkeep.checkpointing.discovery import (
     Checkpoint,
-    folder_name,
     list_checkpoints,
     look_at,
     newest_whole,
@@ -40,6 +39,7 @@ from torchkeep.checkpointing.state import (
 )
 from torchkeep.errors import CheckpointProblem, InexactResume, SaveRefused
 from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
+from torchkeep.formats.folders.own_manifest import folder_name
 
 
 class Checkpointer:

@@ -55,16 +55,6 @@ class Newest:
     """The damaged ones that are newer, or of unknown age; `problem` says what is wrong."""
 
 
-def folder_name(step: int, revision: int = 1) -> str:
-    """Return the name of a checkpoint's folder.
-
-    >>> folder_name(1200), folder_name(1200, 2)
-    ('step-00001200', 'step-00001200-2')
-    """
-    name = f"step-{step:08d}"
-    return name if revision == 1 else f"{name}-{revision}"
-
-
 def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     """Return the checkpoints in a run's folder, oldest first. Only sizes are checked.
 

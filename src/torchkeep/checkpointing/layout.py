@@ -1,9 +1,4 @@
-"""A checkpoint on disk.
-
-    step-00001200/
-      model.safetensors    the model's state dict, as anyone would save it
-      state.safetensors    every other tensor of the state
-      manifest.json        written last: what the state is made of, digests, facts for a person
+"""A checkpoint on disk: what `formats.folders.own_manifest` lays out, written and read back live.
 
 The folder is written aside and renamed, so it is there whole or not at all. What can go wrong
 after that (a bad disk, an unlucky copy) shows in the digests: one per file, one per tensor, and
@@ -14,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +38,13 @@ from torchkeep.formats.folders.own_manifest import (
     FORMAT_VERSION,
     MANIFEST,
     MODEL_FILE,
-    MODEL_PREFIX,
     STATE_FILE,
+    StoredTensor,
     manifest_digest,
+    place_of,
     read_manifest,
+    size_problem,
+    stored_tensors,
 )
 from torchkeep.formats.own import TRAINING_STATE
 from torchkeep.saving.safetensors import write_safetensors
@@ -92,16 +91,9 @@ def write_checkpoint(
 def _by_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     files: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        file, key = _place(name)
+        file, key = place_of(name)
         files.setdefault(file, {})[key] = tensor
     return files
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Return the file that holds the tensor, and the tensor's key in it."""
-    if name.startswith(MODEL_PREFIX):
-        return MODEL_FILE, name.removeprefix(MODEL_PREFIX)
-    return STATE_FILE, name
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
@@ -120,8 +112,8 @@ def damage(folder: str | os.PathLike[str]) -> str:
     try:
         for name, expected in read_manifest(folder)["files"].items():
             found = _file_facts(Path(folder) / name)
-            if found["nbytes"] != expected["nbytes"]:
-                return f"{name} has {found['nbytes']} bytes instead of {expected['nbytes']}"
+            if problem := size_problem(name, found["nbytes"], expected):
+                return problem
             if found["digest"] != expected["digest"]:
                 return f"{name} differs from what was written"
     except FileMissing as error:
@@ -144,11 +136,8 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
     """
     manifest = read_manifest(folder)
     tensors: dict[str, torch.Tensor] = {}
-    for file, digests in manifest["tensors"].items():
-        prefix = MODEL_PREFIX if file == MODEL_FILE else ""
-        tied = manifest["tied"][file]
-        for name, tensor in _read_tensors(Path(folder) / file, digests, tied, mmap=mmap):
-            tensors[prefix + name] = tensor
+    for file, stored in groupby(stored_tensors(manifest), lambda item: item.file):
+        tensors |= _read_tensors(Path(folder) / file, stored, mmap=mmap)
     try:
         state: State = decode(tensors, manifest["structure"])
     except RecursionError:
@@ -158,18 +147,17 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
 
 
 def _read_tensors(
-    path: Path, digests: Mapping[str, str], tied: Mapping[str, str], *, mmap: bool
+    path: Path, wanted: Iterable[StoredTensor], *, mmap: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         entries = describe(path).root
     except (NotAModelFile, UnsupportedContent) as error:  # it was one when it was written
         raise DamagedFile(error.problem, path=path) from None
     with TensorReader(path, mmap=mmap) as reader:
-        for name, expected in digests.items():
-            stored = tied.get(name, name)
-            if stored not in entries:
-                raise DamagedFile(f"tensor {stored} is missing", path=path)
-            tensor = reader.materialize(entries[stored], stored)
+        for name, _, key, expected in wanted:
+            if key not in entries:
+                raise DamagedFile(f"tensor {key} is missing", path=path)
+            tensor = reader.materialize(entries[key], key)
             if digest(bytes_of(tensor)) != expected:
-                raise DamagedFile(f"tensor {stored} differs from what was written", path=path)
+                raise DamagedFile(f"tensor {key} differs from what was written", path=path)
             yield name, tensor

@@ -21,6 +21,7 @@ from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, printable, shape, show, size, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.formats.own import RESERVED
+from torchkeep.identify.architectures import best_of
 from torchkeep.identify.inspection import name_in
 from torchkeep.wording import counted
 
@@ -194,12 +195,17 @@ def _architecture(inspection: Inspection) -> Iterator[tuple[str, RenderableType]
 def _fits(inspection: Inspection) -> str:
     """Return the best match and those that can't be told from it."""
     best = inspection.architecture[0]
-    ties = [match.name for match in inspection.architecture if match.score == best.score]
+    ties = [match.name for match in best_of(inspection.architecture)]
     names = ", ".join(ties[:_MOST_TIES])
     more = (
         f" and {len(ties) - _MOST_TIES} more of the same shapes" if len(ties) > _MOST_TIES else ""
     )
     facts = [f"{100 * best.score:.4g} % alike"]
+    if best.is_part:
+        under = f" under {best.prefix}" if best.prefix else ""
+        names, facts = f"contains {names}", [f"{100 * best.score:.4g} % of the network{under}"]
+    if best.named_by:
+        facts.append(f"named by {best.named_by}")
     if best.num_classes is not None:
         facts.append(counted(best.num_classes, "class"))
     if best.input_channels is not None:
@@ -214,7 +220,9 @@ def _weights_only(safety: Safety) -> str:
     if safety.weights_only:
         return "weights_only=True takes it"
     names = f", because of {counted(len(safety.blocked), 'name')}" if safety.blocked else ""
-    return f"weights_only=True refuses it{names}"
+    older = [name for name, takes in safety.weights_only_by_release.items() if takes]
+    but = f"; that of PyTorch {' and '.join(older)} takes it" if older else ""
+    return f"weights_only=True refuses it{names}{but}"
 
 
 def _tensors(inspection: Inspection, *, unfolded: bool) -> Iterator[tuple[str, RenderableType]]:
@@ -322,7 +330,9 @@ def _options(group: dict[str, Any]) -> str:
         for name, value in group.items()
         if name != "num_params" and value is not None and value is not False
     ]
-    return ", ".join([counted(group["num_params"], "parameter"), *options])
+    # fastai's groups are lists of options beside the parameters, which are not in the file.
+    size = [counted(group["num_params"], "parameter")] if "num_params" in group else []
+    return ", ".join([*size, *options])
 
 
 def _modules(inspection: Inspection, *, tree: bool) -> RenderableType:

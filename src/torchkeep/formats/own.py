@@ -5,11 +5,9 @@ Whoever writes and whoever reads takes them from here. Each table is a JSON obje
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile
+from torchkeep.formats.plain_json import parse_json
 
 METADATA_RECORD = "torchkeep.json"
 """The record of a torch zip that holds what `__metadata__` does in safetensors."""
@@ -59,17 +57,10 @@ def parse_texts(text: str | bytes) -> dict[str, str] | None:
     ({'a': 'b'}, None, None)
     """
     try:
-        table = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
+        # Half a surrogate pair can't be encoded strictly; so it is refused by whoever decodes it.
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        table = parse_json(data)
+    except DamagedFile:
         return None
     is_table = isinstance(table, dict) and all(isinstance(item, str) for item in table.values())
     return table if is_table else None
-
-
-def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    table: dict[str, object] = {}
-    for key, item in pairs:
-        if key in table:
-            raise ValueError("a key stands twice")
-        table[key] = item
-    return table

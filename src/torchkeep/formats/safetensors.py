@@ -7,17 +7,25 @@ Layout:
                "__metadata__": {"<key>": "<text>"}}; starts with `{`, may be padded with spaces
     the rest   the tensors, little endian, C order, without holes, offsets counted from here
 
-Limits: the sub-byte dtypes F4, F6_E2M3 and F6_E3M2 have no PyTorch type of that width; F4 becomes
-PyTorch's packed pair, the other two are refused by name.
+Limits: the dtypes F6_E2M3 and F6_E3M2 have no PyTorch type, and F4 has one only where each row is
+made of pairs. Such tensors are described under the file's own names, and can't be loaded.
 
 Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-from torchkeep.contents import ITEM_SIZE, Contents, Storage, TensorEntry, contiguous_stride
+from torchkeep.contents import (
+    FOREIGN_BITS,
+    ITEM_SIZE,
+    Contents,
+    Storage,
+    TensorEntry,
+    contiguous_stride,
+)
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.format import Format
@@ -51,7 +59,10 @@ DTYPES: dict[str, str] = {
     "F8_E8M0": "float8_e8m0fnu",
     "F4": "float4_e2m1fn_x2",
 }
-"""PyTorch's name for each dtype of the format."""
+"""PyTorch's name for the dtypes of the format that it has."""
+
+_FOREIGN = frozenset({"F6_E2M3", "F6_E3M2"})
+"""The other ones."""
 
 
 def sniff(head: bytes, nbytes: int) -> bool:
@@ -97,18 +108,20 @@ def _entry(name: str, row: object, start: int, file: Readable) -> TensorEntry:
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str):
         raise DamagedFile(f"{tensor} has a dtype that is no text")
-    if dtype not in DTYPES:
+    if dtype not in DTYPES and dtype not in _FOREIGN:
         kind = dtype[:_LONGEST_SHOWN]
-        raise UnsupportedContent(f"{tensor} has dtype {kind!r}, which PyTorch has not")
+        raise UnsupportedContent(
+            f"{tensor} has dtype {kind!r}, which is none of the format's",
+            advice="A newer torchkeep may know it.",
+        )
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise DamagedFile(f"{tensor} has a broken shape or broken offsets")
-    if dtype == "F4":  # two elements to a byte, counted as one in PyTorch
-        if not shape or shape[-1] % 2:
-            raise DamagedFile(f"{tensor} has half a byte")
-        shape = [*shape[:-1], shape[-1] // 2]
+    name_in_torch, shape = _in_torch(dtype, shape)
+    if prod(shape) * FOREIGN_BITS.get(name_in_torch, 0) % 8:
+        raise DamagedFile(f"{tensor} ends within a byte")
     begin, end = offsets
     entry = TensorEntry(
-        dtype=DTYPES[dtype],
+        dtype=name_in_torch,
         shape=tuple(shape),
         stride=contiguous_stride(tuple(shape)),
         storage=Storage(name, end - begin, file.start + start + begin, path=file.source),
@@ -116,9 +129,20 @@ def _entry(name: str, row: object, start: int, file: Readable) -> TensorEntry:
     if end < begin or entry.nbytes != end - begin:
         raise DamagedFile(
             f"{tensor} has {end - begin} bytes, and its shape {tuple(shape)} "
-            f"of {ITEM_SIZE[entry.dtype]}-byte elements needs {entry.nbytes}"
+            f"of {_width(entry.dtype)} elements needs {entry.nbytes}"
         )
     return entry
+
+
+def _in_torch(dtype: str, shape: list[int]) -> tuple[str, list[int]]:
+    """Return dtype and shape as PyTorch tells them: a pair of F4 is one element there."""
+    if dtype in _FOREIGN or (dtype == "F4" and (not shape or shape[-1] % 2)):
+        return dtype.lower(), shape
+    return DTYPES[dtype], [*shape[:-1], shape[-1] // 2] if dtype == "F4" else shape
+
+
+def _width(dtype: str) -> str:
+    return f"{FOREIGN_BITS[dtype]}-bit" if dtype in FOREIGN_BITS else f"{ITEM_SIZE[dtype]}-byte"
 
 
 def _are_sizes(values: object) -> bool:

@@ -12,7 +12,14 @@ from dataclasses import replace
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.formats import describe, examine
-from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch, recognise
+from torchkeep.identify.architectures import (
+    NOT_IN_WEIGHTS,
+    ArchitectureMatch,
+    named_by_class,
+    named_by_values,
+    prefer,
+    recognise,
+)
 from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection, name_in
 from torchkeep.identify.integrity import Integrity, Progress, integrity_of, verify_contents
@@ -21,7 +28,7 @@ from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.summary import main_state_dict, role_of, summarise
-from torchkeep.identify.survey import survey
+from torchkeep.identify.survey import Survey, survey
 from torchkeep.identify.tree import Budget, NamedTensor
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
@@ -35,9 +42,9 @@ def inspect(
 ) -> Inspection:
     """Return what a model file is and what it holds, without running or importing anything in it.
 
-    Only headers, directories and pickles are read, never the tensors; PyTorch is not needed. What
-    is no model, or one of another ecosystem, is described as far as its header tells:
-    `contents.problem` then says why no tensors can be taken from it.
+    Only headers, directories and pickles are read, and of the tensors a few single numbers (see
+    `scalars`); PyTorch is not needed. What is no model, or one of another ecosystem, is described
+    as far as its header tells: `contents.problem` then says why no tensors can be taken from it.
 
     Args:
         path: a file, or a folder that holds a model: shards, a distributed checkpoint, a run.
@@ -107,7 +114,10 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
     role = role_of(contents, found)
     main = main_state_dict(found)
     several = main is not None and _are_several_models(contents, members, main)
-    architecture = recognise(_shapes(main)) if main and not several else ()
+    written_by = framework(contents)
+    architecture: tuple[ArchitectureMatch, ...] = ()
+    if main and not several:
+        architecture = _architecture(main, found, contents, written_by)
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
@@ -121,7 +131,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         rng=tuple(found.rng),
         values=found.values,
         modules=tuple(found.modules),
-        framework=framework(contents),
+        framework=written_by,
         architecture=architecture,
         safety=judge(contents),
         integrity=integrity_of(contents),
@@ -139,8 +149,18 @@ def _are_several_models(whole: Contents, members: tuple[Inspection, ...], main: 
     )
 
 
-def _shapes(item: StateDict) -> dict[str, tuple[int, ...]]:
-    return {key: entry.shape for key, entry in item.entries.items()}
+def _architecture(
+    main: StateDict, found: Survey, contents: Contents, written_by: str | None
+) -> tuple[ArchitectureMatch, ...]:
+    """Return what the main state dict fits, what the file itself names before what it does not."""
+    matches = recognise({key: entry.shape for key, entry in main.entries.items()})
+    if not matches:
+        return ()
+    node = next((node for path, node in found.modules if path == main.name), None)
+    inner = node and node.descendant(main.prefix + matches[0].prefix)
+    by_class = named_by_class(inner.class_path) if inner else ()
+    by_values = named_by_values(contents.metadata | found.values, written_by)
+    return prefer(matches, [*by_class, *by_values])
 
 
 __all__ = [

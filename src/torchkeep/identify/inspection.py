@@ -30,7 +30,7 @@ def name_in(whole: Path, member: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file is and what it holds. No tensor bytes were read for it."""
+    """What a file is and what it holds. Of its tensors, only a few single numbers were read."""
 
     path: Path
     """The file, as it was asked for."""
@@ -53,7 +53,8 @@ class Inspection:
     rng: tuple[str, ...]
     """Paths of random generators' states."""
     values: dict[str, Value]
-    """The plain values by path: epoch, step, loss, class names, arguments."""
+    """The plain values by path: epoch, step, loss, class names, arguments. Tensors of no dimensions
+    are there as their numbers, as far as these can be told."""
     modules: tuple[tuple[str, ModuleNode], ...]
     """The pickled modules in it, each with its path."""
     framework: str | None

@@ -189,6 +189,8 @@ def _architecture(match: ArchitectureMatch) -> dict[str, Any]:
         "num_classes": match.num_classes,
         "input_channels": match.input_channels,
         "prefix": match.prefix,
+        "is_part": match.is_part,
+        "named_by": match.named_by or None,
         "missing": list(match.missing),
         "unexpected": list(match.unexpected),
         "mismatched": list(match.mismatched),
@@ -222,5 +224,6 @@ def _safety(item: Safety) -> dict[str, Any]:
         "globals": list(item.globals),
         "findings": [_finding(finding) for finding in item.findings],
         "weights_only": item.weights_only,
+        "weights_only_by_release": item.weights_only_by_release,
         "blocked": list(item.blocked),
     }

@@ -46,6 +46,16 @@ class ModuleNode:
         for child in self.children:
             yield from child.walk(f"{prefix}.{child.name}" if prefix else child.name)
 
+    def descendant(self, path: str) -> ModuleNode | None:
+        """Return the module at a dotted path below this one; None if there is none."""
+        node = self
+        for name in filter(None, path.split(".")):
+            child = next((child for child in node.children if child.name == name), None)
+            if child is None:
+                return None
+            node = child
+        return node
+
     def state_dict(self) -> dict[str, TensorEntry]:
         """Return what the live module's `state_dict()` would hold."""
         entries = {}

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from torchkeep.contents import Array, DictObject, TensorEntry, Value, contiguous_stride
+from torchkeep.contents import Array, DictObject, TensorEntry, Value
+from torchkeep.formats.torch.layouts import array_entry
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.matching.keys import AVERAGE_COUNTER, strip_wrappers
 
@@ -100,7 +101,9 @@ def state_dict_of_mapping(name: str, value: dict[Value, Value]) -> StateDict:
     averages = _averaged_list(value)
     entries = {f"{_AVERAGED_LIST}.{index}": item for index, item in enumerate(averages)}
     entries |= {
-        key: _entry(item) for key, item in value.items() if isinstance(item, TensorEntry | Array)
+        key: array_entry(item) if isinstance(item, Array) else item
+        for key, item in value.items()
+        if isinstance(item, TensorEntry | Array)
     }
     parameters = [
         entry
@@ -111,15 +114,6 @@ def state_dict_of_mapping(name: str, value: dict[Value, Value]) -> StateDict:
     ]
     role: Role = "ema" if averages else _role(name, entries)
     return StateDict(name, role, _prefix(entries), entries, _count(parameters))
-
-
-def _entry(item: TensorEntry | Array) -> TensorEntry:
-    if isinstance(item, TensorEntry):
-        return item
-    stride = contiguous_stride(item.shape)
-    if item.fortran:
-        stride = tuple(reversed(contiguous_stride(tuple(reversed(item.shape)))))
-    return TensorEntry(item.dtype, item.shape, stride, item.storage)
 
 
 def state_dict_of_module(name: str, node: ModuleNode) -> StateDict:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.errors import DamagedFile
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import Survey
+from torchkeep.identify.tree import children
 from torchkeep.matching.keys import WRAPPERS, wrappers_in
 from torchkeep.wording import counted
 
@@ -72,8 +75,7 @@ def summarise(
     if role == "tensor":
         if contents.kind:
             return f"{_capitalised(contents.kind)}."
-        start = "One array" if isinstance(root, Array) else "One tensor"
-        return f"{start}: {root.dtype}, shape {list(root.shape)}."
+        return f"{_one_tensor(root)}: {root.dtype}, shape {list(root.shape)}."
     if is_training_state(contents):
         return f"Training state without the model: {len(root)} tensors of a torchkeep checkpoint."
     main = main_state_dict(found)
@@ -85,7 +87,27 @@ def summarise(
     if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main)
     start = contents.kind or _start(role, found)
+    if isinstance(contents.problem, DamagedFile):
+        start = f"damaged: {start}"
     return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
+
+
+_LAYOUTS = {
+    "strided": "tensor",
+    "sparse_coo": "sparse tensor (COO)",
+    "sparse_csr": "sparse tensor (CSR)",
+    "sparse_csc": "sparse tensor (CSC)",
+    "sparse_bsr": "sparse tensor (BSR)",
+    "sparse_bsc": "sparse tensor (BSC)",
+    "nested": "nested tensor",
+    "jagged": "nested tensor (jagged)",
+}
+
+
+def _one_tensor(root: TensorEntry | Array) -> str:
+    if isinstance(root, Array):
+        return "One array"
+    return f"One {_LAYOUTS.get(root.layout, 'tensor')}"
 
 
 def _start(role: FileRole, found: Survey) -> str:
@@ -106,6 +128,8 @@ def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
     for name in ("schedulers", "scalers", "rng"):
         if getattr(found, name) == [""]:
             return f"No model: {_ALONE[name]}"
+    if _is_only_rng(contents.root, found):
+        return f"No model: {_ALONE['rng']}"
     return f"No model: {_object(contents.root)}"
 
 
@@ -116,6 +140,15 @@ _ALONE = {
 }
 
 
+def _is_only_rng(root: Value, found: Survey) -> bool:
+    """Whether all that stands in a file are states of random generators."""
+    names = [name for name, _ in children(root)]
+    inside = tuple(found.rng)
+    return bool(names) and all(
+        any(path == name or path.startswith(f"{name}.") for path in inside) for name in names
+    )
+
+
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -123,17 +156,16 @@ def _capitalised(text: str) -> str:
 def _model(
     role: FileRole, main: StateDict, found: Survey, architecture: tuple[ArchitectureMatch, ...]
 ) -> list[str]:
-    """Return what the model is: its class, its architecture, else its size."""
+    """Return what the model is: its class, its architecture, its size if these don't tell it."""
     details = []
     if role == "module":
         details.append(found.modules[0][1].class_path)
-    if architecture:
-        details.append(in_words(architecture))
-    if not architecture or role == "module":
-        details.append(
-            f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
-        )
-    return details
+    size = f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
+    if not architecture:
+        return [*details, size]
+    if architecture[0].is_part:  # the sentence is about the whole
+        return [*details, size, in_words(architecture)]
+    return [*details, in_words(architecture), *([size] if role == "module" else [])]
 
 
 def _all_state_dicts(found: Survey) -> str:
@@ -154,7 +186,8 @@ def main_state_dict(found: Survey) -> StateDict | None:
 def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
     details = []
     if len(found.state_dicts) > 1:
-        details.append(f"{len(found.state_dicts)} state dicts")
+        names = [item.name for item in found.state_dicts]
+        details.append(f"{len(names)} state dicts{_some(names)}")
     whole = [node.class_path for path, node in found.modules if path == main.name]
     details += [f"the whole {class_path}" for class_path in whole]
     if found.optimizers:
@@ -193,10 +226,36 @@ def _saved_from(main: StateDict) -> str:
 def _object(root: Value) -> str:
     if isinstance(root, Object):
         return f"an object of {root.class_path}"
-    if isinstance(root, DictObject):
-        return f"a {root.class_path} of {len(root)}"
-    if isinstance(root, dict | list | tuple | set | frozenset):
-        return f"a {type(root).__name__} of {len(root):,}"
+    if isinstance(root, dict):
+        name = root.class_path if isinstance(root, DictObject) else "dict"
+        return f"a {name} of {_items(list(root.values()))}{_some_keys(root)}"
+    if isinstance(root, list | tuple | set | frozenset):
+        return f"a {type(root).__name__} of {_items(list(root))}"
     if isinstance(root, str | int | float | bool | None):
         return f"the value {jsonable(root)!r}"[:80]
     return describe_value(root).strip("<>")
+
+
+def _items(items: list[Value]) -> str:
+    """Return how many items there are, and what they are if all are of one kind."""
+    for kind, noun in ((TensorEntry, "tensor"), (Array, "array")):
+        if items and all(isinstance(item, kind) for item in items):
+            return counted(len(items), noun)
+    return f"{len(items):,}"
+
+
+_MOST_NAMES = 4
+_LONGEST_NAME = 24
+
+
+def _some_keys(table: dict[Value, Value]) -> str:
+    """Return the first keys of a dictionary in brackets: nothing says better what it is."""
+    return _some([key if isinstance(key, str) else "" for key in islice(table, _MOST_NAMES + 1)])
+
+
+def _some(names: list[str]) -> str:
+    """Return the first of several names in brackets; nothing if one of them is long or missing."""
+    shown = names[:_MOST_NAMES]
+    if not all(0 < len(name) <= _LONGEST_NAME for name in shown) or not shown:
+        return ""
+    return f" ({', '.join(shown)}{', ...' if len(names) > _MOST_NAMES else ''})"

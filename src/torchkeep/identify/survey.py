@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torchkeep.contents import Contents, Files, TensorEntry, Value
+from torchkeep.contents import Contents, Files, Object, TensorEntry, Value
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.modules import ModuleNode, is_module, module_tree
 from torchkeep.identify.optimizers import (
@@ -15,6 +15,7 @@ from torchkeep.identify.optimizers import (
     is_scheduler,
     optimizer,
 )
+from torchkeep.identify.scalars import MOST_SCALARS, is_scalar, with_numbers
 from torchkeep.identify.state_dicts import (
     StateDict,
     is_state_dict,
@@ -33,7 +34,9 @@ _MAX_VALUES = 10_000
 _ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
 """Containers that hold one state dict and nothing else."""
 
-_Plain = bool | int | float | str | None
+_Plain = bool | int | float | complex | str | None
+_NO_VALUES = frozenset({"numpy.dtype"})
+"""Classes whose insides are no values of the user's."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ def survey(contents: Contents, budget: Budget) -> Survey:
         found.state_dicts.append(state_dict_of_mapping("", contents.root))
     else:
         _Walk(contents, budget, found).visit("", contents.root, 0)
+        found.values = with_numbers(found.values)
     return found
 
 
@@ -75,14 +79,17 @@ class _Walk:
         self.found = found
         self.seen: set[int] = set()
         self.whole: dict[int, Value] = {}  # what is kept as one value, by the id of what it is
+        self.num_scalars = 0
 
     def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
         if isinstance(value, _Plain):
             self.keep(path, value)
+        elif is_scalar(value):
+            self.keep_scalar(path, value)
         elif not isinstance(value, Files) and self.is_sorted(path, key, value):
             return
-        elif id(value) not in self.seen:
+        elif id(value) not in self.seen and not _is_inner(value):
             # What stands in two places is told of once; a tree that contains itself ends here.
             self.seen.add(id(value))
             for name, child in children(value):
@@ -134,9 +141,19 @@ class _Walk:
             self.whole[id(value)] = plain
         return self.whole[id(value)]
 
+    def keep_scalar(self, path: str, value: Value) -> None:
+        """Keep a tensor of no dimensions, whose number is a value."""
+        self.num_scalars += 1
+        if self.num_scalars <= MOST_SCALARS:
+            self.keep(path, value)
+
     def keep(self, path: str, value: Value) -> None:
         if path and len(self.found.values) < _MAX_VALUES:
             self.found.values[path] = value
+
+
+def _is_inner(value: Value) -> bool:
+    return isinstance(value, Object) and value.class_path in _NO_VALUES
 
 
 def _is_plain_list(value: list[Value] | tuple[Value, ...]) -> bool:

@@ -87,7 +87,7 @@ def _parts(value: Object) -> Iterator[tuple[str, Value]]:
     for index, item in enumerate(value.args):
         if isinstance(item, TensorEntry | Object | dict | list | tuple):
             yield f"args.{index}", item
-    yield from value.kwargs.items()
+    yield from children(value.kwargs)
     attributes = value.attributes
     if attributes:
         yield from children(attributes)

@@ -53,11 +53,12 @@ _LAYOUTS: Mapping[str, str] = MappingProxyType(
         "float16": "e",
         "float32": "f",
         "float64": "d",
+        "complex32": "ee",
         "complex64": "ff",
         "complex128": "dd",
     }
 )
-"""The same types in `struct`'s notation."""
+"""Types of numbers in `struct`'s notation."""
 
 _MAKERS = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
 _MOST_DIMENSIONS = 64
@@ -98,19 +99,51 @@ def _has_objects(flags: Value) -> bool:
 
 
 def numpy_scalar(dtype: Value, data: Value = None) -> Value:
-    """Return the number that `numpy.core.multiarray.scalar(dtype, bytes)` makes.
+    """Return the number or the text that `numpy.core.multiarray.scalar(dtype, bytes)` makes.
 
-    A scalar that is no number (a text, a date, a record) stays a recipe.
+    Any other scalar (bytes, a date, a record) stays a recipe.
     """
     kind, data = parse_dtype(dtype), as_bytes(data)
     if kind is None or data is None:
-        return Object(Global("numpy.core.multiarray", "scalar"), (dtype, data))
-    name, order = kind
+        text = None if data is None else _text(dtype, data)
+        made = Object(Global("numpy.core.multiarray", "scalar"), (dtype, data))
+        return made if text is None else text
     try:
-        parts = struct.unpack((">" if order == "big" else "<") + _LAYOUTS[name], data)
+        return unpack_number(*kind, data)
     except struct.error:
-        raise ValueError(f"a NumPy scalar of type {name} in {len(data)} bytes") from None
+        raise ValueError(f"a NumPy scalar of type {kind[0]} in {len(data)} bytes") from None
+
+
+def unpack_number(
+    dtype: str, order: Literal["little", "big"], data: bytes
+) -> bool | int | float | complex | None:
+    r"""Return the number that these bytes are; None for a type of which Python has no number.
+
+    >>> unpack_number("bfloat16", "little", b"\x80\x3f"), unpack_number("int8", "big", b"\xff")
+    (1.0, -1)
+
+    Raises:
+        struct.error: there are more bytes or fewer than the type has.
+    """
+    if dtype == "bfloat16":  # the upper half of a float32
+        pad = bytes(2)
+        dtype, data = "float32", pad + data if order == "little" else data + pad
+    if dtype not in _LAYOUTS:
+        return None
+    parts = struct.unpack((">" if order == "big" else "<") + _LAYOUTS[dtype], data)
     return parts[0] if len(parts) == 1 else complex(*parts)
+
+
+def _text(dtype: Value, data: bytes) -> str | None:
+    """Return the text that NumPy's `str_` is, four bytes a character; None if it is none."""
+    found = _CODE.fullmatch(dtype.args[0]) if item_size(dtype) is not None else None
+    if found is None or found[1] != "U":
+        return None
+    is_big = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
+    try:
+        return data.decode("utf-32-be" if is_big else "utf-32-le")
+    except UnicodeDecodeError:
+        return None
 
 
 def numpy_frombuffer(data: Value, dtype: Value, shape: Value, order: Value) -> Value:

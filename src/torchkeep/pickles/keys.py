@@ -25,6 +25,8 @@ class Keys:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._sharing: Counter[tuple[int, int]] = Counter()
+        # Kept alive, so that no other table gets the same id.
+        self._tables: dict[int, object] = {}
 
     def check(self, key: Value, table: object) -> None:
         """Raise unless `key` can be put into `table` at a small cost.
@@ -38,6 +40,7 @@ class Keys:
         check_key(key, self._limits)
         if isinstance(key, int) and -_LEAST_SHARED < key < _LEAST_SHARED:
             return
+        self._tables[id(table)] = table
         place = id(table), hash(key)
         self._sharing[place] += 1
         if self._sharing[place] > self._limits.key_collisions:

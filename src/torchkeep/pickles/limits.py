@@ -26,7 +26,7 @@ class Limits:
     """Values visited when the tree is walked; a value that stands in two places counts twice."""
     key_nodes: int = 1_000
     """Values inside one dictionary key or set member."""
-    key_collisions: int = 1_000
+    key_collisions: int = 100
     """Keys of one table that share a hash."""
     records: int = 4_000_000
     """Records of an archive."""

@@ -63,6 +63,7 @@ def run_pickle(
     persistent: Callable[[Value], Value] | None = None,
     constructors: Mapping[str, Constructor] | None = None,
     builder: Builder | None = None,
+    only_called: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Pickled:
     """Return what the pickle at the source's position holds; the source ends up behind its STOP.
@@ -72,6 +73,8 @@ def run_pickle(
         persistent: turns a persistent id into a value; without it, such an id stays an `Object`.
         constructors: by dotted name, the calls that are answered with plain values.
         builder: sees every target and state of BUILD, and may answer with another value.
+        only_called: the dotted name of one of the constructors that runs what it is given. Honest
+            pickles call it at once; one that keeps it for something else to call is dangerous.
         limits: bounds of the work.
 
     Raises:
@@ -81,8 +84,11 @@ def run_pickle(
     """
     machine = _Machine(source, persistent or _keep_persistent_id, constructors or {}, limits)
     machine.builder = builder or _build_nothing
+    machine.only_called = only_called
     try:
-        return machine.pickled(machine.run())
+        root = machine.run()
+        machine.note_uncalled()
+        return machine.pickled(root)
     except FileProblem as problem:
         problem.seen = problem.seen or machine.pickled(None)
         raise
@@ -125,6 +131,9 @@ class _Machine:
         self.persistent = persistent
         self.constructors = constructors
         self.builder: Builder = _build_nothing
+        self.only_called = ""
+        self.watched: object = _NOTHING  # the name `only_called`, once it was mentioned
+        self.num_uncalled = 0
         self.limits = limits
         self.keys = Keys(limits)
         self.protocol = 0
@@ -270,7 +279,23 @@ class _Machine:
                 module = IMPORT_MAPPING.get(module, module)
         found = Global(module, name)
         self.globals.setdefault(found)
-        return found
+        return self.watch(found) if str(found) == self.only_called else found
+
+    def watch(self, found: Global) -> Global:
+        """Count a use of the name that may only be called; return the one value it is known by."""
+        self.num_uncalled += 1
+        if not isinstance(self.watched, Global):
+            self.watched = found
+        return self.watched
+
+    def note_uncalled(self) -> None:
+        """Note that a name was used, and not called where it was.
+
+        What is kept can be called by Python itself: as `__setstate__` or `append` of an object.
+        """
+        if self.num_uncalled:
+            text = f"{self.only_called}, which runs what it is given, is handed to something else"
+            self.note("hidden-call", "dangerous", text)
 
     def call(self, callee: Value, args: Value, kwargs: Value = None) -> Value:
         """Return the inert result of a call."""
@@ -286,6 +311,7 @@ class _Machine:
             return self.attribute(callee, args)
         constructor = None if kwargs else self.constructors.get(str(callee))
         if constructor is not None:
+            self.num_uncalled -= callee is self.watched
             self.charge(args)
             try:
                 return constructor(*args)
@@ -356,7 +382,9 @@ class _Machine:
         self.pop_to_mark()
 
     def _dup(self) -> None:
-        self.push(self.top())
+        value = self.top()
+        self.num_uncalled += value is self.watched
+        self.push(value)
 
     def remember(self, index: int) -> None:
         if index < 0:
@@ -365,11 +393,14 @@ class _Machine:
 
     def recall(self, index: int) -> None:
         try:
-            self.push(self.memo[index])
+            value = self.memo[index]
         except KeyError:
             raise DamagedFile(
                 f"the pickle asks for memo entry {index}, which was never stored"
             ) from None
+        if value is self.watched:
+            self.num_uncalled += 1
+        self.push(value)
 
     def _put(self) -> None:
         self.remember(memo_index(self.line()))
@@ -673,6 +704,7 @@ class _Machine:
 
 
 _STOP = 0x2E
+_NOTHING = object()
 _MOST_FINDINGS = 100
 _TEXTS = (str, bytes, bytearray)
 _CONTAINERS = (list, tuple, dict, set, frozenset)

@@ -131,7 +131,9 @@ def _as_index(joined: Contents, found: _Found) -> Contents:
     )
 
 
-_TOLD_KEYS = ("architectures", "model_type", "torch_dtype", "dtype", "transformers_version")
+_TOLD_KEYS = tuple(
+    "architectures architecture model_type torch_dtype dtype transformers_version".split()
+)
 
 
 # --- What lies in it ---------------------------------------------------------------------------

@@ -41,9 +41,10 @@ from torchkeep.formats.folders.own_manifest import (
     FORMAT,
     MANIFEST,
     MODEL_FILE,
-    MODEL_PREFIX,
     STATE_FILE,
+    name_of,
     read_manifest,
+    stored_tensors,
     wrong_size,
 )
 from torchkeep.formats.folders.own_structure import inert
@@ -102,14 +103,16 @@ def describe_checkpoint(folder: Folder) -> Contents:
 def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> dict[Memory, str]:
     """Return the digests that the manifest has of the tensors in its files."""
     found = {}
-    for file, digests in manifest["tensors"].items():
-        member = members.get(file)
-        entries = {} if member is None or member.root is None else member.root
-        for name, digest in digests.items():
-            entry = entries.get(manifest["tied"][file].get(name, name))
-            if isinstance(entry, TensorEntry):
-                found[entry.memory] = digest
+    for stored in stored_tensors(manifest):
+        entry = _entries(members, stored.file).get(stored.key)
+        if isinstance(entry, TensorEntry):
+            found[entry.memory] = stored.digest
     return found
+
+
+def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, Value]:
+    member = members.get(file)
+    return {} if member is None or member.root is None else member.root
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -166,19 +169,19 @@ def _tensors(
 ) -> tuple[dict[str, TensorEntry], list[str], list[str]]:
     """Return the tensors by their names in the structure, the missing ones, those too many."""
     tensors: dict[str, TensorEntry] = {}
-    missing, extra = [], []
-    for file, digests in manifest["tensors"].items():
-        member = members.get(file)
-        entries = {} if member is None or member.root is None else member.root
-        prefix = MODEL_PREFIX if file == MODEL_FILE else ""
-        tied = manifest["tied"][file]
-        for name in digests:
-            entry = entries.get(tied.get(name, name))
-            if isinstance(entry, TensorEntry):
-                tensors[prefix + name] = entry
-            else:
-                missing.append(prefix + name)
-        extra += [prefix + name for name in entries if name not in digests]
+    missing = []
+    for stored in stored_tensors(manifest):
+        entry = _entries(members, stored.file).get(stored.key)
+        if isinstance(entry, TensorEntry):
+            tensors[stored.name] = entry
+        else:
+            missing.append(stored.name)
+    extra = [
+        name_of(file, key)
+        for file, digests in manifest["tensors"].items()
+        for key in _entries(members, file)
+        if key not in digests
+    ]
     return tensors, missing, extra
 
 

@@ -14,13 +14,14 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import InputFile, digest
 from torchkeep.formats.folders.own_structure import inert
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.pickles.limits import Limits
 
 MANIFEST = "manifest.json"
@@ -32,8 +33,55 @@ FORMAT_VERSION = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 """The names of the checkpoints in a run's folder; the number is that of the finished steps."""
 
-MODEL_PREFIX = "objects/model/state/state_dict/"
+_MODEL_PREFIX = "objects/model/state/state_dict/"
 """Tensors with names like this are the model's state dict, and go into a file of their own."""
+
+
+def folder_name(step: int, revision: int = 1) -> str:
+    """Return the name of a checkpoint's folder, one that `CHECKPOINT_NAME` matches.
+
+    >>> folder_name(1200), folder_name(1200, 2)
+    ('step-00001200', 'step-00001200-2')
+    """
+    name = f"step-{step:08d}"
+    return name if revision == 1 else f"{name}-{revision}"
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Return the file that holds a tensor of the structure, and the tensor's name in it.
+
+    >>> place_of("rng/torch"), place_of("objects/model/state/state_dict/fc.bias")
+    (('state.safetensors', 'rng/torch'), ('model.safetensors', 'fc.bias'))
+    """
+    if name.startswith(_MODEL_PREFIX):
+        return MODEL_FILE, name.removeprefix(_MODEL_PREFIX)
+    return STATE_FILE, name
+
+
+def name_of(file: str, key: str) -> str:
+    """Return the name that a tensor of a file has in the structure: what `place_of` undoes."""
+    return f"{_MODEL_PREFIX}{key}" if file == MODEL_FILE else key
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of which a manifest says where it is."""
+
+    name: str
+    """Its name in the structure."""
+    file: str
+    """The file that holds it."""
+    key: str
+    """The name under which it is stored there: its own, or that of one that it is tied to."""
+    digest: str
+    """The digest of its bytes."""
+
+
+def stored_tensors(manifest: Mapping[str, Any]) -> Iterator[StoredTensor]:
+    """Yield where the tensors of a checkpoint are, file by file."""
+    for file, digests in manifest["tensors"].items():
+        tied = manifest["tied"][file]
+        for key, expected in digests.items():
+            yield StoredTensor(name_of(file, key), file, tied.get(key, key), expected)
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -61,11 +109,11 @@ def read_manifest(
         try:
             if limits is not None:
                 limits.check("header_nbytes", file.nbytes)
-            manifest = json.loads(file.read_at(0, file.nbytes))
+            manifest = parse_json(file.read_at(0, file.nbytes))
             _check_manifest(manifest)
-        except ValueError as error:
-            raise DamagedFile(f"it is not JSON ({error})", path=path) from None
-        except RecursionError:
+        except (
+            RecursionError
+        ):  # for its digest it is written again, which takes more of Python's stack
             raise DamagedFile("it is nested too deeply", path=path) from None
         except FileProblem as error:
             raise error.in_file(path) from None
@@ -142,6 +190,12 @@ def wrong_size(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
             nbytes = (folder / name).stat().st_size
         except OSError:
             return f"{name} is missing"
-        if nbytes != expected["nbytes"]:
-            return f"{name} has {nbytes} bytes instead of {expected['nbytes']}"
+        if problem := size_problem(name, nbytes, expected):
+            return problem
     return ""
+
+
+def size_problem(name: str, nbytes: int, expected: Mapping[str, Any]) -> str:
+    """Return what is wrong with the size of a file of the manifest; empty if nothing is."""
+    wanted = expected["nbytes"]
+    return "" if nbytes == wanted else f"{name} has {nbytes} bytes instead of {wanted}"

@@ -43,6 +43,9 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What a sparse tensor of each layout is made of, in the order in which it is pickled."""
 
 
+_QUANTIZED = frozenset({"qint8", "quint8", "qint32", "quint4x2", "quint2x4"})
+
+
 def elsewhere(
     dtype: str, shape: tuple[int, ...], stride: tuple[int, ...], device: str = "cpu"
 ) -> TensorEntry:
@@ -98,6 +101,8 @@ def _rebuild_qtensor(
     hooks: Value,
 ) -> TensorEntry:
     entry = rebuild_tensor_v2(reference, offset, size, stride, requires_grad, hooks)
+    if entry.dtype not in _QUANTIZED:
+        raise ValueError(f"a quantized tensor of the plain type {entry.dtype}")
     if not isinstance(quantizer, tuple) or not quantizer or not isinstance(quantizer[0], Global):
         raise ValueError("a quantized tensor needs its scheme")
     scheme, *parameters = quantizer
@@ -146,6 +151,8 @@ def _rebuild_wrapper(
 ) -> TensorEntry:
     """Return a tensor whose class keeps others inside, which its state will tell."""
     del offset, layout
+    if not isinstance(cls, Global):
+        raise ValueError("a tensor of a class of its own needs the class")
     shape, strides = sizes(size), sizes(stride)
     if len(shape) != len(strides):
         raise ValueError(f"shape {shape} and strides {strides} do not belong together")

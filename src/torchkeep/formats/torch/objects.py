@@ -146,7 +146,8 @@ def _strided(
     )
     if entry.numel >= 1 << 63:  # strides of 0 make any number of elements out of one
         raise ValueError(f"a tensor of {len(shape)} dimensions has too many elements to count")
-    available = skipped + reference.nbytes
+    # In bytes of the storage; several elements may share one of these.
+    available = skipped + reference.numel * ITEM_SIZE[reference.dtype]
     needed = entry.nbytes_needed
     if needed > available:
         raise ValueError(

@@ -31,6 +31,7 @@ from torchkeep.formats.torch.layouts import LAYOUT_CONSTRUCTORS
 from torchkeep.formats.torch.objects import PersistentLoad, build_tensor
 from torchkeep.pickles.arrays import build_array, is_shape, item_size, parse_dtype
 from torchkeep.pickles.constructors import CONSTRUCTORS
+from torchkeep.pickles.dtypes import Dtypes
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
 from torchkeep.pickles.source import ByteSource
@@ -72,6 +73,7 @@ def run_torch_pickle(
             persistent=persistent,
             constructors={**TORCH_CONSTRUCTORS, str(_FILE_IN_BYTES): run.load_from_bytes},
             builder=run.build,
+            only_called=str(_FILE_IN_BYTES),
             limits=limits,
         )
     except FileProblem as problem:
@@ -98,6 +100,7 @@ class _Run:
         self.file = file
         self.inner: dict[bytes, Contents | None] = {}
         self.behind: list[Pickled] = []
+        self.dtypes = Dtypes()
         self.findings: list[Finding] = []
 
     def with_inner(self, pickled: Pickled) -> Pickled:
@@ -105,7 +108,8 @@ class _Run:
         inner: list[Contents | Pickled] = [part for part in self.inner.values() if part is not None]
         inner += self.behind
         names = dict.fromkeys(pickled.globals)
-        findings = [*pickled.findings, *self.findings]
+        self.dtypes.finish()
+        findings = [*pickled.findings, *self.findings, *self.dtypes.findings]
         for part in inner:
             names.update(dict.fromkeys(part.globals))
             findings += part.findings
@@ -138,6 +142,7 @@ class _Run:
         """Return what BUILD makes of a tensor or an array; None for anything else."""
         if isinstance(target, Object) and target.class_path in _JOBLIB_WRAPPERS:
             return self.skip_array(state)
+        self.dtypes.see(target, state)
         built = build_tensor(target, state)
         return build_array(target, state) if built is None else built
 

@@ -101,7 +101,7 @@ class _Reading:
         most = max(record.nbytes, record.packed_nbytes)
         self.archive.limits.check("header_nbytes", most)
         table = parse_texts(self.archive.read(METADATA_RECORD))
-        if table is None or not all(map(_is_utf8, (*table, *table.values()))):
+        if table is None:
             text = "the record of the metadata is no JSON object of texts"
             self.findings.append(Finding("metadata", "damaged", record.name, text))
             return {}
@@ -217,12 +217,3 @@ _START_NBYTES = 64
 def _hidden_pickle(name: str) -> Finding:
     text = "a record of code or of another pickle is hidden in the archive"
     return Finding("hidden-code", "ambiguous", name, text)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text can be shown: JSON can hold half of a surrogate pair, which can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -46,7 +46,12 @@ def describe(file: Readable, limits: Limits) -> Contents:
     """Return what the archive holds, as its kind tells it."""
     if archives := archives_end_to_end(file):
         return describe_shard(file, archives, limits)
-    directory, folders = open_archive(file, limits)
+    try:
+        directory, folders = open_archive(file, limits)
+    except DamagedFile as problem:
+        from torchkeep.formats.zips.salvage import salvage
+
+        return salvage(file, limits, problem)
     for kind in ZIP_KINDS:
         root = _root(directory, folders, kind)
         if root is not None:

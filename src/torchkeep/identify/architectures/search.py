@@ -73,6 +73,12 @@ class ArchitectureMatch:
     """Keys of both, as they are written, whose shapes differ by more than those two numbers."""
     prefix: str
     """What stands before the model's keys, wrappers aside: "backbone."; empty for most files."""
+    is_part: bool = False
+    """Whether the file is a larger network that holds the whole of the model, but for its head
+    perhaps: an encoder with a decoder behind it."""
+    named_by: str = ""
+    """What in the file names it rather than others of the same score: "its class", or the path of a
+    value; empty if nothing does."""
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ArchitectureMatch, ...]:
@@ -278,7 +284,8 @@ def _values(letter: str, shape: str, actual: str) -> list[int]:
 # --- The answer ----------------------------------------------------------------------------------
 
 
-def _report(table: Table, found: list[_Comparison]) -> tuple[ArchitectureMatch, ...]:
+def _report(table: Table, compared: list[_Comparison]) -> tuple[ArchitectureMatch, ...]:
+    found = [item for item in compared if not _is_guess(item)]
     best = max((item.score for item in found), default=0.0)
     ties = [item for item in found if item.score == best]
     below = sorted((item for item in found if item.score < best), key=lambda item: -item.score)
@@ -287,6 +294,39 @@ def _report(table: Table, found: list[_Comparison]) -> tuple[ArchitectureMatch, 
         for name in table.names(item.signature):
             matches.setdefault(name, _match(name, item))
     return tuple(sorted(matches.values(), key=_rank))
+
+
+def _is_whole(item: _Comparison) -> bool:
+    """Whether the file has all of a model, but for its head perhaps."""
+    tensors = item.file.tensors
+    lacks = any(key not in tensors and "c" not in shape for key, shape in item.wanted.items())
+    return not lacks and not item.disagreeing
+
+
+def _is_guess(item: _Comparison) -> bool:
+    """Whether something like a model is beside convolutions of something else.
+
+    Whether that is the model with changes or another one is not certain.
+    """
+    return not _is_whole(item) and any(_num_dims(it) > _OF_A_LAYER for it in item.file.others)
+
+
+def _is_part(item: _Comparison) -> bool:
+    """Whether the file is a model, and more than another head for it."""
+    inside = [it for key, it in item.file.tensors.items() if key not in item.wanted]
+    beside = item.file.others
+    is_more = any(_num_dims(it) >= _OF_A_LAYER for it in beside)
+    return _is_whole(item) and (
+        is_more or any(_num_dims(it) > _OF_A_LAYER for it in [*inside, *beside])
+    )
+
+
+_OF_A_LAYER = 2
+"""Dimensions of a linear layer's weights, such as a head has; convolutions have more."""
+
+
+def _num_dims(tensor: _Tensor) -> int:
+    return tensor.shape.count(",") + 1
 
 
 def _rank(match: ArchitectureMatch) -> tuple[float, bool, int, str]:
@@ -309,4 +349,5 @@ def _match(name: str, item: _Comparison) -> ArchitectureMatch:
             tensor.key for key, tensor in file.tensors.items() if key in item.disagreeing
         ),
         prefix=file.prefix,
+        is_part=_is_part(item),
     )

@@ -23,22 +23,43 @@ _USUAL_CHANNELS = 3
 _MOST_NAMES = 3
 
 
+def best_of(matches: Sequence[ArchitectureMatch]) -> list[ArchitectureMatch]:
+    """Return the matches that neither the weights nor the file's own words tell from the best."""
+    return [
+        match
+        for match in matches
+        if (match.score, match.named_by) == (matches[0].score, matches[0].named_by)
+    ]
+
+
 def in_words(matches: Sequence[ArchitectureMatch]) -> str:
     """Return the best of `recognise` as a part of a sentence; "" if there is none.
 
     "resnet18 for 10 classes". A difference is told, "resnet18 for 10 classes, but for 6 tensors",
-    and so are ties: "resnet50 for 10 classes (or resnetaa50, resnetblur50)". Models come without
-    their library, since both libraries mean the same by most names.
+    and so are ties: "resnet50 for 10 classes (or resnetaa50, resnetblur50)", unless the file says
+    which it is: "resnet50 for 10 classes (by arch)". Of a larger network it is "contains resnet50
+    under encoder". Models come without their library, since both libraries mean the same by most
+    names.
     """
     if not matches:
         return ""
     best = matches[0]
-    ties = [match.name.partition("/")[2] for match in matches if match.score == best.score]
-    name, *others = dict.fromkeys(ties)
+    name, *others = dict.fromkeys(match.name.partition("/")[2] for match in best_of(matches))
     if len(others) > _MOST_NAMES:
         others = [f"{len(others)} of the same shapes"]
-    or_others = f" (or {', '.join(others)})" if others else ""
-    return name + _numbers(best) + _differences(best) + or_others
+    notes = [f"or {', '.join(others)}"] if others else []
+    notes += [f"by {best.named_by}"] if best.named_by else []
+    told = f" ({'; '.join(notes)})" if notes else ""
+    if best.is_part:
+        return f"contains {name}{_numbers(best)}{told}{_place(best)}"
+    return name + _numbers(best) + _differences(best) + told
+
+
+def _place(match: ArchitectureMatch) -> str:
+    """Return where in a larger network a model is."""
+    if match.prefix:
+        return f" under {match.prefix.removesuffix('.')}"
+    return f" and {_count(len(match.unexpected), 'more tensor', 'more tensors')}"
 
 
 def _numbers(match: ArchitectureMatch) -> str:

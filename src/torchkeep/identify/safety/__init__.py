@@ -19,8 +19,20 @@ from torchkeep.contents import Contents, Finding, Global
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
-from torchkeep.identify.safety.lists import HEADERS, NO_MODELS, PROGRAMS, SCRIPTS, WEIGHTS_ONLY
-from torchkeep.identify.safety.names import danger, is_dangerous, is_harmless
+from torchkeep.identify.safety.lists import (
+    HEADERS,
+    NO_MODELS,
+    PROGRAMS,
+    RELEASES,
+    SCRIPTS,
+    WEIGHTS_ONLY,
+)
+from torchkeep.identify.safety.names import (
+    danger,
+    is_dangerous,
+    is_harmless,
+    weights_only_allows,
+)
 from torchkeep.identify.safety.values import Walk, findings_in_values, walk_values
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
@@ -38,9 +50,12 @@ class Safety:
     findings: tuple[Finding, ...]
     """What led to the verdict, the worst first."""
     weights_only: bool | None
-    """Whether `torch.load(weights_only=True)` takes the file; None if it can't read the format."""
+    """Whether `torch.load(weights_only=True)` of the newest PyTorch takes the file; None if no
+    release reads the format."""
+    weights_only_by_release: dict[str, bool]
+    """The same for each release that the verdict knows, the oldest first; empty for None."""
     blocked: tuple[str, ...]
-    """The names that `torch.load(weights_only=True)` refuses."""
+    """The names that `torch.load(weights_only=True)` of the newest PyTorch refuses."""
 
 
 def judge(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Safety:
@@ -69,13 +84,14 @@ def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
         names.update(dict.fromkeys(safety.globals, ""))
         reasons += safety.findings
     reasons = sorted(dict.fromkeys(reasons), key=lambda item: _ORDER.index(item.severity))
-    blocked = tuple(name for name in map(str, contents.globals) if name not in WEIGHTS_ONLY)
+    takes = _weights_only(contents)
     return Safety(
         verdict=_verdict(reasons),
         globals=tuple(dict.fromkeys(map(str, names))),
         findings=tuple(reasons),
-        weights_only=_weights_only(contents, blocked),
-        blocked=blocked,
+        weights_only=takes.get(RELEASES[-1]),
+        weights_only_by_release=takes,
+        blocked=_blocked(contents, RELEASES[-1]),
     )
 
 
@@ -167,35 +183,50 @@ def _nested(contents: Contents, walk: Walk, limits: Limits, level: int) -> Itera
         return
     if len(walk.blobs) > _MOST_BLOBS:
         yield _not_looked_into(f"more than {_MOST_BLOBS:,} values that look like files")
-    for given_to, data in walk.blobs[:_MOST_BLOBS]:
+    for loader, data in walk.blobs[:_MOST_BLOBS]:
         inner = examine_open(MemoryFile(data, contents.path), limits)
         safety = _judge(inner, limits, level + 1)
-        if str(given_to) in _LOADERS or safety.verdict == "dangerous":
+        if loader in _LOADERS or safety.verdict == "dangerous":
             yield safety
 
 
 def _not_looked_into(text: str) -> Safety:
     finding = Finding("nested-pickles", "ambiguous", "", text)
-    return Safety("ambiguous", (), (finding,), None, ())
+    return Safety("ambiguous", (), (finding,), None, {}, ())
 
 
 # --- torch.load(weights_only=True) ---------------------------------------------------------------
 
 
-def _weights_only(contents: Contents, blocked: tuple[str, ...]) -> bool | None:
+def _weights_only(contents: Contents) -> dict[str, bool]:
+    """Return by release whether it takes a file; nothing, if it isn't of its formats."""
     if contents.container in _NEVER_WEIGHTS_ONLY:
-        return False
+        return dict.fromkeys(RELEASES, False)
     if contents.container not in _MAYBE_WEIGHTS_ONLY or contents.pickle_protocol is None:
-        return None
-    refused = any(
+        return {}
+    refused = contents.problem is not None or any(
         finding.severity != "note" or finding.rule == "weights-only"
         for finding in contents.findings
     )
-    return not blocked and not refused and contents.problem is None
+    return {release: not refused and not _blocked(contents, release) for release in RELEASES}
+
+
+def _blocked(contents: Contents, release: str) -> tuple[str, ...]:
+    names = map(str, contents.globals)
+    return tuple(name for name in names if not weights_only_allows(name, release))
 
 
 _NEVER_WEIGHTS_ONLY = frozenset({"torchscript", "torchscript-lite", "torch-tar"})
 _MAYBE_WEIGHTS_ONLY = frozenset({"torch-zip", "torch-legacy"})
 
 
-__all__ = ["WEIGHTS_ONLY", "Safety", "Verdict", "danger", "is_dangerous", "is_harmless", "judge"]
+__all__ = [
+    "RELEASES",
+    "WEIGHTS_ONLY",
+    "Safety",
+    "Verdict",
+    "danger",
+    "is_dangerous",
+    "is_harmless",
+    "judge",
+]

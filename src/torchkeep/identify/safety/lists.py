@@ -65,7 +65,23 @@ WEIGHTS_ONLY: frozenset[str] = frozenset(
         *(f"torch.cuda.sparse.{kind}Tensor" for kind in _TENSOR_KINDS if kind != "Bool"),
     ]
 )
-"""What `torch.load(weights_only=True)` allows (torch/_weights_only_unpickler.py)."""
+"""What `torch.load(weights_only=True)` of the newest release allows, the last of `RELEASES`.
+
+Source: torch/_weights_only_unpickler.py.
+"""
+
+RELEASES = ("2.13", "2.14", "2.15")
+"""The releases of PyTorch that the verdict knows, from the oldest that is supported."""
+
+ALLOWED_IN_SOME: dict[str, tuple[str, ...]] = {
+    "torch.bcomplex32": ("2.14", "2.15"),
+    "torch._utils._rebuild_nested_tensor": ("2.13", "2.14"),
+    # These, of jagged tensors, once `torch._dynamo` has been imported.
+    "torch._dynamo.decorators._DimRange": ("2.13", "2.14"),
+    "torch.nested._internal.nested_tensor.NestedTensor": ("2.13", "2.14"),
+    "torch.nested._internal.nested_tensor._rebuild_njt": ("2.13", "2.14"),
+}
+"""In which releases a name is allowed that others refuse; all allow the rest of `WEIGHTS_ONLY`."""
 
 # --- Harmless ------------------------------------------------------------------------------------
 

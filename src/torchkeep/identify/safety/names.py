@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torchkeep.contents import Global
 from torchkeep.identify.safety.lists import (
+    ALLOWED_IN_SOME,
     DENIED,
     ESCAPES,
     ESCAPING_ATTRIBUTES,
@@ -28,6 +29,16 @@ from torchkeep.identify.safety.lists import (
 
 _UNUSUAL = "is nothing that a model needs"
 _REACHES = "reaches through one thing to another"
+
+
+def weights_only_allows(path: str, release: str) -> bool:
+    """Whether `torch.load(weights_only=True)` of a release in `RELEASES` allows a name.
+
+    >>> weights_only_allows("torch.Size", "2.13"), weights_only_allows("torch.bcomplex32", "2.13")
+    (True, False)
+    """
+    releases = ALLOWED_IN_SOME.get(path)
+    return path in WEIGHTS_ONLY if releases is None else release in releases
 
 
 def is_harmless(name: Global) -> bool:

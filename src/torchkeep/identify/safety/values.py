@@ -24,8 +24,11 @@ class Walk:
 
     targets: dict[str, None] = field(default_factory=dict)
     """What settings name under `_target_`, in order."""
-    blobs: list[tuple[Value, bytes]] = field(default_factory=list)
-    """Bytes that look like a pickle or an archive, and what they are given to (or None)."""
+    blobs: list[tuple[str, bytes]] = field(default_factory=list)
+    """Bytes that look like a pickle or an archive, and the dotted name of what they are given to,
+    if it has one; those that stand in several places once for each name."""
+    given: set[tuple[int, str]] = field(default_factory=set)
+    """Which of them are known already."""
     places: int = 0
     """How many values there are when values that stand in several places are told apart."""
     depth: int = 0
@@ -152,7 +155,10 @@ def _look_at_leaf(value: Value, given_to: Value, walk: Walk) -> None:
         if "target_" in value or "\\" in value:
             _look_at_text(_unescaped(value), walk)
     elif isinstance(value, bytes | bytearray) and _may_be_loaded(value):
-        walk.blobs.append((given_to, bytes(value)))
+        loader = str(given_to) if isinstance(given_to, Global) else ""
+        if (id(value), loader) not in walk.given:
+            walk.given.add((id(value), loader))
+            walk.blobs.append((loader, bytes(value)))
 
 
 def _look_at_text(text: str, walk: Walk) -> None:
