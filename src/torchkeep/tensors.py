@@ -268,7 +268,9 @@ class TensorReader:
             raise DamagedFile(f"{called} has no bytes in the file", path=path)
         if storage.path is None:
             raise UnsupportedContent(
-                f"{called} lies packed in an archive", advice="Unpack the archive.", path=path
+                f"{called} lies packed in an archive",
+                advice="Unpack the archive, and give what comes out.",
+                path=path,
             )
         end, nbytes = storage.offset + storage.nbytes, self._file(storage).nbytes
         if end > nbytes:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
+import io
+import os
 import pickle
+import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,8 @@ import torch
 
 import torchkeep
 from formats.samples import SAMPLES, Sample
-from torchkeep.errors import DamagedFile, NotAModelFile
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached, NotAModelFile
+from torchkeep.pickles.limits import Limits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated"),
@@ -114,3 +122,90 @@ def test_an_unknown_name_and_a_file_that_is_no_model(tmp_path: Path) -> None:
     path.write_text("<html>")
     with pytest.raises(NotAModelFile, match="this is a web page"):
         torchkeep.open(path)
+
+
+# --- What lies packed in an archive --------------------------------------------------------------
+
+
+def packed(folder: Path, kind: str, content: bytes) -> Path:
+    """Return an archive in which a file is packed."""
+    path, member = folder / f"a.{kind}", folder / "m.pt"
+    member.write_bytes(content)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(member, "m.pt")
+    elif kind == "tar.xz":
+        with tarfile.open(path, "w:xz") as archive:
+            archive.add(member, "m.pt")
+    elif kind == "zip.gz":  # an archive that lies packed itself
+        inner = packed(folder, "zip", content)
+        path.write_bytes(gzip.compress(inner.read_bytes()))
+    else:
+        path = folder / "m.pt.gz"
+        path.write_bytes(gzip.compress(content))
+    return path
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", os.fspath(folder))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.xz", "gz", "zip.gz"])
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_packed_model_is_read_from_a_temporary_file(
+    tmp_path: Path, temporary: Path, kind: str, mmap: bool
+) -> None:
+    model = torch.nn.Linear(3, 2)
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    path = packed(tmp_path, kind, content.getvalue())
+    with torchkeep.open(path, mmap=mmap) as file:
+        name = next(name for name in file if name.endswith("weight"))
+        assert torch.equal(file[name], model.weight)
+        assert len(list(temporary.rglob("*"))) > 1
+    assert not list(temporary.iterdir())
+    loaded = torchkeep.load(path, select="auto", mmap=mmap)
+    assert torch.equal(loaded["bias"], model.bias)
+    other = torch.nn.Linear(3, 2)
+    assert torchkeep.load_into(other, path).coverage == 1
+    assert torch.equal(other.weight, model.weight)
+    assert not list(temporary.iterdir())
+
+
+def test_an_inspection_unpacks_nothing_onto_the_disk(tmp_path: Path, temporary: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"a.weight": torch.ones(2)}, content)
+    torchkeep.inspect(packed(tmp_path, "zip", content.getvalue()))
+    assert not list(temporary.iterdir())
+
+
+def test_the_temporary_file_goes_with_the_mapping(tmp_path: Path, temporary: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"a.weight": torch.ones(2)}, content)
+    file = torchkeep.open(packed(tmp_path, "zip", content.getvalue()))
+    assert list(temporary.iterdir())
+    del file
+    gc.collect()
+    assert not list(temporary.iterdir())
+
+
+def test_what_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path, temporary: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"a.weight": torch.rand(10_000)}, content)
+    path = packed(tmp_path, "gz", content.getvalue())
+    with pytest.raises(LimitReached, match=r"limit pickle_nbytes=20,000 allows"):
+        torchkeep.load(path, limits=Limits(pickle_nbytes=20_000))
+    assert not list(temporary.iterdir())
+
+
+def test_no_room_for_the_temporary_file_is_told(tmp_path: Path, temporary: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"a.weight": torch.ones(2)}, content)
+    path = packed(tmp_path, "zip", content.getvalue())
+    temporary.rmdir()
+    with pytest.raises(FileProblem, match=r"no room to unpack .* bytes .*Set TMPDIR"):
+        torchkeep.load(path)

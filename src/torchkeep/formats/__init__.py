@@ -23,7 +23,7 @@ from pathlib import Path
 
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem
-from torchkeep.files import InputFile, Readable
+from torchkeep.files import InputFile, Readable, Scratch
 from torchkeep.formats.format import HEAD_NBYTES, Format, Lazily
 from torchkeep.formats.other_views import with_other_views
 from torchkeep.formats.torch.sparse_indices import check_sparse_indices
@@ -51,12 +51,19 @@ READERS = Lazily(
 is taken for text or for nothing known comes last."""
 
 
-def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
+def describe(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    scratch: Scratch | None = None,
+) -> Contents:
     """Return what a file or a folder holds, without its tensors' bytes, executing nothing.
 
     Args:
         path: a file or a folder, as `examine` takes it.
         limits: bounds of the work that a file may cause.
+        scratch: where models are kept that lie packed in an archive, so that their tensors can be
+            read; without it they are only described.
 
     Raises:
         FileMissing: there is nothing at the path.
@@ -66,13 +73,18 @@ def describe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -
         LimitReached: reading it takes more than a limit allows.
         UnsupportedContent: it is of a kind that is recognised and not read.
     """
-    contents = examine(path, limits=limits)
+    contents = examine(path, limits=limits, scratch=scratch)
     if contents.problem is not None:
         raise contents.problem
     return contents
 
 
-def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Contents:
+def examine(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    scratch: Scratch | None = None,
+) -> Contents:
     """Return what a file or a folder holds, as `describe` does, whatever that is.
 
     What `describe` would raise because of the content stands in `Contents.problem`; what was seen
@@ -82,6 +94,7 @@ def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) ->
         path: a file or a folder. The index of a sharded model, and the metadata of a distributed
             checkpoint, stand for what they describe.
         limits: bounds of the work that a file may cause.
+        scratch: as for `describe`.
 
     Raises:
         FileMissing: there is nothing at the path.
@@ -92,7 +105,7 @@ def examine(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) ->
         from torchkeep.formats.folders.kinds import examine_folder
 
         return examine_folder(Path(path), limits)
-    with InputFile(path) as file:
+    with InputFile(path, scratch=scratch) as file:
         head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
         if head[:1] == b"\x80" or b"{" in head[:8]:
             from torchkeep.formats.folders.kinds import stands_for

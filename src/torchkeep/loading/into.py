@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from torchkeep.contents import TensorEntry, Value
-from torchkeep.errors import LoadMismatch, ProofFailed
-from torchkeep.files import grouped_by_size, in_parallel
-from torchkeep.identify import Inspection, StateDict, inspect
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatch, ProofFailed
+from torchkeep.files import Scratch, grouped_by_size, in_parallel
+from torchkeep.formats import examine
+from torchkeep.identify import Inspection, StateDict, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.report import Loaded, LoadReport
 from torchkeep.loading.selection import all_values, choose
@@ -63,20 +64,32 @@ def load_into(
         ProofFailed: a tensor differs from the file's after the act, because the model changes its
             values by itself.
     """
-    inspection = inspect(path)
-    chosen, why = choose(inspection, select)
-    target = Target.of(model, assign=assign)
-    source = _source(inspection, chosen, target)
-    steps = plan(source, target.slots, adapt=adapt)
-    call = Call(os.fspath(path), select, adapt or {}, assign)
-    if not steps.is_complete:
-        raise _mismatch(steps, source, target, call)
-    with TensorReader(path, digests=stored_digests(inspection.contents)) as reader:
-        act = _Act(reader, source, target, steps)
-        act.check()
-        act.assign() if assign else act.copy()
-        act.prove(Target.of(model, assign=True))
+    with Scratch() as scratch:
+        inspection = _inspect(path, scratch)
+        chosen, why = choose(inspection, select)
+        target = Target.of(model, assign=assign)
+        source = _source(inspection, chosen, target)
+        steps = plan(source, target.slots, adapt=adapt)
+        call = Call(os.fspath(path), select, adapt or {}, assign)
+        if not steps.is_complete:
+            raise _mismatch(steps, source, target, call)
+        with TensorReader(path, digests=stored_digests(inspection.contents)) as reader:
+            act = _Act(reader, source, target, steps)
+            act.check()
+            act.assign() if assign else act.copy()
+            act.prove(Target.of(model, assign=True))
     return _report(Path(path), chosen, why, steps, target)
+
+
+def _inspect(path: str | os.PathLike[str], scratch: Scratch) -> Inspection:
+    """Return what `inspect` does, with what lies packed in an archive unpacked."""
+    contents = examine(path, scratch=scratch)
+    if isinstance(contents.problem, DamagedFile | LimitReached):
+        raise contents.problem
+    try:
+        return identify(contents)
+    except FileProblem as problem:
+        raise problem.in_file(path) from None
 
 
 def _source(

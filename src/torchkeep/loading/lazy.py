@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 import torch
 
 from torchkeep.contents import TensorEntry
+from torchkeep.files import Scratch
 from torchkeep.formats import describe
 from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
@@ -26,8 +27,11 @@ class TensorFile(Mapping[str, torch.Tensor]):
         inspection: what the file is and holds.
     """
 
-    def __init__(self, inspection: Inspection, device: str | torch.device, *, mmap: bool) -> None:
+    def __init__(
+        self, inspection: Inspection, device: str | torch.device, *, mmap: bool, scratch: Scratch
+    ) -> None:
         self.inspection = inspection
+        self._scratch = scratch
         self._device = device
         self._mmap = mmap
         self._digests = stored_digests(inspection.contents)
@@ -77,7 +81,8 @@ class TensorFile(Mapping[str, torch.Tensor]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing is held open between two reads."""
+        """Remove what was unpacked; else nothing is held between two reads."""
+        self._scratch.close()
 
     def __repr__(self) -> str:
         return f"<TensorFile {os.fspath(self.inspection.path)!r}: {len(self)} tensors>"
@@ -92,7 +97,9 @@ def open(
 ) -> TensorFile:
     """Return a file's tensors as a mapping from path to tensor, each read when it is looked up.
 
-    Nothing in the file is run. It costs what `inspect` costs, and then what is looked up.
+    Nothing in the file is run. It costs what `inspect` costs, and then what is looked up. A model
+    that lies packed in an archive is unpacked into a temporary file, which is there until the
+    `with` block ends, or the mapping goes.
 
     Args:
         path: a file of any readable kind, or a folder of shards or of a distributed checkpoint.
@@ -103,5 +110,6 @@ def open(
     Raises:
         FileProblem: the file is missing, damaged, or of a kind that no tensor can be read from.
     """
-    contents = describe(path, limits=limits)
-    return TensorFile(identify(contents, limits), device, mmap=mmap)
+    scratch = Scratch()
+    contents = describe(path, limits=limits, scratch=scratch)
+    return TensorFile(identify(contents, limits), device, mmap=mmap, scratch=scratch)

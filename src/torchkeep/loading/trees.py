@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.errors import UnsupportedContent
+from torchkeep.files import Scratch
 from torchkeep.formats import describe
 from torchkeep.identify import identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.selection import choose
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.tied import tied_names
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
 
 
@@ -26,6 +28,7 @@ def load(
     select: str | None = None,
     device: str | torch.device = "cpu",
     mmap: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Any:
     """Return what a file holds, with live tensors, running nothing in it.
 
@@ -38,6 +41,8 @@ def load(
         device: where the tensors are made, whatever they were saved from.
         mmap: map the file instead of reading it; see `TensorReader`. Nothing is read yet then, and
             so nothing is compared with digests.
+        limits: bounds of the work that a file may cause. What lies packed in an archive is unpacked
+            into temporary files, up to `pickle_nbytes`.
 
     Returns:
         The tree as it was saved: dicts (an OrderedDict keeps its `_metadata`), lists, tuples, plain
@@ -49,7 +54,19 @@ def load(
             named), or of no readable kind.
         LoadMismatch: `select` fits no state dict, or several.
     """
-    contents = describe(path)
+    with Scratch() as scratch:
+        contents = describe(path, limits=limits, scratch=scratch)
+        return _load(path, contents, select, device, mmap=mmap)
+
+
+def _load(
+    path: str | os.PathLike[str],
+    contents: Contents,
+    select: str | None,
+    device: str | torch.device,
+    *,
+    mmap: bool,
+) -> Any:
     root = contents.root
     tied = tied_names(contents)
     digests = stored_digests(contents)

@@ -47,6 +47,7 @@ from torchkeep.errors import (
 from torchkeep.files import MemoryFile
 from torchkeep.formats import describe, examine, examine_open
 from torchkeep.formats.archives.bodies import MOST_LEVELS
+from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 every_archive = pytest.mark.parametrize("name", ARCHIVES)
@@ -751,3 +752,25 @@ def test_entries_of_a_stored_archive_can_be_told_apart_by_their_file(path: Path)
     first, second = root["a.pth"]["w"], root["b.pth"]["w"]
     assert isinstance(first, TensorEntry)
     assert first.storage.offset != second.storage.offset
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        ((".metadata", "__0_0.distcp"), "a distributed checkpoint"),
+        (("zero_pp_rank_0_mp_rank_00_optim_states.pt",), "a partitioned checkpoint"),
+    ],
+)
+def test_a_model_in_pieces_is_told_with_how_to_unpack_it(
+    tmp_path: Path, names: tuple[str, ...], what: str
+) -> None:
+    piece = io.BytesIO()
+    torch.save({"a.weight": torch.ones(2)}, piece)
+    path = tmp_path / "a b.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            content = pickle.dumps({}) if name == ".metadata" else piece.getvalue()
+            archive.writestr(f"run/{name}", content * (2 if "distcp" in name else 1))
+    told = inspect(path).summary
+    command = "python -m zipfile -e 'a b.zip' FOLDER"
+    assert f"{what} to be unpacked before it is one model ({command})" in told

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.files import FilePart, MemoryFile, Readable, Stream
+from torchkeep.files import FilePart, InputFile, MemoryFile, Readable, Scratch, Stream
 from torchkeep.formats.archives.unpacking import CHUNK_NBYTES, Budget
 from torchkeep.formats.format import HEAD_NBYTES
 from torchkeep.pickles.limits import Limits
@@ -29,6 +29,8 @@ class Nesting:
 
     level: int
     budget: Budget
+    scratch: Scratch | None = None
+    """Where a packed model is kept, if it is to be loaded."""
 
 
 class StoredMember(FilePart):
@@ -51,6 +53,11 @@ class PackedMember(MemoryFile):
         super().__init__(data, path)
         self.nesting = nesting
 
+    def keep(self) -> None:
+        """Have the file on the disk as well, if it is to be loaded."""
+        if self.nesting.scratch is not None:
+            self.source = self.nesting.scratch.write(self._data)
+
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """Return exactly `nbytes` bytes.
 
@@ -68,7 +75,8 @@ def nesting_of(file: Readable, limits: Limits) -> Nesting:
         file = file.whole
     if isinstance(file, StoredMember | PackedMember):
         return file.nesting
-    return Nesting(0, Budget(file.nbytes, limits))
+    scratch = file.scratch if isinstance(file, InputFile) else None
+    return Nesting(0, Budget(file.nbytes, limits), scratch)
 
 
 class Body(Protocol):

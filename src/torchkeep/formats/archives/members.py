@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from torchkeep.contents import Contents, Finding
 from torchkeep.errors import (
     DamagedFile,
     FileProblem,
+    FileUnreadable,
     LimitReached,
     NotAModelFile,
     UnsupportedContent,
@@ -42,6 +44,15 @@ from torchkeep.pickles.limits import Limits
 _NO_MODEL = frozenset({"unknown", "text"})
 """Readers of what holds no model."""
 _UNPACK_HINT = "Unpack it yourself and look into what comes out."
+_UNPACKING = {
+    "zip archive": "python -m zipfile -e {} FOLDER",
+    "tar archive": "mkdir FOLDER && tar -xf {} -C FOLDER",
+    "7z archive": "7z x {} -oFOLDER",
+    "": "unpack it into a folder",
+}
+"""How each kind of archive becomes a folder."""
+_ZERO_NAME = re.compile(r"zero_pp_rank_\d+_mp_rank_\d+.*states\.pt$")
+"""What DeepSpeed calls the parts of a checkpoint that each process writes."""
 _MOST_FINDINGS = 100
 """Of one rule: a file can't make the report endless."""
 
@@ -59,7 +70,7 @@ class Look:
         if outer.level >= MOST_LEVELS:
             problem = f"archives lie in archives more than {MOST_LEVELS} deep"
             raise LimitReached(problem, advice=_UNPACK_HINT)
-        self.nesting = Nesting(outer.level + 1, outer.budget)
+        self.nesting = Nesting(outer.level + 1, outer.budget, outer.scratch)
         self.findings: list[Finding] = []
         self._file = file
         self._kind = kind
@@ -142,7 +153,7 @@ class Look:
             what = "is no model" if self._num_files == 1 else "is a model"
             return NotAModelFile(f"{files} in this {self._kind} {what}", advice="Check the path.")
         what = "can't be read" if self._num_files == 1 else "can be read as a model"
-        advice = inner.advice if isinstance(inner, DamagedFile) else _UNPACK_HINT
+        advice = inner.advice if isinstance(inner, DamagedFile | FileUnreadable) else _UNPACK_HINT
         text = f"{files} in this {self._kind} {what}: {inner.problem}"
         return type(inner)(text, advice=advice)
 
@@ -161,7 +172,18 @@ class Look:
             parts.append("none of them a model")
         if closed:
             parts.append(f"{closed:,} that can't be looked into")
+        if in_pieces := self._in_pieces():
+            command = next(text for kind, text in _UNPACKING.items() if kind in self._kind)
+            command = command.format(shlex.quote(self._file.path.name))
+            parts.append(f"{in_pieces} to be unpacked before it is one model ({command})")
         return ", ".join(parts)
+
+    def _in_pieces(self) -> str:
+        """Return what files together are of which each holds pieces of tensors; empty if none."""
+        names = {name.rpartition("/")[2] for name in self._members}
+        if ".metadata" in names and any(it.container == "dcp" for it in self._members.values()):
+            return "a distributed checkpoint"
+        return "a partitioned checkpoint" if any(map(_ZERO_NAME.search, names)) else ""
 
     def _num_models(self) -> int:
         """Return how many files are models, also of other ecosystems and in archives."""
@@ -214,6 +236,8 @@ class Look:
         if reader.name == "text" and not self._is_worth_reading(name, body, head):
             return None
         file = body.open(Path(f"{self._file.path}/{name}"), self.nesting)
+        if isinstance(file, PackedMember) and reader.name not in _NO_MODEL:
+            file.keep()
         contents = self._examine_model(file, head)
         if reader.name == "text" and _is_json(head):
             contents = self._with_pickles(contents, file)
