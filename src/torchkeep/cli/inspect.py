@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import report, warn
+from torchkeep.cli.failures import EXIT_INCOMPLETE, report, warn
 from torchkeep.cli.progress import reading_progress
 from torchkeep.errors import DamagedFile, NotAModelFile, TorchkeepError
 
@@ -114,7 +114,9 @@ def _inspect(path: str, limits: Limits, options: argparse.Namespace) -> int:
         _write(inspection, options)
     except TorchkeepError as error:  # a tree that is too large to be shown
         return report(error)
-    return 0 if inspection.integrity.ok else DamagedFile.exit_code
+    if inspection.integrity.state == "damaged":
+        return DamagedFile.exit_code
+    return EXIT_INCOMPLETE if options.verify and not inspection.integrity.ok else 0
 
 
 def _write_problem(

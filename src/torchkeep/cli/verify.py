@@ -7,13 +7,16 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import report
+from torchkeep.cli.failures import EXIT_INCOMPLETE, report
 from torchkeep.cli.inspect import add_limits
 from torchkeep.cli.progress import reading_progress
 from torchkeep.cli.text import printable, what_was_compared
 from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torchkeep.contents import Finding
     from torchkeep.identify.integrity import Integrity
     from torchkeep.pickles.limits import Limits
 
@@ -31,8 +34,9 @@ examples:
 A safetensors file or a file of PyTorch before 1.6 has no checksums: its tensors
 are read, and counted as "nothing to compare with".
 
-The exit code is 0 if everything is whole, else that of the first problem (5: a
-file is damaged). `torchkeep --help` lists the codes."""
+The exit code is 0 if everything was read and is whole, else that of the first
+problem (5: a file is damaged; 14: something in it was left out or can't be
+read, and is said). `torchkeep --help` lists the codes."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,18 +74,24 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
             _write_json(path, ok=False, problem=problem)
         return report(error)
     if as_json:
-        findings = [
-            {"rule": item.rule, "place": item.place, "text": item.text} for item in found.findings
-        ]
         counts = {
             "num_checked": found.num_checked,
             "num_unchecked": found.num_unchecked,
             "num_unread": found.num_unread,
         }
-        _write_json(path, ok=found.ok, findings=findings, **counts)
+        findings, left_out = _findings(found.findings), _findings(found.left_out)
+        told = {"state": found.state, "findings": findings, "left_out": left_out, **counts}
+        _write_json(path, ok=found.ok, **told)
     else:
         _write(path, found)
-    return 0 if found.ok else DamagedFile.exit_code
+    return _EXIT_CODES[found.state]
+
+
+_EXIT_CODES = {"ok": 0, "incomplete": EXIT_INCOMPLETE, "damaged": DamagedFile.exit_code}
+
+
+def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    return [{"rule": item.rule, "place": item.place, "text": item.text} for item in findings]
 
 
 def _write_json(path: str, **fields: object) -> None:
@@ -89,7 +99,7 @@ def _write_json(path: str, **fields: object) -> None:
 
 
 def _write(path: str, found: Integrity) -> None:
-    head = "ok     " if found.ok else "damaged"
+    head = found.state.ljust(len("damaged"))
     sys.stdout.write(f"{head}  {printable(path)}: {what_was_compared(found)}\n")
-    for item in found.findings:
+    for item in (*found.findings, *found.left_out):
         sys.stdout.write(f"         {printable(item.text)}\n")

@@ -104,7 +104,7 @@ def examine(
     if _is_folder(path):
         from torchkeep.formats.folders.kinds import examine_folder
 
-        return examine_folder(Path(path), limits)
+        return examine_folder(Path(path), limits, scratch=scratch)
     with InputFile(path, scratch=scratch) as file:
         head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
         if head[:1] == b"\x80" or b"{" in head[:8]:

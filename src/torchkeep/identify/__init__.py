@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.formats import describe, examine
+from torchkeep.formats import examine
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
     ArchitectureMatch,
@@ -22,7 +22,13 @@ from torchkeep.identify.architectures import (
 )
 from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection, name_in
-from torchkeep.identify.integrity import Integrity, Progress, integrity_of, verify_contents
+from torchkeep.identify.integrity import (
+    Integrity,
+    Progress,
+    integrity_of,
+    verify_contents,
+    verify_file,
+)
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
@@ -65,7 +71,9 @@ def inspect(
         inspection = identify(contents, limits)
         if not verify:
             return inspection
-        return replace(inspection, integrity=verify_contents(contents, limits, progress))
+        if contents.problem is not None:  # no tensor of it can be read
+            return replace(inspection, integrity=verify_contents(contents, limits, progress))
+        return replace(inspection, integrity=verify_file(path, limits, progress))
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
@@ -89,9 +97,8 @@ def verify(
     Raises:
         FileProblem: as `inspect` does; also for a file that is no model.
     """
-    contents = describe(path, limits=limits)
     try:
-        return verify_contents(contents, limits, progress)
+        return verify_file(path, limits, progress)
     except FileProblem as problem:
         raise problem.in_file(path) from None
 

@@ -201,11 +201,13 @@ def _architecture(match: ArchitectureMatch) -> dict[str, Any]:
 def _integrity(item: Integrity) -> dict[str, Any]:
     return {
         "ok": item.ok,
+        "state": item.state,
         "verified": item.verified,
         "num_checked": item.num_checked,
         "num_unchecked": item.num_unchecked,
         "num_unread": item.num_unread,
         "findings": [_finding(finding) for finding in item.findings],
+        "left_out": [_finding(finding) for finding in item.left_out],
     }
 
 

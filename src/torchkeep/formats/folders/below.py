@@ -23,7 +23,6 @@ from torchkeep.formats.folders.folder import (
     MOST_FILES,
     Folder,
     is_told_of,
-    list_folder,
     listed,
 )
 from torchkeep.wording import counted
@@ -121,9 +120,7 @@ class _Walk:
         from torchkeep.formats.folders.kinds import is_plain  # which has the kinds on its list
 
         try:
-            inner = list_folder(
-                folder.path / name, folder.limits, level=folder.level + 1, budget=folder.budget
-            )
+            inner = folder.inner(name)
         except LimitReached as problem:
             self.note_left_out(f"{path} and what follows: {problem.problem}")
             return []

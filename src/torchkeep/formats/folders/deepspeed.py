@@ -26,7 +26,6 @@ from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
-    list_folder,
     look_into,
     shown,
     unreadable,
@@ -86,9 +85,8 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
     outside = way_out(folder.path, name)
     if outside is not None:
         raise DamagedFile(outside.text)
-    path = folder.path / name
     try:
-        inner = list_folder(path, folder.limits, level=folder.level + 1, budget=folder.budget)
+        inner = folder.inner(name)
     except FileProblem as problem:
         raise DamagedFile(f"{shown(name)}: {problem.problem}") from None
     if not any(file.endswith((_MODEL, _OPTIMIZER)) for file in inner.files):

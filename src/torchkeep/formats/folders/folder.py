@@ -24,7 +24,7 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import InputFile
+from torchkeep.files import InputFile, Scratch
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted
 
@@ -68,6 +68,23 @@ class Folder:
     budget: FileBudget = field(default_factory=FileBudget)
     """What may still be looked into; shared with the folders within."""
 
+    scratch: Scratch | None = None
+    """Where models are kept that lie packed in an archive, if they are to be read."""
+
+    def inner(self, name: str) -> Folder:
+        """Return a folder in it, listed.
+
+        Raises:
+            FileProblem: as `list_folder` does.
+        """
+        return list_folder(
+            self.path / name,
+            self.limits,
+            level=self.level + 1,
+            budget=self.budget,
+            scratch=self.scratch,
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of the files that lie directly in it."""
@@ -109,7 +126,7 @@ class Folder:
         self.budget.left -= 1
         path = self.path / name
         try:
-            with InputFile(path) as file:
+            with InputFile(path, scratch=self.scratch) as file:
                 return examine_open(file, self.limits)
         except FileProblem as problem:
             damaged = DamagedFile(problem.problem, advice=problem.advice, path=path)
@@ -135,7 +152,12 @@ class FolderKind:
 
 
 def list_folder(
-    path: Path, limits: Limits, *, level: int = 0, budget: FileBudget | None = None
+    path: Path,
+    limits: Limits,
+    *,
+    level: int = 0,
+    budget: FileBudget | None = None,
+    scratch: Scratch | None = None,
 ) -> Folder:
     """Return what lies in a folder.
 
@@ -165,6 +187,7 @@ def list_folder(
         limits=limits,
         level=level,
         budget=budget,
+        scratch=scratch,
     )
 
 

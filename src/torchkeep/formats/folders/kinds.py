@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
-from torchkeep.files import InputFile
+from torchkeep.files import InputFile, Scratch
 from torchkeep.formats.folders import dcp, deepspeed, model_folders, own_folders, sharded
 from torchkeep.formats.folders.below import Below, look_below
 from torchkeep.formats.folders.folder import (
@@ -36,22 +36,26 @@ FOLDER_KINDS: tuple[FolderKind, ...] = (
 
 
 def examine_folder(
-    path: Path, limits: Limits, *, level: int = 0, budget: FileBudget | None = None
+    path: Path,
+    limits: Limits,
+    *,
+    budget: FileBudget | None = None,
+    scratch: Scratch | None = None,
 ) -> Contents:
     """Return what a folder holds; why no model can be read from it is its `problem`.
 
     Args:
         path: the folder.
         limits: bounds of the work that one file in it may cause.
-        level: how many folders are above it, up to the one that was asked for.
         budget: how many files may still be looked into.
+        scratch: where models are kept that lie packed in an archive, if they are to be read.
 
     Raises:
         FileMissing: there is no such folder.
         FileUnreadable: it may not be listed.
     """
     try:
-        folder = list_folder(path, limits, level=level, budget=budget)
+        folder = list_folder(path, limits, budget=budget, scratch=scratch)
     except (FileMissing, FileUnreadable):
         raise
     except FileProblem as problem:

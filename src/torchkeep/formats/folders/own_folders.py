@@ -31,7 +31,6 @@ from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
-    list_folder,
     listed,
     look_into,
     unreadable,
@@ -300,14 +299,13 @@ def describe_run(folder: Folder) -> Contents:
 
 
 def _whole(folder: Folder, told: Contents) -> Contents:
-    inner = list_folder(told.path, folder.limits, level=folder.level + 1, budget=folder.budget)
-    return describe_checkpoint(inner)
+    return describe_checkpoint(folder.inner(told.path.name))
 
 
 def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Finding]]:
     """Return what lies in a checkpoint that is only told of, and is none of its own files."""
     try:
-        inner = list_folder(path, folder.limits, level=folder.level + 1, budget=folder.budget)
+        inner = folder.inner(path.name)
     except FileProblem as problem:
         text = f"{path.name}: {problem.problem}"
         return {}, [Finding("not-looked-into", "ambiguous", path.name, text)]
