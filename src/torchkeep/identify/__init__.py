@@ -103,12 +103,15 @@ def verify(
         raise problem.in_file(path) from None
 
 
-def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
+def identify(
+    contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_part: bool = False
+) -> Inspection:
     """Return what a description of a file amounts to.
 
     Args:
         contents: the description.
         limits: bounds of the walks over its tree.
+        is_part: whether it lies in an archive or a folder.
 
     Raises:
         LimitReached: as `inspect` does.
@@ -117,7 +120,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         found = survey(contents, Budget.for_contents(contents, limits))
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
-    members = tuple(identify(member, limits) for member in contents.members)
+    members = tuple(identify(member, limits, is_part=True) for member in contents.members)
     role = role_of(contents, found)
     main = main_state_dict(found)
     several = main is not None and _are_several_models(contents, members, main)
@@ -140,7 +143,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         modules=tuple(found.modules),
         framework=written_by,
         architecture=architecture,
-        safety=judge(contents),
+        safety=judge(contents, limits, is_part=is_part),
         integrity=integrity_of(contents),
         contents=contents,
         members=members,

@@ -83,7 +83,7 @@ def integrity_of(contents: Contents) -> Integrity:
 
 
 def _of_members(contents: Contents, start: str) -> Iterator[Finding]:
-    """Yield which files within can't be read. Of those that are damaged, a folder says so itself."""
+    """Yield which files within can't be read; which of its own are damaged, a folder says."""
     for member in contents.members:
         name = start + str(member.path).removeprefix(f"{contents.path}/")
         problem = member.problem

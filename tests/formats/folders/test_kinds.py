@@ -231,11 +231,11 @@ def test_a_file_that_vanishes_while_the_folder_is_read_is_told_of(
     opened: list[str] = []
     whole = InputFile.__init__
 
-    def vanishing(self: InputFile, path: Path) -> None:
+    def vanishing(self: InputFile, path: Path, **options: Any) -> None:
         opened.append(Path(path).name)
         if opened[-1] == "b.pth":
             Path(path).unlink(missing_ok=True)
-        whole(self, path)
+        whole(self, path, **options)
 
     monkeypatch.setattr(InputFile, "__init__", vanishing)
     contents = examine(tmp_path)

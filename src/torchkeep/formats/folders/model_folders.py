@@ -120,7 +120,7 @@ def _as_index(joined: Contents, found: _Found) -> Contents:
         container=main.container,
         root=main.root,
         metadata={**main.metadata, **facts, "index": name},
-        kind=(f"{told} in {main.kind.rpartition(' in ')[2]}" if told else main.kind)
+        kind=(main.kind.replace("state dict", told, 1) if told else main.kind)
         + _with_folders(found),
         members=(
             *(main.members if len(found.indexes) == 1 else found.indexes.values()),
