@@ -85,7 +85,7 @@ def summarise(
         return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
     details = _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
-        details += _checkpoint_details(found, main)
+        details += _checkpoint_details(found, main, contents.kind)
     start = contents.kind or _start(role, found)
     if isinstance(contents.problem, DamagedFile):
         start = f"damaged: {start}"
@@ -183,7 +183,7 @@ def main_state_dict(found: Survey) -> StateDict | None:
     return None
 
 
-def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
+def _checkpoint_details(found: Survey, main: StateDict, told: str) -> list[str]:
     details = []
     if len(found.state_dicts) > 1:
         names = [item.name for item in found.state_dicts]
@@ -194,7 +194,7 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
         details.append(_optimizers(found))
     if found.schedulers:
         details.append("scheduler")
-    progress = _progress(found)
+    progress = _progress(found, told)
     if progress:
         details.append(progress)
     if any(item.role == "ema" for item in found.state_dicts):
@@ -202,20 +202,29 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
     return details
 
 
-def _progress(found: Survey) -> str:
-    """Return how far the training got; HF's Trainer writes that into a file of its own."""
+def _progress(found: Survey, told: str) -> str:
+    """Return how far the training got, if that was not told; HF's Trainer has a file for it."""
     for start in _PLACES:
         for name in _PROGRESS:
             value = found.values.get(start + name)
             # -1 is how Ultralytics says that the training is over.
             if isinstance(value, int | float) and value >= 0:
-                return f"{'epoch' if name == 'epochs' else name} {jsonable(value)}"
+                word = "epoch" if name == "epochs" else name
+                is_told = f" {word.removeprefix('global_')} " in told
+                return "" if is_told else f"{word} {jsonable(value)}"
     return ""
 
 
 def _optimizers(found: Survey) -> str:
-    counts = Counter(item.family or "an optimizer" for item in found.optimizers)
-    return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
+    counts = Counter(item.family or _UNNAMED for item in found.optimizers)
+    told = [
+        name if n == 1 else f"{n} optimizers" if name == _UNNAMED else f"{n} x {name}"
+        for name, n in counts.items()
+    ]
+    return " and ".join(told)
+
+
+_UNNAMED = "an optimizer"
 
 
 def _saved_from(main: StateDict) -> str:

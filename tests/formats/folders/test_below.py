@@ -112,7 +112,7 @@ def test_a_sharded_model_stays_what_it_is_beside_folders_within(tmp_path: Path) 
     contents = describe(tmp_path / "model")
     assert contents.container == before.container
     assert list(contents.root) == list(before.root)
-    assert contents.kind == before.kind + ", with 1 checkpoint"
+    assert contents.kind == before.kind + ", with 1 checkpoint at step 300"
     more = [member.path.name for member in contents.members[len(before.members) :]]
     assert more == ["x.pth", "checkpoint-300"]
 

@@ -36,8 +36,9 @@ def told(contents: Contents) -> list[tuple[str, str, str]]:
 def test_a_trainer_folder_tells_how_far_it_is_and_what_of(tmp_path: Path) -> None:
     write_trainer(tmp_path / "checkpoint-300")
     found = inspect(tmp_path / "checkpoint-300")
-    assert found.contents.kind == (
-        "HF Trainer checkpoint at step 300 of 600, epoch 1.5, TinyForImages"
+    assert found.summary == (
+        "HF Trainer checkpoint at step 300 of 600, epoch 1.5, TinyForImages: "
+        "34 parameters in 9 tensors, AdamW, scheduler."
     )
     assert found.values["trainer_state.json.global_step"] == 300
     assert found.values["trainer_state.json.log_history.loss"] == 0.25

@@ -237,7 +237,9 @@ def _folders(found: _Found) -> list[str]:
     kinds = Counter(_kind_of(contents) for contents in found.folders.values())
     checkpoints = [item for item in found.folders.values() if _kind_of(item) == _CHECKPOINT]
     steps = [int(step[1]) for item in checkpoints if (step := _AT_STEP.search(item.kind))]
-    newest = f", newest at step {max(steps)}" if len(steps) > 1 else ""
+    newest = f", newest at step {max(steps)}" if steps else ""
+    if len(checkpoints) == 1:
+        newest = newest.removeprefix(", newest")
     others = [counted(num, kind) for kind, num in kinds.items() if kind != _CHECKPOINT]
     return others + ([counted(len(checkpoints), _CHECKPOINT) + newest] if checkpoints else [])
 
