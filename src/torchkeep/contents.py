@@ -14,7 +14,7 @@ A reader in `formats/` turns bytes into `Contents`: a tree of inert values whose
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -216,8 +216,16 @@ class TensorEntry:
         )
 
 
-def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides, in elements, of a C-ordered tensor of this shape."""
+def contiguous_stride(shape: tuple[int, ...], *, fortran: bool = False) -> tuple[int, ...]:
+    """Return the strides, in elements, of a tensor of this shape whose elements lie in one run.
+
+    Its last index runs fastest, or with `fortran` its first.
+
+    >>> contiguous_stride((2, 3, 4)), contiguous_stride((2, 3, 4), fortran=True)
+    ((12, 4, 1), (1, 2, 6))
+    """
+    if fortran:
+        return contiguous_stride(shape[::-1])[::-1]
     stride, step = [], 1
     for size in reversed(shape):
         stride.append(step)
@@ -248,6 +256,12 @@ class Array:
     """Whether its first index runs fastest."""
     storage: Storage
     """Its elements: inside the pickle, or behind it in the file."""
+
+    @property
+    def entry(self) -> TensorEntry:
+        """The tensor of its elements."""
+        stride = contiguous_stride(self.shape, fortran=self.fortran)
+        return TensorEntry(self.dtype, self.shape, stride, self.storage)
 
 
 @dataclass(slots=True, eq=False)
@@ -313,18 +327,26 @@ class Files(dict[Value, Value]):
     __slots__ = ()
 
 
+Severity = Literal["note", "needs-trust", "ambiguous", "dangerous", "damaged"]
+"""How bad something is; the worst makes the verdict."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something about the file that its reader should know."""
 
     rule: str
     """A short fixed name: `imports`, `crc-mismatch`, `view-out-of-bounds`, ..."""
-    severity: Literal["note", "needs-trust", "ambiguous", "dangerous", "damaged"]
-    """How bad it is; the worst one makes the verdict."""
+    severity: Severity
+    """How bad it is."""
     place: str
     """Where: a record, a key, an offset; empty for the file as a whole."""
     text: str
     """One sentence for a person."""
+
+    def within(self, place: str) -> Finding:
+        """Return it as a finding of what `place` lies in: a member of an archive, of a folder."""
+        return replace(self, place=f"{place}: {self.place}" if self.place else place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class FileProblem(TorchkeepError):
 
     Attributes:
         path: the file, or None as long as only an inner layer has seen the fact.
-        seen: what a pickle had named before it broke (a `pickles.machine.Pickled`), or None.
+        seen: what a pickle had named before it broke (a `pickles.pickled.Pickled`), or None.
     """
 
     def __init__(

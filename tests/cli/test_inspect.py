@@ -5,14 +5,15 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import torchkeep
 from torchkeep.cli import main
-from torchkeep.contents import Finding
-from torchkeep.errors import LimitReached
+from torchkeep.contents import Contents, Finding
+from torchkeep.errors import DamagedFile, LimitReached
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_what_is_damaged_is_shown_and_exits_with_5(checkpoint: Path, capsys, mon
     integrity = torchkeep.identify.Integrity(ok=False, findings=(finding,))
     contents = replace(found.contents, findings=(finding,))
     damaged = replace(found, integrity=integrity, contents=contents)
-    monkeypatch.setattr(torchkeep.identify, "inspect", lambda _path, **_options: damaged)
+    monkeypatch.setattr(torchkeep.identify, "identify", lambda _contents, _limits: damaged)
     assert main(["inspect", str(checkpoint)]) == 5
     output = capsys.readouterr().out
     assert "integrity   damaged: see the findings" in output
@@ -133,6 +134,43 @@ def test_json_needs_neither_rich_nor_torch(options: list[str], checkpoint: Path)
         check=True,
     )
     assert done.stderr == "[] 0\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--verify"]])
+def test_a_file_is_read_once_whatever_is_wrong_with_it(
+    options: list[str], checkpoint: Path, html: Path, tmp_path: Path, capsys, monkeypatch
+):
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(checkpoint.read_bytes()[:-100])
+    read: list[str] = []
+    examine = torchkeep.formats.examine
+
+    def counted(path: str, **limits: Any) -> Contents:
+        read.append(path)
+        return examine(path, **limits)
+
+    monkeypatch.setattr(torchkeep.formats, "examine", counted)
+    monkeypatch.setattr(torchkeep.identify, "examine", counted)
+    paths = [str(html), str(cut), str(checkpoint)]
+    assert main(["inspect", "--json", *options, *paths]) == 4
+    assert read == paths
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [item["problem"] and item["problem"]["kind"] for item in documents]
+    assert kinds == ["NotAModelFile", "DamagedFile", None]
+    assert [item["integrity"]["verified"] for item in documents] == [False, False, bool(options)]
+
+
+def test_what_keeps_the_tensors_from_being_read_is_said_and_the_rest_is_shown(
+    checkpoint: Path, capsys, monkeypatch
+):
+    def refuse(*_arguments: object) -> None:
+        raise DamagedFile("the table of digests is broken")
+
+    monkeypatch.setattr(torchkeep.identify.integrity, "verify_contents", refuse)
+    assert main(["inspect", "--verify", "--json", str(checkpoint)]) == 5
+    captured = capsys.readouterr()
+    assert not json.loads(captured.out)["integrity"]["verified"]
+    assert captured.err == f"torchkeep: {checkpoint}: the table of digests is broken.\n"
 
 
 # --- Limits ------------------------------------------------------------------------------------

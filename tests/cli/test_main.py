@@ -24,13 +24,13 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch):
-    """Make `inspect` raise what the test gives."""
+    """Make the reading of a file raise what the test gives."""
 
     def fail(error: BaseException) -> None:
-        def inspect(_path: str, **_options: object) -> None:
+        def examine(_path: str, **_options: object) -> None:
             raise error
 
-        monkeypatch.setattr(torchkeep.identify, "inspect", inspect)
+        monkeypatch.setattr(torchkeep.formats, "examine", examine)
 
     return fail
 
@@ -92,7 +92,8 @@ def test_an_error_is_one_line_and_its_own_exit_code(kind, failing, capsys):
     failing(kind("it is wrong", advice="Mend it.", **extra))
     assert main(["inspect", "a.pth"]) == kind.exit_code
     captured = capsys.readouterr()
-    assert captured.err == "torchkeep: it is wrong. Mend it.\n"
+    place = "a.pth: " if issubclass(kind, errors.FileProblem) else ""
+    assert captured.err == f"torchkeep: {place}it is wrong. Mend it.\n"
     assert not captured.out
 
 
@@ -137,9 +138,9 @@ def test_an_interrupt_is_quiet(failing, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_ctrl_c_ends_a_real_process_with_130(tmp_path: Path):
     program = (
-        "import sys, time, torchkeep.cli as cli, torchkeep.identify as identify\n"
+        "import sys, time, torchkeep.cli as cli, torchkeep.formats as formats\n"
         "def wait(path, **options): print('ready', flush=True); time.sleep(60)\n"
-        "identify.inspect = wait\n"
+        "formats.examine = wait\n"
         "sys.exit(cli.main(['inspect', 'a.pth']))\n"
     )
     process = subprocess.Popen(

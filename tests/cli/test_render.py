@@ -15,6 +15,7 @@ import torchkeep
 from formats.samples import SAMPLES
 from torchkeep.cli import main
 from torchkeep.cli.render import MAX_ROWS, MAX_TABLES
+from torchkeep.errors import DamagedFile
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -63,6 +64,27 @@ def test_of_many_different_networks_the_first_show_their_tensors(shown, tmp_path
         lines = section(output, f"Tensors of net{size}")
         assert len(lines) == (2 if size <= MAX_TABLES else 1)
     assert lines == ["  as --tensors lists them"]
+
+
+def test_a_long_name_keeps_its_end_and_does_not_widen_the_table(shown, tmp_path):
+    torch.save(
+        {"deep." * 1000 + "weight": torch.ones(1), "b.bias": torch.ones(2)}, tmp_path / "a.pth"
+    )
+    lines = section(shown(tmp_path / "a.pth"), "Tensors")
+    assert max(map(len, lines)) < 200
+    name = lines[0].split()[0]
+    assert "..." in name
+    assert name.endswith(".deep.weight")
+
+
+def test_what_is_left_of_a_broken_file_is_shown_with_the_problem(capsys, checkpoint, tmp_path):
+    path = tmp_path / "cut.pth"
+    path.write_bytes(checkpoint.read_bytes()[:-1])
+    assert main(["inspect", str(path)]) == DamagedFile.exit_code
+    output = capsys.readouterr()
+    assert output.out.startswith("Damaged: training checkpoint: ")
+    assert re.search(r"integrity +damaged: see the findings", output.out)
+    assert "the archive is truncated" in output.err
 
 
 def test_tensors_lists_every_one_with_its_place(shown, checkpoint):
@@ -124,7 +146,8 @@ def test_older_releases_that_take_a_file_are_named(shown, tmp_path):
     next(sample for sample in SAMPLES if sample.name == "torch-zip nested").write(path)
     line = next(line for line in shown(path).splitlines() if "torch.load" in line)
     assert line.split(maxsplit=1)[1] == (
-        "weights_only=True refuses it, because of 1 name; that of PyTorch 2.13 and 2.14 takes it"
+        "weights_only=True refuses it because of 1 name; that of PyTorch 2.13 and 2.14 takes it; "
+        "torchkeep.load takes it, and runs nothing"
     )
 
 

@@ -32,6 +32,11 @@ def test_a_damaged_file_exits_with_5_and_names_the_tensor(checkpoint: Path, tmp_
     assert whole.startswith("ok ")
     assert damaged.startswith(f"damaged  {path}: ")
     assert reason.strip() == f"the bytes of tensor {name!r} do not match the archive's checksum"
+    assert main(["verify", "--json", str(path)]) == 5
+    written = json.loads(capsys.readouterr().out)
+    assert [(item["rule"], item["severity"]) for item in written["findings"]] == [
+        ("crc-mismatch", "damaged")
+    ]
 
 
 def test_json_is_one_line_per_path_whatever_becomes_of_it(checkpoint: Path, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 import torchkeep
 from docs.pages import ROOT
+from torchkeep.cli import main
 from torchkeep.cli.failures import EXIT_CODES
 from torchkeep.formats import READERS
 from torchkeep.formats.folders.kinds import FOLDER_KINDS
@@ -17,10 +19,10 @@ from torchkeep.formats.zips.kinds import ZIP_KINDS
 DOCS = ROOT / "docs"
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """Return the cells of the first table after a heading, without its head."""
+def rows(page: str, heading: str, of: str = "") -> list[list[str]]:
+    """Return the cells of the first table after a heading, or the first `of` something."""
     text = (DOCS / page).read_text(encoding="utf-8").partition(f"{heading}\n")[2]
-    table = re.search(r"((?:^\|.*\n)+)", text, re.MULTILINE)
+    table = re.search(rf"(^\|.*{re.escape(of)}.*\n(?:^\|.*\n)+)", text, re.MULTILINE)
     assert table is not None, heading
     lines = table[1].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
@@ -55,9 +57,20 @@ def test_every_field_of_the_json_is_documented(tmp_path: Path):
     assert f"this table: {form['schema']}" in documented["schema"]
 
 
-def test_every_file_and_field_of_a_checkpoint_is_documented(tmp_path: Path):
-    import json
+def test_every_field_of_the_json_of_scan_and_verify_is_documented(tmp_path: Path, capsys):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pth")
+    (tmp_path / "notes.txt").write_text("no model\n")
+    for verb, paths in (("scan", [tmp_path]), ("verify", sorted(tmp_path.iterdir()))):
+        main([verb, "--json", *map(str, paths)])
+        forms = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        documented = {}
+        for names, _, meaning in rows("cli.md", "## The JSON of `scan` and `verify`", f"`{verb}`"):
+            documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), meaning)
+        assert list(documented) == list(dict.fromkeys(field for form in forms for field in form))
+        assert all(f"this table: {form['schema']}" in documented["schema"] for form in forms)
 
+
+def test_every_file_and_field_of_a_checkpoint_is_documented(tmp_path: Path):
     model = torch.nn.Linear(2, 2)
     with torchkeep.Checkpointer(tmp_path / "run", model=model) as checkpointer:
         folder = checkpointer.save()

@@ -350,7 +350,12 @@ def _generator_pickle(folder: Path) -> None:
                 "version": 6,
                 "module_src": "import torch\nclass Generator(torch.nn.Module):\n    pass\n",
                 "class_name": "Generator",
-                "state": {"z_dim": 512, "_parameters": {}, "_modules": {}, "training": False},
+                "state": {
+                    "z_dim": 512,
+                    "training": False,
+                    "_parameters": {"const": nn.Parameter(torch.ones(4))},
+                    "_modules": {"mapping": nn.Linear(2, 2)},
+                },
             }
             return (persistence._reconstruct_persistent_obj, (meta,))
 
@@ -362,6 +367,13 @@ def _generator_pickle(folder: Path) -> None:
     _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
     _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
     persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj
-    path = expecting(folder / "stylegan2-ada.pkl", framework=None, stand_in=True)
+    path = expecting(
+        folder / "stylegan2-ada.pkl",
+        framework=None,
+        role="checkpoint",
+        state_dicts={"G": "other", "D": "other", "G_ema": "ema"},
+        classes=["Generator"] * 3,
+        stand_in=True,
+    )
     networks = {"G": Persistent(), "D": Persistent(), "G_ema": Persistent(), "augment_pipe": None}
     path.write_bytes(pickle.dumps(networks))

@@ -9,11 +9,13 @@ import random
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -224,6 +226,7 @@ def test_an_ema_is_told_from_the_model(save: Save, model: nn.Module, name: str) 
 def test_an_averaged_model_is_an_ema(save: Save, model: nn.Module) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(model)
     found = save(averaged.state_dict())
+    assert found.summary.endswith("tensors; saved from AveragedModel.")
     assert found.state_dicts[0].role == "ema"
     assert found.state_dicts[0].prefix == "module."
     assert found.state_dicts[0].num_parameters == NUM_IN_STATE_DICT
@@ -235,7 +238,7 @@ def test_two_networks_are_two_state_dicts(save: Save) -> None:
     )
     assert [item.name for item in found.state_dicts] == ["generator", "discriminator"]
     assert {item.role for item in found.state_dicts} == {"other"}
-    assert "2 state dicts (generator, discriminator)" in found.summary
+    assert "2 networks (generator, discriminator), 13 parameters in all" in found.summary
 
 
 def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
@@ -261,13 +264,59 @@ def test_a_tensor_and_other_objects_are_no_models(save: Save) -> None:
             {"rng": {"a": torch.get_rng_state(), "b": random.getstate()}, "c": random.getstate()},
             "the state of random generators",
         ),
-        ({"a": torch.get_rng_state(), "seed": 5}, "a dict of 2 (a, seed)"),
+        ({"a": torch.get_rng_state(), "step": 5}, "the state of random generators"),
+        ({"a": {"b": torch.get_rng_state(), "c": 1}}, "a dict of 1 (a)"),
+        ({"a": {"b": {"c": torch.get_rng_state()}}}, "a dict of 1 (a)"),
     ],
 )
 def test_what_is_no_model_is_told_by_its_size_and_its_keys(
     save: Save, value: Any, summary: str
 ) -> None:
     assert save(value).summary == f"No model: {summary}."
+
+
+def test_an_object_may_be_a_model_of_another_library(save: Save) -> None:
+    found = save(torch.utils.data.TensorDataset(torch.zeros(1)))
+    assert found.summary == "Pickled object of torch.utils.data.dataset.TensorDataset."
+
+
+class Holder(nn.Module):
+    """A module that calls what it holds as DataParallel does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_whole_model_came_from_a_wrapper_only_if_it_is_one(save: Save, model: nn.Module) -> None:
+    assert "saved from" not in save(Holder(model)).summary
+    assert save(nn.DataParallel(model)).summary.endswith("; saved from DataParallel or DDP.")
+    assert save(Holder(model).state_dict()).summary.endswith("; saved from DataParallel or DDP.")
+
+
+def test_an_object_that_a_function_makes_is_named_by_its_class(save: Save) -> None:
+    assert save(np.array(["a"])).summary == "Pickled object of numpy.ndarray."
+
+
+def test_an_unknown_optimizer_is_said_to_be_one(save: Save) -> None:
+    state = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    assert save(state).summary == "Optimizer state without a model: an unknown optimizer."
+
+
+@pytest.mark.parametrize(
+    ("beside", "progress"),
+    [
+        ({"global_steps": 10}, "global_steps 10"),
+        ({"trainer": {"iteration": 12, "max_epochs": 5}}, "iteration 12"),
+        ({"steps": 4, "epoch": 3}, "epoch 3"),
+        ({"epoch": -1}, ""),
+    ],
+)
+def test_how_far_the_training_got_is_told(
+    save: Save, model: nn.Module, beside: dict[str, Any], progress: str
+) -> None:
+    summary = save({"model": model.state_dict(), **beside}).summary
+    assert summary.removesuffix(".").endswith(progress or "tensors")
 
 
 @pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
@@ -511,7 +560,7 @@ def test_a_folder_of_several_models_is_named_after_none_of_them(tmp_path: Path) 
     inspection = torchkeep.inspect(tmp_path)
     num_parameters = sum(item.num_parameters for item in inspection.state_dicts)
     assert inspection.summary == (
-        f"Folder of 2 model files: 2 state dicts with {num_parameters:,} parameters in all."
+        f"Folder of 2 model files: 2 state dicts, {num_parameters:,} parameters in all."
     )
     assert not inspection.architecture
     assert inspection.members[0].architecture[0].name == "torchvision/resnet18"
@@ -548,3 +597,29 @@ def test_a_loose_tensor_beside_a_model_hides_nothing(pack: str, tmp_path: Path) 
     assert found.optimizers == ()
     assert "10 parameters in 2 tensors, epoch 3" not in found.summary
     assert "10 parameters in 2 tensors" in found.summary
+
+
+def test_networks_that_are_recognised_are_named_in_the_sentence(save: Save) -> None:
+    networks = {"a": torchvision_like("resnet18"), "b": torchvision_like("vgg11")}
+    assert save(networks).summary.startswith(
+        "Checkpoint without optimizer: 2 networks (a: resnet18 for 1,000 classes (or resnetblur18),"
+        " b: vgg11 for 1,000 classes), "
+    )
+
+
+def test_a_wrapped_whole_model_is_named_after_what_is_wrapped(save: Save) -> None:
+    summary = save(nn.DataParallel(nn.Sequential(nn.Linear(2, 2)))).summary
+    assert summary == (
+        "Whole model: torch.nn.modules.container.Sequential, 6 parameters in 2 tensors; "
+        "saved from DataParallel or DDP."
+    )
+
+
+def test_a_pickle_without_its_archive_says_what_is_missing(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        (tmp_path / "data.pkl").write_bytes(archive.read("a/data.pkl"))
+    summary = torchkeep.inspect(tmp_path / "data.pkl").summary
+    assert summary == (
+        "Parameters only: 6 parameters in 2 tensors; the bytes of its tensors are missing."
+    )

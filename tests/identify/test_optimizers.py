@@ -106,6 +106,8 @@ def test_every_optimizer_of_torch_is_named(save: Save, name: str, trained: bool)
         ("LARS", "lr momentum dampening nesterov trust_coeff", "momentum_buffer"),
         ("RMSpropTF", "lr alpha centered momentum lr_in_momentum", "square_avg"),
         ("Prodigy", "lr betas beta3 d d0 d_coef", MOMENTS + " s p0"),
+        ("DAdaptSGD", "lr momentum d k numerator_weighted g0_norm fsdp_in_use", "z s x0"),
+        ("DAdaptAdaGrad", "lr momentum d k gsq_weighted sksq_weighted skl1", "alphak sk x0"),
         ("AdamWScheduleFree", "lr betas r k scheduled_lr weight_lr_power", "z exp_avg_sq"),
         ("Adam or a relative of bitsandbytes", "lr betas eps weight_decay", "state1 state2"),
         ("an optimizer of bitsandbytes", "lr betas eps weight_decay", "state1 qmap1"),

@@ -18,7 +18,8 @@ from torchkeep.contents import Finding, Global, Object, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, TorchkeepError
 from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import COMPUTED, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import COMPUTED, Pickled
 from torchkeep.pickles.source import ByteSource
 from watching import EVERYTHING_IS_LOADED
 

@@ -16,7 +16,8 @@ from pickles.comparing import same
 from torchkeep.contents import DictObject, Object
 from torchkeep.errors import DamagedFile, TorchkeepError
 from torchkeep.pickles.constructors import CONSTRUCTORS
-from torchkeep.pickles.machine import Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import Pickled
 from torchkeep.pickles.source import ByteSource
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

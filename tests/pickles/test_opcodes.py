@@ -13,8 +13,9 @@ from pickles.comparing import same
 from torchkeep.contents import Global, Object
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.pickles.constructors import CONSTRUCTORS
-from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.opcodes import OPCODES
+from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_INCOMPLETE, report, warn
+from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
-from torchkeep.errors import DamagedFile, NotAModelFile, TorchkeepError
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached, NotAModelFile
 
 if TYPE_CHECKING:
     from torchkeep.identify import Inspection
@@ -56,88 +58,65 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.set_defaults(run=run)
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Give a verb the switch that raises limits; `options.limits` are names and amounts."""
-    parser.add_argument(
-        "--limit",
-        metavar="NAME=VALUE",
-        type=_limit,
-        action="append",
-        default=[],
-        dest="limits",
-        help="raise a limit for a file that you trust, as in steps=100_000_000 (repeatable)",
-    )
-
-
-def _limit(text: str) -> tuple[str, int]:
-    """Return the name and the amount of one `--limit`."""
-    from dataclasses import fields
-
-    from torchkeep.pickles.limits import Limits
-
-    name, _, amount = text.partition("=")
-    names = [field.name for field in fields(Limits)]
-    if name not in names:
-        raise argparse.ArgumentTypeError(f"{name!r} is no limit: use one of {', '.join(names)}")
-    try:
-        value = int(amount)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{name} needs a whole number above 0, not {amount!r}")
-    return name, value
-
-
 def run(options: argparse.Namespace) -> int:
     """Inspect each file, and return the exit code of the first problem, or 0."""
-    from torchkeep.pickles.limits import Limits
-
-    limits = Limits(**dict(options.limits))
+    limits = limits_of(options)
     codes = [_inspect(path, limits, options) for path in options.files]
     return next(filter(None, codes), 0)
 
 
 def _inspect(path: str, limits: Limits, options: argparse.Namespace) -> int:
     """Inspect one file, and return its exit code."""
-    from torchkeep.identify import inspect
+    from torchkeep.formats import examine
+    from torchkeep.identify import identify
 
     try:
-        inspection = inspect(
-            path, verify=options.verify, limits=limits, progress=reading_progress()
-        )
-    except TorchkeepError as error:
-        return _write_problem(path, error, limits, options)
+        inspection = identify(examine(path, limits=limits), limits)
+    except FileProblem as error:  # there is no file, or nothing can be told of it
+        return report(error.in_file(path))
     problem = inspection.contents.problem
-    if isinstance(problem, NotAModelFile):
-        return _write_problem(path, problem, limits, options)
+    if not isinstance(problem, _NOTHING_TO_SHOW):
+        problem = None  # a model of another ecosystem: its header was read to the end
+    if options.verify and problem is None:
+        inspection, problem = _verified(inspection, limits)
     try:
+        if problem is not None:
+            return _write_problem(inspection, problem, options)
         _write(inspection, options)
-    except TorchkeepError as error:  # a tree that is too large to be shown
+    except FileProblem as error:  # a tree that is too large to be shown
         return report(error)
     if inspection.integrity.state == "damaged":
         return DamagedFile.exit_code
     return EXIT_INCOMPLETE if options.verify and not inspection.integrity.ok else 0
 
 
-def _write_problem(
-    path: str, error: TorchkeepError, limits: Limits, options: argparse.Namespace
-) -> int:
-    """Say what is wrong with a file, and what could be seen of it all the same."""
-    from torchkeep.formats import examine
-    from torchkeep.identify import identify
+_NOTHING_TO_SHOW = (DamagedFile, LimitReached, NotAModelFile)
+
+
+def _verified(inspection: Inspection, limits: Limits) -> tuple[Inspection, FileProblem | None]:
+    """Return the inspection after the tensors were read, and what kept them from being read."""
+    from torchkeep.identify.integrity import verify_inspected
 
     try:
-        inspection = identify(examine(path, limits=limits), limits)
-    except TorchkeepError:  # there is no file, or nothing of it can be seen
-        return report(error)
-    if options.json:
+        integrity = verify_inspected(inspection.contents, limits, reading_progress())
+    except FileProblem as problem:
+        return inspection, problem.in_file(inspection.path)
+    return replace(inspection, integrity=integrity), None
+
+
+def _write_problem(
+    inspection: Inspection, problem: FileProblem, options: argparse.Namespace
+) -> int:
+    """Say what is wrong with a file, and what could be seen of it all the same."""
+    if options.json or inspection.contents.root is not None:
         _write(inspection, options)
     if inspection.safety.verdict == "dangerous":
         named = [item.place for item in inspection.safety.findings if item.severity == "dangerous"]
         warn(
-            f"{path}: what can be read of it is dangerous ({', '.join(named[:3])}). Don't load it."
+            f"{inspection.path}: what can be read of it is dangerous ({', '.join(named[:3])}). "
+            "Don't load it."
         )
-    return report(error)
+    return report(problem)
 
 
 def _write(inspection: Inspection, options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchkeep.cli.folding import fold
-from torchkeep.cli.text import clip, printable, shape, show, size, what_was_compared
+from torchkeep.cli.text import clip, elide, printable, shape, show, size, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.formats.own import RESERVED
 from torchkeep.identify.architectures import best_of
@@ -156,15 +156,27 @@ def _overview(inspection: Inspection) -> RenderableType:
         if held:
             grid.add_row(name, ", ".join(map(clip, held)))
     verdict = _severity(safety.verdict)
-    grid.add_row("safety", verdict.append(f": {_VERDICTS[safety.verdict]}", style="default"))
+    grid.add_row("safety", verdict.append(f": {_reason(safety)}", style="default"))
     if safety.weights_only is not None:
-        grid.add_row("torch.load", _weights_only(safety))
+        grid.add_row("torch.load", _weights_only(safety) + _otherwise(inspection))
     if inspection.integrity.state == "damaged":
         grid.add_row("integrity", Text("damaged: see the findings", style=_COLOURS["damaged"]))
     elif inspection.integrity.verified:
         state = "" if inspection.integrity.ok else "incomplete: "
         grid.add_row("integrity", state + what_was_compared(inspection.integrity))
     return grid
+
+
+def _reason(safety: Safety) -> str:
+    """Return what a verdict means for this file, in a few words."""
+    if safety.verdict == "needs-trust":
+        for finding in safety.findings:
+            if finding.rule in _CODE_RULES:
+                return clip(finding.text)
+    return _VERDICTS[safety.verdict]
+
+
+_CODE_RULES = frozenset({"program", "source-code"})
 
 
 def _members(inspection: Inspection) -> RenderableType:
@@ -220,10 +232,19 @@ _MOST_TIES = 3
 def _weights_only(safety: Safety) -> str:
     if safety.weights_only:
         return "weights_only=True takes it"
-    names = f", because of {counted(len(safety.blocked), 'name')}" if safety.blocked else ""
+    names = f" because of {counted(len(safety.blocked), 'name')}" if safety.blocked else ""
     older = [name for name, takes in safety.weights_only_by_release.items() if takes]
     but = f"; that of PyTorch {' and '.join(older)} takes it" if older else ""
     return f"weights_only=True refuses it{names}{but}"
+
+
+def _otherwise(inspection: Inspection) -> str:
+    """Return how a file can be loaded that `torch.load` refuses, if that is to be recommended."""
+    safety = inspection.safety
+    is_fine = safety.verdict in ("data-only", "needs-trust") and inspection.contents.problem is None
+    return (
+        "" if safety.weights_only or not is_fine else "; torchkeep.load takes it, and runs nothing"
+    )
 
 
 def _tensors(inspection: Inspection, *, unfolded: bool) -> Iterator[tuple[str, RenderableType]]:
@@ -253,8 +274,8 @@ def _state_dicts(state_dicts: Iterable[StateDict]) -> RenderableType:
     return _table(headings, rows, more="--json shows all")
 
 
-def _name(state_dict: StateDict) -> str:
-    return clip(state_dict.name) or "(the whole file)"
+def _name(part: StateDict | Optimizer) -> str:
+    return clip(part.name) or "(the whole file)"
 
 
 def _folded_tensors(state_dicts: Iterable[StateDict]) -> Iterator[tuple[str, RenderableType]]:
@@ -284,7 +305,7 @@ def _other_tensors(inspection: Inspection) -> Iterator[tuple[str, RenderableType
 
 def _folded(looks: dict[str, tuple[str, str]]) -> RenderableType:
     rows = [
-        (printable(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
+        (elide(str(pattern)), f"{len(pattern)} x" if len(pattern) > 1 else "", *look)
         for pattern, look in fold(looks)
     ]
     return _table((), rows, more="--tensors lists all")
@@ -314,7 +335,7 @@ def _alias(tensor: NamedTensor) -> str:
 def _optimizers(optimizers: Iterable[Optimizer]) -> RenderableType:
     parts: list[RenderableType] = []
     for item in optimizers:
-        head = f"{clip(item.name)}: {item.family or 'of unknown family'}, "
+        head = f"{_name(item)}: {item.family or 'of unknown family'}, "
         parts.append(Text(f"{head}{counted(item.num_states, 'state')}, {size(item.nbytes)}"))
         rows = [
             (f"group {number}", _options(group)) for number, group in enumerate(item.param_groups)

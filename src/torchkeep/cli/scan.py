@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY
-from torchkeep.cli.inspect import add_limits
+from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.text import clip, printable
 from torchkeep.wording import counted
 
@@ -62,11 +62,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """Scan each path, and return 0 if all that was found is data-only, else 13."""
     from torchkeep.identify.scan import Scanned, scan_each
-    from torchkeep.pickles.limits import Limits
 
-    limits = Limits(**dict(options.limits))
     counts: Counter[str] = Counter()
-    for item in scan_each(*options.paths, limits=limits):
+    for item in scan_each(*options.paths, limits=limits_of(options)):
         counts[item.verdict if isinstance(item, Scanned) else "skipped"] += 1
         if options.json:
             sys.stdout.write(json.dumps(item.to_json()) + "\n")

@@ -56,6 +56,17 @@ def clip(text: str, limit: int = MAX_LENGTH) -> str:
     return f"{printable(text[:limit])}... ({len(text):,} characters)"
 
 
+def elide(name: str, limit: int = MAX_LENGTH) -> str:
+    """Return a name escaped, without its middle if it is long: a tensor's ends in what it is.
+
+    >>> elide("encoder." + "x" * 5000 + ".weight", limit=20)
+    'encoder.xx...x.weight'
+    """
+    if len(name) <= limit:
+        return printable(name)
+    return f"{printable(name[: limit // 2])}...{printable(name[-(limit * 2 // 5) :])}"
+
+
 def show(value: object, *, depth: int = MAX_DEPTH) -> str:
     """Return an inert value as a person would write it down, on one short line.
 

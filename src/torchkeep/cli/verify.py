@@ -8,15 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.failures import EXIT_INCOMPLETE, report
-from torchkeep.cli.inspect import add_limits
+from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
 from torchkeep.cli.text import printable, what_was_compared
 from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchkeep.contents import Finding
     from torchkeep.identify.integrity import Integrity
     from torchkeep.pickles.limits import Limits
 
@@ -56,9 +53,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(options: argparse.Namespace) -> int:
     """Verify each path, and return the exit code of the first problem, or 0."""
-    from torchkeep.pickles.limits import Limits
-
-    limits = Limits(**dict(options.limits))
+    limits = limits_of(options)
     codes = [_verify(path, limits, as_json=options.json) for path in options.files]
     return next(filter(None, codes), 0)
 
@@ -74,14 +69,7 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
             _write_json(path, ok=False, problem=problem)
         return report(error)
     if as_json:
-        counts = {
-            "num_checked": found.num_checked,
-            "num_unchecked": found.num_unchecked,
-            "num_unread": found.num_unread,
-        }
-        findings, left_out = _findings(found.findings), _findings(found.left_out)
-        told = {"state": found.state, "findings": findings, "left_out": left_out, **counts}
-        _write_json(path, ok=found.ok, **told)
+        _write_json(path, **found.to_json())
     else:
         _write(path, found)
     return _EXIT_CODES[found.state]
@@ -90,12 +78,10 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
 _EXIT_CODES = {"ok": 0, "incomplete": EXIT_INCOMPLETE, "damaged": DamagedFile.exit_code}
 
 
-def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    return [{"rule": item.rule, "place": item.place, "text": item.text} for item in findings]
-
-
 def _write_json(path: str, **fields: object) -> None:
-    sys.stdout.write(json.dumps({"schema": 1, "path": path, **fields}) + "\n")
+    from torchkeep.identify.json_form import SCHEMA
+
+    sys.stdout.write(json.dumps({"schema": SCHEMA, "path": path, **fields}) + "\n")
 
 
 def _write(path: str, found: Integrity) -> None:

@@ -13,7 +13,8 @@ from torchkeep.contents import Finding, Global, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.files import Readable
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
 
 _SHORT_LINES = tuple(b"%c" % opcode for opcode in b"FILPcgip")

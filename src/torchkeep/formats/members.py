@@ -7,7 +7,6 @@ state dicts, optimizers and values finds them there, under paths that start with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.contents import Contents, Files, Finding, Global
@@ -40,7 +39,7 @@ def join_members(
     sources: dict[str, str] = {}
     for name, member in members.items():
         names.update(dict.fromkeys(member.globals))
-        joined += [_within(name, finding) for finding in member.findings]
+        joined += [finding.within(name) for finding in member.findings]
         sources |= member.sources
     protocols = [m.pickle_protocol for m in members.values() if m.pickle_protocol is not None]
     return Contents(
@@ -56,7 +55,3 @@ def join_members(
         members=tuple(members.values()),
         problem=problem,
     )
-
-
-def _within(name: str, finding: Finding) -> Finding:
-    return replace(finding, place=f"{name}: {finding.place}" if finding.place else name)

@@ -23,7 +23,8 @@ from torchkeep.formats.format import Format
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch.pickles import run_torch_pickle
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import PERSISTENT_ID, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
 
 _TEXT_OPENINGS = (b"(", b"c", b"]", b"}", b")")

@@ -15,6 +15,7 @@ from torchkeep.formats import examine
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
     ArchitectureMatch,
+    in_words,
     named_by_class,
     named_by_values,
     prefer,
@@ -26,14 +27,20 @@ from torchkeep.identify.integrity import (
     Integrity,
     Progress,
     integrity_of,
-    verify_contents,
     verify_file,
+    verify_inspected,
 )
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.summary import main_state_dict, role_of, summarise
+from torchkeep.identify.summary import (
+    MOST_NAMED,
+    main_state_dict,
+    role_of,
+    separate_networks,
+    summarise,
+)
 from torchkeep.identify.survey import Survey, survey
 from torchkeep.identify.tree import Budget, NamedTensor
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
@@ -71,9 +78,7 @@ def inspect(
         inspection = identify(contents, limits)
         if not verify:
             return inspection
-        if contents.problem is not None:  # no tensor of it can be read
-            return replace(inspection, integrity=verify_contents(contents, limits, progress))
-        return replace(inspection, integrity=verify_file(path, limits, progress))
+        return replace(inspection, integrity=verify_inspected(contents, limits, progress))
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
@@ -128,12 +133,26 @@ def identify(
     architecture: tuple[ArchitectureMatch, ...] = ()
     if main and not several:
         architecture = _architecture(main, found, contents, written_by)
+    networks = [] if several else separate_networks(found)
+    is_few = len(networks) <= MOST_NAMED
+    summary = summarise(
+        role,
+        contents,
+        found,
+        architecture,
+        framework=written_by,
+        several=several,
+        networks=[
+            (item, in_words(_architecture(item, found, contents, None)) if is_few else "")
+            for item in networks
+        ],
+    )
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
         container=contents.container,
         role=role,
-        summary=summarise(role, contents, found, architecture, several=several),
+        summary=summary,
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),
         schedulers=tuple(found.schedulers),

@@ -73,6 +73,12 @@ class Inspection:
     limits: Limits
     """The bounds under which it was read; they hold for what is asked of it later, too."""
 
+    def __repr__(self) -> str:  # all of its fields would fill hundreds of pages
+        return f"<Inspection of {str(self.path)!r}: {self.summary}>"
+
+    def __str__(self) -> str:
+        return self.summary
+
     @property
     def metadata(self) -> dict[str, str]:
         """What the container says about itself, such as a safetensors file's `__metadata__`."""

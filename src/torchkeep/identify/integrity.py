@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
@@ -20,6 +20,7 @@ from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own import CHECKPOINT
 from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.json_form import finding_form
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted
@@ -59,6 +60,19 @@ class Integrity:
         if self.ok:
             return "ok"
         return "incomplete" if self.left_out and not self.findings else "damaged"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/cli.md) as plain dicts and lists."""
+        return {
+            "ok": self.ok,
+            "state": self.state,
+            "verified": self.verified,
+            "num_checked": self.num_checked,
+            "num_unchecked": self.num_unchecked,
+            "num_unread": self.num_unread,
+            "findings": [finding_form(item) for item in self.findings],
+            "left_out": [finding_form(item) for item in self.left_out],
+        }
 
 
 def integrity_of(contents: Contents) -> Integrity:
@@ -111,6 +125,24 @@ def verify_file(
     """
     with Scratch() as scratch:
         return verify_contents(describe(path, limits=limits, scratch=scratch), limits, progress)
+
+
+def verify_inspected(
+    contents: Contents, limits: Limits, progress: Progress | None = None
+) -> Integrity:
+    """Return what `verify_file` does of a file that was described already.
+
+    Args:
+        contents: its description; what can be read of a file with a problem is read.
+        limits: bounds of the work.
+        progress: is called from time to time.
+
+    Raises:
+        FileProblem: as `verify_file` does, but for the file's own problem.
+    """
+    if contents.problem is not None:
+        return verify_contents(contents, limits, progress)
+    return verify_file(contents.path, limits, progress)
 
 
 def verify_contents(

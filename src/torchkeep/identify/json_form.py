@@ -1,4 +1,4 @@
-"""The documented JSON form of an inspection (docs/cli.md), as plain dicts and lists."""
+"""The documented JSON forms (docs/cli.md), as plain dicts and lists."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 from torchkeep.contents import Array, Finding, Global, Object, TensorEntry, Value
 from torchkeep.errors import FileProblem
 from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch
-from torchkeep.identify.integrity import Integrity
-from torchkeep.identify.modules import ModuleNode
-from torchkeep.identify.optimizers import Optimizer
-from torchkeep.identify.safety import Safety
-from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.tree import NamedTensor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these have their form from here
     from torchkeep.identify.inspection import Inspection
+    from torchkeep.identify.modules import ModuleNode
+    from torchkeep.identify.optimizers import Optimizer
+    from torchkeep.identify.safety import Safety
+    from torchkeep.identify.state_dicts import StateDict
+    from torchkeep.identify.tree import NamedTensor
 
 SCHEMA = 1
-"""The version of the JSON form; it grows when a field changes its meaning or goes away."""
+"""The version of the JSON forms; it grows when a field changes its meaning or goes away."""
 
 _LONGEST_LIST = 100_000
 """Items of a list or mapping that the JSON form spells out, if there is room."""
@@ -60,7 +59,7 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
         "architecture": [_architecture(match) for match in inspection.architecture] or None,
         "metadata": dict(inspection.metadata),
         "safety": _safety(inspection.safety),
-        "integrity": _integrity(inspection.integrity),
+        "integrity": inspection.integrity.to_json(),
         "problem": _problem(inspection.contents.problem),
         "members": [json_form(member, tensors=False) for member in inspection.members],
     }
@@ -198,20 +197,8 @@ def _architecture(match: ArchitectureMatch) -> dict[str, Any]:
     }
 
 
-def _integrity(item: Integrity) -> dict[str, Any]:
-    return {
-        "ok": item.ok,
-        "state": item.state,
-        "verified": item.verified,
-        "num_checked": item.num_checked,
-        "num_unchecked": item.num_unchecked,
-        "num_unread": item.num_unread,
-        "findings": [_finding(finding) for finding in item.findings],
-        "left_out": [_finding(finding) for finding in item.left_out],
-    }
-
-
-def _finding(item: Finding) -> dict[str, str]:
+def finding_form(item: Finding) -> dict[str, str]:
+    """Return a finding in JSON's terms."""
     return {
         "rule": item.rule,
         "severity": item.severity,
@@ -224,7 +211,7 @@ def _safety(item: Safety) -> dict[str, Any]:
     return {
         "verdict": item.verdict,
         "globals": list(item.globals),
-        "findings": [_finding(finding) for finding in item.findings],
+        "findings": [finding_form(finding) for finding in item.findings],
         "weights_only": item.weights_only,
         "weights_only_by_release": item.weights_only_by_release,
         "blocked": list(item.blocked),

@@ -1,9 +1,11 @@
 """The module tree of a pickled model, from the attributes that `nn.Module` pickles.
 
 A module is an object whose state has `_parameters` and `_modules`; its class need not exist here.
-The public attributes are, as a rule, the arguments that its constructor got.
+The public attributes are, as a rule, the arguments that its constructor got. NVIDIA's generators
+(StyleGAN, EDM) carry their source text and hand both to a function of theirs.
 
-Source: torch/nn/modules/module.py (`Module.__init__`, `__setstate__`).
+Source: torch/nn/modules/module.py (`Module.__init__`, `__setstate__`);
+stylegan2-ada-pytorch/torch_utils/persistence.py (`__reduce__`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Object, TensorEntry, Value
+from torchkeep.contents import Object, TensorEntry, Value, attributes_of
 from torchkeep.identify.tree import Budget
 
 _REQUIRED = ("_parameters", "_modules")
@@ -69,11 +71,26 @@ class ModuleNode:
         return entries
 
 
+_PERSISTENCE = "torch_utils.persistence._reconstruct_persistent_obj"
+
+
 def is_module(value: Value) -> bool:
     """Whether a value is a pickled `nn.Module`."""
-    return isinstance(value, Object) and all(
-        isinstance(value.attributes.get(name), dict) for name in _REQUIRED
-    )
+    if not isinstance(value, Object):
+        return False
+    state = _state_of(value)
+    return all(isinstance(state.get(name), dict) for name in _REQUIRED)
+
+
+def _with_source(value: Object) -> dict[Value, Value]:
+    """Return what NVIDIA's modules hand to their own function; nothing for any other."""
+    meta = value.args[0] if value.class_path == _PERSISTENCE and value.args else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def _state_of(value: Object) -> dict[Value, Value]:
+    meta = _with_source(value)
+    return attributes_of(meta.get("state")) if meta else value.attributes
 
 
 def module_tree(
@@ -91,14 +108,16 @@ def module_tree(
     Raises:
         LimitReached: the tree unfolds too far.
     """
-    state = value.attributes
+    state, meta = _state_of(value), _with_source(value)
+    class_path = meta.get("class_name", value.class_path)
+    source = meta.get("module_src", sources.get(value.class_path))
     budget.spend(depth, num_attributes=len(state))
     modules = state["_modules"]
     non_persistent = state.get("_non_persistent_buffers_set")
     training = state.get("training")
     return ModuleNode(
         name=name,
-        class_path=value.class_path,
+        class_path=class_path if isinstance(class_path, str) else value.class_path,
         attributes={
             key: item
             for key, item in state.items()
@@ -115,7 +134,7 @@ def module_tree(
             if is_module(child)
         ),
         training=training if isinstance(training, bool) else None,
-        source=sources.get(value.class_path),
+        source=source if isinstance(source, str) else None,
     )
 
 

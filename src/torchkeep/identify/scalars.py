@@ -13,7 +13,6 @@ from pathlib import Path
 from torchkeep.contents import ITEM_SIZE, Array, TensorEntry, Value
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
-from torchkeep.formats.torch.layouts import array_entry
 from torchkeep.pickles.arrays import unpack_number
 
 MOST_SCALARS = 1_000
@@ -34,7 +33,7 @@ def with_numbers(values: Mapping[str, Value]) -> dict[str, Value]:
     Python has no number.
     """
     scalars = {
-        name: array_entry(value) if isinstance(value, Array) else value
+        name: value.entry if isinstance(value, Array) else value
         for name, value in values.items()
         if is_scalar(value)
     }

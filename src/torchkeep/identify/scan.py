@@ -18,12 +18,10 @@ from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileMissing, FileProblem, FileUnreadable, NotAModelFile
 from torchkeep.files import InputFile
 from torchkeep.formats import examine_open
+from torchkeep.identify.json_form import SCHEMA, finding_form
 from torchkeep.identify.safety import Safety, Verdict, judge
 from torchkeep.identify.safety.lists import NO_MODELS
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
-
-SCHEMA = 1
-"""The version of the JSON form; it grows when a field changes its meaning or goes away."""
 
 MODEL_SUFFIXES: frozenset[str] = frozenset(
     ".7z .bin .bz2 .ckpt .dat .dill .distcp .ggml .gguf .gz .h5 .hdf5 .jit .job .joblib .keras "
@@ -59,15 +57,7 @@ class Scanned:
             "path": self.path,
             "container": self.container,
             "verdict": self.verdict,
-            "findings": [
-                {
-                    "rule": item.rule,
-                    "severity": item.severity,
-                    "place": item.place,
-                    "text": item.text,
-                }
-                for item in self.findings
-            ],
+            "findings": [finding_form(item) for item in self.findings],
             "problem": self.problem,
         }
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchkeep.contents import Array, DictObject, TensorEntry, Value
-from torchkeep.formats.torch.layouts import array_entry
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.matching.keys import AVERAGE_COUNTER, strip_wrappers
 
@@ -101,7 +100,7 @@ def state_dict_of_mapping(name: str, value: dict[Value, Value]) -> StateDict:
     averages = _averaged_list(value)
     entries = {f"{_AVERAGED_LIST}.{index}": item for index, item in enumerate(averages)}
     entries |= {
-        key: array_entry(item) if isinstance(item, Array) else item
+        key: item.entry if isinstance(item, Array) else item
         for key, item in value.items()
         if isinstance(item, TensorEntry | Array)
     }

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
+from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.survey import Survey
+from torchkeep.identify.survey import Plain, Survey
 from torchkeep.identify.tree import children
-from torchkeep.matching.keys import WRAPPERS, wrappers_in
+from torchkeep.matching.keys import AVERAGE_COUNTER, WRAPPERS, wrappers_in
 from torchkeep.wording import counted
 
-_PROGRESS = ("epoch", "epochs", "global_step", "step", "iteration", "iter")
+_PROGRESS = tuple(
+    "epoch epochs current_epoch global_step global_steps step steps iteration iter cur_iter "
+    "num_updates".split()
+)
 """Root values that say how far a training run got, in the order of preference."""
 
 
@@ -27,8 +32,8 @@ _PROGRAMS = frozenset(
 """Containers that hold a network as a program, whatever else is in them."""
 
 
-_PLACES = ("", "trainer_state.json.", "meta.", "extra_state.")
-"""Where these stand: at the root, or where HF's Trainer, mmengine and fairseq keep them."""
+_PLACES = ("", "trainer_state.json.", "meta.", "extra_state.", "trainer.")
+"""Where these stand: at the root, or where HF's Trainer, mmengine, fairseq and Ignite keep them."""
 
 
 def role_of(contents: Contents, found: Survey) -> FileRole:
@@ -59,7 +64,9 @@ def summarise(
     found: Survey,
     architecture: tuple[ArchitectureMatch, ...] = (),
     *,
+    framework: str | None = None,
     several: bool = False,
+    networks: Sequence[tuple[StateDict, str]] = (),
 ) -> str:
     """Return the sentence.
 
@@ -68,8 +75,10 @@ def summarise(
         contents: its description.
         found: what was met in it.
         architecture: the networks that its main state dict fits.
+        framework: what wrote it, if that is known.
         several: whether it is an archive or a folder of models that have nothing to do with one
             another.
+        networks: its `separate_networks`, each with its architecture in words.
     """
     root = contents.root
     if role == "tensor":
@@ -83,13 +92,15 @@ def summarise(
         return f"{_without_model(role, contents, found)}."
     if several:
         return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
-    details = _model(role, main, found, architecture)
+    details = [_networks(networks)] if networks else _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
-        details += _checkpoint_details(found, main, contents.kind)
-    start = contents.kind or _start(role, found)
+        details += _checkpoint_details(found, main, contents.kind, is_one=not networks)
+    start = contents.kind or _start(role, found, framework)
     if isinstance(contents.problem, DamagedFile):
         start = f"damaged: {start}"
-    return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main)}."
+    return (
+        f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main, found)}{_lost(contents)}."
+    )
 
 
 _LAYOUTS = {
@@ -110,12 +121,13 @@ def _one_tensor(root: TensorEntry | Array) -> str:
     return f"One {_LAYOUTS.get(root.layout, 'tensor')}"
 
 
-def _start(role: FileRole, found: Survey) -> str:
+def _start(role: FileRole, found: Survey, framework: str | None) -> str:
     if role == "state_dict":
         return "Parameters only"
     if role == "module":
         return "Whole model"
-    return "Training checkpoint" if found.optimizers else "Checkpoint without optimizer"
+    start = "training checkpoint" if found.optimizers else "checkpoint without optimizer"
+    return f"{framework} {start}" if framework else start
 
 
 def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
@@ -130,6 +142,8 @@ def _without_model(role: FileRole, contents: Contents, found: Survey) -> str:
             return f"No model: {_ALONE[name]}"
     if _is_only_rng(contents.root, found):
         return f"No model: {_ALONE['rng']}"
+    if isinstance(contents.root, Object):  # it may well be a model of another library
+        return f"Pickled object of {_class_of(contents.root)}"
     return f"No model: {_object(contents.root)}"
 
 
@@ -141,12 +155,17 @@ _ALONE = {
 
 
 def _is_only_rng(root: Value, found: Survey) -> bool:
-    """Whether all that stands in a file are states of random generators."""
-    names = [name for name, _ in children(root)]
-    inside = tuple(found.rng)
-    return bool(names) and all(
-        any(path == name or path.startswith(f"{name}.") for path in inside) for name in names
-    )
+    """Whether a file holds states of random generators, and plain values such as the step."""
+    items = [item for item in children(root) if not isinstance(item[1], Plain)]
+    return bool(items) and all(_is_rng(name, item, set(found.rng)) for name, item in items)
+
+
+def _is_rng(path: str, value: Value, rng: set[str]) -> bool:
+    """Whether a value is a random generator's state, or a table of nothing else."""
+    if path in rng:
+        return True
+    below = {f"{path}.{name}": item for name, item in children(value)}
+    return bool(below) and all(name in rng for name in below)
 
 
 def _capitalised(text: str) -> str:
@@ -159,7 +178,7 @@ def _model(
     """Return what the model is: its class, its architecture, its size if these don't tell it."""
     details = []
     if role == "module":
-        details.append(found.modules[0][1].class_path)
+        details.append(_unwrapped(found.modules[0][1]).class_path)
     size = f"{counted(main.num_parameters, 'parameter')} in {counted(main.num_tensors, 'tensor')}"
     if not architecture:
         return [*details, size]
@@ -169,9 +188,43 @@ def _model(
 
 
 def _all_state_dicts(found: Survey) -> str:
-    num_parameters = sum(item.num_parameters for item in found.state_dicts)
-    state_dicts = counted(len(found.state_dicts), "state dict")
-    return f"{state_dicts} with {counted(num_parameters, 'parameter')} in all"
+    return f"{counted(len(found.state_dicts), 'state dict')}, {_in_all(found.state_dicts)}"
+
+
+def _in_all(state_dicts: Iterable[StateDict]) -> str:
+    num_parameters = sum(item.num_parameters for item in state_dicts)
+    return f"{counted(num_parameters, 'parameter')} in all"
+
+
+MOST_NAMED = 4
+"""Networks of one file that the sentence names."""
+
+
+def separate_networks(found: Survey) -> list[StateDict]:
+    """Return the state dicts of a file that has several networks, none of which is *the* model."""
+    roles = [item.role for item in found.state_dicts]
+    if "model" in roles or roles.count("other") < 2:
+        return []
+    return [item for item in found.state_dicts if item.role == "other"]
+
+
+def _networks(networks: Sequence[tuple[StateDict, str]]) -> str:
+    names = [f"{item.name}: {words}" if words else item.name for item, words in networks]
+    named = f" ({', '.join(names)})" if len(names) <= MOST_NAMED else _some(names)
+    return f"{len(names)} networks{named}, {_in_all(item for item, _ in networks)}"
+
+
+def _unwrapped(node: ModuleNode) -> ModuleNode:
+    """Return the module in the wrappers around it, which the end of the sentence names."""
+    while len(node.children) == 1 and node.children[0].name in WRAPPERS:
+        if node.children[0].name == "module" and _class(node) not in _NAMING_MODULE:
+            break
+        node = node.children[0]
+    return node
+
+
+def _class(node: ModuleNode) -> str:
+    return node.class_path.rpartition(".")[2]
 
 
 def main_state_dict(found: Survey) -> StateDict | None:
@@ -183,9 +236,9 @@ def main_state_dict(found: Survey) -> StateDict | None:
     return None
 
 
-def _checkpoint_details(found: Survey, main: StateDict, told: str) -> list[str]:
+def _checkpoint_details(found: Survey, main: StateDict, told: str, *, is_one: bool) -> list[str]:
     details = []
-    if len(found.state_dicts) > 1:
+    if is_one and len(found.state_dicts) > 1:
         names = [item.name for item in found.state_dicts]
         details.append(f"{len(names)} state dicts{_some(names)}")
     whole = [node.class_path for path, node in found.modules if path == main.name]
@@ -216,25 +269,39 @@ def _progress(found: Survey, told: str) -> str:
 
 
 def _optimizers(found: Survey) -> str:
-    counts = Counter(item.family or _UNNAMED for item in found.optimizers)
-    told = [
-        name if n == 1 else f"{n} optimizers" if name == _UNNAMED else f"{n} x {name}"
-        for name, n in counts.items()
-    ]
-    return " and ".join(told)
+    counts = Counter(item.family or "an unknown optimizer" for item in found.optimizers)
+    return " and ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
-_UNNAMED = "an optimizer"
+def _lost(contents: Contents) -> str:
+    is_lost = any(finding.rule == "missing-storage" for finding in contents.findings)
+    is_all = contents.container == "pickle"  # taken out of the archive that it was in
+    return "; the bytes of its tensors are missing" if is_lost and is_all else ""
 
 
-def _saved_from(main: StateDict) -> str:
-    wrappers = [WRAPPERS[name] for name in wrappers_in(main.entries)]
+_NAMING_MODULE = frozenset({"DataParallel", "DistributedDataParallel", "AveragedModel"})
+"""The classes that call what they wrap `module`; others have children of that name, too."""
+
+
+def _saved_from(main: StateDict, found: Survey) -> str:
+    names = wrappers_in(main.entries)
+    classes = [_class(node) for path, node in found.modules if path == main.name]
+    if classes and classes[0] not in _NAMING_MODULE:
+        names = tuple(name for name in names if name != "module")
+    wrappers = [WRAPPERS[name] for name in names]
+    if AVERAGE_COUNTER in main.entries and wrappers:
+        wrappers[0] = "AveragedModel"  # which names its model as DataParallel does
     return f"; saved from {' in '.join(reversed(wrappers))}" if wrappers else ""
 
 
+def _class_of(value: Object) -> str:
+    """Return the class of an object; a function that makes one, as NumPy's, is given it first."""
+    made = value.args[0] if value.args else None
+    is_maker = value.class_path.rpartition(".")[2].startswith("_")
+    return str(made) if is_maker and isinstance(made, Global) else value.class_path
+
+
 def _object(root: Value) -> str:
-    if isinstance(root, Object):
-        return f"an object of {root.class_path}"
     if isinstance(root, dict):
         name = root.class_path if isinstance(root, DictObject) else "dict"
         return f"a {name} of {_items(list(root.values()))}{_some_keys(root)}"

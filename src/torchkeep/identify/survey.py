@@ -34,7 +34,8 @@ _MAX_VALUES = 10_000
 _ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
 """Containers that hold one state dict and nothing else."""
 
-_Plain = bool | int | float | complex | str | None
+Plain = bool | int | float | complex | str | None
+"""What is kept as a value of its own."""
 _NO_VALUES = frozenset({"numpy.dtype"})
 """Classes whose insides are no values of the user's."""
 
@@ -83,7 +84,7 @@ class _Walk:
 
     def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
-        if isinstance(value, _Plain):
+        if isinstance(value, Plain):
             self.keep(path, value)
         elif is_scalar(value):
             self.keep_scalar(path, value)
@@ -124,7 +125,7 @@ class _Walk:
         elif is_state_dict(value):
             found.state_dicts.append(state_dict_of_mapping(path, value))
             for key, item in value.items():
-                if isinstance(item, _Plain):
+                if isinstance(item, Plain):
                     self.keep(f"{path}.{key}" if path else key, item)
         else:
             return False
@@ -157,7 +158,7 @@ def _is_inner(value: Value) -> bool:
 
 
 def _is_plain_list(value: list[Value] | tuple[Value, ...]) -> bool:
-    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, _Plain) for item in value)
+    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, Plain) for item in value)
 
 
 def is_index(value: dict[Value, Value]) -> bool:

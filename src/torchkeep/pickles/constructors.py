@@ -13,7 +13,7 @@ from torchkeep.contents import DictObject, Global, Object, Value
 from torchkeep.pickles.arrays import numpy_frombuffer, numpy_scalar
 from torchkeep.pickles.keys import Keys
 from torchkeep.pickles.limits import DEFAULT_LIMITS
-from torchkeep.pickles.machine import Constructor
+from torchkeep.pickles.pickled import Constructor
 
 
 def _mapping(class_path: str) -> Constructor:

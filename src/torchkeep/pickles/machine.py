@@ -3,58 +3,26 @@
 It follows CPython's `Modules/_pickle.c`, which is what reads pickles in practice, down to its
 treatment of marks, FRAME and text numbers. Where C calls something, this machine keeps the
 recipe as an `Object`; a few callables that only make plain values (`constructors`) are answered
-with the value itself. Names are never imported. What would be a trick in a real unpickler
-(a name made at run time, attributes set on a function) is noted as a `Finding`.
+with the value itself. Names are never imported.
+
+`stack` holds the values, `calls` knows what is named, called and changed.
 """
 
 from __future__ import annotations
 
 import struct
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import islice
-from typing import Literal
+from collections.abc import Callable, Mapping
 
-from torchkeep.contents import (
-    DictObject,
-    Finding,
-    Global,
-    Object,
-    TensorEntry,
-    Value,
-    attributes_of,
-)
+from torchkeep.contents import Global, Object, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
+from torchkeep.pickles.calls import Calls
 from torchkeep.pickles.keys import Keys
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits, how_to_raise
 from torchkeep.pickles.opcodes import OPCODES, WEIGHTS_ONLY_OPCODES
+from torchkeep.pickles.pickled import PERSISTENT_ID, Builder, Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
+from torchkeep.pickles.stack import Stack
 from torchkeep.pickles.text import decimal, integer, long_integer, memo_index, quoted
-
-Constructor = Callable[..., Value]
-"""Makes the inert value of a call from the call's arguments; ValueError if they make no sense."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pickled:
-    """What one pickle stream holds."""
-
-    root: Value
-    """The value that it leaves."""
-    globals: tuple[Global, ...]
-    """Every name that it mentions, in the order of first mention."""
-    findings: tuple[Finding, ...]
-    """What a reader should know about the stream."""
-    protocol: int
-    """The protocol that it declares; 0 if it declares none."""
-    unusual: tuple[str, ...] = ()
-    """The opcodes in it that `torch.load(weights_only=True)` does not know."""
-
-
-Builder = Callable[[Value, Value], Value | None]
-"""Makes what a value becomes when a state is set on it; None if that is nothing special."""
 
 
 def run_pickle(
@@ -82,12 +50,16 @@ def run_pickle(
         LimitReached: larger than a limit allows.
         UnsupportedContent: it needs buffers that are outside the stream.
     """
-    machine = _Machine(source, persistent or _keep_persistent_id, constructors or {}, limits)
-    machine.builder = builder or _build_nothing
-    machine.only_called = only_called
+    machine = _Machine(
+        source,
+        persistent or _keep_persistent_id,
+        Calls(source, constructors or {}, limits, only_called),
+        builder or _build_nothing,
+        limits,
+    )
     try:
         root = machine.run()
-        machine.note_uncalled()
+        machine.calls.note_uncalled()
         return machine.pickled(root)
     except FileProblem as problem:
         problem.seen = problem.seen or machine.pickled(None)
@@ -98,13 +70,8 @@ def run_pickle(
         raise reached from None
 
 
+_STOP = 0x2E
 _RAN_OUT = {RecursionError: "stack", MemoryError: "memory"}
-
-PERSISTENT_ID = Global("pickle", "<persistent id>")
-"""The callee of the `Object` that stands for a persistent id nobody could resolve."""
-
-COMPUTED = Global("<computed>", "<computed>")
-"""Stands for a name that the file makes at run time."""
 
 
 def _keep_persistent_id(pid: Value) -> Value:
@@ -115,39 +82,31 @@ def _build_nothing(target: Value, state: Value) -> None:
     del target, state
 
 
-class _Machine:
+class _Machine(Stack):
     """The state of one run. Its methods named like opcodes are those opcodes."""
 
     def __init__(
         self,
         source: ByteSource,
         persistent: Callable[[Value], Value],
-        constructors: Mapping[str, Constructor],
+        calls: Calls,
+        builder: Builder,
         limits: Limits,
     ) -> None:
-        self.source = source
+        super().__init__(source)
         self.take = source.take
         self.byte = source.byte
         self.persistent = persistent
-        self.constructors = constructors
-        self.builder: Builder = _build_nothing
-        self.only_called = ""
-        self.watched: object = _NOTHING  # the name `only_called`, once it was mentioned
-        self.num_uncalled = 0
+        self.builder = builder
         self.limits = limits
         self.keys = Keys(limits)
+        self.calls = calls
+        self.call = calls.call
+        self.note = calls.note
+        self.refuse = calls.refuse
         self.protocol = 0
-        self.stack: list[Value] = []
-        self.push = self.stack.append
-        self.marks: list[int] = []
-        self.fence = 0  # the stack's length at the last mark: nothing below may be taken
-        self.memo: dict[int, Value] = {}
         self.frame_end: int | None = None
-        self.copied_nbytes = 0
-        self.globals: dict[Global, None] = {}
         self.unusual: dict[str, None] = {}
-        self.findings: dict[tuple[str, str], Finding] = {}
-        self.num_findings: Counter[str] = Counter()
 
     def run(self) -> Value:
         handlers = [self._no_opcode] * 256
@@ -174,8 +133,8 @@ class _Machine:
         """Return what was seen so far, with this as the value that the stream leaves."""
         return Pickled(
             root=root,
-            globals=tuple(self.globals),
-            findings=tuple(self.findings.values()),
+            globals=tuple(self.calls.globals),
+            findings=tuple(self.calls.findings.values()),
             protocol=self.protocol,
             unusual=tuple(self.unusual),
         )
@@ -198,59 +157,6 @@ class _Machine:
 
     # --- What the opcodes share -------------------------------------------------------------
 
-    def note(
-        self, rule: str, severity: Literal["note", "ambiguous", "dangerous", "damaged"], text: str
-    ) -> None:
-        """Keep a finding, once per rule and text; a file can't make the report endless."""
-        if (rule, text) not in self.findings and self.num_findings[rule] < _MOST_FINDINGS:
-            place = f"pickle byte {self.source.position}"
-            self.num_findings[rule] += 1
-            self.findings[rule, text] = Finding(rule, severity, place, text)
-
-    def charge(self, values: Iterable[Value]) -> None:
-        """Count what is about to be copied.
-
-        A memo entry takes two bytes to name, so a copy of it is cheap to ask for: without a
-        bound, a megabyte of pickle asks for terabytes.
-        """
-        for value in values:
-            if isinstance(value, _TEXTS):
-                self.copied_nbytes += len(value)
-            elif isinstance(value, _CONTAINERS):
-                self.copied_nbytes += _ITEM_NBYTES * len(value)
-        if self.copied_nbytes > self.limits.copied_nbytes:
-            self.limits.check("copied_nbytes", self.copied_nbytes)
-
-    def pop(self) -> Value:
-        if len(self.stack) <= self.fence:
-            raise self.empty()
-        return self.stack.pop()
-
-    def top(self) -> Value:
-        if len(self.stack) <= self.fence:
-            raise self.empty()
-        return self.stack[-1]
-
-    def empty(self) -> DamagedFile:
-        return DamagedFile(f"the pickle's stack is empty at byte {self.source.position}")
-
-    def pop_from(self, start: int) -> list[Value]:
-        if start < self.fence:
-            raise self.empty()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def pop_mark(self) -> int:
-        if not self.marks:
-            raise DamagedFile(f"the pickle has no MARK for byte {self.source.position}")
-        mark = self.marks.pop()
-        self.fence = self.marks[-1] if self.marks else 0
-        return mark
-
-    def pop_to_mark(self) -> list[Value]:
-        return self.pop_from(self.pop_mark())
-
     def length(self, nbytes: int) -> int:
         return int.from_bytes(self.take(nbytes), "little")
 
@@ -266,70 +172,7 @@ class _Machine:
         return line
 
     def name(self, module: Value, name: Value) -> Global:
-        """Return a name as a value, under Python 3's spelling."""
-        if not isinstance(module, str) or not isinstance(name, str):
-            self.note(
-                "computed-global", "dangerous", "a name to import is made while the file is read"
-            )
-            return COMPUTED
-        if self.protocol < 3:
-            if (module, name) in NAME_MAPPING:
-                module, name = NAME_MAPPING[module, name]
-            else:
-                module = IMPORT_MAPPING.get(module, module)
-        found = Global(module, name)
-        self.globals.setdefault(found)
-        return self.watch(found) if str(found) == self.only_called else found
-
-    def watch(self, found: Global) -> Global:
-        """Count a use of the name that may only be called; return the one value it is known by."""
-        self.num_uncalled += 1
-        if not isinstance(self.watched, Global):
-            self.watched = found
-        return self.watched
-
-    def note_uncalled(self) -> None:
-        """Note that a name was used, and not called where it was.
-
-        What is kept can be called by Python itself: as `__setstate__` or `append` of an object.
-        """
-        if self.num_uncalled:
-            text = f"{self.only_called}, which runs what it is given, is handed to something else"
-            self.note("hidden-call", "dangerous", text)
-
-    def call(self, callee: Value, args: Value, kwargs: Value = None) -> Value:
-        """Return the inert result of a call."""
-        if not isinstance(args, tuple) or not (kwargs is None or isinstance(kwargs, dict)):
-            self.note("malformed-call", "damaged", "something is called without a tuple")
-            return Object(callee, (args,))
-        if not isinstance(callee, Global):
-            if not _is_named(callee):
-                text = "something made by the file itself is called"
-                self.note("computed-call", "dangerous", text)
-            return Object(callee, args, dict(kwargs or {}))
-        if callee == _GETATTR and len(args) >= 2 and not kwargs:
-            return self.attribute(callee, args)
-        constructor = None if kwargs else self.constructors.get(str(callee))
-        if constructor is not None:
-            self.num_uncalled -= callee is self.watched
-            self.charge(args)
-            try:
-                return constructor(*args)
-            except (TypeError, ValueError, OverflowError, AttributeError) as error:
-                self.note("malformed-call", "damaged", f"{callee}: {error}")
-        return Object(callee, args, dict(kwargs or {}))
-
-    def attribute(self, callee: Global, args: tuple[Value, ...]) -> Value:
-        """Return what `getattr` is asked for: a name, if it is asked of one."""
-        target, attribute = args[:2]
-        if not isinstance(target, Global) or not isinstance(attribute, str):
-            if attribute in _ESCAPING:
-                text = f"{attribute} is taken from something that the file made"
-                self.note("computed-global", "dangerous", text)
-            return Object(callee, args)
-        found = Global(target.module, f"{target.name}.{attribute}")
-        self.globals.setdefault(found)
-        return found
+        return self.calls.name(module, name, self.protocol)
 
     def check_frame(self, position: int) -> None:
         """Leave the frame if an opcode that ends at `position` is its last."""
@@ -368,9 +211,7 @@ class _Machine:
         position = self.source.position - 1
         raise DamagedFile(f"the pickle's byte {position} is no opcode")
 
-    def _mark(self) -> None:
-        self.fence = len(self.stack)
-        self.marks.append(self.fence)
+    _mark = Stack.mark
 
     def _pop(self) -> None:
         if self.marks and self.fence == len(self.stack):
@@ -378,29 +219,16 @@ class _Machine:
         else:
             self.pop()
 
-    def _pop_mark(self) -> None:
-        self.pop_to_mark()
+    _pop_mark = Stack.pop_to_mark
 
     def _dup(self) -> None:
         value = self.top()
-        self.num_uncalled += value is self.watched
+        self.calls.used_again(value)
         self.push(value)
-
-    def remember(self, index: int) -> None:
-        if index < 0:
-            raise DamagedFile("the pickle stores under a negative memo index")
-        self.memo[index] = self.top()
 
     def recall(self, index: int) -> None:
-        try:
-            value = self.memo[index]
-        except KeyError:
-            raise DamagedFile(
-                f"the pickle asks for memo entry {index}, which was never stored"
-            ) from None
-        if value is self.watched:
-            self.num_uncalled += 1
-        self.push(value)
+        super().recall(index)
+        self.calls.used_again(self.stack[-1])
 
     def _put(self) -> None:
         self.remember(memo_index(self.line()))
@@ -605,16 +433,6 @@ class _Machine:
         items = self.pop_to_mark()
         self.push(frozenset(self.checked(item, items) for item in items))
 
-    def refuse(self, what: str, target: Value) -> None:
-        """Note that a value is changed in a way that its kind does not have."""
-        kind = "a tensor" if isinstance(target, TensorEntry) else f"a {type(target).__name__}"
-        severity: Literal["dangerous", "ambiguous", "damaged"] = "damaged"
-        if isinstance(target, TensorEntry | Global):
-            severity = "dangerous"
-        elif isinstance(target, list | dict | bytearray):  # Python would do it
-            severity = "ambiguous"
-        self.note("mutation", severity, f"{what} {kind}, which no honest writer does")
-
     # --- Names and objects ------------------------------------------------------------------
 
     def name_line(self) -> str:
@@ -660,26 +478,8 @@ class _Machine:
         built = self.builder(target, state)
         if built is not None:
             self.replace_top(built)
-        elif isinstance(target, Object):
-            if isinstance(target.state, dict) and isinstance(state, dict):
-                self.charge((target.state, state))
-                target.state = {**target.state, **state}
-            else:
-                target.state = state if target.state is None else (target.state, state)
-        elif isinstance(target, DictObject):
-            self.charge(state if isinstance(state, tuple) else (state,))
-            target.attributes.update(attributes_of(state))
         else:
-            self.refuse("attributes are set on", target)
-
-    def replace_top(self, value: Value) -> None:
-        """Put `value` in the place of the top one, also for those who remember that."""
-        old = self.stack[-1]
-        self.stack[-1] = value
-        # A value is remembered as soon as it is made, a little before its state is.
-        for index in islice(reversed(self.memo), _RECENT):
-            if self.memo[index] is old:
-                self.memo[index] = value
+            self.calls.set_state(target, state)
 
     def _persid(self) -> None:
         self.decode(self.source.line(), "ascii", "strict")
@@ -701,43 +501,3 @@ class _Machine:
 
     def _ext4(self) -> None:
         self.extension(4)
-
-
-_STOP = 0x2E
-_NOTHING = object()
-_MOST_FINDINGS = 100
-_TEXTS = (str, bytes, bytearray)
-_CONTAINERS = (list, tuple, dict, set, frozenset)
-_ITEM_NBYTES = 32
-"""About what an item of a container takes."""
-_RECENT = 64
-
-
-def _is_named(callee: Value) -> bool:
-    """Whether what is called is a name of the file, an instance of one, or a class."""
-    for _ in range(8):
-        if not isinstance(callee, Object) or callee.class_path != "functools.partial":
-            break
-        parts = callee.state if isinstance(callee.state, tuple) else callee.args
-        callee = parts[0] if parts else None
-    if isinstance(callee, Object) and isinstance(callee.callee, Global):
-        is_class = callee.callee.name.rpartition(".")[2].lstrip("_")[:1].isupper()
-        return is_class or callee.class_path.endswith(_MAKERS_OF_TYPES)
-    return isinstance(callee, Global)
-
-
-_GETATTR = Global("builtins", "getattr")
-_ESCAPING = (
-    "__base__ __bases__ __builtins__ __class__ __closure__ __code__ __dict__ __func__ __getattr__ "
-    "__getattribute__ __globals__ __mro__ __self__ __subclasses__ __wrapped__ f_globals gi_frame "
-    "mro"
-).split()
-"""Attributes that lead from any object to all that the interpreter has."""
-_MAKERS_OF_TYPES = (
-    ".cloudpickle._builtin_type",
-    ".cloudpickle._make_skeleton_class",
-    ".cloudpickle._make_skeleton_enum",
-    "dill._dill._create_type",
-    "dill._dill._load_type",
-)
-"""What makes one of Python's own types by its name, or a class that is held as byte code."""

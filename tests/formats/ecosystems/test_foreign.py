@@ -30,9 +30,11 @@ from torchkeep.errors import (
 from torchkeep.files import MemoryFile
 from torchkeep.formats import describe, examine, examine_open
 from torchkeep.formats.ecosystems.foreign import check_shape, shortened, shown_size
+from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 ASK = "Ask whoever gave it to you for a PyTorch or safetensors file."
+NO_MODELS = ("unknown", "text", "git-lfs-pointer")
 every_file = pytest.mark.parametrize("name", FILES)
 
 
@@ -41,6 +43,15 @@ def look(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Contents:
 
 
 # --- What every reader promises ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (container, _) in FILES.items() if container not in NO_MODELS]
+)
+def test_an_honest_model_of_another_ecosystem_is_not_ambiguous(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(FILES[name][1])
+    assert inspect(path).safety.verdict in ("data-only", "needs-trust")
 
 
 @every_file
@@ -52,7 +63,7 @@ def test_a_file_is_named_and_no_model_can_be_loaded_from_it(name: str, tmp_path:
     assert (contents.container, contents.path, contents.nbytes) == (container, path, len(data))
     assert contents.kind
     assert not contents.kind.endswith(".")
-    expected = NotAModelFile if container in ("unknown", "text", "git-lfs-pointer") else None
+    expected = NotAModelFile if container in NO_MODELS else None
     assert isinstance(contents.problem, expected or UnsupportedContent) or name == "JSON"
     with pytest.raises(type(contents.problem)) as caught:  # type: ignore[arg-type]
         describe(path)

@@ -10,7 +10,7 @@ import pytest
 
 from formats.building_foreign import field, paddle_parameter, paddle_program
 from formats.samples_foreign import FLOATS
-from torchkeep.contents import Contents
+from torchkeep.contents import Array, Contents, Storage
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
@@ -108,6 +108,21 @@ def test_a_pickle_of_paddles_is_told_by_its_table() -> None:
     assert not is_paddle({"w": array})
     assert not is_paddle([TABLE])
     assert not is_paddle(None)
+
+
+def named(name: str) -> tuple[str, Array]:
+    return name, Array("float32", (1,), False, Storage("", 4, None, data=bytes(4)))
+
+
+def test_a_dictionary_of_several_is_told_by_paddles_own_names() -> None:
+    model = {"0.weight": named("linear_0.w_0"), "1.bias": named("batch_norm1d_0.b_0")}
+    checkpoint = {"epoch": 1, "model": model, "optimizer": {"lr": 0.1}}
+    assert is_paddle(checkpoint)
+    assert not is_paddle({"model": {}})
+    assert not is_paddle({"model": {**model, "2.bias": named("bias")}})
+    assert not is_paddle({"model": {"0.weight": ("linear_0.w_0", 5)}})
+    contents = named_paddle(Contents(Path("m.pdparams"), 9, "pickle", checkpoint))
+    assert contents.kind == "PaddlePaddle parameters: 4 values"
 
 
 def test_a_pickle_of_paddles_gets_its_name() -> None:

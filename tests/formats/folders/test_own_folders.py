@@ -184,6 +184,13 @@ def test_a_checkpoint_with_a_missing_or_broken_file_shows_the_rest(run: Path) ->
         describe(folder)
 
 
+def test_another_kind_of_file_under_the_models_name_has_none_of_its_tensors(run: Path) -> None:
+    checkpoint = run / "step-00000012"
+    torch.save(torch.ones(3), checkpoint / "model.safetensors")
+    contents = examine(checkpoint)
+    assert ("missing-tensor", "damaged") in told(contents)
+
+
 def test_a_tensor_too_many_or_too_few_is_named(run: Path) -> None:
     folder = run / "step-00000012"
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -143,7 +143,7 @@ def test_a_model_with_a_damaged_file_is_not_loaded(tmp_path: Path) -> None:
     write_shards(tmp_path)
     path = tmp_path / "model-00002-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamagedFile, match="the file is truncated.*3 tensors are in it"):
+    with pytest.raises(DamagedFile, match=r"the file is truncated.*3 tensors are in it"):
         torchkeep.load(tmp_path)
 
 

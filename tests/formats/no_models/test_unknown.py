@@ -65,6 +65,13 @@ def test_what_is_no_model_is_named(data: bytes, kind: str, said: str) -> None:
     assert contents.findings == ()
 
 
+def test_a_model_of_xgboost_is_named() -> None:
+    contents = look(b"{L\0\0\0\0\0\0\0\7learner{L\0\0\0\0\0\0\0\12attributes{}")
+    assert contents.kind == "XGBoost model in UBJSON"
+    assert isinstance(contents.problem, UnsupportedContent)
+    assert "this is an XGBoost model in UBJSON, which" in str(contents.problem)
+
+
 PROGRAMS = [
     (b"\x7fELF\x02" + bytes(20), "program", "a program"),
     (b"MZ" + bytes(58) + b"\x80\0\0\0" + bytes(99), "Windows program", "a Windows program"),

@@ -13,7 +13,6 @@ import torch
 
 from torchkeep.contents import Array, Object, TensorEntry
 from torchkeep.formats import describe, examine
-from torchkeep.formats.torch.layouts import array_entry
 
 
 class Payload:
@@ -112,7 +111,7 @@ def test_arrays_of_numbers_are_arrays(protocol: int, tmp_path: Path) -> None:
 def check(mine: Any, theirs: np.ndarray, data: bytes) -> None:
     assert isinstance(mine, Array)
     assert (mine.dtype, mine.shape) == (theirs.dtype.name, theirs.shape)
-    entry = array_entry(mine)
+    entry = mine.entry
     raw = entry.storage.data
     if raw is None:
         start = entry.storage.offset or 0

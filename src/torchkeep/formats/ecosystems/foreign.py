@@ -64,7 +64,7 @@ def tensor_at(
             f"{offset + nbytes:,}, and it ends at {file.nbytes:,}",
             advice="Copy or download it again.",
         )
-    stride = contiguous_stride(shape[::-1])[::-1] if fortran else contiguous_stride(shape)
+    stride = contiguous_stride(shape, fortran=fortran)
     source = None if offset is None else file.source
     start = None if offset is None else file.start + offset
     return TensorEntry(

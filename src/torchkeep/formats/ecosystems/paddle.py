@@ -12,8 +12,9 @@ Layout of parameters of a program: one after the other, without names,
     i32        the length of a protobuf message: the type (1) and the dims (2)
     elements   in one run, little endian
 
-Parameters saved from Python are a pickle of arrays by name; the plain pickle's reader reads it, and
-`is_paddle` tells it.
+Parameters saved from Python are a pickle of arrays by name; in a dictionary of several such, each
+array is a pair of Paddle's own name (`linear_0.w_0`) and the elements. The plain pickle's reader
+reads it, and `is_paddle` tells it.
 
 Limits: nodes of programs are counted, not read.
 
@@ -27,7 +28,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from torchkeep.contents import Contents, Value
+from torchkeep.contents import Array, Contents, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
@@ -44,6 +45,7 @@ _PARAMETERS = re.compile(rb"\0{4}\0{8}\0{4}.\0\0\0\x08[\0-\x7f]([\x10\x12]|$)", 
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _SPLIT_TABLE = "UnpackBigParamInfor@@"
+_PARAMETER_NAME = re.compile(r"[a-z]\w*_\d+\.\w+_\d+")
 _MOST_DIMENSIONS = 64
 _MOST_DESC_NBYTES = 1 << 10
 
@@ -97,16 +99,33 @@ def describe(file: Readable, limits: Limits) -> Contents:
 
 
 def is_paddle(root: Value) -> bool:
-    """Whether what a pickle holds was written by `paddle.save`, told by a table of its own."""
+    """Whether what a pickle holds was written by `paddle.save`.
+
+    It is told by a table of its own, or by names of parameters that no other program gives.
+    """
     if not isinstance(root, dict):
         return False
-    inner = [value for value in root.values() if isinstance(value, dict)]
-    return any(_NAME_TABLE in table or _SPLIT_TABLE in table for table in (root, *inner))
+    tables = (root, *(value for value in root.values() if isinstance(value, dict)))
+    return any(
+        _NAME_TABLE in table
+        or _SPLIT_TABLE in table
+        or (bool(table) and all(map(_is_named_array, table.values())))
+        for table in tables
+    )
+
+
+def _is_named_array(value: Value) -> bool:
+    if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], Array):
+        return False
+    return isinstance(value[0], str) and _PARAMETER_NAME.fullmatch(value[0]) is not None
 
 
 def named_paddle(contents: Contents) -> Contents:
     """Return the description of such a pickle under PaddlePaddle's name."""
-    num_values = sum(not isinstance(value, dict) for value in contents.root.values())
+    own = (_NAME_TABLE, _SPLIT_TABLE)
+    items = {key: item for key, item in contents.root.items() if key not in own}
+    tables = [items, *(item for item in items.values() if isinstance(item, dict))]
+    num_values = sum(not isinstance(item, dict) for table in tables for item in table.values())
     kind = f"PaddlePaddle parameters: {counted(num_values, 'value')}"
     return replace(contents, container=FORMAT.name, kind=kind)
 

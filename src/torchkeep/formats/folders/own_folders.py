@@ -110,8 +110,8 @@ def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> di
 
 
 def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, Value]:
-    member = members.get(file)
-    return {} if member is None or member.root is None else member.root
+    member = members.get(file)  # whatever a file of this name is
+    return member.root if member is not None and isinstance(member.root, dict) else {}
 
 
 def _told(manifest: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ _MARKS = (
     _Mark(b"ptrt", "TensorRT engine", _MODEL),
     _Mark(b"RKNN", "RKNN model", _MODEL),
     _Mark(b"binf", "XGBoost model", _MODEL),
+    _Mark(b"{L\0\0\0\0\0\0\0\7learner", "XGBoost model in UBJSON", _MODEL),
     _Mark(b"ZF0x", "compressed pickle of an old joblib", _MODEL),
     _Mark(b"\x89PNG", "PNG picture", _DATA),
     _Mark(b"\xff\xd8\xff", "JPEG picture", _DATA),

@@ -25,7 +25,8 @@ from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS, run_torch_pickle
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import read_byteorder, read_facts
 from torchkeep.formats.zips.structs import STORED
-from torchkeep.pickles.machine import PERSISTENT_ID, Builder, Constructor, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import PERSISTENT_ID, Builder, Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
 
 
@@ -94,9 +95,7 @@ class ArchivePickles:
 
     def _keep(self, name: str, pickled: Pickled) -> None:
         self.names.update(dict.fromkeys(pickled.globals))
-        self.findings += [
-            replace(finding, place=f"{name}: {finding.place}") for finding in pickled.findings
-        ]
+        self.findings += [finding.within(name) for finding in pickled.findings]
         self.protocol = max(self.protocol or 0, pickled.protocol)
 
     def _with_earlier(self, broken: Pickled | None) -> Pickled | None:

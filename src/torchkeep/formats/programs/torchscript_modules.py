@@ -17,7 +17,7 @@ from torchkeep.contents import Global, Object, TensorEntry, Value
 from torchkeep.errors import LimitReached
 from torchkeep.formats.programs.torchscript_code import ScriptClass
 from torchkeep.formats.torch.layouts import LAYOUT_CONSTRUCTORS
-from torchkeep.pickles.machine import Constructor
+from torchkeep.pickles.pickled import Constructor
 
 STATE = "__getstate__"
 """The attribute that holds what a class's own `__setstate__` would be given."""

@@ -29,7 +29,7 @@ from torchkeep.formats.torch.objects import (
     rebuild_tensor_v2,
     sizes,
 )
-from torchkeep.pickles.machine import Constructor
+from torchkeep.pickles.pickled import Constructor
 
 _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -51,14 +51,6 @@ def elsewhere(
 ) -> TensorEntry:
     """Return an entry for a tensor that has no storage of its own in the file."""
     return TensorEntry(dtype, shape, stride, Storage("", 0, None, device))
-
-
-def array_entry(array: Array) -> TensorEntry:
-    """Return a NumPy array that lies in a pickle as the tensor of its elements."""
-    stride = contiguous_stride(array.shape)
-    if array.fortran:
-        stride = contiguous_stride(array.shape[::-1])[::-1]
-    return TensorEntry(array.dtype, array.shape, stride, array.storage)
 
 
 def _rebuild_sparse(layout: Value, data: Value) -> TensorEntry:
@@ -184,7 +176,7 @@ def _rebuild_device_tensor(
 ) -> TensorEntry:
     """Return a tensor of a device whose memory can't be saved, from its copy on the CPU."""
     if isinstance(data, Array):
-        data = array_entry(data)
+        data = data.entry
     if not isinstance(data, TensorEntry) or not isinstance(device, str):
         raise ValueError("a tensor of another device needs its copy and the device")
     name = read_dtype(dtype)

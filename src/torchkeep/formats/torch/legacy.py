@@ -36,7 +36,8 @@ from torchkeep.formats.torch.objects import (
 )
 from torchkeep.formats.torch.pickles import run_torch_pickle, weights_only_notes
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import PERSISTENT_ID, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
 MAGIC = 0x1950A86A20F9469CFC6C

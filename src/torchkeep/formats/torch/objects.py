@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from torchkeep.contents import ITEM_SIZE, Global, Object, Storage, TensorEntry, Value
 from torchkeep.errors import DamagedFile
-from torchkeep.pickles.machine import Constructor
+from torchkeep.pickles.pickled import Constructor
 
 STORAGE_DTYPES: Mapping[str, str] = MappingProxyType(
     {

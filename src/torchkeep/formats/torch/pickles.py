@@ -33,7 +33,8 @@ from torchkeep.pickles.arrays import build_array, is_shape, item_size, parse_dty
 from torchkeep.pickles.constructors import CONSTRUCTORS
 from torchkeep.pickles.dtypes import Dtypes
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import Constructor, Pickled, run_pickle
+from torchkeep.pickles.machine import run_pickle
+from torchkeep.pickles.pickled import Constructor, Pickled
 from torchkeep.pickles.source import ByteSource
 
 TORCH_CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(

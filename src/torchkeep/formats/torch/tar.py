@@ -45,7 +45,7 @@ from torchkeep.formats.archives.tar_directory import TarEntry
 from torchkeep.formats.torch.objects import STORAGE_DTYPES, rebuild_tensor_v2
 from torchkeep.formats.torch.pickles import run_torch_pickle
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import PERSISTENT_ID, Pickled
+from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
 NAMES = ("sys_info", "pickle", "tensors", "storages")

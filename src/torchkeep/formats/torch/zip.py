@@ -28,7 +28,7 @@ from torchkeep.formats.torch.pickles import run_torch_pickle, weights_only_notes
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.directory import Record
 from torchkeep.formats.zips.structs import DEFLATED, STORED
-from torchkeep.pickles.machine import PERSISTENT_ID
+from torchkeep.pickles.pickled import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
 
 CONTAINER = "torch-zip"

@@ -22,7 +22,7 @@ from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch.pickles import run_torch_pickle
 from torchkeep.formats.zips.structs import DEFLATED, LOCAL, LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
-from torchkeep.pickles.machine import PERSISTENT_ID, Pickled
+from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
 _WINDOW = 1 << 20

@@ -510,7 +510,7 @@ PROGRAMS: dict[str, str] = {
 SCRIPTS: frozenset[str] = frozenset({"torchscript", "torchscript-lite", "torch-cpp"})
 """Containers that define the classes named `__torch__....` themselves."""
 
-HEADERS: frozenset[str] = frozenset({"gguf", "onnx", "numpy", *PROGRAMS})
+HEADERS: frozenset[str] = frozenset({"gguf", "onnx", "numpy", "paddle", *PROGRAMS})
 """Containers of which it is no flaw that only the header is read."""
 
 NO_MODELS: frozenset[str] = frozenset({"text", "git-lfs-pointer"})
