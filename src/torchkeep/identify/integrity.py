@@ -140,9 +140,13 @@ def verify_inspected(
     Raises:
         FileProblem: as `verify_file` does, but for the file's own problem.
     """
-    if contents.problem is not None:
-        return verify_contents(contents, limits, progress)
-    return verify_file(contents.path, limits, progress)
+    if contents.problem is None and _has_archive(contents):  # what lies packed in it has to be had
+        return verify_file(contents.path, limits, progress)
+    return verify_contents(contents, limits, progress)
+
+
+def _has_archive(contents: Contents) -> bool:
+    return contents.container == "archive" or any(map(_has_archive, contents.members))
 
 
 def verify_contents(

@@ -162,7 +162,7 @@ def test_four_hundred_models_take_a_few_milliseconds_each(tmp_path: Path) -> Non
     start = perf_counter()
     found = inspect(tmp_path)
     assert perf_counter() - start < 400 * 0.05, "far above what it takes, for a busy machine"
-    assert found.summary.startswith("Folder of 400 model files: 400 state dicts with ")
+    assert found.summary.startswith("Folder of 400 model files: 400 state dicts, ")
     assert len(found.members) == 400
     assert found.safety.verdict == "data-only"
 

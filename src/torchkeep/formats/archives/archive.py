@@ -2,8 +2,8 @@
 
 Layout: that of each kind stands in `zips.directory`, `tar_directory` and `seven_zip`; a packed tar
 (`.tar.gz`) is unpacked as it is read. Each file in an archive is described as it would be on the
-disk (`archives.members`); one that is stored as it is can be loaded from where it lies, a packed one
-from a temporary file.
+disk (`archives.members`); one that is stored as it is can be loaded from where it lies, a packed
+one from a temporary file.
 
 Limits: what is packed is unpacked into memory, file by file, up to `pickle_nbytes` in all and to 64
 times the size of the outermost file. Archives are followed three deep. Of zip's methods, stored,
