@@ -88,4 +88,5 @@ def _write(path: str, found: Integrity) -> None:
     head = found.state.ljust(len("damaged"))
     sys.stdout.write(f"{head}  {printable(path)}: {what_was_compared(found)}\n")
     for item in (*found.findings, *found.left_out):
-        sys.stdout.write(f"         {printable(item.text)}\n")
+        where = "" if item.place in item.text else f"{item.place}: "
+        sys.stdout.write(f"         {printable(where + item.text)}\n")
