@@ -1,6 +1,6 @@
-"""Tensors that are made of others: sparse, nested, quantized, wrapped, spread over shards.
+"""Tensors that are made of others: sparse, nested, quantized, wrapped.
 
-`formats.torch_layouts` describes them as an entry with parts; here the parts, made by the caller,
+`formats.torch.layouts` describes them as an entry with parts; here the parts, made by the caller,
 become the one tensor again.
 """
 

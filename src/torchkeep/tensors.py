@@ -155,7 +155,9 @@ class TensorReader:
         Raises:
             DamagedFile: it reaches past its storage, or its storage past the file, or it differs
                 from its digest.
-            UnsupportedContent: it is quantized, or of a dtype that this PyTorch lacks.
+            UnsupportedContent: it lies packed in an archive, is quantized to parts of a byte or in
+                an unknown way, is of a dtype that this PyTorch lacks, or of a class that only
+                itself can put together.
         """
         self.check(entry, name)
         if entry.is_composite or entry.quantizer:

@@ -177,18 +177,41 @@ def a_part_of_a_storage_that_is_too_long(marker: str) -> bytes:
     return legacy_stream(root=root, keys=keys) + u8(4) + bytes(16)
 
 
+@attack("stride and offset overruns", "ambiguous", suffix=".pth")
+def a_state_of_a_tensor_that_overruns(marker: str) -> bytes:
+    state = b"(" + storage() + number(0) + numbers(4) + numbers(1 << 40) + b"t"
+    return torch_zip(b"\x80\x02" + call(name("torch", "Tensor")) + state + b"b.")
+
+
 # --- Sparse tensors ------------------------------------------------------------------------------
 
 
-def _sparse(indices: list[int], values: int = 2, size: tuple[int, ...] = (3, 3)) -> bytes:
-    """Return an archive of a sparse tensor of two dimensions."""
+def _sparse(
+    indices: list[int],
+    values: int = 2,
+    size: tuple[int, ...] = (3, 3),
+    cls: str = "",
+    into: str = "",
+) -> bytes:
+    """Return an archive of a sparse tensor of two dimensions.
+
+    It is made by PyTorch's function, or by one of its classes; it is the file's object, or an
+    `attribute` of it, or a `member` of it.
+    """
     columns = len(indices) // 2
     where = storage("0", len(indices), "LongStorage")
     parts = tensor(where, size=(2, columns), stride=(columns, 1))
     parts += tensor(storage("1", values), size=(values,))
     layout = call(name("torch.serialization", "_get_layout"), text("torch.sparse_coo"))
-    data = b"(" + parts + call(name("torch", "Size"), numbers(*size)) + b"\x89t"
+    shape = call(name("torch", "Size"), numbers(*size))
+    data = b"(" + parts + shape + b"\x89t"
     made = call(name("torch._utils", "_rebuild_sparse_tensor"), layout, data)
+    if cls:
+        made = call(name("torch.sparse", cls), parts, shape)
+    if into == "attribute":
+        made = call(name("collections", "OrderedDict")) + b"}" + text("x") + made + b"sb"
+    if into == "member":
+        made = call(name("builtins", "set"), b"]" + made + b"a")
     records = {
         "archive/data.pkl": b"\x80\x02" + made + STOP,
         "archive/byteorder": b"little",
@@ -202,6 +225,26 @@ def _sparse(indices: list[int], values: int = 2, size: tuple[int, ...] = (3, 3))
 @attack("sparse indices out of bounds", "ambiguous", suffix=".pth")
 def an_index_that_is_too_large(marker: str) -> bytes:
     return _sparse([0, 1, 2, 1 << 40])
+
+
+@attack("sparse indices out of bounds", "ambiguous", suffix=".pth")
+def an_index_in_a_tensor_that_its_class_makes(marker: str) -> bytes:
+    return _sparse([0, 1, 2, 1 << 40], cls="FloatTensor")
+
+
+@attack("sparse indices out of bounds", "ambiguous", suffix=".pth")
+def a_sparse_tensor_of_one_argument(marker: str) -> bytes:
+    return torch_zip(b"\x80\x02" + call(name("torch.sparse", "FloatTensor"), number(3)) + STOP)
+
+
+@attack("sparse indices out of bounds", "ambiguous", suffix=".pth")
+def an_index_in_the_attribute_of_a_dictionary(marker: str) -> bytes:
+    return _sparse([0, 1, 2, 1 << 40], into="attribute")
+
+
+@attack("sparse indices out of bounds", "ambiguous", suffix=".pth")
+def an_index_in_the_member_of_a_set(marker: str) -> bytes:
+    return _sparse([0, 1, 2, 1 << 40], into="member")
 
 
 @attack("sparse indices out of bounds", "ambiguous", suffix=".pth")

@@ -440,7 +440,7 @@ def test_resume_can_be_insisted_on_or_ruled_out(tmp_path):
     with pytest.raises(NoCheckpoint, match="there is no checkpoint"):
         Run(tmp_path, resume=True).train()
     Run(tmp_path, resume=False).train(1)
-    with pytest.raises(CheckpointProblem, match="there are 1 checkpoints already"):
+    with pytest.raises(CheckpointProblem, match="it holds 1 checkpoint already"):
         Run(tmp_path, resume=False).train()
     assert Run(tmp_path, resume=True).train().ckpt.resumed_from.step == 3
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,38 +171,6 @@ def test_what_keeps_the_tensors_from_being_read_is_said_and_the_rest_is_shown(
     captured = capsys.readouterr()
     assert not json.loads(captured.out)["integrity"]["verified"]
     assert captured.err == f"torchkeep: {checkpoint}: the table of digests is broken.\n"
-
-
-# --- Limits ------------------------------------------------------------------------------------
-
-
-def test_a_limit_bounds_the_reading_and_the_message_says_how_to_raise_it(checkpoint, capsys):
-    assert main(["inspect", "--limit", "steps=100", "--limit", "depth=5_0", str(checkpoint)]) == 6
-    assert capsys.readouterr().err == (
-        f"torchkeep: {checkpoint}: the pickle has more than steps=100 opcodes. "
-        "If you trust the file, allow more: limits=Limits(steps=...) in Python, "
-        "--limit steps=... on the command line.\n"
-    )
-    assert main(["inspect", "--limit", "steps=100_000", str(checkpoint)]) == 0
-
-
-@pytest.mark.parametrize("text", ["speed=3", "", "="])
-def test_a_limit_of_no_known_name_is_a_usage_error_that_lists_the_names(text: str, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["inspect", "--limit", text, "a.pth"])
-    assert exit_.value.code == 2
-    names = ", ".join(field.name for field in fields(torchkeep.Limits))
-    problem = f"{text.partition('=')[0]!r} is no limit: use one of {names}"
-    assert problem in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("amount", ["", "much", "0", "-5", "1.5"])
-def test_a_limit_is_a_whole_number_above_0(amount: str, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["inspect", "--limit", f"steps={amount}", "a.pth"])
-    assert exit_.value.code == 2
-    problem = f"steps needs a whole number above 0, not {amount!r}\n"
-    assert capsys.readouterr().err.endswith(problem)
 
 
 def test_a_limit_that_the_list_of_tensors_reaches_does_not_hide_the_next_file(

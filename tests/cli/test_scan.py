@@ -37,8 +37,22 @@ def test_each_file_has_a_line_and_the_last_one_counts(folder: Path, capsys) -> N
 def test_the_exit_code_is_0_only_if_everything_is_data_only(folder: Path, capsys) -> None:
     assert main(["scan", str(folder / "a.pth")]) == 0
     assert capsys.readouterr().out.endswith("\n1 file: 1 data-only\n")
-    for name in ("b.pkl", "c.pkl", "readme.md", "missing"):
+    for name in ("b.pkl", "c.pkl", "readme.md"):
         assert main(["scan", str(folder / "a.pth"), str(folder / name)]) == 13
+
+
+def test_a_path_where_nothing_is_has_no_verdict(folder: Path, capsys) -> None:
+    paths = [str(folder / name) for name in ("missing", "a.pth")]
+    assert main(["scan", *paths]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == f"data-only    {folder}/a.pth\n1 file: 1 data-only; 1 missing\n"
+    assert shown.err.startswith(f"torchkeep: {folder}/missing: there is no such file")
+    assert main(["scan", "--json", *paths]) == 3
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["path"], first["verdict"]) == (paths[0], None)
+    assert first["problem"].startswith("there is no such file")
+    assert second["verdict"] == "data-only"
+    assert main(["scan", *paths, str(folder / "b.pkl")]) == 13
 
 
 def test_a_folder_without_models_is_clean_and_says_so(tmp_path: Path, capsys) -> None:

@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 import torch
 
+from torchkeep.contents import Contents
+
 MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def rules(contents: Contents) -> list[tuple[str, str]]:
+    """Return what was found about a file, without the words."""
+    return [(finding.rule, finding.severity) for finding in contents.findings]
 
 
 # --- The legacy stream ---------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Vanished(nn.Module):
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of a kind, and what it holds."""
+    """A file or a folder of a kind, and what it holds."""
 
     name: str
     container: str

@@ -10,7 +10,6 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 import torchkeep
-
-
-@dataclass(frozen=True)
-class FolderSample:
-    """A folder of a kind, and what it holds."""
-
-    name: str
-    container: str
-    write: Callable[[Path], Any]
+from formats.samples import Sample
 
 
 def network() -> nn.Module:
@@ -377,27 +368,25 @@ def quietly(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 FOLDER_SAMPLES = [
-    FolderSample("safetensors in shards", "safetensors-sharded", write_shards),
-    FolderSample(
+    Sample("safetensors in shards", "safetensors-sharded", write_shards),
+    Sample(
         "torch files in shards",
         "torch-sharded",
         partial(write_shards, stem="pytorch_model", suffix="bin"),
     ),
-    FolderSample(
-        "a variant in shards", "safetensors-sharded", partial(write_shards, variant=".fp16")
-    ),
-    FolderSample("DCP", "dcp", write_dcp),
-    FolderSample("DCP of two threads", "dcp", write_dcp_threads),
-    FolderSample("DCP of two ranks", "dcp", write_two_ranks),
-    FolderSample("DCP in safetensors of two ranks", "dcp", write_hf_ranks),
-    FolderSample("DCP as Hugging Face has it", "safetensors-sharded", write_hf_dcp),
-    FolderSample("Hugging Face model", "folder", write_hf_model),
-    FolderSample("Hugging Face Trainer", "folder", write_trainer),
-    FolderSample("PEFT adapter", "folder", write_adapter),
-    FolderSample("diffusers pipeline", "folder", write_pipeline),
-    FolderSample("DeepSpeed", "folder", write_deepspeed),
-    FolderSample("run of ours", "torchkeep-run", write_run),
-    FolderSample("checkpoint of ours", "torchkeep-checkpoint", write_checkpoint),
-    FolderSample("loose files", "folder", write_loose),
+    Sample("a variant in shards", "safetensors-sharded", partial(write_shards, variant=".fp16")),
+    Sample("DCP", "dcp", write_dcp),
+    Sample("DCP of two threads", "dcp", write_dcp_threads),
+    Sample("DCP of two ranks", "dcp", write_two_ranks),
+    Sample("DCP in safetensors of two ranks", "dcp", write_hf_ranks),
+    Sample("DCP as Hugging Face has it", "safetensors-sharded", write_hf_dcp),
+    Sample("Hugging Face model", "folder", write_hf_model),
+    Sample("Hugging Face Trainer", "folder", write_trainer),
+    Sample("PEFT adapter", "folder", write_adapter),
+    Sample("diffusers pipeline", "folder", write_pipeline),
+    Sample("DeepSpeed", "folder", write_deepspeed),
+    Sample("run of ours", "torchkeep-run", write_run),
+    Sample("checkpoint of ours", "torchkeep-checkpoint", write_checkpoint),
+    Sample("loose files", "folder", write_loose),
 ]
 """One of each kind of folder and of what it may hold."""

@@ -114,10 +114,6 @@ def bits(tensor: torch.Tensor) -> bytes:
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
 
 
-def rules(contents: Contents) -> set[tuple[str, str]]:
-    return {(finding.rule, finding.severity) for finding in contents.findings}
-
-
 # --- TorchScript ---------------------------------------------------------------------------------
 
 

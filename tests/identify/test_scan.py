@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from attacks.streams import payload, state_dict, tar_of, torch_zip, zip_of
-from torchkeep.identify.scan import MODEL_SUFFIXES, Scanned, Skipped, scan, scan_each
+from torchkeep.errors import FileMissing
+from torchkeep.identify.scan import MODEL_SUFFIXES, Missing, Scanned, Skipped, scan, scan_each
 from torchkeep.pickles.limits import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
@@ -86,11 +87,15 @@ def test_what_is_no_model_is_ambiguous_if_it_is_named(data: bytes, tmp_path: Pat
     assert found.findings[0].text == found.problem != ""
 
 
-def test_a_path_without_a_file_is_ambiguous_and_hides_no_other(tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_an_error_and_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"].")
-    missing, other = scan(tmp_path / "b.pkl", tmp_path / "a.pkl")
-    assert (missing.verdict, missing.container, other.verdict) == ("ambiguous", "", "data-only")
-    assert missing.findings[0].rule == "missing"
+    with pytest.raises(FileMissing, match=r"b\.pkl: there is no such file"):
+        scan(tmp_path / "b.pkl", tmp_path / "a.pkl")
+    missing, other = scan_each(tmp_path / "b.pkl", tmp_path / "a.pkl")
+    assert isinstance(missing, Missing)
+    assert isinstance(other, Scanned)
+    assert (missing.path, other.verdict) == (str(tmp_path / "b.pkl"), "data-only")
+    assert missing.to_json()["verdict"] is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")

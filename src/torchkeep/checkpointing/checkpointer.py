@@ -40,6 +40,7 @@ from torchkeep.checkpointing.state import (
 from torchkeep.errors import CheckpointProblem, InexactResume, SaveRefused
 from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
 from torchkeep.formats.folders.own_manifest import folder_name
+from torchkeep.wording import counted
 
 
 class Checkpointer:
@@ -180,7 +181,7 @@ class Checkpointer:
             checkpoints = self._take()
             if self.resume is False and checkpoints:
                 raise CheckpointProblem(
-                    f"{self.folder}: there are {len(checkpoints)} checkpoints already",
+                    f"{self.folder}: it holds {counted(len(checkpoints), 'checkpoint')} already",
                     advice='Choose another folder, or pass resume="auto" to go on with them.',
                 )
             if checkpoints or self.resume is True:

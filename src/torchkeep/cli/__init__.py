@@ -2,8 +2,8 @@
 
 Each verb is a file with `add_parser`, which describes it, and `run`, which does it and returns the
 exit code. What a verb needs is imported in `run`, so that `torchkeep inspect` starts in a blink.
-Among the verbs only `render.py` knows about screens (the demo tells its story by itself), and
-nothing ends in a traceback.
+Of the verbs only `inspect` needs rich, in `render.py`, and the demo, which tells its own story;
+`scan` colours its lines, and `progress.py` draws a bar. Nothing ends in a traceback.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from torchkeep.cli.text import printable
 from torchkeep.errors import FileProblem, TorchkeepError
+from torchkeep.wording import printable
 
 EXIT_NOT_DATA_ONLY = 13
 EXIT_INCOMPLETE = 14

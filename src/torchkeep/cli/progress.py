@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.text import size
+from torchkeep.wording import size
 
 if TYPE_CHECKING:
     from torchkeep.identify import Progress

@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY
+from torchkeep.cli.failures import EXIT_NOT_DATA_ONLY, report
 from torchkeep.cli.limits import add_limits, limits_of
-from torchkeep.cli.text import clip, printable
-from torchkeep.wording import counted
+from torchkeep.cli.text import clip
+from torchkeep.errors import FileMissing
+from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
-    from torchkeep.identify.scan import Scanned, Skipped
+    from torchkeep.identify.scan import Missing, Scanned, Skipped
 
 DESCRIPTION = """\
 Say of each model file what loading it could do. Folders and archives are looked
@@ -35,7 +36,8 @@ examples:
 
 In a folder, what is plainly no model (text, pictures) is skipped and counted.
 
-The exit code is 0 if everything is data-only, else 13."""
+The exit code is 0 if everything is data-only, else 13; or 3, if all that is
+wrong is that there is nothing at a path."""
 
 _VERDICTS = ("dangerous", "ambiguous", "needs-trust", "data-only")
 _COLOURS = {"dangerous": "1;31", "ambiguous": "31", "needs-trust": "33", "data-only": "32"}
@@ -60,22 +62,43 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def run(options: argparse.Namespace) -> int:
-    """Scan each path, and return 0 if all that was found is data-only, else 13."""
-    from torchkeep.identify.scan import Scanned, scan_each
+    """Scan each path, and return 0 if all of it is there and data-only."""
+    from torchkeep.identify.scan import scan_each
 
     counts: Counter[str] = Counter()
     for item in scan_each(*options.paths, limits=limits_of(options)):
-        counts[item.verdict if isinstance(item, Scanned) else "skipped"] += 1
+        counts[_kind(item)] += 1
         if options.json:
             sys.stdout.write(json.dumps(item.to_json()) + "\n")
-        elif isinstance(item, Scanned):
-            _write_scanned(item)
-        elif options.skipped:
-            _write_skipped(item)
+        _write(item, options)
     if not options.json:
         sys.stdout.write(_summary(counts) + "\n")
-    is_clean = set(counts) <= {"data-only", "skipped"}
-    return 0 if is_clean else EXIT_NOT_DATA_ONLY
+    if not set(counts) <= {"data-only", "skipped", "missing"}:
+        return EXIT_NOT_DATA_ONLY
+    return FileMissing.exit_code if counts["missing"] else 0
+
+
+def _kind(item: Scanned | Skipped | Missing) -> str:
+    from torchkeep.identify.scan import Scanned, Skipped
+
+    if isinstance(item, Scanned):
+        return item.verdict
+    return "skipped" if isinstance(item, Skipped) else "missing"
+
+
+def _write(item: Scanned | Skipped | Missing, options: argparse.Namespace) -> None:
+    """Write what a person reads of one path; with `--json`, what is missing."""
+    from torchkeep.identify.scan import Missing, Scanned
+
+    if isinstance(item, Missing):
+        sys.stdout.flush()
+        report(item.problem)
+    elif options.json:
+        return
+    elif isinstance(item, Scanned):
+        _write_scanned(item)
+    elif options.skipped:
+        _write_skipped(item)
 
 
 def _write_scanned(item: Scanned) -> None:
@@ -113,5 +136,6 @@ def _summary(counts: Counter[str]) -> str:
     judged = sum(counts[verdict] for verdict in _VERDICTS)
     parts = [f"{counts[verdict]:,} {verdict}" for verdict in _VERDICTS if counts[verdict]]
     text = counted(judged, "file") + (f": {', '.join(parts)}" if parts else "")
-    skipped = counts["skipped"]
-    return f"{text}; {skipped:,} skipped, no models" if skipped else text
+    for kind, words in (("skipped", "skipped, no models"), ("missing", "missing")):
+        text += f"; {counts[kind]:,} {words}" if counts[kind] else ""
+    return text

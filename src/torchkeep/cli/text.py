@@ -1,7 +1,8 @@
-"""Text from a file, made fit for a screen: escaped, cut, and with its units.
+"""Values of a file, made fit for a screen: escaped and cut.
 
 Names and values of a model file are written by strangers. A terminal obeys escape sequences, and
-a reader believes line breaks, so nothing of a file reaches the screen but through here.
+a reader believes line breaks, so nothing of a file reaches the screen but through here, or
+through `wording.printable`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torchkeep.contents import DictObject, Global, Object, TensorEntry
-from torchkeep.wording import counted
+from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
     from torchkeep.identify import Integrity
@@ -23,26 +24,6 @@ MAX_DEPTH = 3
 """Lists within lists that are shown."""
 MAX_BITS = 4096
 """Integers above are described; Python refuses to write really long ones."""
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with everything that is not a plain visible character escaped.
-
-    That takes control characters, terminal escapes, line breaks, direction overrides, invisible
-    characters and halves of surrogate pairs; letters of any script stay.
-
-    >>> printable("fc\x1b[31m.weight")
-    'fc\\x1b[31m.weight'
-    >>> printable("größe\n")
-    'größe\\n'
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def clip(text: str, limit: int = MAX_LENGTH) -> str:
@@ -117,21 +98,6 @@ def shape(sizes: tuple[int, ...]) -> str:
     ('[64, 3, 7, 7]', '[]')
     """
     return f"[{', '.join(str(size) for size in sizes)}]"
-
-
-def size(nbytes: int) -> str:
-    """Return a number of bytes in the largest decimal unit that leaves a digit before the point.
-
-    >>> size(999), size(44_700_000), size(1_500_000_000)
-    ('999 B', '44.7 MB', '1.5 GB')
-    """
-    if nbytes < 1000:
-        return f"{nbytes} B"
-    value, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]
-    while value >= 999.95 and len(units) > 1:
-        value /= 1000
-        units.pop()
-    return f"{value:.1f} {units[-1]}"
 
 
 def what_was_compared(integrity: Integrity) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from torchkeep.cli.failures import EXIT_INCOMPLETE, report
 from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
-from torchkeep.cli.text import printable, what_was_compared
+from torchkeep.cli.text import what_was_compared
 from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
+from torchkeep.wording import printable
 
 if TYPE_CHECKING:
     from torchkeep.identify.integrity import Integrity

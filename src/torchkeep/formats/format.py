@@ -32,7 +32,7 @@ class Format:
 
 
 def imported(place: str) -> Any:
-    """Return what a text such as `torch_zip:describe` names in this package."""
+    """Return what a text such as `torch.zip:describe` names in this package."""
     module, _, name = place.partition(":")
     return getattr(import_module(f"torchkeep.formats.{module}"), name)
 

@@ -29,7 +29,7 @@ from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
 from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
-from torchkeep.formats.ecosystems.foreign import shortened, shown_shape, tensor_at
+from torchkeep.formats.ecosystems.foreign import shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.pickles import run_torch_pickle
 from torchkeep.formats.zips.archive import Archive
@@ -38,7 +38,7 @@ from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.arrays import DTYPES
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _MAGIC = b"\x93NUMPY"
 _SUFFIX = ".npy"

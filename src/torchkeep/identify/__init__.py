@@ -1,7 +1,8 @@
 """What a file is: its role, its models and optimizers, its safety. Nothing here imports torch.
 
-`inspect` is the one door. `survey` walks the tree and sorts what it meets; the other modules each
-know one kind of thing; `inspection` holds the result, and `json_form` spells it out.
+`inspect` and `verify` take a path, `identify` what was read already; `scan` judges many files.
+`survey` walks the tree and sorts what it meets; the other modules each know one kind of thing;
+`inspection` holds the result, and `json_form` spells it out.
 """
 
 from __future__ import annotations

@@ -157,6 +157,8 @@ _PLAIN_ADAM = frozenset("lr betas eps weight_decay".split())
 def is_optimizer(value: Value) -> bool:
     """Whether a value is an optimizer's state dict, or a pickled optimizer."""
     table = _table(value)
+    if not table:  # most of what there is in a file of plain values
+        return False
     state = table.get("state")
     if _is_zero_part(table):
         return True
@@ -297,13 +299,13 @@ _SCALERS: tuple[frozenset[str], ...] = tuple(
 def is_scheduler(value: Value) -> bool:
     """Whether a value is a learning-rate scheduler's state dict, or a pickled scheduler."""
     table = _table(value)
-    return any(keys <= table.keys() for keys in _SCHEDULERS)
+    return bool(table) and any(keys <= table.keys() for keys in _SCHEDULERS)
 
 
 def is_scaler(value: Value) -> bool:
     """Whether a value is the state of a gradient scaler, or a pickled one."""
     table = _table(value)
-    return any(keys <= table.keys() for keys in _SCALERS)
+    return bool(table) and any(keys <= table.keys() for keys in _SCALERS)
 
 
 _RNG_NAMES = ("rng", "random_state", "random_seed", "generator_state")

@@ -76,25 +76,48 @@ class Skipped:
         return {"schema": SCHEMA, "path": self.path, "verdict": None, "skipped": self.reason}
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A path that was named, and where nothing is."""
+
+    path: str
+    """The path."""
+    problem: FileMissing
+    """The error that says so."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/cli.md)."""
+        text = self.problem.problem
+        return {"schema": SCHEMA, "path": self.path, "verdict": None, "problem": text}
+
+
 def scan(*paths: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> tuple[Scanned, ...]:
     """Return the verdicts on files, on all files in folders, and in archives.
 
-    Nothing in them is run or imported, and nothing is raised because of what they hold: a path
-    where nothing is, or nothing can be read, is `ambiguous`.
+    Nothing in them is run or imported, and nothing is raised because of what they hold: what is
+    there and can't be read is `ambiguous`.
 
     Args:
         paths: files and folders. A file that is named is always judged; in a folder, what is
             plainly no model is passed over (`scan_each` tells what that was).
         limits: bounds of the work that one file may cause.
+
+    Raises:
+        FileMissing: there is nothing at one of the paths.
     """
-    found = scan_each(*paths, limits=limits)
-    return tuple(item for item in found if isinstance(item, Scanned))
+    found = []
+    for item in scan_each(*paths, limits=limits):
+        if isinstance(item, Missing):
+            raise item.problem
+        if isinstance(item, Scanned):
+            found.append(item)
+    return tuple(found)
 
 
 def scan_each(
     *paths: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
-) -> Iterator[Scanned | Skipped]:
-    """Yield what `scan` returns, one by one, and what is passed over."""
+) -> Iterator[Scanned | Skipped | Missing]:
+    """Yield what `scan` returns, one by one, what is passed over, and which paths are missing."""
     for path in map(Path, paths):
         if _is_folder(path):
             yield from _scan_folder(path, limits)
@@ -176,10 +199,13 @@ def _has_models_suffix(path: Path) -> bool:
 # --- Files ---------------------------------------------------------------------------------------
 
 
-def _scan_file(path: Path, limits: Limits) -> Scanned:
-    """Return the verdict on a file that was named."""
+def _scan_file(path: Path, limits: Limits) -> Scanned | Missing:
+    """Return the verdict on a file that was named, if there is one."""
     try:
         contents = _examine(path, limits)
+    except FileMissing as problem:
+        problem.in_file(path)
+        return Missing(str(path), problem)
     except FileProblem as problem:
         return _unopened(path, problem)
     return _scanned(path, contents, judge(contents, limits))
@@ -202,4 +228,4 @@ def _unopened(path: Path, problem: FileProblem) -> Scanned:
     return Scanned(str(path), "", "ambiguous", (finding,), problem.problem)
 
 
-__all__ = ["MODEL_SUFFIXES", "Scanned", "Skipped", "scan", "scan_each"]
+__all__ = ["MODEL_SUFFIXES", "Missing", "Scanned", "Skipped", "scan", "scan_each"]

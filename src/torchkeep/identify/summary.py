@@ -14,7 +14,7 @@ from torchkeep.identify.inspection import FileRole
 from torchkeep.identify.json_form import describe_value, jsonable
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import StateDict
-from torchkeep.identify.survey import Plain, Survey
+from torchkeep.identify.survey import PLAIN, Survey
 from torchkeep.identify.tree import children
 from torchkeep.matching.keys import AVERAGE_COUNTER, WRAPPERS, wrappers_in
 from torchkeep.wording import counted
@@ -156,7 +156,7 @@ _ALONE = {
 
 def _is_only_rng(root: Value, found: Survey) -> bool:
     """Whether a file holds states of random generators, and plain values such as the step."""
-    items = [item for item in children(root) if not isinstance(item[1], Plain)]
+    items = [item for item in children(root) if not isinstance(item[1], PLAIN)]
     return bool(items) and all(_is_rng(name, item, set(found.rng)) for name, item in items)
 
 

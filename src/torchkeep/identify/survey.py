@@ -34,7 +34,7 @@ _MAX_VALUES = 10_000
 _ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
 """Containers that hold one state dict and nothing else."""
 
-Plain = bool | int | float | complex | str | None
+PLAIN = (bool, int, float, complex, str, type(None))
 """What is kept as a value of its own."""
 _NO_VALUES = frozenset({"numpy.dtype"})
 """Classes whose insides are no values of the user's."""
@@ -84,7 +84,7 @@ class _Walk:
 
     def visit(self, path: str, value: Value, depth: int, key: str = "") -> None:
         self.budget.spend(depth, path)
-        if isinstance(value, Plain):
+        if isinstance(value, PLAIN):
             self.keep(path, value)
         elif is_scalar(value):
             self.keep_scalar(path, value)
@@ -125,7 +125,7 @@ class _Walk:
         elif is_state_dict(value):
             found.state_dicts.append(state_dict_of_mapping(path, value))
             for key, item in value.items():
-                if isinstance(item, Plain):
+                if isinstance(item, PLAIN):
                     self.keep(f"{path}.{key}" if path else key, item)
         else:
             return False
@@ -158,7 +158,7 @@ def _is_inner(value: Value) -> bool:
 
 
 def _is_plain_list(value: list[Value] | tuple[Value, ...]) -> bool:
-    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, Plain) for item in value)
+    return len(value) <= _LONGEST_VALUE_LIST and all(isinstance(item, PLAIN) for item in value)
 
 
 def is_index(value: dict[Value, Value]) -> bool:

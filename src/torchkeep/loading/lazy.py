@@ -15,6 +15,7 @@ from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
+from torchkeep.wording import counted
 
 
 class TensorFile(Mapping[str, torch.Tensor]):
@@ -85,7 +86,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         self._scratch.close()
 
     def __repr__(self) -> str:
-        return f"<TensorFile {os.fspath(self.inspection.path)!r}: {len(self)} tensors>"
+        return f"<TensorFile {os.fspath(self.inspection.path)!r}: {counted(len(self), 'tensor')}>"
 
 
 def open(

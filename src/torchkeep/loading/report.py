@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchkeep.wording import counted
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -49,7 +51,8 @@ class LoadReport:
     """Whether each loaded tensor was compared with the file, bytes or digest, after the act."""
 
     def __str__(self) -> str:
-        text = f"{self.path}: {len(self.loaded)} tensors loaded, {self.coverage:.1%} of the model"
+        loaded = counted(len(self.loaded), "tensor")
+        text = f"{self.path}: {loaded} loaded, {self.coverage:.1%} of the model"
         text += ", proven equal to the file" if self.proven else ""
         adapted = sum(item.adaptation is not None for item in self.loaded)
         for count, what in (

@@ -9,6 +9,7 @@ from torchkeep.errors import LoadMismatch
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.inspection import name_in
 from torchkeep.identify.tree import children
+from torchkeep.wording import counted
 
 
 def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str]:
@@ -79,8 +80,8 @@ def _called(item: StateDict) -> str:
 
 def _unclear(inspection: Inspection, problem: str) -> LoadMismatch:
     rows = [
-        f"  select={item.name!r}: {item.role}, {item.num_tensors} tensors, "
-        f"{item.num_parameters:,} parameters"
+        f"  select={item.name!r}: {item.role}, {counted(item.num_tensors, 'tensor')}, "
+        f"{counted(item.num_parameters, 'parameter')}"
         for item in inspection.state_dicts
     ]
     return LoadMismatch(

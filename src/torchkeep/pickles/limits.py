@@ -30,17 +30,24 @@ class Limits:
     """Keys of one table that share a hash."""
     records: int = 4_000_000
     """Records of an archive."""
+    archive_depth: int = 3
+    """Archives in archives that are followed."""
+    expansion: int = 64
+    """How many times its packed size something may unpack to. Pickles of many tensors reach 30."""
     header_nbytes: int = 100_000_000
     """Bytes of a safetensors header (the format's own bound) or of a zip's directory."""
 
     def check(self, name: str, amount: int) -> None:
         """Raise `LimitReached` if `amount` is above the limit called `name`."""
-        limit = getattr(self, name)
-        if amount > limit:
-            raise LimitReached(
-                f"reading needs more than the limit {name}={limit:,} allows",
-                advice=how_to_raise(name),
-            )
+        if amount > getattr(self, name):
+            raise self.reached(name)
+
+    def reached(self, name: str) -> LimitReached:
+        """Return the error that says that the limit called `name` was reached."""
+        return LimitReached(
+            f"reading needs more than the limit {name}={getattr(self, name):,} allows",
+            advice=how_to_raise(name),
+        )
 
 
 def how_to_raise(name: str) -> str:

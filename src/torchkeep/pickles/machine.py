@@ -70,6 +70,7 @@ def run_pickle(
         raise reached from None
 
 
+_Handler = Callable[[], None]
 _STOP = 0x2E
 _RAN_OUT = {RecursionError: "stack", MemoryError: "memory"}
 
@@ -111,10 +112,9 @@ class _Machine(Stack):
     def run(self) -> Value:
         handlers = [self._no_opcode] * 256
         for opcode, name in OPCODES.items():
-            handler = getattr(self, f"_{name.lower()}")
+            handlers[opcode] = getattr(self, f"_{name.lower()}")
             if name not in WEIGHTS_ONLY_OPCODES:
-                handler = self.noted_once(name, opcode, handler, handlers)
-            handlers[opcode] = handler
+                handlers[opcode] = self.noted_once(opcode, handlers)
         byte = self.byte
         self.source.allow(self.limits)
         for _ in range(self.limits.steps):
@@ -139,18 +139,13 @@ class _Machine(Stack):
             unusual=tuple(self.unusual),
         )
 
-    def noted_once(
-        self,
-        name: str,
-        opcode: int,
-        handler: Callable[[], None],
-        handlers: list[Callable[[], None]],
-    ) -> Callable[[], None]:
+    def noted_once(self, opcode: int, handlers: list[_Handler]) -> _Handler:
         """Return a handler that notes an opcode, and makes way for its own at the first use."""
+        handler = handlers[opcode]
 
         def note_and_handle() -> None:
             handlers[opcode] = handler
-            self.unusual[name] = None
+            self.unusual[OPCODES[opcode]] = None
             handler()
 
         return note_and_handle

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchkeep.wording import counted
+
 
 @dataclass(frozen=True, slots=True)
 class SaveReport:
@@ -26,7 +28,7 @@ class SaveReport:
     """Non-persistent buffers of the module, which a state dict leaves out."""
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.num_tensors} tensors, {self.nbytes:,} bytes"
+        text = f"{self.path}: {counted(self.num_tensors, 'tensor')}, {self.nbytes:,} bytes"
         if self.stripped:
             text += f"; dropped from the names: {', '.join(self.stripped)}"
         if self.not_saved:

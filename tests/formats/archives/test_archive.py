@@ -46,7 +46,6 @@ from torchkeep.errors import (
 )
 from torchkeep.files import MemoryFile
 from torchkeep.formats import describe, examine, examine_open
-from torchkeep.formats.archives.bodies import MOST_LEVELS
 from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
@@ -712,12 +711,17 @@ def test_what_was_found_before_the_limit_is_kept_and_the_rest_is_told() -> None:
 
 def test_archives_are_followed_only_so_deep() -> None:
     data = pickled()
-    for _ in range(MOST_LEVELS):
+    for _ in range(DEFAULT_LIMITS.archive_depth):
         data = zip_archive([("a", data)])
     assert looked(data).root == {"a": {"a": {"a": VALUES}}}
     contents = looked(zip_archive([("a", data)]))
-    assert contents.problem is not None
-    assert "archives lie in archives more than 3 deep" in str(contents.problem)
+    assert str(contents.problem) == (
+        "a.bin: the file in this zip archive can't be read: reading needs more than the limit "
+        "archive_depth=3 allows. If you trust the file, allow more: "
+        "limits=Limits(archive_depth=...) in Python, --limit archive_depth=... on the command line."
+    )
+    deeper = looked(zip_archive([("a", data)]), limits=Limits(archive_depth=4))
+    assert deeper.root == {"a": {"a": {"a": {"a": VALUES}}}}
 
 
 def test_pictures_in_a_packed_zip_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from torchkeep.errors import (
 )
 from torchkeep.files import MemoryFile
 from torchkeep.formats import describe, examine, examine_open
-from torchkeep.formats.ecosystems.foreign import check_shape, shortened, shown_size
+from torchkeep.formats.ecosystems.foreign import check_shape
 from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
@@ -217,19 +217,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileMissing) as caught:
         describe(tmp_path / "none.pth")
     assert str(caught.value) == f"{tmp_path}/none.pth: there is no such file. Check the path."
-
-
-def test_texts_of_a_file_are_shown_in_one_line() -> None:
-    assert shortened("a\nb\x1b[31m\u202e") == "a\\nb\\x1b[31m\\u202e"
-    assert shortened("x" * 100) == "x" * 60 + "..."
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "shown"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (98_000_000, "98.0 MB")],
-)
-def test_sizes_are_shown_in_decimal_units(nbytes: int, shown: str) -> None:
-    assert shown_size(nbytes) == shown
 
 
 @pytest.mark.parametrize("shape", [(1,) * 65, (1 << 32, 1 << 32), (-1,), (0, 1 << 63)])

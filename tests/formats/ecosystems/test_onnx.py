@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.building import rules
 from formats.building_foreign import (
     field,
     onnx_model,
@@ -26,10 +27,6 @@ from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 def look(data: bytes) -> Contents:
     return examine_open(MemoryFile(data, Path("model.onnx")), DEFAULT_LIMITS)
-
-
-def rules(contents: Contents) -> list[tuple[str, str]]:
-    return [(finding.rule, finding.severity) for finding in contents.findings]
 
 
 def test_the_header_the_lists_and_the_weights_are_read() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import torchkeep
+from formats.samples import Sample
 from formats.samples_folders import (
     FOLDER_SAMPLES,
-    FolderSample,
     network,
     write_deepspeed,
     write_hf_model,
@@ -69,7 +69,7 @@ def test_models_that_lie_deep_and_nowhere_else_are_met(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hidden", ["a/b/c/d/x.pth", ".hidden/x", "__pycache__/x.bin"])
 @pytest.mark.parametrize("sample", FOLDER_SAMPLES, ids=lambda sample: sample.name)
 def test_what_does_harm_is_seen_below_a_folder_of_any_kind(
-    sample: FolderSample, hidden: str, tmp_path: Path
+    sample: Sample, hidden: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     sample.write(folder)

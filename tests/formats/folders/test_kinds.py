@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from formats.comparing_trees import assert_same
-from formats.samples_folders import FOLDER_SAMPLES, FolderSample, network
+from formats.samples import Sample
+from formats.samples_folders import FOLDER_SAMPLES, network
 from torchkeep.contents import Contents, TensorEntry
 from torchkeep.errors import (
     DamagedFile,
@@ -38,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return each sample's folder and what it holds, written once; nobody may change it."""
     made: dict[str, tuple[Path, Any]] = {}
 
-    def write(sample: FolderSample) -> tuple[Path, Any]:
+    def write(sample: Sample) -> tuple[Path, Any]:
         if sample.name not in made:
             folder = tmp_path_factory.mktemp("sample") / "model"
             made[sample.name] = folder, sample.write(folder)
@@ -83,7 +84,7 @@ def test_every_kind_has_a_sample() -> None:
 
 
 @every_sample
-def test_a_sample_is_described_as_what_was_saved(sample: FolderSample, written: Any) -> None:
+def test_a_sample_is_described_as_what_was_saved(sample: Sample, written: Any) -> None:
     folder, saved = written(sample)
     contents = describe(folder)
     assert (contents.path, contents.container) == (folder, sample.container)
@@ -103,7 +104,7 @@ def without_class(root: Any) -> Any:
 
 
 @every_sample
-def test_every_tensor_lies_in_a_file_of_the_folder(sample: FolderSample, written: Any) -> None:
+def test_every_tensor_lies_in_a_file_of_the_folder(sample: Sample, written: Any) -> None:
     folder, _ = written(sample)
     found = list(entries(describe(folder).root))
     assert found
@@ -123,7 +124,7 @@ def places(entry: TensorEntry) -> list[tuple[Path | None, int, int]]:
 
 @every_sample
 def test_a_folder_by_a_relative_name_and_by_a_link_is_the_same(
-    sample: FolderSample, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Sample, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = written(sample)
     expected = describe(folder)
@@ -142,7 +143,7 @@ def outline(contents: Contents) -> Any:
 
 
 @every_sample
-def test_any_file_may_be_missing(sample: FolderSample, written: Any, tmp_path: Path) -> None:
+def test_any_file_may_be_missing(sample: Sample, written: Any, tmp_path: Path) -> None:
     whole, _ = written(sample)
     num = len(files_of(whole))
     for index in range(num):
@@ -154,7 +155,7 @@ def test_any_file_may_be_missing(sample: FolderSample, written: Any, tmp_path: P
 
 
 @every_sample
-def test_any_file_may_be_truncated(sample: FolderSample, written: Any, tmp_path: Path) -> None:
+def test_any_file_may_be_truncated(sample: Sample, written: Any, tmp_path: Path) -> None:
     whole, _ = written(sample)
     rng = random.Random(0)
     for index, path in enumerate(files_of(whole)):
@@ -168,7 +169,7 @@ def test_any_file_may_be_truncated(sample: FolderSample, written: Any, tmp_path:
 
 
 @every_sample
-def test_any_byte_may_be_flipped(sample: FolderSample, written: Any, tmp_path: Path) -> None:
+def test_any_byte_may_be_flipped(sample: Sample, written: Any, tmp_path: Path) -> None:
     whole, _ = written(sample)
     folder = copied(whole, tmp_path)
     rng = random.Random(0)
@@ -210,7 +211,7 @@ def is_dispensable(path: Path) -> bool:
 
 @every_sample
 def test_pipes_loops_and_links_in_a_folder_are_not_touched(
-    sample: FolderSample, written: Any, tmp_path: Path
+    sample: Sample, written: Any, tmp_path: Path
 ) -> None:
     whole, _ = written(sample)
     folder = copied(whole, tmp_path)

@@ -38,7 +38,7 @@ def test_a_pointer_says_what_it_stands_for() -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer to a file"),
         (
             b"version https://hawser.github.com/spec/v1\nsize 1\n",
-            "Git LFS pointer to a file of 1 bytes",
+            "Git LFS pointer to a file of 1 B",
         ),
         (LFS.replace(b"98000000", b"9" * 40), f"Git LFS pointer to a file, sha256 {OID}"),
         (LFS.replace(b"98000000", b"x"), f"Git LFS pointer to a file, sha256 {OID}"),

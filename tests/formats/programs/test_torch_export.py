@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from formats.building import rules
 from formats.samples_programs import (
     Records,
     check_tensor,
@@ -26,14 +27,13 @@ from formats.samples_programs import (
     middle_export_records,
     old_export_records,
     records_of,
-    rules,
     state_dict_of,
     write_export,
     write_native_export,
     write_zip,
 )
-from torchkeep.contents import Global, TensorEntry
-from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
+from torchkeep.contents import Global
+from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import InputFile
 from torchkeep.formats import describe, examine
 from torchkeep.formats.programs.export_schema import DTYPES, hazards
@@ -91,7 +91,7 @@ def meta_of(config: Any, name: str) -> Any:
 def test_the_tensors_are_those_of_the_loaded_program(path: Path) -> None:
     write_export(path)
     contents = describe(path)
-    assert (contents.container, rules(contents)) == ("torch-export", PROGRAM)
+    assert (contents.container, set(rules(contents))) == ("torch-export", PROGRAM)
     entries = state_dict_of(contents, "state_dict")
     check_tensors(entries, loaded().state_dict)
     constants = {name: loaded().constants[name] for name in contents.root["constants"]}
@@ -143,7 +143,7 @@ def test_the_sample_inputs_and_the_users_files_are_there(path: Path) -> None:
 def test_archives_of_2_1_to_2_5_are_described(path: Path, suffix: str) -> None:
     write_zip(path, old_export_records(suffix))
     contents = describe(path)
-    assert (contents.container, rules(contents)) == ("torch-export", PROGRAM)
+    assert (contents.container, set(rules(contents))) == ("torch-export", PROGRAM)
     program = load(path)
     check_tensors(state_dict_of(contents, "state_dict"), program.state_dict)
     assert set(contents.root["constants"]) >= {"constant"}
@@ -156,7 +156,7 @@ def test_archives_of_2_1_to_2_5_are_described(path: Path, suffix: str) -> None:
 def test_archives_of_2_6_and_2_7_are_described(path: Path) -> None:
     write_zip(path, middle_export_records())
     contents = describe(path)
-    assert (contents.container, rules(contents)) == ("torch-export", PROGRAM)
+    assert (contents.container, set(rules(contents))) == ("torch-export", PROGRAM)
     check_tensors(state_dict_of(contents, "state_dict"), load(path).state_dict)
     parameters = {n for n, e in state_dict_of(contents, "state_dict").items() if e.is_parameter}
     assert parameters == set(loaded().graph_signature.parameters)
@@ -201,27 +201,10 @@ def test_every_type_has_pytorchs_name_for_it() -> None:
 def test_a_package_of_machine_code_needs_trust_and_shows_its_weights(path: Path) -> None:
     tensors = write_native_export(path)
     contents = describe(path)
-    assert rules(contents) == {*PROGRAM, ("native-code", "needs-trust")}
+    assert set(rules(contents)) == {*PROGRAM, ("native-code", "needs-trust")}
     assert contents.kind == "AOTInductor package of 1 compiled model"
     check_tensors(state_dict_of(contents, "state_dict"), tensors)
     assert identify(contents).safety.verdict == "needs-trust"
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("archive/data/weights/lib.so", ("hidden-code", "dangerous")),
-        ("archive/extra/lib.so", ("hidden-code", "dangerous")),
-        ("lib.dll", ("hidden-code", "dangerous")),
-        ("archive/more.pkl", ("hidden-code", "ambiguous")),
-        ("archive/ARCHIVE_FORMAT", ("case-variant", "ambiguous")),
-        ("archive/tensors/0", ("two-kinds", "ambiguous")),
-        ("archive/notes", ("extra-record", "note")),
-    ],
-)
-def test_records_out_of_place_are_found(path: Path, name: str, expected: tuple[str, str]) -> None:
-    write_zip(path, [*records_of(export_bytes()), (name, b"x")])
-    assert expected in rules(examine(path))
 
 
 # --- What loading it would run -------------------------------------------------------------------
@@ -491,27 +474,6 @@ def test_json_of_any_form_is_described(path: Path) -> None:
         data = json.dumps(program).encode()
         contents = with_change(path, lambda n, d, data=data: data if "models/" in n else d)
         assert contents.problem is None
-
-
-def test_a_flipped_byte_breaks_nothing(path: Path) -> None:
-    write_export(path)
-    whole = path.read_bytes()
-    rng = random.Random(0)
-    for place in rng.sample(range(len(whole)), 150):
-        damaged = bytearray(whole)
-        damaged[place] ^= rng.randint(1, 255)
-        path.write_bytes(damaged)
-        contents = examine(path)
-        if contents.problem is not None:
-            continue
-        try:
-            tensors = identify(contents).tensors()
-        except FileProblem:
-            continue
-        for named in tensors:
-            assert isinstance(named.entry, TensorEntry)
-            stored = named.entry.storage
-            assert stored.offset is None or stored.offset + stored.nbytes <= len(whole), place
 
 
 def nested(data: bytes, levels: int) -> bytes:

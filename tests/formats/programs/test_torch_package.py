@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import random
 import sys
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from formats.building import rules
 from formats.samples_programs import (
     PACKAGED,
     Records,
@@ -22,13 +22,12 @@ from formats.samples_programs import (
     export_bytes,
     package_bytes,
     records_of,
-    rules,
     state_dict_of,
     write_package,
     write_zip,
 )
-from torchkeep.contents import Global, Object, TensorEntry
-from torchkeep.errors import DamagedFile, FileProblem, LimitReached
+from torchkeep.contents import Global, Object
+from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.formats import describe, examine
 from torchkeep.formats.programs.torch_package import class_sources
 from torchkeep.identify import identify
@@ -74,7 +73,7 @@ def test_the_state_dict_of_a_pickled_module_is_that_of_the_loaded_one(
 ) -> None:
     write_package(path)
     contents = describe(path)
-    assert (contents.container, rules(contents)) == ("torch-package", HONEST)
+    assert (contents.container, set(rules(contents))) == ("torch-package", HONEST)
     check_tensors(state_dict_of(contents, f"model/{name}"), unpickled(name).state_dict())
 
 
@@ -210,21 +209,6 @@ def test_a_package_without_code_needs_trust_for_its_pickles_alone(path: Path) ->
     assert contents.kind == "package (torch.package) of 1 object and 0 files of Python"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("pkg/lib.so", ("hidden-code", "dangerous")),
-        (".data/evil.pkl", ("hidden-code", "ambiguous")),
-        (".data/EXTERN_MODULES", ("case-variant", "ambiguous")),
-        ("tensors/0", ("two-kinds", "ambiguous")),
-        ("data.pkl", ("two-kinds", "ambiguous")),
-        (".data/notes", ("extra-record", "note")),
-    ],
-)
-def test_records_out_of_place_are_found(path: Path, name: str, expected: tuple[str, str]) -> None:
-    assert expected in rules(with_record(path, name, b"x"))
-
-
 def persistent(pid: bytes) -> bytes:
     """Return a pickle of what a persistent id stands for, given the id's own opcodes."""
     return b"\x80\x02" + pid + b"Q."
@@ -293,24 +277,3 @@ def test_a_long_list_of_modules_is_not_read(path: Path) -> None:
     write_package(path)
     with pytest.raises(LimitReached, match="header_nbytes"):
         describe(path, limits=Limits(header_nbytes=150))
-
-
-def test_a_flipped_byte_breaks_nothing(path: Path) -> None:
-    write_package(path)
-    whole = path.read_bytes()
-    rng = random.Random(0)
-    for place in rng.sample(range(len(whole)), 150):
-        damaged = bytearray(whole)
-        damaged[place] ^= rng.randint(1, 255)
-        path.write_bytes(damaged)
-        contents = examine(path)
-        if contents.problem is not None:
-            continue
-        try:
-            tensors = identify(contents).tensors()
-        except FileProblem:
-            continue
-        for named in tensors:
-            assert isinstance(named.entry, TensorEntry)
-            stored = named.entry.storage
-            assert stored.offset is None or stored.offset + stored.nbytes <= len(whole), place

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from formats.building import MAGIC, Call, StorageId, legacy_file, legacy_tensor, old_tensor, storage
+from formats.building import (
+    MAGIC,
+    Call,
+    StorageId,
+    legacy_file,
+    legacy_tensor,
+    old_tensor,
+    rules,
+    storage,
+)
 from torchkeep.contents import Contents, Global, Object
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.formats import describe
@@ -25,10 +34,6 @@ def path(tmp_path: Path) -> Path:
 def written(path: Path, tree: Any = None, storages: Any = None, **options: Any) -> Contents:
     legacy_file(path, tree or legacy_tensor(), DATA if storages is None else storages, **options)
     return describe(path)
-
-
-def rules(contents: Contents) -> list[tuple[str, str]]:
-    return [(finding.rule, finding.severity) for finding in contents.findings]
 
 
 def test_the_stream_that_the_other_tests_spoil_is_clean(path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from torchkeep.formats import describe
+from torchkeep.formats.torch import sparse_indices
 from torchkeep.formats.torch.sparse_indices import MAX_NBYTES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")
 
 
-def rules(path: Path, tensor: torch.Tensor) -> list[str]:
+def rules(path: Path, tensor: object) -> list[str]:
     torch.save({"s": tensor}, path)
     return [finding.rule for finding in describe(path).findings]
 
@@ -70,3 +71,11 @@ def test_sound_blocks_are_sound(tmp_path: Path) -> None:
 def test_too_many_indices_to_read_are_said_to_be_unchecked(tmp_path: Path) -> None:
     tensor = torch.zeros(1, MAX_NBYTES).index_fill(1, torch.arange(MAX_NBYTES // 8), 1.0)
     assert rules(tmp_path / "a.pth", tensor.to_sparse()) == ["sparse-unchecked"]
+
+
+def test_a_tree_of_too_many_values_is_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse_indices, "_MOST_PLACES", 3)
+    values = [[torch.eye(2).to_sparse()], [], []]
+    assert rules(tmp_path / "a.pth", values) == ["sparse-unchecked"]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from formats.building import Call, StorageId, object_pickle
+from formats.building import Call, StorageId, object_pickle, rules
 from formats.samples_archives import (
     DATA,
     every_part,
@@ -62,10 +62,6 @@ def one_tensor(**options: Any) -> dict[str, bytes]:
 def written(path: Path, records: dict[str, bytes] | None = None, **options: Any) -> Contents:
     path.write_bytes(torch_tar(one_tensor(**options) if records is None else records))
     return examine(path)
-
-
-def rules(contents: Contents) -> list[tuple[str, str]]:
-    return [(finding.rule, finding.severity) for finding in contents.findings]
 
 
 def live_tensor(entry: TensorEntry, data: bytes) -> torch.Tensor:

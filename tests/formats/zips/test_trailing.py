@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from formats.building import Call, torch_records
+from formats.building import Call, rules, torch_records
 from formats.samples_archives import saved, tar_file, zip_archive
 from formats.seven_zip_writer import seven_zip
 from torchkeep.contents import Contents, Global
@@ -35,10 +35,6 @@ def path(tmp_path: Path) -> Path:
 def written(path: Path, data: bytes) -> Contents:
     path.write_bytes(data)
     return examine(path)
-
-
-def rules(contents: Contents) -> list[tuple[str, str]]:
-    return [(finding.rule, finding.severity) for finding in contents.findings]
 
 
 def counted_from_the_start(front: bytes, archive: bytes) -> bytes:

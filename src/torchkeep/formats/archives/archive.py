@@ -5,9 +5,10 @@ Layout: that of each kind stands in `zips.directory`, `tar_directory` and `seven
 disk (`archives.members`); one that is stored as it is can be loaded from where it lies, a packed
 one from a temporary file.
 
-Limits: what is packed is unpacked into memory, file by file, up to `pickle_nbytes` in all and to 64
-times the size of the outermost file. Archives are followed three deep. Of zip's methods, stored,
-deflated, bzip2, lzma and xz are read. Nothing encrypted is. RAR, Zstandard and LZ4 are named only.
+Limits: what is packed is unpacked into memory, file by file, up to `pickle_nbytes` in all and to
+`expansion` times the size of the outermost file. Archives are followed `archive_depth` deep. Of
+zip's methods, stored, deflated, bzip2, lzma and xz are read. Nothing encrypted is. RAR, Zstandard
+and LZ4 are named only.
 
 A tar with a file `storages` is what PyTorch before 0.1.10 wrote: see `torch.tar`.
 """

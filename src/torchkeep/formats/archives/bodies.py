@@ -19,9 +19,6 @@ from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.opcodes import OPCODES
 from torchkeep.pickles.source import ByteSource
 
-MOST_LEVELS = 3
-"""How deep archives are followed into archives."""
-
 
 @dataclass(frozen=True, slots=True)
 class Nesting:

@@ -28,7 +28,6 @@ from torchkeep.errors import (
 )
 from torchkeep.files import Readable
 from torchkeep.formats.archives.bodies import (
-    MOST_LEVELS,
     Body,
     Nesting,
     PackedMember,
@@ -67,9 +66,7 @@ class Look:
 
     def __init__(self, file: Readable, kind: str, limits: Limits) -> None:
         outer = nesting_of(file, limits)
-        if outer.level >= MOST_LEVELS:
-            problem = f"archives lie in archives more than {MOST_LEVELS} deep"
-            raise LimitReached(problem, advice=_UNPACK_HINT)
+        limits.check("archive_depth", outer.level + 1)
         self.nesting = Nesting(outer.level + 1, outer.budget, outer.scratch)
         self.findings: list[Finding] = []
         self._file = file
@@ -153,7 +150,8 @@ class Look:
             what = "is no model" if self._num_files == 1 else "is a model"
             return NotAModelFile(f"{files} in this {self._kind} {what}", advice="Check the path.")
         what = "can't be read" if self._num_files == 1 else "can be read as a model"
-        advice = inner.advice if isinstance(inner, DamagedFile | FileUnreadable) else _UNPACK_HINT
+        is_said = isinstance(inner, DamagedFile | FileUnreadable | LimitReached)
+        advice = inner.advice if is_said else _UNPACK_HINT
         text = f"{files} in this {self._kind} {what}: {inner.problem}"
         return type(inner)(text, advice=advice)
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.files import Readable, Stream
-from torchkeep.pickles.limits import Limits
+from torchkeep.pickles.limits import Limits, how_to_raise
 
 CHUNK_NBYTES = 1 << 20
 """The most that is unpacked in one go."""
@@ -41,8 +41,8 @@ class Budget:
     def __init__(self, nbytes: int, limits: Limits) -> None:
         self._limits = limits
         self._unpacked_so_far = 0
-        self.unpacked = _FREE_UNPACKED + _MOST_PACKED * nbytes
-        self.read = _FREE_READ + _MOST_PACKED * nbytes
+        self.unpacked = _FREE_UNPACKED + limits.expansion * nbytes
+        self.read = _FREE_READ + limits.expansion * nbytes
         self._spare = _FREE_SPARE
 
     def unpack(self, nbytes: int) -> None:
@@ -50,16 +50,19 @@ class Budget:
         self.unpacked -= nbytes
         self._unpacked_so_far += nbytes
         if self.unpacked < 0:
-            problem = f"it unpacks to more than {_MOST_PACKED} times the size of the file"
-            raise LimitReached(problem, advice=_UNPACK_HINT)
+            most = self._limits.expansion
+            problem = f"it unpacks to more than the limit expansion={most} times the file's size"
+            raise LimitReached(problem, advice=how_to_raise("expansion"))
         self._limits.check("pickle_nbytes", self._unpacked_so_far)
 
     def look(self, nbytes: int) -> None:
         """Count unpacked bytes that are looked at; `LimitReached` if they are too many."""
         self.read -= nbytes
         if self.read < 0:
+            most = self._limits.expansion
             problem = "there is far more to read in it, once unpacked, than its size explains"
-            raise LimitReached(problem, advice=_UNPACK_HINT)
+            text = f"{problem} (the limit expansion={most})"
+            raise LimitReached(text, advice=how_to_raise("expansion"))
 
     def visit(self) -> None:
         """Count one file of an archive: to sort it takes time, too."""
@@ -74,8 +77,6 @@ class Budget:
         return self._spare
 
 
-_MOST_PACKED = 64
-"""How many times smaller honest files get; pickles of many tensors reach 30."""
 _FREE_UNPACKED = 16 << 20
 _FREE_READ = 256 << 10
 _FREE_SPARE = 1 << 20

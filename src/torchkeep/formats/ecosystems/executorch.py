@@ -23,10 +23,10 @@ from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded, shortened
+from torchkeep.formats.ecosystems.foreign import not_loaded
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _MAGICS = (b"ET12", b"FT01")
 _HEADER_MAGICS = (b"eh00", b"FH01")

@@ -13,9 +13,9 @@ from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_strid
 from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import ByteOrder
+from torchkeep.wording import shortened
 
 _MOST_DIMENSIONS = 64
-_LONGEST_SHOWN = 60
 _LONGEST_SHAPE = 12
 
 
@@ -82,22 +82,7 @@ def check_shape(key: str, shape: tuple[int, ...]) -> None:
         raise DamagedFile(f"tensor {shortened(key)!r} has a negative size")
 
 
-def shortened(text: str, longest: int = _LONGEST_SHOWN) -> str:
-    """Return a text that stands in one line: cut off, and escaped where it is not printable."""
-    cut = text if len(text) <= longest else f"{text[:longest]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-
-
 def shown_shape(shape: tuple[int, ...]) -> str:
     """Return a shape as a person reads it: `[2, 3]`."""
     sizes = [str(size) for size in shape[:_LONGEST_SHAPE]]
     return f"[{', '.join(sizes)}{', ...' if len(shape) > _LONGEST_SHAPE else ''}]"
-
-
-def shown_size(nbytes: int) -> str:
-    """Return a number of bytes as people write it: `98.0 MB`."""
-    amount, units = nbytes / 1000, ["PB", "TB", "GB", "MB", "kB"]
-    while amount >= 999.95 and len(units) > 1:
-        amount /= 1000
-        units.pop()
-    return f"{nbytes} bytes" if nbytes < 1000 else f"{amount:,.1f} {units[-1]}"

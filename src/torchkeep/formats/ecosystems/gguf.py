@@ -28,16 +28,10 @@ from torchkeep.contents import Contents, Finding, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import (
-    check_shape,
-    not_loaded,
-    shortened,
-    shown_shape,
-    tensor_at,
-)
+from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded, shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _MAGIC = b"GGUF"
 _ALIGNMENT = 32

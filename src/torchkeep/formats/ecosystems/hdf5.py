@@ -28,11 +28,11 @@ from torchkeep.contents import Contents, Finding
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded, shortened
+from torchkeep.formats.ecosystems.foreign import not_loaded
 from torchkeep.formats.ecosystems.keras import find_code, is_config, read_json, shown_model
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _LINK_INFO, _LINK, _ATTRIBUTE, _CONTINUATION, _SYMBOLS, _ATTRIBUTE_INFO = 2, 6, 12, 16, 17, 21

@@ -13,8 +13,7 @@ import json
 from typing import Any
 
 from torchkeep.contents import Finding
-from torchkeep.formats.ecosystems.foreign import shortened
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 
 def read_json(text: str) -> Any:

@@ -35,10 +35,10 @@ from torchkeep.contents import ITEM_SIZE, Contents, Finding, Storage, TensorEntr
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded, shortened
+from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _NIL, _NUMBER, _TEXT, _TABLE, _CLASS, _BOOLEAN, _FUNCTION = range(7)
 _OLD_CLOSURE, _CLOSURE = 7, 8

@@ -32,11 +32,11 @@ from torchkeep.contents import Array, Contents, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded, shortened, tensor_at
+from torchkeep.formats.ecosystems.foreign import not_loaded, tensor_at
 from torchkeep.formats.ecosystems.protobuf import as_number, as_numbers, as_part, as_text, fields
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _PROGRAM = re.compile(rb"\n[\x80-\xff]{0,4}[\0-\x7f]\x08\0\x10\xff{9}\x01[\x1a\x22]")
 """A block with the number 0, inside of block -1, and then a variable or an operator."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 from torchkeep.contents import Contents
 from torchkeep.errors import NotAModelFile
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.foreign import shortened, shown_size
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
+from torchkeep.wording import shortened, size
 
 _STARTS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _LONGEST = 1024
@@ -36,10 +36,10 @@ def describe(file: Readable, limits: Limits) -> Contents:
     del limits
     text = file.read_at(0, min(file.nbytes, _LONGEST)).decode("utf-8", "replace")
     facts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
-    size, oid = facts.get("size", ""), facts.get("oid", "")
+    nbytes, oid = facts.get("size", ""), facts.get("oid", "")
     kind = "Git LFS pointer to a file"
-    if size.isdecimal() and len(size) < 19:
-        kind += f" of {shown_size(int(size))}"
+    if nbytes.isdecimal() and len(nbytes) < 19:
+        kind += f" of {size(int(nbytes))}"
     if oid:
         kind += f", {shortened(oid.replace(':', ' '), 80)}"
     advice = "Fetch the model itself with `git lfs pull`."

@@ -71,6 +71,7 @@ from torchkeep.formats.zips.records import (
     check_packing,
     odd_records,
 )
+from torchkeep.wording import counted
 
 CONTAINER = "torch-export"
 
@@ -287,7 +288,8 @@ class _Reading:
             if name.startswith(_NATIVE) and name.casefold().endswith(NATIVE_SUFFIXES)
         ]
         if native:
-            text = f"machine code, or its source, is in {len(native)} files; loading it runs them"
+            files = counted(len(native), "file")
+            text = f"machine code, or its source, is in {files}, and loading the program runs it"
             self.findings.append(Finding("native-code", "needs-trust", native[0], text))
         room = _MOST_TEXT
         for name in self.names:
@@ -309,7 +311,7 @@ class _Reading:
             if name.startswith(_NATIVE)
         }
         if native:
-            kinds.append(f"AOTInductor package of {_counted(len(native), 'compiled model')}")
+            kinds.append(f"AOTInductor package of {counted(len(native), 'compiled model')}")
         if not kinds:
             return "exported program without a graph"
         if len(self.programs) > 1:
@@ -369,9 +371,9 @@ def _view(whole: Value, shape: Value, stride: Value, offset: Value) -> TensorEnt
 
 def _program_kind(facts: dict[str, Value]) -> str:
     version = facts["torch_version"]
-    inputs = _counted(len(facts["inputs"]), "input")
-    outputs = _counted(len(facts["outputs"]), "output")
-    size = f"{_counted(facts['num_nodes'], 'operation')}, {inputs}, {outputs}"
+    inputs = counted(len(facts["inputs"]), "input")
+    outputs = counted(len(facts["outputs"]), "output")
+    size = f"{counted(facts['num_nodes'], 'operation')}, {inputs}, {outputs}"
     opset = ", ".join(f"{name} {number}" for name, number in facts["opset_version"].items())
     made_by = f" of PyTorch {version}" if version else ""
     versions = f"schema {facts['schema_version']}" if facts["schema_version"] else ""
@@ -380,10 +382,6 @@ def _program_kind(facts: dict[str, Value]) -> str:
 
 
 _LONGEST_KIND = 200
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _is_known(name: str) -> bool:

@@ -49,6 +49,7 @@ from torchkeep.formats.zips.records import (
     check_packing,
     odd_records,
 )
+from torchkeep.wording import counted
 
 CONTAINER = "torch-package"
 
@@ -130,7 +131,8 @@ class _Reading:
                 parts = path.parts[:-1] if path.name == "__init__" else path.parts
                 modules[".".join(parts)] = self.archive.read(name).decode("utf-8", "replace")
         if modules:
-            text = f"importing from the package runs its code ({len(modules)} files of Python)"
+            files = counted(len(modules), "file")
+            text = f"importing from the package runs its code ({files} of Python)"
             self.findings.append(Finding("source-code", "needs-trust", next(iter(modules)), text))
         return modules
 

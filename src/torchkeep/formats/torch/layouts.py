@@ -43,6 +43,13 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What a sparse tensor of each layout is made of, in the order in which it is pickled."""
 
 
+SPARSE_CLASSES = frozenset(
+    f"torch.{package}.{kind}Tensor"
+    for package in ("sparse", "cuda.sparse")
+    for kind in ("BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+)
+"""The classes of sparse tensors, which a pickle may call."""
+
 _QUANTIZED = frozenset({"qint8", "quint8", "qint32", "quint4x2", "quint2x4"})
 
 
@@ -67,6 +74,16 @@ def _rebuild_sparse(layout: Value, data: Value) -> TensorEntry:
     entry = elsewhere(values.dtype, shape, (), values.storage.device)
     parts = tuple(zip(names, tensors, strict=True))
     return replace(entry, layout=kind, parts=parts, requires_grad=values.requires_grad)
+
+
+def _sparse_by_class(*args: Value) -> TensorEntry:
+    """Return what a call of one of the old classes of sparse tensors makes.
+
+    `torch.load` looks at the indices of these only where `weights_only` is set.
+    """
+    if len(args) != len(_PARTS["sparse_coo"]) + 1:
+        raise ValueError("a sparse tensor needs its indices, values and size")
+    return _rebuild_sparse(Global("torch", "sparse_coo"), args)
 
 
 def _fits(indices: tuple[int, ...], values: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -193,6 +210,7 @@ LAYOUT_CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
         **TENSOR_CONSTRUCTORS,
         "torch._utils._rebuild_sparse_tensor": _rebuild_sparse,
         "torch._utils._rebuild_sparse_csr_tensor": _rebuild_sparse,  # PyTorch 1.10 to 1.12
+        **dict.fromkeys(SPARSE_CLASSES, _sparse_by_class),
         "torch.serialization._get_layout": _get_layout,
         "torch._utils._rebuild_qtensor": _rebuild_qtensor,
         "torch._utils._rebuild_nested_tensor": _rebuild_nested,

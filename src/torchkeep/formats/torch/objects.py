@@ -277,7 +277,9 @@ def build_tensor(target: Value, state: Value) -> Value | None:
     return None
 
 
-_OLD_TENSOR = re.compile(r"torch\.(cuda\.)?(Double|Float|Half|Long|Int|Short|Char|Byte)Tensor")
+_OLD_TENSOR = re.compile(
+    r"torch\.((cuda\.)?(BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short))?Tensor"
+)
 
 
 def _size(items: Value = ()) -> tuple[int, ...]:

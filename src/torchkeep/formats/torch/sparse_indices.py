@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from torchkeep.contents import Contents, Finding, Global, Object, TensorEntry, Value
+from torchkeep.contents import Contents, DictObject, Finding, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
+from torchkeep.formats.torch.layouts import SPARSE_CLASSES
 
 MAX_NBYTES = 1 << 20
 """Indices of one file that are read; what is more is said to be unchecked."""
 
 _MAKERS = frozenset(
     {
-        Global("torch._utils", "_rebuild_sparse_tensor"),
-        Global("torch._utils", "_rebuild_sparse_csr_tensor"),
+        "torch._utils._rebuild_sparse_tensor",
+        "torch._utils._rebuild_sparse_csr_tensor",
+        *SPARSE_CLASSES,
     }
 )
 _MOST_PLACES = 1_000_000
@@ -31,29 +33,44 @@ _CODES = {"int32": "i", "int64": "q"}
 
 def check_sparse_indices(contents: Contents, file: Readable) -> tuple[Finding, ...]:
     """Return what is wrong with the sparse tensors of a file; nothing if it names none."""
-    if not _MAKERS & set(contents.globals):
+    if _MAKERS.isdisjoint(map(str, contents.globals)):
         return ()
     checker = _Checker(file)
     for entry in _sparse_tensors(contents.root):
-        checker.check(entry)
+        if entry is None:
+            checker.note_unchecked("")
+        else:
+            checker.check(entry)
     return tuple(checker.findings)
 
 
-def _sparse_tensors(root: Value) -> Iterator[TensorEntry]:
+def _sparse_tensors(root: Value) -> Iterator[TensorEntry | None]:
+    """Yield the sparse tensors of a tree, wherever they stand, and None if it is too large."""
     waiting, seen = [root], set[int]()
-    while waiting and len(seen) < _MOST_PLACES:
+    while waiting:
         value = waiting.pop()
         if isinstance(value, TensorEntry):
             if value.layout.startswith("sparse_"):
                 yield value
-        elif isinstance(value, dict | list | tuple | Object) and id(value) not in seen:
+        elif isinstance(value, _CONTAINERS) and id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, dict):
-                waiting.extend(value.values())
-            elif isinstance(value, Object):
-                waiting += [value.args, value.kwargs, value.state, value.items, value.pairs]
-            else:
-                waiting.extend(value)
+            if len(seen) > _MOST_PLACES:
+                yield None
+                return
+            waiting.extend(_parts(value))
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, Object)
+
+
+def _parts(value: Value) -> Iterable[Value]:
+    if isinstance(value, Object):
+        return (value.callee, value.args, value.kwargs, value.state, value.items, value.pairs)
+    if isinstance(value, dict):
+        attributes = value.attributes if isinstance(value, DictObject) else None
+        return (*value, *value.values(), attributes)
+    items: Iterable[Value] = value
+    return items
 
 
 class _Checker:
@@ -70,14 +87,17 @@ class _Checker:
                 place = part.storage.key
                 self.findings.append(Finding("sparse-out-of-bounds", "ambiguous", place, text))
 
+    def note_unchecked(self, place: str) -> None:
+        text = "the indices of a sparse tensor were not checked; PyTorch does when it loads it"
+        self.findings.append(Finding("sparse-unchecked", "needs-trust", place, text))
+
     def read(self, entry: TensorEntry) -> array[int] | None:
         """Return the numbers of an index tensor, or None if they are not looked at."""
         storage = entry.storage
         self.left -= entry.nbytes
         in_file = storage.offset is not None and storage.path == self.file.source
         if self.left < 0 or entry.dtype not in _CODES or not entry.is_contiguous or not in_file:
-            text = "the indices of a sparse tensor were not checked; PyTorch does when it loads it"
-            self.findings.append(Finding("sparse-unchecked", "needs-trust", storage.key, text))
+            self.note_unchecked(storage.key)
             return None
         numbers = array(_CODES[entry.dtype])
         width = numbers.itemsize

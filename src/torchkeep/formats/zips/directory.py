@@ -35,7 +35,7 @@ from torchkeep.formats.zips.structs import (
     UTF8,
     ZIP64,
 )
-from torchkeep.pickles.limits import Limits
+from torchkeep.pickles.limits import Limits, how_to_raise
 
 _LONGEST_COMMENT = 0xFFFF
 
@@ -124,7 +124,7 @@ def read_record(file: Readable, record: Record, limits: Limits) -> bytes:
     limits.check("pickle_nbytes", max(record.nbytes, record.packed_nbytes))
     data = file.read_at(record.offset, record.packed_nbytes)
     if record.method == DEFLATED:
-        data = _inflate(data, record)
+        data = _inflate(data, record, limits)
     elif record.method != STORED:
         raise UnsupportedContent(f"record {record.name!r} is packed with method {record.method}")
     if len(data) != record.nbytes:
@@ -138,16 +138,15 @@ def read_record(file: Readable, record: Record, limits: Limits) -> bytes:
     return data
 
 
-_MOST_PACKED = 64
-"""How many times smaller an honest pickle of many tensors gets; 30 were seen."""
 _FREE_NBYTES = 1 << 20
 
 
-def _inflate(data: bytes, record: Record) -> bytes:
-    if record.nbytes > _FREE_NBYTES + _MOST_PACKED * len(data):
+def _inflate(data: bytes, record: Record, limits: Limits) -> bytes:
+    if record.nbytes > _FREE_NBYTES + limits.expansion * len(data):
         raise LimitReached(
-            f"record {record.name!r} unpacks from {len(data)} to {record.nbytes} bytes",
-            advice="PyTorch packs nothing. If you trust the file, zip it anew without compression.",
+            f"record {record.name!r} unpacks from {len(data)} to {record.nbytes} bytes, more than "
+            f"the limit expansion={limits.expansion} times",
+            advice=how_to_raise("expansion"),
         )
     try:
         # One byte more than promised tells a bomb from an honest record.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import FileProblem, LimitReached, UnsupportedContent
-from torchkeep.formats.archives.bodies import MOST_LEVELS, StoredMember, nesting_of
+from torchkeep.formats.archives.bodies import StoredMember, nesting_of
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.structs import STORED
 
@@ -30,8 +30,8 @@ def describe_record(archive: Archive, name: str) -> Contents:
     problem: FileProblem | None = None
     if record.method != STORED:
         problem = UnsupportedContent(f"record {name!r} is compressed, and not looked into")
-    elif outer.level >= MOST_LEVELS:
-        problem = LimitReached(f"archives are followed {MOST_LEVELS} deep, and no deeper")
+    elif outer.level >= archive.limits.archive_depth:
+        problem = archive.limits.reached("archive_depth")
     if problem is not None:
         return Contents(path, record.nbytes, "unknown", None, problem=problem)
     nesting = replace(outer, level=outer.level + 1)

@@ -16,6 +16,7 @@ from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.structs import STORED
+from torchkeep.pickles.limits import how_to_raise
 
 FACTS = ("version", ".data/version", "byteorder", ".format_version", ".storage_alignment")
 """Records that each hold one short text about the archive itself."""
@@ -53,7 +54,6 @@ def read_byteorder(facts: dict[str, str]) -> Literal["little", "big"]:
     raise DamagedFile(f"the archive's byte order is {order!r}, neither little nor big")
 
 
-_MOST_PACKED = 64
 _FREE_NBYTES = 1 << 20
 
 
@@ -68,10 +68,12 @@ def check_packing(archive: Archive) -> None:
     packed = [item for item in archive.directory.records.values() if item.method != STORED]
     nbytes = sum(item.nbytes for item in packed)
     packed_nbytes = sum(item.packed_nbytes for item in packed)
-    if nbytes > _FREE_NBYTES + _MOST_PACKED * packed_nbytes:
+    most = archive.limits.expansion
+    if nbytes > _FREE_NBYTES + most * packed_nbytes:
         raise LimitReached(
-            f"the archive's compressed records unpack from {packed_nbytes} to {nbytes} bytes",
-            advice="If you trust the file, zip it anew without compression.",
+            f"the archive's compressed records unpack from {packed_nbytes} to {nbytes} bytes, "
+            f"more than the limit expansion={most} times",
+            advice=how_to_raise("expansion"),
         )
 
 
