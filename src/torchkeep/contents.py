@@ -8,7 +8,8 @@ A reader in `formats/` turns bytes into `Contents`: a tree of inert values whose
 * `Array`, a NumPy array that lies in a pickle;
 * `Global`, a name that the file mentions; it is never imported;
 * `Object`, something that the file would have Python make; nothing is made;
-* `DictObject`, a mapping with a class of its own, such as OrderedDict.
+* `DictObject`, a mapping with a class of its own, such as OrderedDict;
+* `Files`, the trees of the files in an archive or a folder.
 """
 
 from __future__ import annotations
@@ -328,6 +329,16 @@ class DictObject(dict[Value, Value]):
         super().__init__()
         self.class_path = class_path
         self.attributes: dict[Value, Value] = {}
+
+
+class Files(dict[Value, Value]):
+    """The trees of several files by the files' names: the root of an archive or a folder.
+
+    It is told from other mappings since it is none of a file's own: whatever is in the files, and
+    whatever they are called, it is no state dict and no optimizer.
+    """
+
+    __slots__ = ()
 
 
 Severity = Literal["note", "needs-trust", "ambiguous", "dangerous", "damaged"]

@@ -20,18 +20,15 @@ import torch
 from torchkeep.assembly import assemble, numbers_of, quantized
 from torchkeep.contents import (
     ITEM_SIZE,
-    Chunk,
     Memory,
     Storage,
     TensorEntry,
-    contiguous_stride,
     nbytes_of,
 )
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import FilePart, InputFile, digest, new_digest
-from torchkeep.formats import examine_open
+from torchkeep.files import InputFile, digest, new_digest
+from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
-from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
@@ -381,26 +378,17 @@ class TensorReader:
         """Return a tensor that is spread over the shards of a distributed checkpoint."""
         whole = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
         for chunk in entry.chunks:
-            piece = self._piece(chunk, entry.dtype)
-            if piece is None or (piece.shape, piece.dtype) != (chunk.shape, entry.dtype):
-                raise DamagedFile(f"a piece of tensor {name!r} is another one", path=chunk.path)
+            try:
+                piece = piece_of(chunk, entry.dtype)
+            except DamagedFile as problem:
+                text = f"a piece of tensor {name!r} can't be used: {problem.problem}"
+                raise DamagedFile(text, path=chunk.path) from None
             box = tuple(
                 slice(start, start + size)
                 for start, size in zip(chunk.offsets, chunk.shape, strict=True)
             )
             whole[box] = self.read(piece, name)
         return whole
-
-    def _piece(self, chunk: Chunk, dtype: str) -> TensorEntry | None:
-        """Return a piece of a tensor: a file of PyTorch's, or bare bytes; None if it is neither."""
-        if chunk.nbytes == nbytes_of(dtype, chunk.shape):
-            storage = Storage("", chunk.nbytes, chunk.start, path=chunk.path)
-            return TensorEntry(dtype, chunk.shape, contiguous_stride(chunk.shape), storage)
-        with InputFile(chunk.path) as shard:
-            contents = examine_open(FilePart(shard, chunk.start, chunk.nbytes), DEFAULT_LIMITS)
-        if contents.problem is not None:
-            raise contents.problem
-        return contents.root if isinstance(contents.root, TensorEntry) else None
 
     def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         if storage.device in (self.device, torch.device("meta")):

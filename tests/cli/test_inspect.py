@@ -78,7 +78,7 @@ def test_json_tells_of_a_problem_as_well(html: Path, checkpoint: Path, tmp_path:
     page, damaged = map(json.loads, capsys.readouterr().out.splitlines())
     assert (page["container"], page["role"]) == ("text", "unknown")
     assert page["problem"]["kind"] == "NotAModelFile"
-    assert page["safety"]["verdict"] == "data-only"
+    assert page["safety"]["verdict"] == "ambiguous"
     assert damaged["problem"]["kind"] == "DamagedFile"
     assert damaged["problem"]["advice"] == "Copy or download the file again."
     assert not damaged["integrity"]["ok"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import torchkeep
@@ -55,3 +56,32 @@ def test_inspect_can_verify_as_well(checkpoint: Path, capsys):
     assert "integrity   " in capsys.readouterr().out
     assert main(["inspect", "--verify", "--json", str(checkpoint)]) == 0
     assert json.loads(capsys.readouterr().out)["integrity"]["verified"]
+
+
+def test_what_was_left_out_exits_with_14_and_is_named(checkpoint: Path, tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.pth").write_bytes(checkpoint.read_bytes())
+    (folder / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    assert main(["verify", str(folder)]) == 14
+    first, reason = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"incomplete  {folder}: ")
+    assert reason.strip().startswith("model.gguf: ")
+    assert main(["verify", "--json", str(folder)]) == 14
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["state"], told["findings"]) == (False, "incomplete", [])
+    assert [item["place"] for item in told["left_out"]] == ["model.gguf"]
+    assert main(["inspect", str(folder)]) == 0
+    assert main(["inspect", "--verify", str(folder)]) == 14
+    assert "incomplete: " in capsys.readouterr().out
+
+
+def test_a_damaged_file_in_a_subfolder_exits_with_5(checkpoint: Path, tmp_path, capsys):
+    for name in ("whole.pth", "sub/cut.pth"):
+        path = tmp_path / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(checkpoint.read_bytes()[: None if name == "whole.pth" else -100])
+    assert main(["verify", str(tmp_path / "models")]) == 5
+    first, reason, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("damaged  ")
+    assert reason.strip().startswith("sub/cut.pth: the archive is truncated")

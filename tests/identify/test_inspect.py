@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -386,6 +387,7 @@ def test_a_payload_is_named_and_does_not_run(save: Save, model: nn.Module, tmp_p
 
 AUDITED = f"""
 import sys
+import tarfile
 {EVERYTHING_IS_LOADED}
 from torchkeep.identify import inspect
 inspect(sys.argv[1]).to_json(tensors=True)  # every module that inspection needs is loaded now
@@ -573,6 +575,28 @@ def torchvision_like(name: str) -> dict[str, torch.Tensor]:
     return {
         key: torch.zeros((), dtype=item.dtype).expand(item.shape) for key, item in there.items()
     }
+
+
+@pytest.mark.parametrize("pack", ["", "w:gz", "w"])
+def test_a_loose_tensor_beside_a_model_hides_nothing(pack: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.save({"epoch": 3, "model": nn.Linear(4, 2).state_dict()}, folder / "best.pth")
+    torch.save(torch.ones(10), folder / "class_weights.pt")
+    torch.save([], folder / "param_groups")
+    torch.save({}, folder / "state")
+    path = folder
+    if pack:
+        path = tmp_path / "model.archive"
+        with tarfile.open(path, pack) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.add(file, file.name)
+    found = torchkeep.inspect(path)
+    assert [item.name for item in found.state_dicts] == ["best.pth.model"]
+    assert found.role == "checkpoint"
+    assert found.optimizers == ()
+    assert "10 parameters in 2 tensors, epoch 3" not in found.summary
+    assert "10 parameters in 2 tensors" in found.summary
 
 
 def test_networks_that_are_recognised_are_named_in_the_sentence(save: Save) -> None:

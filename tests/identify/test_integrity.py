@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import torchkeep
+from formats.samples_folders import write_two_ranks
 from torchkeep.errors import DamagedFile, FileMissing, NotAModelFile
+from torchkeep.formats.folders.dcp_shards import piece_of
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -169,9 +173,77 @@ def test_our_files_in_a_folder_and_in_an_archive_are_compared_with_their_digests
     assert not torchkeep.verify(folder).ok
 
 
-def test_what_lies_packed_is_said_to_be_not_read(tmp_path: Path) -> None:
+def write_packed_zip(path: Path, model: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(model, "model.pth")
+
+
+def write_packed_tar(path: Path, model: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(model, "model.pth")
+
+
+@pytest.mark.parametrize("write", [write_packed_zip, write_packed_tar])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_what_lies_packed_is_unpacked_and_compared(
+    write: Any, in_folder: bool, tmp_path: Path
+) -> None:
     write_torch(tmp_path / "model.pth")
-    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(tmp_path / "model.pth", "model.pth")
-    found = torchkeep.verify(tmp_path / "packed.zip")
-    assert (found.num_checked, found.num_unchecked, found.num_unread) == (0, 0, 7)
+    flipped = payload(tmp_path / "model.pth")[0]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    packed = folder / "packed"
+    write(packed, tmp_path / "model.pth")
+    path = folder if in_folder else packed
+    found = torchkeep.verify(path)
+    assert (found.state, found.num_checked, found.num_unread) == ("ok", 7, 0)
+    flip(tmp_path / "model.pth", flipped)
+    write(packed, tmp_path / "model.pth")
+    found = torchkeep.verify(path)
+    assert found.state == "damaged"
+    assert [finding.rule for finding in found.findings] == ["crc-mismatch"]
+    assert torchkeep.inspect(path, verify=True).integrity.state == "damaged"
+
+
+def test_tensors_in_pieces_are_read_piece_by_piece(tmp_path: Path) -> None:
+    write_two_ranks(tmp_path / "dcp")
+    entries = [item.entry for item in torchkeep.inspect(tmp_path / "dcp").tensors()]
+    chunks = [chunk for entry in entries for chunk in entry.chunks]
+    assert chunks
+    found = torchkeep.verify(tmp_path / "dcp")
+    assert (found.state, found.num_unread) == ("ok", 0)
+    assert found.num_checked >= len(chunks)
+    piece = piece_of(chunks[0], next(entry for entry in entries if entry.chunks).dtype)
+    flip(chunks[0].path, piece.storage.offset or 0)
+    found = torchkeep.verify(tmp_path / "dcp")
+    assert [finding.rule for finding in found.findings] == ["crc-mismatch"]
+
+
+def test_what_was_left_out_is_incomplete_and_never_ok(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_torch(folder / "model.pth")
+    assert torchkeep.verify(folder).state == "ok"
+    (folder / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    found = torchkeep.verify(folder)
+    assert (found.ok, found.state, found.num_checked) == (False, "incomplete", 7)
+    assert [finding.place for finding in found.left_out] == ["model.gguf"]
+    assert torchkeep.inspect(folder).integrity.state == "incomplete"
+
+
+@pytest.mark.parametrize("content", ["<html>", "version https://git-lfs.github.com/spec/v1\n"])
+def test_what_is_no_model_is_not_called_whole(content: str, tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text(content)
+    integrity = torchkeep.inspect(tmp_path / "page.pth").integrity
+    assert (integrity.ok, integrity.state) == (False, "incomplete")
+
+
+def test_a_damaged_file_in_an_archive_is_damage(tmp_path: Path) -> None:
+    write_torch(tmp_path / "model.pth")
+    data = (tmp_path / "model.pth").read_bytes()
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("whole.pth", data)
+        archive.writestr("cut.pth", data[:-100])
+    found = torchkeep.verify(tmp_path / "all.zip")
+    assert found.state == "damaged"
+    assert [finding.place for finding in found.findings] == ["cut.pth"]

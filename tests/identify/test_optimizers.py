@@ -290,3 +290,18 @@ def test_other_random_states_are_found_by_their_name(name: str, value: Value) ->
 )
 def test_other_values_are_no_random_states(name: str, value: Value) -> None:
     assert not is_rng_state(name, value)
+
+
+@pytest.mark.parametrize("slots", [[], [{"step": 1, "exp_avg": torch.ones(9)}]])
+def test_a_part_of_an_optimizer_that_zero_split_is_told_of(
+    slots: list[Any], tmp_path: Path
+) -> None:
+    part: dict[str, Any] = {"single_partition_of_fp32_groups": [torch.ones(9)], "zero_stage": 1}
+    if slots:
+        part["base_optimizer_state"] = slots
+    torch.save({"optimizer_state_dict": part, "ds_version": "0.16.0"}, tmp_path / "part.pt")
+    found = torchkeep.inspect(tmp_path / "part.pt")
+    assert [(item.name, item.num_states, item.nbytes) for item in found.optimizers] == [
+        ("optimizer_state_dict", len(slots), 36 * (1 + len(slots)))
+    ]
+    assert found.role == "optimizer"

@@ -13,6 +13,7 @@ import torch
 import torch._dynamo  # allows the names of jagged tensors, in the releases that do
 from torch import _weights_only_unpickler
 
+import torchkeep
 from formats.samples import SAMPLES, Sample
 from releases import INSTALLED
 from torchkeep.contents import Contents, Finding, Global, Object
@@ -333,8 +334,11 @@ def test_what_can_not_be_read_is_ambiguous() -> None:
 
 
 @pytest.mark.parametrize("container", ["text", "git-lfs-pointer"])
-def test_what_is_plainly_no_model_is_not_held_against_it(container: str) -> None:
-    assert judged(container, problem=NotAModelFile("this is text")).verdict == "data-only"
+def test_what_is_plainly_no_model_is_not_held_against_what_it_is_a_part_of(container: str) -> None:
+    text = contents(container, problem=NotAModelFile("this is text"))
+    assert judge(text, is_part=True).verdict == "data-only"
+    alone = judge(text)
+    assert (alone.verdict, alone.findings[0].rule) == ("ambiguous", "no-model")
 
 
 def test_an_unknown_file_is_ambiguous() -> None:
@@ -462,3 +466,30 @@ def test_a_value_that_holds_itself_is_walked_once() -> None:
     value: list[Any] = []
     value.append(value)
     assert judged(root=value).verdict == "data-only"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.pth", "<!doctype html><html></html>"),
+        ("pointer.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"),
+        ("notes.txt", "Nothing in here is a model."),
+        ("settings.yaml", "model:\n  _target_: torch.nn.Linear\n"),
+    ],
+)
+def test_what_is_no_model_has_one_verdict_through_every_door(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    inspection = torchkeep.inspect(path)
+    assert inspection.safety.verdict == "ambiguous"
+    assert torchkeep.scan(path)[0].verdict == "ambiguous"
+    assert inspection.to_json()["integrity"]["ok"] is False
+    assert torchkeep.scan(path)[0].findings == inspection.safety.findings
+
+
+def test_a_text_beside_a_model_is_no_reason_to_doubt_the_model(tmp_path: Path) -> None:
+    torch.save({"w.weight": torch.ones(2)}, tmp_path / "model.pth")
+    (tmp_path / "README.md").write_text("# A model")
+    assert torchkeep.inspect(tmp_path).safety.verdict == "data-only"

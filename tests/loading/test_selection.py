@@ -85,3 +85,19 @@ def test_values_that_are_no_tensors_come_with_the_state_dict(tmp_path: Path) -> 
     inspection = inspect(tmp_path / "file.pth")
     item, _ = choose(inspection)
     assert all_values(inspection, item).keys() == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("is_checkpoint", [False, True])
+def test_the_model_of_a_folder_goes_before_those_of_its_checkpoints(
+    is_checkpoint: bool, tmp_path: Path
+) -> None:
+    for where in (".", "checkpoint-1", "checkpoint-2"):
+        (tmp_path / where).mkdir(exist_ok=True)
+        torch.save({"w.weight": torch.ones(2)}, tmp_path / where / "model.pth")
+        if is_checkpoint:
+            (tmp_path / where / "trainer_state.json").write_text('{"global_step": 1}')
+    chosen, _ = choose(inspect(tmp_path))
+    assert chosen.name == "model.pth"
+    (tmp_path / "model.pth").unlink()
+    with pytest.raises(LoadMismatch, match="none is clearly the main one"):
+        choose(inspect(tmp_path))

@@ -9,6 +9,7 @@ from torchkeep.errors import FileProblem, TorchkeepError
 from torchkeep.wording import printable
 
 EXIT_NOT_DATA_ONLY = 13
+EXIT_INCOMPLETE = 14
 EXIT_BUG = 70
 EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
@@ -29,6 +30,7 @@ EXIT_CODES = {
     11: "an optional dependency is not installed",
     12: "a call's argument fits nothing",
     EXIT_NOT_DATA_ONLY: "a scanned file is not data-only",
+    EXIT_INCOMPLETE: "not all of it could be verified, and what was is whole",
     EXIT_BUG: "a bug in torchkeep",
     EXIT_OUTPUT: "the output can't be written",
     EXIT_INTERRUPTED: "interrupted",

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import report, warn
+from torchkeep.cli.failures import EXIT_INCOMPLETE, report, warn
 from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, NotAModelFile
@@ -85,7 +85,9 @@ def _inspect(path: str, limits: Limits, options: argparse.Namespace) -> int:
         _write(inspection, options)
     except FileProblem as error:  # a tree that is too large to be shown
         return report(error)
-    return 0 if inspection.integrity.ok else DamagedFile.exit_code
+    if inspection.integrity.state == "damaged":
+        return DamagedFile.exit_code
+    return EXIT_INCOMPLETE if options.verify and not inspection.integrity.ok else 0
 
 
 _NOTHING_TO_SHOW = (DamagedFile, LimitReached, NotAModelFile)
@@ -93,10 +95,10 @@ _NOTHING_TO_SHOW = (DamagedFile, LimitReached, NotAModelFile)
 
 def _verified(inspection: Inspection, limits: Limits) -> tuple[Inspection, FileProblem | None]:
     """Return the inspection after the tensors were read, and what kept them from being read."""
-    from torchkeep.identify.integrity import verify_contents
+    from torchkeep.identify.integrity import verify_inspected
 
     try:
-        integrity = verify_contents(inspection.contents, limits, reading_progress())
+        integrity = verify_inspected(inspection.contents, limits, reading_progress())
     except FileProblem as problem:
         return inspection, problem.in_file(inspection.path)
     return replace(inspection, integrity=integrity), None

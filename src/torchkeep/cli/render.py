@@ -159,10 +159,11 @@ def _overview(inspection: Inspection) -> RenderableType:
     grid.add_row("safety", verdict.append(f": {_reason(safety)}", style="default"))
     if safety.weights_only is not None:
         grid.add_row("torch.load", _weights_only(safety) + _otherwise(inspection))
-    if not inspection.integrity.ok:
+    if inspection.integrity.state == "damaged":
         grid.add_row("integrity", Text("damaged: see the findings", style=_COLOURS["damaged"]))
     elif inspection.integrity.verified:
-        grid.add_row("integrity", what_was_compared(inspection.integrity))
+        state = "" if inspection.integrity.ok else "incomplete: "
+        grid.add_row("integrity", state + what_was_compared(inspection.integrity))
     return grid
 
 

@@ -109,5 +109,5 @@ def what_was_compared(integrity: Integrity) -> str:
         storages = counted(integrity.num_unchecked, "storage")
         parts.append(f"{storages} read, with nothing to compare with")
     if integrity.num_unread:
-        parts.append(f"{counted(integrity.num_unread, 'storage')} NOT read (packed, or in pieces)")
+        parts.append(f"{counted(integrity.num_unread, 'storage')} NOT read")
     return ", ".join(parts) or "no tensors in it"

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.failures import report
+from torchkeep.cli.failures import EXIT_INCOMPLETE, report
 from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
 from torchkeep.cli.text import what_was_compared
@@ -32,8 +32,9 @@ examples:
 A safetensors file or a file of PyTorch before 1.6 has no checksums: its tensors
 are read, and counted as "nothing to compare with".
 
-The exit code is 0 if everything is whole, else that of the first problem (5: a
-file is damaged). `torchkeep --help` lists the codes."""
+The exit code is 0 if everything was read and is whole, else that of the first
+problem (5: a file is damaged; 14: something in it was left out or can't be
+read, and is said). `torchkeep --help` lists the codes."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,7 +73,10 @@ def _verify(path: str, limits: Limits, *, as_json: bool) -> int:
         _write_json(path, **found.to_json())
     else:
         _write(path, found)
-    return 0 if found.ok else DamagedFile.exit_code
+    return _EXIT_CODES[found.state]
+
+
+_EXIT_CODES = {"ok": 0, "incomplete": EXIT_INCOMPLETE, "damaged": DamagedFile.exit_code}
 
 
 def _write_json(path: str, **fields: object) -> None:
@@ -82,7 +86,8 @@ def _write_json(path: str, **fields: object) -> None:
 
 
 def _write(path: str, found: Integrity) -> None:
-    head = "ok     " if found.ok else "damaged"
+    head = found.state.ljust(len("damaged"))
     sys.stdout.write(f"{head}  {printable(path)}: {what_was_compared(found)}\n")
-    for item in found.findings:
-        sys.stdout.write(f"         {printable(item.text)}\n")
+    for item in (*found.findings, *found.left_out):
+        where = "" if item.place in item.text else f"{item.place}: "
+        sys.stdout.write(f"         {printable(where + item.text)}\n")

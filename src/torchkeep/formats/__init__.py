@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.contents import Contents, Finding
-from torchkeep.errors import FileProblem
+from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import InputFile, Readable, Scratch
 from torchkeep.formats.format import HEAD_NBYTES, Format, Lazily
 from torchkeep.formats.other_views import with_other_views
@@ -79,6 +79,44 @@ def describe(
     return contents
 
 
+def describe_whole(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    scratch: Scratch | None = None,
+) -> Contents:
+    """Return what `describe` does, for who takes the tensors: all of them must be there.
+
+    Args:
+        path: a file or a folder, as `examine` takes it.
+        limits: bounds of the work that a file may cause.
+        scratch: as for `describe`.
+
+    Raises:
+        DamagedFile: a file that belongs to it is missing or damaged, or lacks tensors.
+        FileProblem: as `describe` does.
+    """
+    contents = describe(path, limits=limits, scratch=scratch)
+    absent = [
+        item for item in contents.findings if item.rule in _ABSENT and item.severity != "note"
+    ]
+    if absent:
+        first, more = absent[0], len(absent) - 1
+        text = f"{first.place}: {first.text}" if first.place else first.text
+        raise DamagedFile(
+            text + (f" (and {more:,} more)" if more else ""),
+            advice="Copy or download what is missing, or give a file by itself.",
+            path=contents.path,
+        )
+    return contents
+
+
+_ABSENT = frozenset(
+    "missing-file missing-tensor unreadable-file unreadable-folder unread-file".split()
+)
+"""Rules of findings which say that the tree is not all that it should be."""
+
+
 def examine(
     path: str | os.PathLike[str],
     *,
@@ -104,7 +142,7 @@ def examine(
     if _is_folder(path):
         from torchkeep.formats.folders.kinds import examine_folder
 
-        return examine_folder(Path(path), limits)
+        return examine_folder(Path(path), limits, scratch=scratch)
     with InputFile(path, scratch=scratch) as file:
         head = file.read_at(0, min(file.nbytes, HEAD_NBYTES))
         if head[:1] == b"\x80" or b"{" in head[:8]:
@@ -157,4 +195,4 @@ def _with_findings(contents: Contents, findings: tuple[Finding, ...]) -> Content
     return replace(contents, findings=(*contents.findings, *findings)) if findings else contents
 
 
-__all__ = ["READERS", "Format", "describe", "examine", "examine_open"]
+__all__ = ["READERS", "Format", "describe", "describe_whole", "examine", "examine_open"]

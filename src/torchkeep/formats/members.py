@@ -1,6 +1,6 @@
 """Several files described as one: what an archive holds, or a folder.
 
-The tree of the whole is a dictionary from each file's name to its tree, so that whatever looks for
+The tree of the whole is a `Files`, from each file's name to its tree, so that whatever looks for
 state dicts, optimizers and values finds them there, under paths that start with the file's name.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchkeep.contents import Contents, Finding, Global
+from torchkeep.contents import Contents, Files, Finding, Global
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 
 
@@ -46,7 +46,7 @@ def join_members(
         path=path,
         nbytes=nbytes,
         container=container,
-        root={name: member.root for name, member in members.items() if _is_whole(member)},
+        root=Files((name, it.root) for name, it in members.items() if _is_whole(it)),
         pickle_protocol=max(protocols, default=None),
         globals=tuple(names),
         sources=sources,

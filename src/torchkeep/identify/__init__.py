@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.formats import describe, examine
+from torchkeep.formats import examine
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
     ArchitectureMatch,
@@ -24,7 +24,13 @@ from torchkeep.identify.architectures import (
 )
 from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection, name_in
-from torchkeep.identify.integrity import Integrity, Progress, integrity_of, verify_contents
+from torchkeep.identify.integrity import (
+    Integrity,
+    Progress,
+    integrity_of,
+    verify_file,
+    verify_inspected,
+)
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
@@ -73,7 +79,7 @@ def inspect(
         inspection = identify(contents, limits)
         if not verify:
             return inspection
-        return replace(inspection, integrity=verify_contents(contents, limits, progress))
+        return replace(inspection, integrity=verify_inspected(contents, limits, progress))
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
@@ -97,19 +103,21 @@ def verify(
     Raises:
         FileProblem: as `inspect` does; also for a file that is no model.
     """
-    contents = describe(path, limits=limits)
     try:
-        return verify_contents(contents, limits, progress)
+        return verify_file(path, limits, progress)
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
 
-def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
+def identify(
+    contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_part: bool = False
+) -> Inspection:
     """Return what a description of a file amounts to.
 
     Args:
         contents: the description.
         limits: bounds of the walks over its tree.
+        is_part: whether it lies in an archive or a folder.
 
     Raises:
         LimitReached: as `inspect` does.
@@ -118,7 +126,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         found = survey(contents, Budget.for_contents(contents, limits))
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
-    members = tuple(identify(member, limits) for member in contents.members)
+    members = tuple(identify(member, limits, is_part=True) for member in contents.members)
     role = role_of(contents, found)
     main = main_state_dict(found)
     several = main is not None and _are_several_models(contents, members, main)
@@ -155,7 +163,7 @@ def identify(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Inspection:
         modules=tuple(found.modules),
         framework=written_by,
         architecture=architecture,
-        safety=judge(contents),
+        safety=judge(contents, limits, is_part=is_part),
         integrity=integrity_of(contents),
         contents=contents,
         members=members,

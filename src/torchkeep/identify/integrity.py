@@ -6,24 +6,33 @@ stream or a safetensors file of others has neither: its bytes are read, and that
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry
-from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.files import CHUNK_NBYTES, InputFile, new_digest
-from torchkeep.formats import examine
+from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
+from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, new_digest
+from torchkeep.formats import describe, examine
+from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own import CHECKPOINT
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.json_form import finding_form
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
 from torchkeep.pickles.limits import Limits
+from torchkeep.wording import counted
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes were read, and how many there are."""
+
+
+State = Literal["ok", "incomplete", "damaged"]
+
+_LEFT_OUT = frozenset({"not-looked-into", "link-to-folder", "packed", "unread-file"})
+"""Rules of findings which say that something in a file or a folder was not looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +40,11 @@ class Integrity:
     """Whether the file's own statements about its sizes, ranges and checksums agree."""
 
     ok: bool
-    """Whether nothing is damaged, as far as it was looked at."""
+    """Whether nothing is damaged, and nothing was left out of the look."""
     findings: tuple[Finding, ...]
     """What is damaged."""
+    left_out: tuple[Finding, ...] = ()
+    """What was not looked into, or can't be read."""
     verified: bool = False
     """Whether the tensors' bytes were read as well."""
     num_checked: int = 0
@@ -41,25 +52,101 @@ class Integrity:
     num_unchecked: int = 0
     """Storages that were read, and have nothing to be compared with."""
     num_unread: int = 0
-    """Storages that were not read: packed in an archive, or a tensor's pieces in several shards."""
+    """Storages that can't be read where they lie."""
+
+    @property
+    def state(self) -> State:
+        """`damaged` if anything is, else `incomplete` if anything was left out, else `ok`."""
+        if self.ok:
+            return "ok"
+        return "incomplete" if self.left_out and not self.findings else "damaged"
 
     def to_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/cli.md) as plain dicts and lists."""
         return {
             "ok": self.ok,
+            "state": self.state,
             "verified": self.verified,
             "num_checked": self.num_checked,
             "num_unchecked": self.num_unchecked,
             "num_unread": self.num_unread,
             "findings": [finding_form(item) for item in self.findings],
+            "left_out": [finding_form(item) for item in self.left_out],
         }
 
 
 def integrity_of(contents: Contents) -> Integrity:
     """Return what is known without reading the tensors."""
-    damaged = tuple(item for item in contents.findings if item.severity == "damaged")
-    is_broken = isinstance(contents.problem, DamagedFile | LimitReached)
-    return Integrity(ok=not damaged and not is_broken, findings=damaged)
+    damaged = [item for item in contents.findings if item.severity == "damaged"]
+    left_out = [
+        item
+        for item in contents.findings
+        if item.rule in _LEFT_OUT and item.severity not in ("damaged", "note")
+    ]
+    for finding in _of_members(contents, ""):
+        (damaged if finding.severity == "damaged" else left_out).append(finding)
+    problem = contents.problem
+    if problem is not None and not isinstance(problem, DamagedFile):
+        left_out.append(Finding("unreadable", "ambiguous", "", problem.problem))
+    is_broken = isinstance(problem, DamagedFile)
+    return Integrity(
+        ok=not (damaged or left_out or is_broken),
+        findings=tuple(damaged),
+        left_out=tuple(left_out),
+    )
+
+
+def _of_members(contents: Contents, start: str) -> Iterator[Finding]:
+    """Yield which files within can't be read; which of its own are damaged, a folder says."""
+    for member in contents.members:
+        name = start + str(member.path).removeprefix(f"{contents.path}/")
+        problem = member.problem
+        if isinstance(problem, DamagedFile) and contents.container == "archive":
+            yield Finding("unreadable-file", "damaged", name, f"{name}: {problem.problem}")
+        elif isinstance(problem, UnsupportedContent | LimitReached):
+            yield Finding("unreadable-file", "ambiguous", name, f"{name}: {problem.problem}")
+        yield from _of_members(member, f"{name}/")
+
+
+def verify_file(
+    path: str | os.PathLike[str], limits: Limits, progress: Progress | None = None
+) -> Integrity:
+    """Return what is known of a file or a folder after every byte of every tensor was read.
+
+    What lies packed in an archive is unpacked into temporary files for that.
+
+    Args:
+        path: the file or the folder.
+        limits: bounds of the work that it may cause.
+        progress: is called from time to time.
+
+    Raises:
+        FileProblem: as `formats.describe` does.
+    """
+    with Scratch() as scratch:
+        return verify_contents(describe(path, limits=limits, scratch=scratch), limits, progress)
+
+
+def verify_inspected(
+    contents: Contents, limits: Limits, progress: Progress | None = None
+) -> Integrity:
+    """Return what `verify_file` does of a file that was described already.
+
+    Args:
+        contents: its description; what can be read of a file with a problem is read.
+        limits: bounds of the work.
+        progress: is called from time to time.
+
+    Raises:
+        FileProblem: as `verify_file` does, but for the file's own problem.
+    """
+    if contents.problem is None and _has_archive(contents):  # what lies packed in it has to be had
+        return verify_file(contents.path, limits, progress)
+    return verify_contents(contents, limits, progress)
+
+
+def _has_archive(contents: Contents) -> bool:
+    return contents.container == "archive" or any(map(_has_archive, contents.members))
 
 
 def verify_contents(
@@ -82,9 +169,14 @@ def verify_contents(
     reading.run()
     before = [integrity_of(whole) for whole in wholes]
     known = dict.fromkeys(finding for item in before for finding in item.findings)
+    left_out = dict.fromkeys(finding for item in before for finding in item.left_out)
+    if reading.num_unread:
+        text = f"{counted(reading.num_unread, 'tensor')} can't be read where they lie"
+        left_out[Finding("unread", "ambiguous", "", text)] = None
     return Integrity(
-        ok=all(item.ok for item in before) and not reading.findings,
+        ok=all(item.ok for item in before) and not reading.findings and not reading.num_unread,
         findings=(*known, *reading.findings),
+        left_out=tuple(left_out),
         verified=True,
         num_checked=reading.num_checked,
         num_unchecked=reading.num_unchecked,
@@ -93,11 +185,12 @@ def verify_contents(
 
 
 def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
-    """Yield the checkpoints of a run that were only told of: all but the newest whole one."""
+    """Yield the checkpoints of runs that were only told of: all but the newest whole one."""
     for member in contents.members:
         is_told_of = member.container == CHECKPOINT and not member.members
         if is_told_of and member.problem is None:
             yield examine(member.path, limits=limits)
+        yield from _not_read_yet(member, limits)
 
 
 def _tensors_of(contents: Contents, limits: Limits) -> Iterator[tuple[str, TensorEntry]]:
@@ -128,16 +221,34 @@ class _Reading:
         self.findings: list[Finding] = []
         self.num_checked = self.num_unchecked = 0
         self.done = 0
-        self.users: dict[int, list[tuple[str, TensorEntry]]] = {}
-        for name, entry in tensors:
-            self.users.setdefault(id(entry.storage), []).append((name, entry))
-        storages = {id(entry.storage): entry.storage for _, entry in tensors}
+        self.users: dict[_Place, list[tuple[str, TensorEntry]]] = {}
+        storages: dict[_Place, Storage] = {}
+        for name, entry in self.with_pieces(tensors):
+            place = _place(entry.storage)
+            self.users.setdefault(place, []).append((name, entry))
+            if place not in storages or storages[place].crc32 is None:
+                storages[place] = entry.storage
         self.num_unread = sum(map(_is_out_of_reach, {e.memory: e for _, e in tensors}.values()))
         self.storages = sorted(
             (storage for storage in storages.values() if _is_on_disk(storage)),
             key=lambda storage: (str(storage.path), storage.offset or 0),
         )
         self.total = sum(storage.nbytes for storage in self.storages)
+
+    def with_pieces(
+        self, tensors: list[tuple[str, TensorEntry]]
+    ) -> Iterator[tuple[str, TensorEntry]]:
+        """Yield the tensors, and the pieces of those that are spread over shards."""
+        for name, entry in tensors:
+            if not entry.chunks:
+                yield name, entry
+            for chunk in entry.chunks:
+                called = f"{name} from {list(chunk.offsets)} on"
+                try:
+                    yield called, piece_of(chunk, entry.dtype)
+                except FileProblem as problem:
+                    text = f"{called}: {problem.problem}"
+                    self.findings.append(Finding("unreadable", "damaged", name, text))
 
     def run(self) -> None:
         path, file = None, None
@@ -165,7 +276,7 @@ class _Reading:
 
     def check(self, file: InputFile, storage: Storage) -> None:
         """Read a storage, and compare it with whatever there is."""
-        users = self.users[id(storage)]
+        users = self.users[_place(storage)]
         expected = self.whole_digests(storage, users)
         running, crc32 = new_digest(), 0
         try:
@@ -207,13 +318,21 @@ class _Reading:
                 self.progress(self.done, self.total)
 
 
+_Place = tuple[Path | None, int, int]
+
+
+def _place(storage: Storage) -> _Place:
+    """Return where a storage lies: two that lie there are one, and read once."""
+    if not _is_on_disk(storage):
+        return None, id(storage), 0
+    return storage.path, storage.offset or 0, storage.nbytes
+
+
 def _is_on_disk(storage: Storage) -> bool:
     return storage.offset is not None and storage.path is not None and storage.nbytes > 0
 
 
 def _is_out_of_reach(entry: TensorEntry) -> bool:
-    if entry.chunks:
-        return True
     storage = entry.storage
     has_bytes = storage.nbytes > 0 and storage.device != "meta" and storage.data is None
     return has_bytes and not _is_on_disk(storage)

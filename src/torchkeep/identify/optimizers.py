@@ -160,6 +160,8 @@ def is_optimizer(value: Value) -> bool:
     if not table:  # most of what there is in a file of plain values
         return False
     state = table.get("state")
+    if _is_zero_part(table):
+        return True
     if "hypers" in table:  # fastai
         return isinstance(state, list) and bool(_hypers(table))
     groups = table.get("param_groups")
@@ -173,6 +175,8 @@ def is_optimizer(value: Value) -> bool:
 def optimizer(name: str, value: Value, budget: Budget) -> Optimizer:
     """Return what an optimizer's state says. `is_optimizer` holds for `value`."""
     table = _table(value)
+    if _is_zero_part(table):
+        return _zero_part(name, table, budget)
     state = table["state"]
     groups = _hypers(table) if "hypers" in table else table["param_groups"]
     tensors = named_tensors(state, budget)
@@ -186,6 +190,22 @@ def optimizer(name: str, value: Value, budget: Budget) -> Optimizer:
         num_states=len(state),
         nbytes=sum(unique.values()),
     )
+
+
+def _is_zero_part(table: dict[Value, Value]) -> bool:
+    """Whether a mapping is a part of an optimizer that DeepSpeed's ZeRO split over the ranks.
+
+    One that keeps the whole `state_dict()` of the optimizer is told of as that.
+    """
+    base = table.get("base_optimizer_state", [])
+    return "single_partition_of_fp32_groups" in table and isinstance(base, list)
+
+
+def _zero_part(name: str, table: dict[Value, Value], budget: Budget) -> Optimizer:
+    """Return what such a part tells: what it keeps for its flat parameters, and no options."""
+    states = table.get("base_optimizer_state", [])
+    unique = {item.entry.memory: item.entry.nbytes for item in named_tensors(table, budget)}
+    return Optimizer(name, None, (), len(states), sum(unique.values()))
 
 
 def _table(value: Value) -> dict[Value, Value]:

@@ -167,10 +167,10 @@ def _scan_found(path: Path, limits: Limits) -> Scanned | Skipped:
         contents = _examine(path, limits)
     except FileProblem as problem:
         return _unopened(path, problem)
-    safety = judge(contents, limits)
+    safety = judge(contents, limits, is_part=True)
     if _is_no_model(contents, safety) and not _has_models_suffix(path):
         return Skipped(str(path), _what(contents))
-    return _scanned(path, contents, safety)
+    return _scanned(path, contents, judge(contents, limits))
 
 
 def _is_no_model(contents: Contents, safety: Safety) -> bool:
@@ -218,13 +218,8 @@ def _examine(path: Path, limits: Limits) -> Contents:
 
 
 def _scanned(path: Path, contents: Contents, safety: Safety) -> Scanned:
-    verdict, findings = safety.verdict, safety.findings
     problem = contents.problem.problem if contents.problem is not None else ""
-    if contents.container in NO_MODELS and verdict in ("data-only", "needs-trust"):
-        # Nobody can tell what the model is like that should have been here.
-        verdict = "ambiguous"
-        findings = (Finding("no-model", "ambiguous", "", problem), *findings)
-    return Scanned(str(path), contents.container, verdict, findings, problem)
+    return Scanned(str(path), contents.container, safety.verdict, safety.findings, problem)
 
 
 def _unopened(path: Path, problem: FileProblem) -> Scanned:

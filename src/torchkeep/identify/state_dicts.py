@@ -129,7 +129,7 @@ def _role(name: str, entries: dict[str, TensorEntry]) -> Role:
     words = _words(name)
     if AVERAGE_COUNTER in entries or (words & _AVERAGES and "exp" not in words):
         return "ema"  # but exp_avg is Adam's
-    last = _FILE_SUFFIX.sub("", name).rpartition(".")[2].lower()
+    last = _FILE_SUFFIX.sub("", name).rpartition("/")[2].rpartition(".")[2].lower()
     return "model" if not name or last in _MODEL_NAMES else "other"
 
 

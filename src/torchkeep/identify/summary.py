@@ -94,7 +94,7 @@ def summarise(
         return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
     details = [_networks(networks)] if networks else _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
-        details += _checkpoint_details(found, main, is_one=not networks)
+        details += _checkpoint_details(found, main, contents.kind, is_one=not networks)
     start = contents.kind or _start(role, found, framework)
     if isinstance(contents.problem, DamagedFile):
         start = f"damaged: {start}"
@@ -236,7 +236,7 @@ def main_state_dict(found: Survey) -> StateDict | None:
     return None
 
 
-def _checkpoint_details(found: Survey, main: StateDict, *, is_one: bool) -> list[str]:
+def _checkpoint_details(found: Survey, main: StateDict, told: str, *, is_one: bool) -> list[str]:
     details = []
     if is_one and len(found.state_dicts) > 1:
         names = [item.name for item in found.state_dicts]
@@ -247,7 +247,7 @@ def _checkpoint_details(found: Survey, main: StateDict, *, is_one: bool) -> list
         details.append(_optimizers(found))
     if found.schedulers:
         details.append("scheduler")
-    progress = _progress(found)
+    progress = _progress(found, told)
     if progress:
         details.append(progress)
     if any(item.role == "ema" for item in found.state_dicts):
@@ -255,14 +255,16 @@ def _checkpoint_details(found: Survey, main: StateDict, *, is_one: bool) -> list
     return details
 
 
-def _progress(found: Survey) -> str:
-    """Return how far the training got; HF's Trainer writes that into a file of its own."""
+def _progress(found: Survey, told: str) -> str:
+    """Return how far the training got, if that was not told; HF's Trainer has a file for it."""
     for start in _PLACES:
         for name in _PROGRESS:
             value = found.values.get(start + name)
             # -1 is how Ultralytics says that the training is over.
             if isinstance(value, int | float) and value >= 0:
-                return f"{'epoch' if name == 'epochs' else name} {jsonable(value)}"
+                word = "epoch" if name == "epochs" else name
+                is_told = f" {word.removeprefix('global_')} " in told
+                return "" if is_told else f"{word} {jsonable(value)}"
     return ""
 
 

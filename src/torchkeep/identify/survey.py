@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torchkeep.contents import Contents, Object, TensorEntry, Value
+from torchkeep.contents import Contents, Files, Object, TensorEntry, Value
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.modules import ModuleNode, is_module, module_tree
 from torchkeep.identify.optimizers import (
@@ -88,15 +88,22 @@ class _Walk:
             self.keep(path, value)
         elif is_scalar(value):
             self.keep_scalar(path, value)
-        elif self.sort(path, key, value) or isinstance(value, TensorEntry):
+        elif not isinstance(value, Files) and self.is_sorted(path, key, value):
             return
-        elif path and self.as_one(value) is not None:
-            self.keep(path, self.as_one(value))
         elif id(value) not in self.seen and not _is_inner(value):
             # What stands in two places is told of once; a tree that contains itself ends here.
             self.seen.add(id(value))
             for name, child in children(value):
                 self.visit(f"{path}.{name}" if path else name, child, depth + 1, name)
+
+    def is_sorted(self, path: str, key: str, value: Value) -> bool:
+        """Whether a value is told of as a whole; it was put where it belongs then."""
+        if self.sort(path, key, value) or isinstance(value, TensorEntry):
+            return True
+        whole = self.as_one(value) if path else None
+        if whole is not None:
+            self.keep(path, whole)
+        return whole is not None
 
     def sort(self, path: str, name: str, value: Value) -> bool:
         """Put a value where it belongs; return False if it is nothing in particular."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch
 from torchkeep.identify import Inspection, StateDict
+from torchkeep.identify.inspection import name_in
 from torchkeep.identify.tree import children
 from torchkeep.wording import counted
 
@@ -50,11 +51,27 @@ def _main(inspection: Inspection, found: Sequence[StateDict]) -> tuple[StateDict
         name = found[0].name
         return found[0], f"{name!r} is its only state dict." if name else "It is one state dict."
     models = [item for item in found if item.role == "model"]
+    if len(models) > 1:
+        models = list(_not_further_down(inspection, models))
     if len(models) != 1:
         problem = f"the file has {len(found)} state dicts, and none is clearly the main one"
         raise _unclear(inspection, problem)
     others = ", ".join(_called(item) for item in found if item is not models[0])
     return models[0], f"{_called(models[0])} is the model's state dict, beside {others}."
+
+
+def _not_further_down(inspection: Inspection, models: Sequence[StateDict]) -> Sequence[StateDict]:
+    """Return the models in the files of the folder itself, if there are any, else all of them.
+
+    A training leaves the model, and beside it a folder for each of its checkpoints.
+    """
+    files = [
+        name
+        for member in inspection.members
+        if not member.members and "/" not in (name := name_in(inspection.path, member.path))
+    ]
+    outer = [item for item in models if any(f"{item.name}.".startswith(f"{n}.") for n in files)]
+    return outer or models
 
 
 def _called(item: StateDict) -> str:

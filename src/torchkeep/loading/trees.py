@@ -12,7 +12,7 @@ import torch
 from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import Scratch
-from torchkeep.formats import describe
+from torchkeep.formats import describe_whole
 from torchkeep.identify import identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.selection import choose
@@ -55,7 +55,7 @@ def load(
         LoadMismatch: `select` fits no state dict, or several.
     """
     with Scratch() as scratch:
-        contents = describe(path, limits=limits, scratch=scratch)
+        contents = describe_whole(path, limits=limits, scratch=scratch)
         return _load(path, contents, select, device, mmap=mmap)
 
 

@@ -716,8 +716,9 @@ def test_archives_are_followed_only_so_deep() -> None:
     assert looked(data).root == {"a": {"a": {"a": VALUES}}}
     contents = looked(zip_archive([("a", data)]))
     assert str(contents.problem) == (
-        "a.bin/a/a/a: reading needs more than the limit archive_depth=3 allows. If you trust the file, allow more: "
-        "limits=Limits(archive_depth=...) in Python, --limit archive_depth=... on the command line."
+        "a.bin/a/a/a: reading needs more than the limit archive_depth=3 allows. "
+        "If you trust the file, allow more: limits=Limits(archive_depth=...) in Python, "
+        "--limit archive_depth=... on the command line."
     )
     deeper = looked(zip_archive([("a", data)]), limits=Limits(archive_depth=4))
     assert deeper.root == {"a": {"a": {"a": {"a": VALUES}}}}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import torchkeep
 from formats.samples_folders import (
     network,
     write_adapter,
@@ -36,8 +37,9 @@ def told(contents: Contents) -> list[tuple[str, str, str]]:
 def test_a_trainer_folder_tells_how_far_it_is_and_what_of(tmp_path: Path) -> None:
     write_trainer(tmp_path / "checkpoint-300")
     found = inspect(tmp_path / "checkpoint-300")
-    assert found.contents.kind == (
-        "HF Trainer checkpoint at step 300 of 600, epoch 1.5, TinyForImages"
+    assert found.summary == (
+        "HF Trainer checkpoint at step 300 of 600, epoch 1.5, TinyForImages: "
+        "34 parameters in 9 tensors, AdamW, scheduler."
     )
     assert found.values["trainer_state.json.global_step"] == 300
     assert found.values["trainer_state.json.log_history.loss"] == 0.25
@@ -147,7 +149,9 @@ def test_a_file_that_can_not_be_read_is_named_and_the_others_are_read(tmp_path: 
     path.write_bytes(path.read_bytes()[:-30])
     contents = describe(folder)
     assert ("unreadable-file", "damaged", "first.pth") in told(contents)
-    assert list(contents.root) == ["second.safetensors"]
+    assert "second.safetensors" in contents.root
+    with pytest.raises(DamagedFile, match=r"first\.pth: "):
+        torchkeep.load(folder)
 
 
 def test_a_model_s_name_with_something_else_in_it_is_told_of(tmp_path: Path) -> None:

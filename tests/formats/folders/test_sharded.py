@@ -11,13 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import torchkeep
 from formats.comparing_trees import assert_same
 from formats.samples_folders import network, write_index, write_shards
 from torchkeep.contents import Contents, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, NotAModelFile, UnsupportedContent
 from torchkeep.files import InputFile
 from torchkeep.formats import describe, examine
-from torchkeep.pickles.limits import Limits
+from torchkeep.formats.folders.folder import FileBudget
+from torchkeep.formats.folders.kinds import examine_folder
+from torchkeep.identify.integrity import integrity_of
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 INDEX = "model.safetensors.index.json"
 
@@ -112,7 +116,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         (
             "missing-file",
             "damaged",
-            "1 of its 3 files are missing: 'model-00002-of-00003.safetensors'",
+            "1 of its 3 files is missing: 'model-00002-of-00003.safetensors' (3 tensors are in it)",
         )
     ]
     assert len(contents.root) == 6
@@ -120,6 +124,37 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         (tmp_path / f"model-0000{number}-of-00003.safetensors").unlink()
     with pytest.raises(DamagedFile, match="none of its files can be read"):
         describe(tmp_path)
+
+
+def test_a_model_that_lacks_a_file_says_so_first_and_is_not_loaded(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    assert torchkeep.inspect(tmp_path).summary.startswith("State dict with 1 of 3 files missing: ")
+    text = "1 of its 3 files is missing: 'model-00002-of-00003.safetensors' .3 tensors are in it"
+    for path in (tmp_path, tmp_path / INDEX):
+        for read in (torchkeep.load, torchkeep.open):
+            with pytest.raises(DamagedFile, match=text):
+                read(path)
+    (tmp_path / "config.json").write_text('{"architectures": ["Tiny"]}')
+    assert torchkeep.inspect(tmp_path).summary.startswith("Tiny with 1 of 3 files missing: ")
+
+
+def test_a_model_with_a_damaged_file_is_not_loaded(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    path = tmp_path / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedFile, match=r"the file is truncated.*3 tensors are in it"):
+        torchkeep.load(tmp_path)
+
+
+def test_a_file_beyond_the_budget_is_said_to_be_left_out(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    contents = examine_folder(tmp_path, DEFAULT_LIMITS, budget=FileBudget(2))
+    assert [(rule, severity) for rule, severity, _ in told(contents)] == [
+        ("unread-file", "ambiguous")
+    ]
+    assert told(contents)[0][2].startswith("1 file of it was not looked into: ")
+    assert integrity_of(contents).state == "incomplete"
 
 
 def test_a_broken_file_is_named_and_the_others_are_read(tmp_path: Path) -> None:
@@ -187,9 +222,9 @@ def test_a_file_outside_of_the_folder_is_dangerous_and_not_opened(
     opened: list[str] = []
     whole = InputFile.__init__
 
-    def noting(self: InputFile, path: Path) -> None:
+    def noting(self: InputFile, path: Path, **options: Any) -> None:
         opened.append(str(path))
-        whole(self, path)
+        whole(self, path, **options)
 
     monkeypatch.setattr(InputFile, "__init__", noting)
     contents = describe(folder)
@@ -303,7 +338,7 @@ def test_names_by_the_million_cost_little_and_say_little(tmp_path: Path) -> None
     assert time.process_time() - start < 10
     assert isinstance(contents.problem, DamagedFile)
     assert [item.rule for item in contents.findings] == ["missing-file"]
-    assert "10001 of its 10001 files are missing" in contents.findings[0].text
+    assert "10001 of its 10,001 files are missing" in contents.findings[0].text
     assert len(contents.findings[0].text) < 300
 
 

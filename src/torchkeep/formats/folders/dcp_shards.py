@@ -11,9 +11,19 @@ Source: torch/distributed/checkpoint/filesystem.py (`_write_item`).
 
 from __future__ import annotations
 
-from torchkeep.contents import Contents, Finding, Global, TensorEntry, Value
+from torchkeep.contents import (
+    Chunk,
+    Contents,
+    Finding,
+    Global,
+    Storage,
+    TensorEntry,
+    Value,
+    contiguous_stride,
+    nbytes_of,
+)
 from torchkeep.errors import DamagedFile, LimitReached
-from torchkeep.files import FilePart, Readable
+from torchkeep.files import FilePart, InputFile, Readable
 from torchkeep.formats.zips.structs import (
     END,
     END64,
@@ -23,7 +33,7 @@ from torchkeep.formats.zips.structs import (
     END_MAGIC,
     LOCAL_MAGIC,
 )
-from torchkeep.pickles.limits import Limits
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 CONTAINER = "dcp"
 _MOST_FINDINGS = 100
@@ -97,6 +107,31 @@ def describe_shard(file: Readable, archives: list[tuple[int, int]], limits: Limi
         if len(pieces.unreadable) == len(root)
         else None,
     )
+
+
+def piece_of(chunk: Chunk, dtype: str) -> TensorEntry:
+    """Return a piece of a tensor: what a file of `torch.save` in a shard holds, or bare elements.
+
+    Args:
+        chunk: where the piece lies.
+        dtype: the tensor's.
+
+    Raises:
+        FileProblem: it can't be read, or is no piece of such a tensor.
+    """
+    from torchkeep.formats import examine_open
+
+    if chunk.nbytes == nbytes_of(dtype, chunk.shape):
+        storage = Storage("", chunk.nbytes, chunk.start, path=chunk.path)
+        return TensorEntry(dtype, chunk.shape, contiguous_stride(chunk.shape), storage)
+    with InputFile(chunk.path) as shard:
+        contents = examine_open(FilePart(shard, chunk.start, chunk.nbytes), DEFAULT_LIMITS)
+    if contents.problem is not None:
+        raise contents.problem
+    piece = contents.root
+    if not isinstance(piece, TensorEntry) or (piece.shape, piece.dtype) != (chunk.shape, dtype):
+        raise DamagedFile("it is the piece of another tensor", path=chunk.path)
+    return piece
 
 
 class Pieces:

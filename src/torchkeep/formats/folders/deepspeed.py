@@ -21,12 +21,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from torchkeep.contents import Contents
+from torchkeep.contents import Contents, Files
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
-    list_folder,
     look_into,
     shown,
     unreadable,
@@ -86,9 +85,8 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
     outside = way_out(folder.path, name)
     if outside is not None:
         raise DamagedFile(outside.text)
-    path = folder.path / name
     try:
-        inner = list_folder(path, folder.limits, level=folder.level + 1, budget=folder.budget)
+        inner = folder.inner(name)
     except FileProblem as problem:
         raise DamagedFile(f"{shown(name)}: {problem.problem}") from None
     if not any(file.endswith((_MODEL, _OPTIMIZER)) for file in inner.files):
@@ -102,11 +100,18 @@ def _describe_newest(folder: Folder, name: str) -> Contents:
         contents,
         path=folder.path,
         nbytes=contents.nbytes + folder.nbytes,
-        root={**joined.root, **(contents.root or {})},
+        root=Files({**joined.root, **(contents.root or {})}),
         globals=tuple(dict.fromkeys((*contents.globals, *joined.globals))),
         findings=(*contents.findings, *joined.findings),
         members=(*contents.members, *joined.members),
     )
 
 
-KIND = FolderKind("folder", _matches, describe)
+def _own_folders(folder: Folder) -> tuple[str, ...]:
+    """Return the folder that was told of as what the whole is."""
+    newest = _newest(folder)
+    has_parts = any(name.endswith((_MODEL, _OPTIMIZER)) for name in folder.files)
+    return () if newest is None or has_parts else (newest,)
+
+
+KIND = FolderKind("folder", _matches, describe, _own_folders)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -24,15 +24,16 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import InputFile
+from torchkeep.files import InputFile, Scratch
 from torchkeep.pickles.limits import Limits
+from torchkeep.wording import counted
 
 MOST_FILES = 2_000
 """Files that one call looks into, those in folders within the folder included."""
 MOST_NAMES = 200_000
 """Names that it lists, likewise."""
 _HEAD_NBYTES = 512
-_MODEL_SUFFIXES = tuple(
+MODEL_SUFFIXES = tuple(
     ".bin .ckpt .gguf .h5 .npz .onnx .pkl .pt .pt2 .pte .pth .safetensors .tar .torch".split()
 )
 """A file with such a name is told of even if there is no model in it."""
@@ -66,6 +67,23 @@ class Folder:
     """How many folders are above it, up to the one that was asked for."""
     budget: FileBudget = field(default_factory=FileBudget)
     """What may still be looked into; shared with the folders within."""
+
+    scratch: Scratch | None = None
+    """Where models are kept that lie packed in an archive, if they are to be read."""
+
+    def inner(self, name: str) -> Folder:
+        """Return a folder in it, listed.
+
+        Raises:
+            FileProblem: as `list_folder` does.
+        """
+        return list_folder(
+            self.path / name,
+            self.limits,
+            level=self.level + 1,
+            budget=self.budget,
+            scratch=self.scratch,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +126,7 @@ class Folder:
         self.budget.left -= 1
         path = self.path / name
         try:
-            with InputFile(path) as file:
+            with InputFile(path, scratch=self.scratch) as file:
                 return examine_open(file, self.limits)
         except FileProblem as problem:
             damaged = DamagedFile(problem.problem, advice=problem.advice, path=path)
@@ -123,15 +141,23 @@ class FolderKind:
         name: the container's name in reports.
         matches: whether a folder is of this kind; looks at names, and at the start of few files.
         describe: what the folder holds; raises `FileProblem` if it is not what it seemed.
+        own_folders: the folders in it that `describe` tells of; the others are told of beside it.
+            None if it tells of all of them.
     """
 
     name: str
     matches: Callable[[Folder], bool]
     describe: Callable[[Folder], Contents]
+    own_folders: Callable[[Folder], Collection[str]] | None = lambda _: ()
 
 
 def list_folder(
-    path: Path, limits: Limits, *, level: int = 0, budget: FileBudget | None = None
+    path: Path,
+    limits: Limits,
+    *,
+    level: int = 0,
+    budget: FileBudget | None = None,
+    scratch: Scratch | None = None,
 ) -> Folder:
     """Return what lies in a folder.
 
@@ -161,6 +187,7 @@ def list_folder(
         limits=limits,
         level=level,
         budget=budget,
+        scratch=scratch,
     )
 
 
@@ -197,15 +224,18 @@ def look_into(folder: Folder, names: Sequence[str]) -> tuple[dict[str, Contents]
     members: dict[str, Contents] = {}
     for done, name in enumerate(names):
         if folder.budget.left <= 0:
-            text = f"{len(names) - done:,} files were not looked into: {listed(names[done:])}"
+            num = len(names) - done
+            told = f"{counted(num, 'file')} {'was' if num == 1 else 'were'} not looked into"
+            text = f"{told}, since {MOST_FILES:,} are at most: {listed(names[done:])}"
             return members, [Finding("not-looked-into", "ambiguous", "", text)]
         contents = folder.examine(name)
-        if _is_told_of(name, contents):
+        if is_told_of(name, contents):
             members[name] = contents
     return members, []
 
 
-def _is_told_of(name: str, contents: Contents) -> bool:
+def is_told_of(name: str, contents: Contents) -> bool:
+    """Whether a file has a model in it or a model's name, or does harm."""
     if contents.problem is None or contents.container == "git-lfs-pointer":
         return True
     if "text" in contents.metadata:  # settings that name what is to be called; see `other_views`
@@ -213,7 +243,7 @@ def _is_told_of(name: str, contents: Contents) -> bool:
     if any(finding.severity != "note" for finding in contents.findings):
         return True
     if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
-        is_named_so = name.endswith(_MODEL_SUFFIXES)
+        is_named_so = name.endswith(MODEL_SUFFIXES)
         return is_named_so or contents.container not in ("unknown", "text")
     return True
 

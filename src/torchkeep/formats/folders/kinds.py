@@ -7,13 +7,22 @@ checkpoint; see `stands_for`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
-from torchkeep.files import InputFile
+from torchkeep.files import InputFile, Scratch
 from torchkeep.formats.folders import dcp, deepspeed, model_folders, own_folders, sharded
-from torchkeep.formats.folders.folder import FileBudget, FolderKind, list_folder
+from torchkeep.formats.folders.below import Below, look_below
+from torchkeep.formats.folders.folder import (
+    FileBudget,
+    Folder,
+    FolderKind,
+    list_folder,
+    unreadable,
+)
+from torchkeep.formats.members import join_members
 from torchkeep.pickles.limits import Limits
 
 FOLDER_KINDS: tuple[FolderKind, ...] = (
@@ -27,43 +36,81 @@ FOLDER_KINDS: tuple[FolderKind, ...] = (
 
 
 def examine_folder(
-    path: Path, limits: Limits, *, level: int = 0, budget: FileBudget | None = None
+    path: Path,
+    limits: Limits,
+    *,
+    budget: FileBudget | None = None,
+    scratch: Scratch | None = None,
 ) -> Contents:
     """Return what a folder holds; why no model can be read from it is its `problem`.
 
     Args:
         path: the folder.
         limits: bounds of the work that one file in it may cause.
-        level: how many folders are above it, up to the one that was asked for.
         budget: how many files may still be looked into.
+        scratch: where models are kept that lie packed in an archive, if they are to be read.
 
     Raises:
         FileMissing: there is no such folder.
         FileUnreadable: it may not be listed.
     """
     try:
-        folder = list_folder(path, limits, level=level, budget=budget)
+        folder = list_folder(path, limits, budget=budget, scratch=scratch)
     except (FileMissing, FileUnreadable):
         raise
     except FileProblem as problem:
         return Contents(path, 0, model_folders.KIND.name, None, problem=problem.in_file(path))
-    kind = next(kind for kind in FOLDER_KINDS if kind.matches(folder))
+    return describe_listed(folder)
+
+
+def describe_listed(folder: Folder) -> Contents:
+    """Return what a folder that was listed holds, as `examine_folder` does."""
+    kind = kind_of(folder)
     try:
         contents = kind.describe(folder)
     except FileProblem as problem:
-        contents = _as_far_as_seen(path, folder.nbytes, kind, problem)
+        contents = _as_far_as_seen(folder, kind, problem)
+    if kind.own_folders is not None:
+        below = look_below(folder, (), without=kind.own_folders(folder))
+        contents = _with_strangers(contents, below)
     if contents.problem is not None:
-        contents.problem.in_file(path)
+        contents.problem.in_file(folder.path)
     return contents
 
 
-def _as_far_as_seen(path: Path, nbytes: int, kind: FolderKind, problem: FileProblem) -> Contents:
+def is_plain(folder: Folder) -> bool:
+    """Whether a folder is of no kind of its own: its files are all that there is to tell."""
+    return kind_of(folder) is model_folders.KIND and not model_folders.is_model(folder)
+
+
+def kind_of(folder: Folder) -> FolderKind:
+    """Return the first kind that a folder is of."""
+    return next(kind for kind in FOLDER_KINDS if kind.matches(folder))
+
+
+def _with_strangers(contents: Contents, below: Below) -> Contents:
+    """Add the folders within that do not belong to a kind of folder: they are judged as well."""
+    members = below.members
+    if not members and not below.findings:
+        return contents
+    findings = (*below.findings, *unreadable(members))
+    joined = join_members(contents.path, 0, contents.container, members, findings=findings)
+    return replace(
+        contents,
+        nbytes=contents.nbytes + below.nbytes,
+        globals=tuple(dict.fromkeys((*contents.globals, *joined.globals))),
+        findings=(*contents.findings, *joined.findings),
+        members=(*contents.members, *joined.members),
+    )
+
+
+def _as_far_as_seen(folder: Folder, kind: FolderKind, problem: FileProblem) -> Contents:
     if isinstance(problem, FileMissing | FileUnreadable):  # a file in it, not the folder
         problem = DamagedFile(problem.problem, advice=problem.advice, path=problem.path)
     seen = problem.seen
     return Contents(
-        path=path,
-        nbytes=nbytes,
+        path=folder.path,
+        nbytes=folder.nbytes,
         container=kind.name,
         root=None,
         globals=seen.globals if seen else (),

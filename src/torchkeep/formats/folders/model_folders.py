@@ -10,10 +10,12 @@ Layout: files side by side, of which any may be missing
 
 The tree is a dictionary from each file's name to what it holds; the JSON files above are plain
 values. If there are only indexes (see `sharded`), it is the state dict that the first of them
-stands for.
+stands for, and folders within are told of beside it.
 
-Limits: folders within are looked into if the folder has no model file itself, or is one of
-diffusers or of the Trainer, two levels deep. Of a log only the last row of each quantity is told.
+A folder within is described as what it is, if it is of a kind of its own; otherwise each of its
+files is told of under its path (see `below`, also for the limits).
+
+Limits: of a log only the last row of each quantity is told.
 
 Source: transformers/trainer.py (`_save_checkpoint`), transformers/trainer_callback.py
 (`TrainerState`), peft/peft_model.py (`save_pretrained`), diffusers/pipelines/pipeline_utils.py.
@@ -21,16 +23,21 @@ Source: transformers/trainer.py (`_save_checkpoint`), transformers/trainer_callb
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torchkeep.contents import Contents, Finding, Value
+from torchkeep.contents import Contents, Files, Finding, Value
 from torchkeep.errors import FileProblem, LimitReached, NotAModelFile
-from torchkeep.formats.folders.folder import Folder, FolderKind, listed, look_into, unreadable
-from torchkeep.formats.folders.sharded import describe_index, indexes
+from torchkeep.formats.folders import own_folders
+from torchkeep.formats.folders.below import look_below
+from torchkeep.formats.folders.folder import Folder, FolderKind, listed, unreadable
+from torchkeep.formats.folders.sharded import describe_index, indexes, is_index
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
+from torchkeep.wording import counted
 
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"
@@ -43,8 +50,6 @@ _MOST_JSON_NBYTES = 16 << 20
 _TARGET = b'"_target_"'
 """What Hydra and its kin call stands under this key."""
 
-_DEEPEST = 2
-
 
 @dataclass(slots=True)
 class _Found:
@@ -54,7 +59,10 @@ class _Found:
     """The JSON files that are told of, by name."""
     indexes: dict[str, Contents] = field(default_factory=dict)
     models: dict[str, Contents] = field(default_factory=dict)
+    """The files that can be opened, those in folders within under their paths."""
     folders: dict[str, Contents] = field(default_factory=dict)
+    """The folders within that are of a kind of their own."""
+    nbytes_below: int = 0
     findings: list[Finding] = field(default_factory=list)
     num_others: int = 0
 
@@ -69,34 +77,36 @@ def describe(folder: Folder) -> Contents:
     found = _Found()
     _read_states(folder, found)
     _open_models(folder, found)
-    _open_folders(folder, found)
-    if not found.members and not found.states:
-        raise _no_model(folder)
+    if not found.members and not found.states and not found.findings:
+        raise _no_model(folder, found)
     findings = (*found.findings, *_remote_code(found.states), *unreadable(found.members))
     joined = join_members(
         folder.path,
-        folder.nbytes + sum(inner.nbytes for inner in found.folders.values()),
+        folder.nbytes + found.nbytes_below,
         KIND.name,
         found.members,
         kind=_told(found),
         findings=findings,
-        problem=None if found.members else _no_model(folder),
+        problem=None if found.members else _no_model(folder, found),
     )
-    if found.indexes and not found.models and not found.folders:
+    if found.indexes and all("/" in name for name in found.models):
         return _as_index(joined, found)
-    return replace(joined, root={**found.states, **joined.root})
+    return replace(joined, root=Files({**found.states, **joined.root}))
 
 
-def _no_model(folder: Folder) -> FileProblem:
+def _no_model(folder: Folder, found: _Found) -> FileProblem:
     if not folder.files and not folder.folders and not folder.others:
         return NotAModelFile("the folder is empty", advice="Check the path.")
-    num = len(folder.files)
-    return NotAModelFile(
-        f"none of the {num:,} files in the folder is a model"
-        if num
-        else "there is no model file in the folder",
-        advice="Give the file or the folder that has the model.",
-    )
+    advice = "Give the file or the folder that has the model."
+    for finding in found.findings:
+        if finding.rule == "not-looked-into":
+            return LimitReached(f"no model was met in the folder; {finding.text}", advice=advice)
+    num = found.num_others + len(found.states)
+    text = "there is no model file in the folder"
+    if num:
+        files = "the only file" if num == 1 else f"none of the {num:,} files"
+        text = f"{files} in the folder is {'no' if num == 1 else 'a'} model"
+    return NotAModelFile(text, advice=advice)
 
 
 def _as_index(joined: Contents, found: _Found) -> Contents:
@@ -110,8 +120,13 @@ def _as_index(joined: Contents, found: _Found) -> Contents:
         container=main.container,
         root=main.root,
         metadata={**main.metadata, **facts, "index": name},
-        kind=f"{told} in {main.kind.rpartition(' in ')[2]}" if told else main.kind,
-        members=main.members if len(found.indexes) == 1 else joined.members,
+        kind=(main.kind.replace("state dict", told, 1) if told else main.kind)
+        + _with_folders(found),
+        members=(
+            *(main.members if len(found.indexes) == 1 else found.indexes.values()),
+            *found.models.values(),
+            *found.folders.values(),
+        ),
         problem=main.problem,
     )
 
@@ -165,37 +180,19 @@ def _open_models(folder: Folder, found: _Found) -> None:
             found.indexes[name] = contents
             claimed |= {name, *shards}
     waiting = [name for name in folder.files if name not in claimed]
-    models, findings = look_into(folder, waiting)
-    found.models |= models
-    found.findings += findings
-    found.num_others = len(waiting) - len(models)
+    below = look_below(folder, waiting, without=claimed)
+    found.models |= below.files
+    found.folders |= below.folders
+    found.findings += below.findings
+    found.nbytes_below = below.nbytes
+    found.num_others = below.num_others
 
 
-def _open_folders(folder: Folder, found: _Found) -> None:
-    from torchkeep.formats.folders.kinds import examine_folder  # which has this kind on its list
-
-    names = [name for name in folder.folders if not name.startswith((".", "__"))]
-    has_parts = _PIPELINE in found.states or _TRAINER in found.states
-    if folder.level >= _DEEPEST or (found.members and not has_parts):
-        if names:
-            text = f"{len(names)} folders in it were not looked into: {listed(names)}"
-            found.findings.append(Finding("inner-folder", "note", "", text))
-        return
-    for done, name in enumerate(names):
-        if folder.budget.left <= 0:
-            text = f"{len(names) - done:,} folders were not looked into: {listed(names[done:])}"
-            found.findings.append(Finding("not-looked-into", "ambiguous", "", text))
-            break
-        folder.budget.left -= 1
-        try:
-            inner = examine_folder(
-                folder.path / name, folder.limits, level=folder.level + 1, budget=folder.budget
-            )
-        except FileProblem as problem:  # it vanished, or may not be listed
-            found.findings.append(Finding("unreadable-folder", "damaged", name, problem.problem))
-            continue
-        if not isinstance(inner.problem, NotAModelFile):
-            found.folders[name] = inner
+def is_model(folder: Folder) -> bool:
+    """Whether something in a folder says that it is a model, and not just a place for files."""
+    if any(name in folder.files for name in _STATES):
+        return True
+    return any(is_index(name, folder.head(name)) for name in folder.files if ".json" in name)
 
 
 def _remote_code(states: Mapping[str, Value]) -> list[Finding]:
@@ -219,14 +216,57 @@ def _told(found: _Found) -> str:
         return f"HF Trainer checkpoint{_progress(trainer)}{_of(config)}"
     if isinstance(adapter, dict):
         kind, base = adapter.get("peft_type"), adapter.get("base_model_name_or_path")
-        return f"PEFT adapter ({_short(kind)}) for {_short(base)}"
+        return f"PEFT adapter ({_short(kind)}) for {_short(base)}{_with_folders(found)}"
     if isinstance(states.get(_PIPELINE), dict):
         return f"diffusers pipeline: {_short(states[_PIPELINE].get('_class_name'))}"
     if isinstance(config, dict) and (told := _architecture(config)):
-        return f"model folder of {told}"
-    num = len(found.members)
-    others = f" and {found.num_others} other files" if found.num_others else ""
-    return f"folder of {num} model file{'' if num == 1 else 's'}{others}"
+        return f"model folder of {told}{_with_folders(found)}"
+    num = len(found.indexes) + len(found.models)
+    parts = [counted(num, "model file")] if num or not found.folders else []
+    parts += [counted(found.num_others, "other file")] if found.num_others else []
+    return f"folder of {_listing([*parts, *_folders(found)])}"
+
+
+def _with_folders(found: _Found) -> str:
+    folders = _folders(found)
+    return f", with {_listing(folders)}" if folders else ""
+
+
+def _folders(found: _Found) -> list[str]:
+    """Return how many folders of which kinds there are, and which checkpoint is the newest."""
+    kinds = Counter(_kind_of(contents) for contents in found.folders.values())
+    checkpoints = [item for item in found.folders.values() if _kind_of(item) == _CHECKPOINT]
+    steps = [int(step[1]) for item in checkpoints if (step := _AT_STEP.search(item.kind))]
+    newest = f", newest at step {max(steps)}" if steps else ""
+    if len(checkpoints) == 1:
+        newest = newest.removeprefix(", newest")
+    others = [counted(num, kind) for kind, num in kinds.items() if kind != _CHECKPOINT]
+    return others + ([counted(len(checkpoints), _CHECKPOINT) + newest] if checkpoints else [])
+
+
+_CHECKPOINT = "checkpoint"
+_AT_STEP = re.compile(r"\bstep (\d{1,18})\b")
+_KINDS = {
+    "dcp": "distributed checkpoint",
+    own_folders.CHECKPOINT.name: _CHECKPOINT,
+    own_folders.RUN.name: "run",
+}
+
+
+def _kind_of(contents: Contents) -> str:
+    """Return what a folder within is called when it is counted."""
+    if contents.kind.startswith(("HF Trainer checkpoint", "DeepSpeed checkpoint")):
+        return _CHECKPOINT
+    return _KINDS.get(contents.container, "model folder")
+
+
+def _listing(parts: list[str]) -> str:
+    """Return parts as a list in words.
+
+    >>> _listing(["a"]), _listing(["a", "b"]), _listing(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join([*([", ".join(parts[:-1])] if parts[1:] else []), *parts[-1:]])
 
 
 def _progress(trainer: dict[str, Any]) -> str:
@@ -261,4 +301,4 @@ def _any_folder(folder: Folder) -> bool:
     return True
 
 
-KIND = FolderKind("folder", _any_folder, describe)
+KIND = FolderKind("folder", _any_folder, describe, own_folders=None)

@@ -27,10 +27,10 @@ from typing import Any
 from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.formats import own
+from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
-    list_folder,
     listed,
     look_into,
     unreadable,
@@ -254,9 +254,13 @@ def is_run(folder: Folder) -> bool:
     )
 
 
+def _checkpoints(folder: Folder) -> list[str]:
+    return [name for name in folder.folders if CHECKPOINT_NAME.fullmatch(name)]
+
+
 def describe_run(folder: Folder) -> Contents:
     """Return the newest whole checkpoint of a run, and what the others say about themselves."""
-    names = [name for name in folder.folders if CHECKPOINT_NAME.fullmatch(name)]
+    names = _checkpoints(folder)
     told = [_told_by(folder, name) for name in sorted(names)[-_MOST_CHECKPOINTS:]]
     told.sort(key=lambda item: (item[0] or math.inf, item[1].path.name))
     whole = [item for _, item in told if not _problem(item)]
@@ -270,6 +274,11 @@ def describe_run(folder: Folder) -> Contents:
         findings.append(Finding("not-looked-into", "ambiguous", "", text))
     newest = _whole(folder, whole[-1]) if whole else None
     beside, skipped = look_into(folder, list(folder.files))
+    for _, item in told:
+        if newest is None or item.path != newest.path:
+            strangers, left_out = _strangers(folder, item.path)
+            beside |= strangers
+            skipped += left_out
     joined = join_members(folder.path, 0, RUN.name, beside, findings=tuple(skipped))
     num = f"{len(names)} checkpoint{'s' if len(names) > 1 else ''}"
     newest_told = f"newest step {newest.root['step']}" if newest else "none of them whole"
@@ -290,8 +299,20 @@ def describe_run(folder: Folder) -> Contents:
 
 
 def _whole(folder: Folder, told: Contents) -> Contents:
-    inner = list_folder(told.path, folder.limits, level=folder.level + 1, budget=folder.budget)
-    return describe_checkpoint(inner)
+    return describe_checkpoint(folder.inner(told.path.name))
+
+
+def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Finding]]:
+    """Return what lies in a checkpoint that is only told of, and is none of its own files."""
+    try:
+        inner = folder.inner(path.name)
+    except FileProblem as problem:
+        text = f"{path.name}: {problem.problem}"
+        return {}, [Finding("not-looked-into", "ambiguous", path.name, text)]
+    own = (MANIFEST, MODEL_FILE, STATE_FILE)
+    below = look_below(inner, [name for name in inner.files if name not in own])
+    members = {f"{path.name}/{name}": member for name, member in below.members.items()}
+    return members, below.findings
 
 
 def _told_by(folder: Folder, name: str) -> tuple[int, Contents]:
@@ -319,4 +340,4 @@ def _problem(contents: Contents) -> str:
 
 
 CHECKPOINT = FolderKind(own.CHECKPOINT, is_checkpoint, describe_checkpoint)
-RUN = FolderKind("torchkeep-run", is_run, describe_run)
+RUN = FolderKind("torchkeep-run", is_run, describe_run, _checkpoints)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from torchkeep.errors import (
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
+from torchkeep.wording import counted
 
 _NAME = re.compile(r".+\.index(\.[\w-]+)?\.json")
 _FOREIGN = (".h5", ".msgpack")
@@ -119,7 +120,7 @@ class _Reading:
     def contents(self) -> Contents:
         if any(shard.endswith(_FOREIGN) for shard in self.index.shards):
             raise UnsupportedContent("its parts are of TensorFlow or Flax, and not read")
-        self.open_shards()
+        self.num_absent = self.open_shards()
         self.compare()
         self.check_total()
         nbytes = sum(member.nbytes for member in self.members.values())
@@ -128,7 +129,7 @@ class _Reading:
             nbytes + self.folder.files.get(self.name, 0),
             self.container(),
             self.members,
-            kind=f"state dict in {len(self.index.shards)} files",
+            kind=self.kind(),
             findings=tuple(self.findings),
             problem=None if self.members else DamagedFile("none of its files can be read"),
         )
@@ -143,7 +144,14 @@ class _Reading:
     def note(self, rule: str, severity: Any, text: str) -> None:
         self.findings.append(Finding(rule, severity, "", text))
 
-    def open_shards(self) -> None:
+    def kind(self) -> str:
+        total = counted(len(self.index.shards), "file")
+        if self.num_absent:
+            return f"state dict with {self.num_absent} of {total} missing"
+        return f"state dict in {total}"
+
+    def open_shards(self) -> int:
+        """Open the files that are there, and return how many are not."""
         missing, skipped = [], []
         for shard in self.index.shards:
             outside = way_out(self.folder.path, shard)
@@ -157,11 +165,21 @@ class _Reading:
             else:
                 missing.append(shard)
         if missing:
-            text = f"{len(missing)} of its {len(self.index.shards)} files are missing: "
-            self.note("missing-file", "damaged", text + listed(missing))
+            total = counted(len(self.index.shards), "file")
+            text = f"{len(missing)} of its {total} {_are(missing)} missing: {listed(missing)}"
+            self.note("missing-file", "damaged", text + self.with_tensors_of(missing))
         if skipped:
-            text = f"{len(skipped)} of its files were not looked into: {listed(skipped)}"
-            self.note("not-looked-into", "ambiguous", text)
+            files = counted(len(skipped), "file")
+            text = f"{files} of it {_were(skipped)} not looked into: {listed(skipped)}"
+            self.note("unread-file", "ambiguous", text + self.with_tensors_of(skipped))
+        return len(missing)
+
+    def with_tensors_of(self, shards: list[str]) -> str:
+        """Return how many tensors are in these files, as the end of a sentence."""
+        absent = set(shards)
+        names = [name for name, shard in self.index.weight_map.items() if shard in absent]
+        where = "it" if len(shards) == 1 else "them"
+        return f" ({counted(len(names), 'tensor')} {_are(names)} in {where})"
 
     def is_there(self, shard: str) -> bool:
         if "/" in shard or "\\" in shard:
@@ -196,7 +214,8 @@ class _Reading:
     def check_extra(self, shard: str, part: Mapping[str, Value]) -> None:
         problem = self.members[shard].problem
         if problem is not None:
-            self.note("unreadable-file", "damaged", f"{shown(shard)}: {problem.problem}")
+            text = f"{shown(shard)}: {problem.problem}"
+            self.note("unreadable-file", "damaged", text + self.with_tensors_of([shard]))
         extra = [name for name in part if self.index.weight_map.get(name) is None]
         if extra:
             text = f"{len(extra)} tensors of {shown(shard)} are not in the index: {listed(extra)}"
@@ -225,6 +244,14 @@ class _Reading:
             text = f"its files should be safetensors, and there is {', '.join(others)} among them"
             self.note("other-format", "ambiguous", text)
         return (_TORCH if others else _SAFE) if kinds else named
+
+
+def _are(items: Sized) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _were(items: Sized) -> str:
+    return "was" if len(items) == 1 else "were"
 
 
 _SAFE, _TORCH = "safetensors-sharded", "torch-sharded"

@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from torchkeep.contents import Contents, Finding, Global, Object, Value
+from torchkeep.contents import Contents, Files, Finding, Global, Object, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats.programs.pickles import ArchivePickles
 from torchkeep.formats.programs.torchscript import (
@@ -88,7 +88,7 @@ class _Reading:
         if any(name.startswith(_SCRIPT) for name in self.names):
             self.code = read_code(self.archive, f"{_SCRIPT}code/")
             self.findings.append(PROGRAM)
-        root = {}
+        root = Files()
         for name in self.names:
             if not name.startswith(_DATA) and not name.endswith(".py"):
                 value = self.read_resource(name)

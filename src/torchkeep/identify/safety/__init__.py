@@ -58,22 +58,24 @@ class Safety:
     """The names that `torch.load(weights_only=True)` of the newest PyTorch refuses."""
 
 
-def judge(contents: Contents, limits: Limits = DEFAULT_LIMITS) -> Safety:
+def judge(contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_part: bool = False) -> Safety:
     """Return the verdict on a file from the names, the values and the oddities in it.
 
     Args:
         contents: what the file holds; the verdicts on its members count as well.
         limits: bounds of the work that a file may cause.
+        is_part: whether it lies in an archive or a folder. What is no model (a text, a pointer) is
+            harmless there; asked for by itself, nobody can tell what should have been in its place.
     """
-    return _judge(contents, limits, 0)
+    return _judge(contents, limits, 0, is_part=is_part)
 
 
-def _judge(contents: Contents, limits: Limits, level: int) -> Safety:
+def _judge(contents: Contents, limits: Limits, level: int, *, is_part: bool = True) -> Safety:
     names = _homes(contents)
     walk = walk_values(contents)
     reasons = [
         *_of_names(names, contents.container),
-        *_of_the_file(contents),
+        *_of_the_file(contents, is_part=is_part),
         *findings_in_values(contents, walk, limits),
     ]
     for member in contents.members:
@@ -135,7 +137,7 @@ def _of_names(homes: dict[Global | str, str], container: str) -> Iterator[Findin
             yield Finding("needs-class", "needs-trust", path, f"{where} would run {path}")
 
 
-def _of_the_file(contents: Contents) -> Iterator[Finding]:
+def _of_the_file(contents: Contents, *, is_part: bool) -> Iterator[Finding]:
     """Yield what a file's kind and its reader's findings say."""
     for finding in contents.findings:
         is_elsewhere = contents.container == "pickle" and finding.rule == "missing-storage"
@@ -146,8 +148,12 @@ def _of_the_file(contents: Contents) -> Iterator[Finding]:
         yield Finding("program", "needs-trust", "", PROGRAMS[contents.container])
     problem = contents.problem
     is_header = isinstance(problem, UnsupportedContent) and contents.container in HEADERS
-    if problem is not None and not is_header and contents.container not in NO_MODELS:
+    if problem is None or is_header:
+        return
+    if contents.container not in NO_MODELS:
         yield Finding("unreadable", "ambiguous", "", problem.problem)
+    elif not is_part:
+        yield Finding("no-model", "ambiguous", "", problem.problem)
 
 
 _ORDER = ("dangerous", "ambiguous", "damaged", "needs-trust", "note")
