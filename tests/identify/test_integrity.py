@@ -247,3 +247,23 @@ def test_a_damaged_file_in_an_archive_is_damage(tmp_path: Path) -> None:
     found = torchkeep.verify(tmp_path / "all.zip")
     assert found.state == "damaged"
     assert [finding.place for finding in found.findings] == ["cut.pth"]
+    with pytest.raises(DamagedFile, match=r"cut\.pth: the archive is truncated"):
+        torchkeep.load(tmp_path / "all.zip")
+
+
+def test_tensors_that_lie_deflated_are_unpacked_and_compared(tmp_path: Path) -> None:
+    path = tmp_path / "again.pth"
+    write_torch(tmp_path / "model.pth")
+    with zipfile.ZipFile(tmp_path / "model.pth") as whole:
+        records = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in records.items():
+            packed.writestr(name, data)
+    found = torchkeep.verify(path)
+    assert (found.state, found.num_checked, found.num_unread) == ("ok", 7, 0)
+    storage = torchkeep.inspect(path).tensors()[0].entry.storage
+    assert storage.deflated is not None
+    flip(path, storage.deflated.offset + storage.deflated.nbytes // 2)
+    found = torchkeep.verify(path)
+    assert found.state == "damaged"
+    assert found.findings[0].text.startswith("tensor 'model.0.weight': storage '0' ")

@@ -100,6 +100,8 @@ def describe_whole(
     absent = [
         item for item in contents.findings if item.rule in _ABSENT and item.severity != "note"
     ]
+    if contents.container == "archive":
+        absent += _damaged_members(contents)
     if absent:
         first, more = absent[0], len(absent) - 1
         text = f"{first.place}: {first.text}" if first.place else first.text
@@ -109,6 +111,15 @@ def describe_whole(
             path=contents.path,
         )
     return contents
+
+
+def _damaged_members(contents: Contents) -> list[Finding]:
+    """Return which files in an archive are damaged."""
+    return [
+        Finding("unreadable-file", "damaged", member.path.name, member.problem.problem)
+        for member in contents.members
+        if isinstance(member.problem, DamagedFile)
+    ]
 
 
 _ABSENT = frozenset(

@@ -19,6 +19,7 @@ from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own import CHECKPOINT
+from torchkeep.formats.zips.deflated import inflated
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.json_form import finding_form
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
@@ -231,7 +232,7 @@ class _Reading:
         self.num_unread = sum(map(_is_out_of_reach, {e.memory: e for _, e in tensors}.values()))
         self.storages = sorted(
             (storage for storage in storages.values() if _is_on_disk(storage)),
-            key=lambda storage: (str(storage.path), storage.offset or 0),
+            key=lambda storage: (str(storage.path), _start(storage)),
         )
         self.total = sum(storage.nbytes for storage in self.storages)
 
@@ -284,10 +285,12 @@ class _Reading:
                 running.update(chunk)
                 crc32 = zlib.crc32(chunk, crc32) if storage.crc32 is not None else 0
         except FileProblem as problem:
-            self.findings.append(Finding("unreadable", "damaged", users[0][0], problem.problem))
+            text = f"tensor {users[0][0]!r}: {problem.problem}"
+            self.findings.append(Finding("unreadable", "damaged", users[0][0], text))
             return
         name = users[0][0]
-        if storage.crc32 is not None and crc32 != storage.crc32:
+        is_compared = storage.crc32 is None or storage.deflated is not None  # as it is unpacked
+        if not is_compared and crc32 != storage.crc32:
             text = f"the bytes of tensor {name!r} do not match the archive's checksum"
             self.findings.append(Finding("crc-mismatch", "damaged", name, text))
         elif expected and running.hexdigest() not in expected:
@@ -310,10 +313,14 @@ class _Reading:
 
     def chunks(self, file: InputFile, storage: Storage) -> Iterator[bytes]:
         start = storage.offset or 0
-        for position in range(0, storage.nbytes, CHUNK_NBYTES):
-            nbytes = min(CHUNK_NBYTES, storage.nbytes - position)
-            yield file.read_at(start + position, nbytes)
-            self.done += nbytes
+        sizes = range(0, storage.nbytes, CHUNK_NBYTES)
+        stored = (
+            file.read_at(start + position, min(CHUNK_NBYTES, storage.nbytes - position))
+            for position in sizes
+        )
+        for chunk in stored if storage.deflated is None else inflated(file, storage):
+            yield chunk
+            self.done += len(chunk)
             if self.progress is not None:
                 self.progress(self.done, self.total)
 
@@ -325,11 +332,16 @@ def _place(storage: Storage) -> _Place:
     """Return where a storage lies: two that lie there are one, and read once."""
     if not _is_on_disk(storage):
         return None, id(storage), 0
-    return storage.path, storage.offset or 0, storage.nbytes
+    return storage.path, _start(storage), storage.nbytes
+
+
+def _start(storage: Storage) -> int:
+    return storage.deflated.offset if storage.deflated is not None else storage.offset or 0
 
 
 def _is_on_disk(storage: Storage) -> bool:
-    return storage.offset is not None and storage.path is not None and storage.nbytes > 0
+    is_there = storage.offset is not None or storage.deflated is not None
+    return is_there and storage.path is not None and storage.nbytes > 0
 
 
 def _is_out_of_reach(entry: TensorEntry) -> bool:

@@ -7,6 +7,7 @@ NumPy's `savez_compressed`.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 from torchkeep.contents import Deflated, Storage
 from torchkeep.errors import DamagedFile
@@ -31,10 +32,17 @@ def check_ratio(storage: Storage, called: str) -> None:
 
 
 def inflate_into(target: memoryview, file: Readable, storage: Storage) -> None:
-    """Unpack a storage.
+    """Unpack a storage into memory of its size; arguments and errors are those of `inflated`."""
+    filled = 0
+    for piece in inflated(file, storage):
+        target[filled : filled + len(piece)] = piece
+        filled += len(piece)
+
+
+def inflated(file: Readable, storage: Storage) -> Iterator[bytes]:
+    """Yield a storage's bytes, unpacked, piece by piece; never more than its size.
 
     Args:
-        target: as many bytes as it has.
         file: the file that it lies in.
         storage: one that is deflated.
 
@@ -53,12 +61,12 @@ def inflate_into(target: memoryview, file: Readable, storage: Storage) -> None:
                 raise _damaged(storage, f"can't be unpacked ({error})") from None
             packed, checksum = unpacker.unconsumed_tail, zlib.crc32(piece, checksum)
             piece, skipped = piece[skipped:], max(0, skipped - len(piece))
-            if filled + len(piece) > len(target):
-                raise _damaged(storage, "unpacks to more than its size")
-            target[filled : filled + len(piece)] = piece
             filled += len(piece)
-    if filled < len(target) or not unpacker.eof:
-        raise _damaged(storage, f"ends after {filled:,} of {len(target):,} bytes")
+            if filled > storage.nbytes:
+                raise _damaged(storage, "unpacks to more than its size")
+            yield piece
+    if filled < storage.nbytes or not unpacker.eof:
+        raise _damaged(storage, f"ends after {filled:,} of {storage.nbytes:,} bytes")
     if storage.crc32 is not None and checksum != storage.crc32:
         raise _damaged(storage, "does not match its checksum")
 
