@@ -74,7 +74,7 @@ def summarise(
         return f"{_without_model(role, contents, found)}."
     details = _model(role, main, found, architecture)
     if role not in ("state_dict", "module", "program"):
-        details += _checkpoint_details(found, main)
+        details += _checkpoint_details(contents, found, main)
     start = contents.kind or _start(role, found)
     return f"{_capitalised(start)}: {', '.join(details)}{_saved_from(main, found)}."
 
@@ -172,7 +172,7 @@ def main_state_dict(found: Survey) -> StateDict | None:
     return None
 
 
-def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
+def _checkpoint_details(contents: Contents, found: Survey, main: StateDict) -> list[str]:
     details = []
     if len(found.state_dicts) > 1:
         names = [item.name for item in found.state_dicts]
@@ -184,7 +184,7 @@ def _checkpoint_details(found: Survey, main: StateDict) -> list[str]:
     if found.schedulers:
         details.append("scheduler")
     progress = _progress(found)
-    if progress:
+    if progress and progress not in contents.kind:
         details.append(progress)
     if any(item.role == "ema" for item in found.state_dicts):
         details.append("EMA")
