@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
-NOT_SCRIPTS = frozenset({"corpus", "expected", "networks", "report", "__init__"})
+NOT_SCRIPTS = frozenset({"beside_torch", "corpus", "expected", "networks", "report", "__init__"})
 SKIPPED = 77
 """The exit code of a script whose framework is missing; automake's convention."""
 TIMEOUT_S = 900
@@ -40,6 +40,7 @@ def main() -> int:
     where.add_argument("--out", type=Path, metavar="DIR", help="write the files under this folder")
     where.add_argument("--report", type=Path, metavar="DIR", help="inspect what lies there")
     where.add_argument("--write-one", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("--torch", action="store_true", help="compare with torch.load as well")
     parser.add_argument("--all", action="store_true", help="the table shows every file")
     parser.add_argument("--json", action="store_true", help="the report as JSON lines")
     arguments = parser.parse_args()
@@ -52,7 +53,13 @@ def main() -> int:
         sys.path.append(str(TESTS))
         from frameworks import report
 
-        return report.show(arguments.report, chosen, every=arguments.all, as_json=arguments.json)
+        return report.show(
+            arguments.report,
+            chosen,
+            every=arguments.all,
+            as_json=arguments.json,
+            beside_torch=arguments.torch,
+        )
     return write_all(chosen, arguments.out)
 
 

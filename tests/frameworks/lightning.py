@@ -77,13 +77,7 @@ def write(folder: Path) -> None:
     ]
     one: dict[str, Any] = {"optimizers": ["Adam"], "state_dicts": states}
     _fit(plain, folder / "plain.ckpt", schedulers=["lr_schedulers.0"], **one, **facts)
-    _fit(
-        arguments,
-        folder / "arguments.ckpt",
-        optimizers=["Adam"],
-        state_dicts={**states, "hyper_parameters.loss": "other"},
-        **facts,
-    )
+    _fit(arguments, folder / "arguments.ckpt", **one, **facts)
     _fit(Classifier(), folder / "callbacks.ckpt", callbacks, **one, **facts)
     for path in sorted((folder / "callbacks").iterdir()):
         expecting(path, **one, **facts)

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from frameworks import report
+import torchkeep
+from frameworks import beside_torch, report
 from frameworks.corpus import HERE, SKIPPED, TESTS, names
 from frameworks.expected import FACTS_NAME, expecting, facts_of, start
 
@@ -23,7 +25,7 @@ def written(name: str, folder: Path) -> list[report.Row]:
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    return list(report.rows_of(folder))
+    return list(report.rows_of(folder, beside_torch=True))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,7 @@ def test_benign_files_are_judged_and_named_rightly(name: str, tmp_path: Path) ->
     assert len(rows) > 50
     assert [(row.path, row.problem, row.reasons) for row in rows if row.false_alarm] == []
     assert [(row.path, row.wrong) for row in rows if row.wrong] == []
+    assert [(row.path, row.beside_torch) for row in rows if row.beside_torch] == []
 
 
 def test_the_report_tells_what_is_wrong(tmp_path: Path) -> None:
@@ -65,6 +68,35 @@ def test_the_report_tells_what_is_wrong(tmp_path: Path) -> None:
     assert report.show(tmp_path, ["some"], every=False, as_json=False) == 1
 
 
+def test_few_alarms_are_no_failure_and_more_are(tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    start(folder)
+    for number in range(199):
+        (folder / f"{number}.pkl").write_bytes(b"\x80\x02}.")
+    for number in range(2):
+        (folder / f"raw{number}.bin").write_bytes(b"\1\2\3\4")
+    assert report.show(tmp_path, ["some"], every=False, as_json=False) == 0
+    (folder / "raw2.bin").write_bytes(b"\1\2\3\4")
+    assert report.show(tmp_path, ["some"], every=False, as_json=False) == 1
+
+
+def test_what_differs_from_torch_is_told(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"a": torch.ones(2), "b": torch.ones(1)}, path)
+    found = torchkeep.inspect(path)
+    assert list(beside_torch.differences(path, found)) == []
+    torch.save({"a": torch.ones(3), "c": torch.ones(1)}, other)
+    assert list(beside_torch.differences(other, found)) == [
+        "tensors [('a', ('float32', (3,), (1,))), ('c', ('float32', (1,), (1,)))], "
+        "is [('a', ('float32', (2,), (1,))), ('b', ('float32', (1,), (1,)))]",
+    ]
+    torch.save(torch.nn.Linear(2, 3), other)
+    assert list(beside_torch.differences(other, found)) == ["weights_only False, is True"]
+    linear = torchkeep.inspect(other)
+    torch.save(torch.nn.Linear(2, 4), other)
+    assert list(beside_torch.differences(other, linear)) == ["state dict of '' as torch's"]
+
+
 def test_what_nothing_compares_can_not_be_expected(tmp_path: Path) -> None:
     start(tmp_path / "some")
     with pytest.raises(ValueError, match=r"nothing compares \{'color'\}"):
@@ -76,7 +108,9 @@ def test_what_nothing_compares_can_not_be_expected(tmp_path: Path) -> None:
 def test_every_script_is_run_and_nothing_else() -> None:
     scripts = names()
     assert {"lightning", "timm", "stand_ins"} <= set(scripts)
-    assert not {"corpus", "expected", "networks", "report", "test_corpus"} & set(scripts)
+    assert not {"beside_torch", "corpus", "expected", "networks", "report", "test_corpus"} & set(
+        scripts
+    )
     for name in scripts:
         text = (TESTS / "frameworks" / f"{name}.py").read_text()
         assert "def write(folder: Path) -> None:" in text, name

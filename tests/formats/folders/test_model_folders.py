@@ -41,6 +41,7 @@ def test_a_trainer_folder_tells_how_far_it_is_and_what_of(tmp_path: Path) -> Non
         "HF Trainer checkpoint at step 300 of 600, epoch 1.5, TinyForImages: "
         "34 parameters in 9 tensors, AdamW, scheduler."
     )
+    assert found.summary.count("epoch 1.5") == 1
     assert found.values["trainer_state.json.global_step"] == 300
     assert found.values["trainer_state.json.log_history.loss"] == 0.25
     assert math.isnan(found.values["trainer_state.json.log_history.eval_loss"])

@@ -44,7 +44,7 @@ def test_a_checkpoint_that_broke_off_says_what_it_was(tmp_path):
         inspection = identify(examine(path))
         assert isinstance(inspection.contents.problem, DamagedFile)
         assert inspection.container == "torch-zip"
-        assert inspection.summary.startswith("Damaged: Checkpoint without optimizer: ")
+        assert inspection.summary.startswith("Damaged: checkpoint without optimizer: ")
         assert inspection.values == {"epoch": 7}
         whole = torchkeep.inspect(tmp_path / "whole.pth")
         told = [(item.path, item.entry.shape, item.alias_of) for item in inspection.tensors()]
