@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -209,3 +210,13 @@ def test_no_room_for_the_temporary_file_is_told(tmp_path: Path, temporary: Path)
     temporary.rmdir()
     with pytest.raises(FileProblem, match=r"no room to unpack .* bytes .*Set TMPDIR"):
         torchkeep.load(path)
+
+
+def test_numpy_arrays_are_tensors_of_the_mapping(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"fc.weight": array}))
+    with torchkeep.open(tmp_path / "a.pkl") as file:
+        assert list(file) == ["fc.weight"]
+        assert torch.equal(file["fc.weight"], torch.from_numpy(array))
+    integrity = torchkeep.verify(tmp_path / "a.pkl")
+    assert (integrity.ok, integrity.num_unchecked, integrity.num_unread) == (True, 1, 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch as reference
 import torch
@@ -143,3 +145,18 @@ def test_a_tree_that_contains_itself_is_built(tmp_path: Path) -> None:
 def test_tensors_are_made_where_they_are_asked_for(tmp_path: Path) -> None:
     save(net(), tmp_path / "a.pth")
     assert all(value.is_meta for value in load(tmp_path / "a.pth", device="meta").values())
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "i8", "u2", "c8", "?"])
+def test_numpy_arrays_in_a_pickle_are_arrays_again(tmp_path: Path, dtype: str) -> None:
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    value = {"rows": array, "columns": np.asfortranarray(array), "one": array[:1, :1].copy()}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
+    torch.save(value, tmp_path / "a.pth")
+    for path in (tmp_path / "a.pkl", tmp_path / "a.pth"):
+        loaded = load(path)
+        for name, expected in value.items():
+            assert isinstance(loaded[name], np.ndarray)
+            assert loaded[name].dtype == expected.dtype.newbyteorder("=")
+            assert loaded[name].strides == expected.strides
+            assert np.array_equal(loaded[name], expected)

@@ -84,15 +84,18 @@ class Inspection:
         """What the container says about itself, such as a safetensors file's `__metadata__`."""
         return dict(self.contents.metadata)
 
-    def tensors(self) -> tuple[NamedTensor, ...]:
+    def tensors(self, *, arrays: bool = False) -> tuple[NamedTensor, ...]:
         """Return every tensor of the file, once for each place where it stands.
+
+        Args:
+            arrays: take NumPy's arrays in pickles for the tensors of their elements.
 
         Raises:
             LimitReached: there are more places than the limits allow.
         """
         budget = Budget.for_contents(self.contents, self.limits)
         try:
-            return named_tensors(self.contents.root, budget)
+            return named_tensors(self.contents.root, budget, arrays=arrays)
         except FileProblem as problem:
             raise problem.in_file(self.path) from None
 

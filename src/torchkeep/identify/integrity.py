@@ -196,7 +196,8 @@ def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
 
 def _tensors_of(contents: Contents, limits: Limits) -> Iterator[tuple[str, TensorEntry]]:
     """Yield the tensors in a file's tree, and those in its members that are not in its tree."""
-    for tensor in named_tensors(contents.root, Budget.for_contents(contents, limits)):
+    budget = Budget.for_contents(contents, limits)
+    for tensor in named_tensors(contents.root, budget, arrays=True):
         yield from _with_parts(tensor)
     for member in contents.members:
         yield from _tensors_of(member, limits)
@@ -220,7 +221,7 @@ class _Reading:
         self.digests = digests
         self.progress = progress
         self.findings: list[Finding] = []
-        self.num_checked = self.num_unchecked = 0
+        self.num_checked = 0
         self.done = 0
         self.users: dict[_Place, list[tuple[str, TensorEntry]]] = {}
         storages: dict[_Place, Storage] = {}
@@ -235,6 +236,8 @@ class _Reading:
             key=lambda storage: (str(storage.path), _start(storage)),
         )
         self.total = sum(storage.nbytes for storage in self.storages)
+        # The pickle that these stand in was read to its end, and has nothing to compare with.
+        self.num_unchecked = sum(storage.data is not None for storage in storages.values())
 
     def with_pieces(
         self, tensors: list[tuple[str, TensorEntry]]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Contents, Memory, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, Memory, Object, TensorEntry, Value
 from torchkeep.errors import LimitReached
 from torchkeep.pickles.limits import Limits, how_to_raise
 
@@ -118,8 +118,14 @@ class NamedTensor:
     """The first path whose tensor is the very same elements of it, or None if this is the first."""
 
 
-def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
-    """Return every tensor of a tree, once for each place where it stands."""
+def named_tensors(root: Value, budget: Budget, *, arrays: bool = False) -> tuple[NamedTensor, ...]:
+    """Return every tensor of a tree, once for each place where it stands.
+
+    Args:
+        root: the tree.
+        budget: how much of it may be walked.
+        arrays: take NumPy's arrays for the tensors of their elements.
+    """
     found: list[NamedTensor] = []
     first: dict[int, str] = {}
     first_of_memory: dict[Memory, str] = {}
@@ -131,6 +137,8 @@ def named_tensors(root: Value, budget: Budget) -> tuple[NamedTensor, ...]:
     def visit(path: str, value: Value, depth: int) -> bool:
         """Return whether there is a tensor in `value`."""
         budget.spend(depth, path)
+        if arrays and isinstance(value, Array):
+            value = value.entry
         if isinstance(value, TensorEntry):
             alias = first.setdefault(id(value.storage), path)
             same = first_of_memory.setdefault(value.memory, path)
@@ -155,4 +163,4 @@ def _other(first: str, path: str) -> str | None:
     return None if first == path else first
 
 
-_CONTAINERS = (TensorEntry, dict, list, tuple, set, frozenset, Object)
+_CONTAINERS = (TensorEntry, Array, dict, list, tuple, set, frozenset, Object)

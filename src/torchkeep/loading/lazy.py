@@ -21,6 +21,8 @@ from torchkeep.wording import counted
 class TensorFile(Mapping[str, torch.Tensor]):
     """The tensors of a model file by path, as a read-only mapping; see `torchkeep.open`.
 
+    NumPy's arrays are among them, as tensors.
+
     A tensor is read when it is looked up, and not kept: looking it up again makes another one. Two
     that shared memory when they were saved do not share it here; `inspection.tensors()` tells.
 
@@ -36,7 +38,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         self._device = device
         self._mmap = mmap
         self._digests = stored_digests(inspection.contents)
-        self._entries = {item.path: item.entry for item in inspection.tensors()}
+        self._entries = {item.path: item.entry for item in inspection.tensors(arrays=True)}
 
     def entry(self, path: str) -> TensorEntry:
         """Return a tensor's description (dtype, shape, stride, place) without reading it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
@@ -46,8 +46,9 @@ def load(
 
     Returns:
         The tree as it was saved: dicts (an OrderedDict keeps its `_metadata`), lists, tuples, plain
-        values and tensors. Tensors that shared memory share it; parameters are `nn.Parameter`s.
-        What would need a class or a function stays an inert `contents.Object`.
+        values, tensors, and NumPy's arrays (as tensors, where NumPy is missing). Tensors that
+        shared memory share it; parameters are `nn.Parameter`s. What would need a class or a
+        function stays an inert `contents.Object`.
 
     Raises:
         FileProblem: the file is missing, damaged (a tensor that differs from its digest is
@@ -92,13 +93,16 @@ def materialize_tree(root: Value, reader: TensorReader) -> Any:
         raise UnsupportedContent("the file's values are nested too deeply to be built") from None
 
 
+_MADE = (TensorEntry, Array, Object, dict, list, tuple, set, frozenset)
+
+
 class _Materializer:
     def __init__(self, reader: TensorReader) -> None:
         self.reader = reader
         self.made: dict[int, Any] = {}
 
     def convert(self, value: Value, path: str) -> Any:
-        if not isinstance(value, TensorEntry | Object | dict | list | tuple | set | frozenset):
+        if not isinstance(value, _MADE):
             return value
         if id(value) not in self.made:
             self.made[id(value)] = self._make(value, path)
@@ -107,6 +111,8 @@ class _Materializer:
     def _make(self, value: Value, path: str) -> Any:
         if isinstance(value, TensorEntry):
             return self.reader.materialize(value, path)
+        if isinstance(value, Array):
+            return _as_array(self.reader.materialize(value.entry, path))
         if isinstance(value, tuple | set | frozenset):
             return type(value)(self._convert_items(value, path))
         # What can hold itself is known before it is filled.
@@ -142,6 +148,13 @@ class _Materializer:
         made.state = self.convert(value.state, path)
         made.items = self.convert(value.items, path)
         made.pairs = self.convert(value.pairs, path)
+
+
+def _as_array(tensor: torch.Tensor) -> Any:
+    try:
+        return tensor.numpy(force=True)
+    except RuntimeError:  # NumPy is not installed
+        return tensor
 
 
 def _empty_like(value: dict[Value, Value]) -> dict[Any, Any]:
