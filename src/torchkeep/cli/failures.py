@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from torchkeep.cli.text import wrapped
 from torchkeep.errors import FileProblem, TorchkeepError
 from torchkeep.wording import printable
 
@@ -89,4 +90,5 @@ def warn(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"torchkeep: {text}\n")
+    lines = f"torchkeep: {text}".split("\n")
+    sys.stderr.writelines(f"{wrapped(line, sys.stderr, indent=2)}\n" for line in lines)

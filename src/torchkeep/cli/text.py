@@ -8,7 +8,7 @@ through `wording.printable`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from torchkeep.contents import DictObject, Global, Object, TensorEntry
 from torchkeep.wording import counted, printable
@@ -46,6 +46,30 @@ def elide(name: str, limit: int = MAX_LENGTH) -> str:
     if len(name) <= limit:
         return printable(name)
     return f"{printable(name[: limit // 2])}...{printable(name[-(limit * 2 // 5) :])}"
+
+
+def wrapped(text: str, stream: TextIO, *, indent: int = 0) -> str:
+    """Return a line as the stream's terminal is wide, broken between words; as it is for a pipe.
+
+    Args:
+        text: the line.
+        stream: where it is to be written.
+        indent: how far its further lines are moved to the right.
+    """
+    if not stream.isatty():
+        return text
+    import shutil  # a pipe needs neither
+    import textwrap
+
+    return textwrap.fill(
+        text,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
 
 
 def show(value: object, *, depth: int = MAX_DEPTH) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torchkeep.cli.failures import EXIT_INCOMPLETE, report
 from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
-from torchkeep.cli.text import what_was_compared
+from torchkeep.cli.text import what_was_compared, wrapped
 from torchkeep.errors import DamagedFile, FileProblem, TorchkeepError
 from torchkeep.wording import printable
 
@@ -87,7 +87,11 @@ def _write_json(path: str, **fields: object) -> None:
 
 def _write(path: str, found: Integrity) -> None:
     head = found.state.ljust(len("damaged"))
-    sys.stdout.write(f"{head}  {printable(path)}: {what_was_compared(found)}\n")
+    lines = [f"{head}  {printable(path)}: {what_was_compared(found)}"]
     for item in (*found.findings, *found.left_out):
         where = "" if item.place in item.text else f"{item.place}: "
-        sys.stdout.write(f"         {printable(where + item.text)}\n")
+        lines.append(" " * _INDENT + printable(where + item.text))
+    sys.stdout.writelines(f"{wrapped(line, sys.stdout, indent=_INDENT)}\n" for line in lines)
+
+
+_INDENT = len("damaged  ")
