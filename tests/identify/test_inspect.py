@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import torchkeep
-from torchkeep.errors import DamagedFile, LimitReached, NotAModelFile
+from torchkeep.errors import DamagedFile, FileMissing, LimitReached, NotAModelFile
 from torchkeep.identify import Inspection
 from torchkeep.pickles.limits import Limits
 from watching import EVERYTHING_IS_LOADED
@@ -623,3 +623,19 @@ def test_a_pickle_without_its_archive_says_what_is_missing(tmp_path: Path) -> No
     assert summary == (
         "Parameters only: 6 parameters in 2 tensors; the bytes of its tensors are missing."
     )
+
+
+def test_one_file_that_can_not_be_walked_does_not_hide_the_others(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "good.pth")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "deep.pkl").write_bytes(b"\x80\x02" + b"]" * 600 + b"a" * 599 + b".")
+    inspection = torchkeep.inspect(tmp_path)
+    assert [item.name for item in inspection.state_dicts] == ["good.pth"]
+    assert inspection.safety.verdict == "ambiguous"
+    assert "the limit depth=500" in str(inspection.members[1].contents.problem)
+    assert len(inspection.tensors()) == 2
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(FileMissing, match="the path is empty"):
+        torchkeep.inspect("")

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.contents import Contents, Finding
-from torchkeep.errors import DamagedFile, FileProblem
+from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.files import InputFile, Readable, Scratch
 from torchkeep.formats.format import HEAD_NBYTES, Format, Lazily
 from torchkeep.formats.other_views import with_other_views
@@ -149,6 +149,8 @@ def examine(
         FileMissing: there is nothing at the path.
         FileUnreadable: it may not be read.
     """
+    if not os.fspath(path):  # to pathlib it would be the current folder
+        raise FileMissing("the path is empty", advice="Check what gave it.")
     # The kinds of folders use this module, and are needed for few paths.
     if _is_folder(path):
         from torchkeep.formats.folders.kinds import examine_folder

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from torchkeep.contents import Contents
+from torchkeep.contents import Contents, Files, Finding
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.formats import examine
 from torchkeep.identify.architectures import (
@@ -122,11 +122,9 @@ def identify(
     Raises:
         LimitReached: as `inspect` does.
     """
-    try:
-        found = survey(contents, Budget.for_contents(contents, limits))
-    except RecursionError:  # a module in a module takes several of Python's own frames
-        raise LimitReached("the file's values are nested too deep to be walked") from None
-    members = tuple(identify(member, limits, is_part=True) for member in contents.members)
+    safety = judge(contents, limits, is_part=is_part)
+    contents, members = _with_members(contents, limits)
+    found = _surveyed(contents, limits)
     role = role_of(contents, found)
     main = main_state_dict(found)
     several = main is not None and _are_several_models(contents, members, main)
@@ -134,26 +132,20 @@ def identify(
     architecture: tuple[ArchitectureMatch, ...] = ()
     if main and not several:
         architecture = _architecture(main, found, contents, written_by)
-    networks = [] if several else separate_networks(found)
-    is_few = len(networks) <= MOST_NAMED
-    summary = summarise(
-        role,
-        contents,
-        found,
-        architecture,
-        framework=written_by,
-        several=several,
-        networks=[
-            (item, in_words(_architecture(item, found, contents, None)) if is_few else "")
-            for item in networks
-        ],
-    )
     return Inspection(
         path=contents.path,
         nbytes=contents.nbytes,
         container=contents.container,
         role=role,
-        summary=summary,
+        summary=summarise(
+            role,
+            contents,
+            found,
+            architecture,
+            framework=written_by,
+            several=several,
+            networks=[] if several else _networks(found, contents),
+        ),
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),
         schedulers=tuple(found.schedulers),
@@ -163,12 +155,54 @@ def identify(
         modules=tuple(found.modules),
         framework=written_by,
         architecture=architecture,
-        safety=judge(contents, limits, is_part=is_part),
+        safety=safety,
         integrity=integrity_of(contents),
         contents=contents,
         members=members,
         limits=limits,
     )
+
+
+def _surveyed(contents: Contents, limits: Limits) -> Survey:
+    try:
+        return survey(contents, Budget.for_contents(contents, limits))
+    except RecursionError:  # a module in a module takes several of Python's own frames
+        raise LimitReached("the file's values are nested too deep to be walked") from None
+
+
+def _with_members(contents: Contents, limits: Limits) -> tuple[Contents, tuple[Inspection, ...]]:
+    """Return an archive or a folder without the trees in it that can't be walked, and its files.
+
+    One file whose values unfold without end must not keep the others from being told of.
+    """
+    members: list[Inspection] = []
+    lost: dict[str, FileProblem] = {}
+    for member in contents.members:
+        try:
+            members.append(identify(member, limits, is_part=True))
+        except LimitReached as problem:
+            lost[name_in(contents.path, member.path)] = problem.in_file(member.path)
+            rest = identify(replace(member, root=None, problem=problem), limits, is_part=True)
+            members.append(replace(rest, safety=judge(member, limits, is_part=True)))
+    if lost and isinstance(contents.root, Files):
+        trees = ((name, tree) for name, tree in contents.root.items() if name not in lost)
+        findings = tuple(
+            Finding("not-walked", "ambiguous", name, problem.problem)
+            for name, problem in lost.items()
+        )
+        found = (*contents.findings, *findings)
+        contents = replace(contents, root=Files(trees), findings=found)
+    return contents, tuple(members)
+
+
+def _networks(found: Survey, contents: Contents) -> list[tuple[StateDict, str]]:
+    """Return the networks of a file that has several, each with its architecture in words."""
+    networks = separate_networks(found)
+    is_few = len(networks) <= MOST_NAMED
+    return [
+        (item, in_words(_architecture(item, found, contents, None)) if is_few else "")
+        for item in networks
+    ]
 
 
 def _are_several_models(whole: Contents, members: tuple[Inspection, ...], main: StateDict) -> bool:
