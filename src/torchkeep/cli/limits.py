@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from torchkeep.pickles.limits import Limits
 
 
+_NAMES = (
+    "pickle_nbytes copied_nbytes steps depth places key_nodes key_collisions records archive_depth "
+    "expansion header_nbytes".split()
+)
+"""The fields of `torchkeep.Limits`, which a verb that reads nothing need not import."""
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Give a verb the switch that raises limits."""
     parser.add_argument(
@@ -18,7 +25,8 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="limits",
-        help="raise a limit for a file that you trust, as in steps=100_000_000 (repeatable)",
+        help="raise a limit for a file that you trust, as in steps=100_000_000 (repeatable); "
+        f"the names are {', '.join(_NAMES)}",
     )
 
 
@@ -31,14 +39,9 @@ def limits_of(options: argparse.Namespace) -> Limits:
 
 def _limit(text: str) -> tuple[str, int]:
     """Return the name and the amount of one `--limit`."""
-    from dataclasses import fields
-
-    from torchkeep.pickles.limits import Limits
-
     name, _, amount = text.partition("=")
-    names = [field.name for field in fields(Limits)]
-    if name not in names:
-        raise argparse.ArgumentTypeError(f"{name!r} is no limit: use one of {', '.join(names)}")
+    if name not in _NAMES:
+        raise argparse.ArgumentTypeError(f"{name!r} is no limit: use one of {', '.join(_NAMES)}")
     try:
         value = int(amount)
     except ValueError:

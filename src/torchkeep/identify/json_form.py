@@ -168,6 +168,8 @@ def _tensor(item: NamedTensor) -> dict[str, Any]:
         "dtype": item.entry.dtype,
         "shape": list(item.entry.shape),
         "stride": list(item.entry.stride) if item.entry.layout == "strided" else None,
+        "storage_offset": item.entry.storage_offset,
+        "layout": item.entry.layout,
         "nbytes": item.entry.nbytes,
         "requires_grad": item.entry.requires_grad,
         "alias_of": item.alias_of,
