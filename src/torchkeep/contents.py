@@ -394,3 +394,13 @@ class Contents:
     """The files in an archive or a folder, each described in turn."""
     problem: FileProblem | None = None
     """Why no model can be read from it; None if one can."""
+
+    @property
+    def tensors(self) -> dict[str, TensorEntry]:
+        """The tensors right below its root by name; empty if its root is no table of names."""
+        table = self.root if isinstance(self.root, dict) else {}
+        return {
+            name: item
+            for name, item in table.items()
+            if isinstance(name, str) and isinstance(item, TensorEntry)
+        }

@@ -749,6 +749,15 @@ def test_the_preview_layout_of_1_12_is_named(tmp_path: Path) -> None:
 # --- Safety ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [torch.ones(3), [torch.ones(3)], {"a": 5}, {7: torch.ones(3)}])
+def test_a_shard_of_safetensors_that_is_something_else_has_no_tensors(tmp_path, value):
+    write_hf_ranks(tmp_path / "dcp")
+    shard = next((tmp_path / "dcp").glob("*.safetensors"))
+    torch.save(value, shard)
+    contents = examine(tmp_path / "dcp")
+    assert contents.container == "dcp"
+
+
 class Stranger:
     """Not one of PyTorch's records."""
 

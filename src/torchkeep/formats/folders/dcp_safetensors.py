@@ -37,7 +37,7 @@ def describe_hf_shards(folder: Folder, names: list[str]) -> Contents:
     pieces: dict[str, list[tuple[Box, TensorEntry]]] = {}
     for name, member in members.items():
         offsets = _hf_offsets(member)
-        for key, entry in (member.root or {}).items():
+        for key, entry in member.tensors.items():
             start = offsets.get(key, (0,) * len(entry.shape))
             if len(start) == len(entry.shape):
                 pieces.setdefault(key, []).append((Box(start, entry.shape), entry))

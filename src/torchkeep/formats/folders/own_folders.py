@@ -109,9 +109,9 @@ def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> di
     return found
 
 
-def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, Value]:
-    member = members.get(file)  # whatever a file of this name is
-    return member.root if member is not None and isinstance(member.root, dict) else {}
+def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, TensorEntry]:
+    member = members.get(file)
+    return {} if member is None else member.tensors
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -171,10 +171,10 @@ def _tensors(
     missing = []
     for stored in stored_tensors(manifest):
         entry = _entries(members, stored.file).get(stored.key)
-        if isinstance(entry, TensorEntry):
-            tensors[stored.name] = entry
-        else:
+        if entry is None:
             missing.append(stored.name)
+        else:
+            tensors[stored.name] = entry
     extra = [
         name_of(file, key)
         for file, digests in manifest["tensors"].items()

@@ -207,11 +207,10 @@ class _Reading:
             text = f"{len(twice)} tensors stand in several files: {listed(twice)}"
             self.note("duplicate-tensor", "ambiguous", text)
 
-    def part(self, shard: str) -> Mapping[str, Value]:
-        root = self.members[shard].root
-        return root if isinstance(root, dict) else {}
+    def part(self, shard: str) -> Mapping[str, TensorEntry]:
+        return self.members[shard].tensors
 
-    def check_extra(self, shard: str, part: Mapping[str, Value]) -> None:
+    def check_extra(self, shard: str, part: Mapping[str, TensorEntry]) -> None:
         problem = self.members[shard].problem
         if problem is not None:
             text = f"{shown(shard)}: {problem.problem}"
