@@ -87,6 +87,14 @@ def test_what_is_left_of_a_broken_file_is_shown_with_the_problem(capsys, checkpo
     assert "the archive is truncated" in output.err
 
 
+def test_values_at_the_top_come_before_those_deep_inside(shown, tmp_path):
+    torch.save(
+        {"args": {"a": {"b": "deep"}, "lr": 0.5}, "epoch": 3, "loss": 0.25}, tmp_path / "a.pth"
+    )
+    lines = section(shown(tmp_path / "a.pth"), "Values")
+    assert [line.split()[0] for line in lines] == ["epoch", "loss", "args.lr", "args.a.b"]
+
+
 def test_tensors_lists_every_one_with_its_place(shown, checkpoint):
     lines = section(shown("--tensors", checkpoint), "Tensors")
     names = [line.split()[0] for line in lines]

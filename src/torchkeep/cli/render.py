@@ -115,7 +115,9 @@ def _sections(
     if metadata:
         yield "Metadata", _table((), metadata, more="--json shows all")
     if inspection.values:
-        rows = [(clip(name), show(value)) for name, value in inspection.values.items()]
+        # The deeper a value stands, the less it is what a person looks for.
+        values = sorted(inspection.values.items(), key=lambda item: item[0].count("."))
+        rows = [(clip(name), show(value)) for name, value in values]
         yield "Values", _table((), rows, more="--json shows all")
     if inspection.modules:
         yield "Modules", _modules(inspection, tree=tree)
