@@ -15,6 +15,7 @@ import pytest
 
 from attacks.attack import CLASSES, Attack
 from attacks.corpus import CORPUS
+from effort import million_turns
 from torchkeep.cli import main
 
 
@@ -187,7 +188,8 @@ def test_the_watch_sees_what_it_watches_for(tmp_path: Path) -> None:
 
 
 def test_no_attack_takes_long_or_much_memory(written: Written) -> None:
-    slow = {name: r["seconds"] for name, r in written.reports.items() if r["seconds"] > 3}
+    most = 150 * million_turns()
+    slow = {name: r["seconds"] for name, r in written.reports.items() if r["seconds"] > most}
     assert slow == {}
     assert written.nbytes_used < 400_000_000
 

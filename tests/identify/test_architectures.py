@@ -4,7 +4,6 @@ import importlib.util
 import random
 import re
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from effort import at_most
 from identify.networks import OTHERS, Shapes, named, resnet, shapes_of
 from torchkeep.errors import DamagedFile
 from torchkeep.identify.architectures import (
@@ -377,9 +377,8 @@ def patchwork() -> Shapes:
 def test_a_hostile_state_dict_costs_little_and_gives_none(make):
     shapes = make()
     shipped_table()
-    start = time.process_time()
-    assert recognise(shapes) == ()
-    assert time.process_time() - start < 1
+    with at_most(50):
+        assert recognise(shapes) == ()
 
 
 def test_no_more_than_so_many_signatures_are_compared(monkeypatch):

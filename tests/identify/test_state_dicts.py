@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from effort import at_most
 from torchkeep.contents import Array, DictObject, Storage, TensorEntry, Value
 from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.state_dicts import (
@@ -160,7 +159,6 @@ def test_arrays_count_as_the_tensors_that_are_made_of_them() -> None:
 
 
 def test_a_key_of_very_many_parts_costs_no_time() -> None:
-    start = time.perf_counter()
-    assert not is_state_dict({"a." * 10_000 + "b/c": tensor(2)})
-    assert is_state_dict({"a." * 10_000 + "b": tensor(2)})
-    assert time.perf_counter() - start < 1
+    with at_most(50):
+        assert not is_state_dict({"a." * 10_000 + "b/c": tensor(2)})
+        assert is_state_dict({"a." * 10_000 + "b": tensor(2)})

@@ -7,13 +7,13 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from effort import at_most
 from torchkeep.contents import Finding, Global, Object, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, TorchkeepError
 from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS
@@ -293,11 +293,10 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_heavy_shape_is_read_in_no_time(name: str) -> None:
-    start = time.process_time()
-    pickled = run(HARMLESS[name])
-    assert not [f for f in pickled.findings if f.rule != "computed-call"]
-    del pickled
-    assert time.process_time() - start < 3
+    with at_most(150):
+        pickled = run(HARMLESS[name])
+        assert not [f for f in pickled.findings if f.rule != "computed-call"]
+        del pickled
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import struct
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from effort import at_most
 from formats.building_foreign import Lua, field, gguf, hdf5, onnx_model, onnx_node, varint
 from formats.samples_foreign import FILES
 from torchkeep.contents import Contents, TensorEntry
@@ -161,9 +161,8 @@ HOSTILE: dict[str, bytes] = {
 def test_a_hostile_file_of_10_kb_costs_little(name: str) -> None:
     data = HOSTILE[name]
     look(data)  # what is imported on first use is not the file's doing
-    start = time.process_time()
-    contents = look(data)
-    assert time.process_time() - start < 1
+    with at_most(50):
+        contents = look(data)
     check_report(contents)
     tracemalloc.start()
     try:
@@ -192,10 +191,9 @@ def test_tensors_cost_nothing_whatever_their_size(tmp_path: Path) -> None:
     path.write_bytes(head + varint(len(graph) + 4 * numel) + graph)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + 4 * numel)
-    start = time.process_time()
-    contents = examine(path)
-    assert contents.root["w"].shape == (numel,)
-    assert time.process_time() - start < 0.1
+    with at_most(5):
+        contents = examine(path)
+        assert contents.root["w"].shape == (numel,)
 
 
 # --- Small things --------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 import torch
 
 import torchkeep
+from effort import at_most
 from formats.samples import Sample
 from formats.samples_folders import (
     FOLDER_SAMPLES,
@@ -159,9 +159,8 @@ def test_four_hundred_models_take_a_few_milliseconds_each(tmp_path: Path) -> Non
     save(tmp_path / "sub" / "0.pth")
     for number in range(1, 400):
         os.link(tmp_path / "sub" / "0.pth", tmp_path / "sub" / f"{number}.pth")
-    start = perf_counter()
-    found = inspect(tmp_path)
-    assert perf_counter() - start < 400 * 0.05, "far above what it takes, for a busy machine"
+    with at_most(1000):
+        found = inspect(tmp_path)
     assert found.summary.startswith("Folder of 400 model files: 400 state dicts, ")
     assert len(found.members) == 400
     assert found.safety.verdict == "data-only"

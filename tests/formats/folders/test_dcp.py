@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import sys
-import time
 import types
 import zlib
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 import torchkeep
+from effort import at_most
 from formats.comparing_trees import assert_same, read
 from formats.samples_folders import (
     ROWS,
@@ -655,9 +655,8 @@ def test_a_small_hostile_metadata_costs_little(
     assert len(data) < 12_000
     (tmp_path / ".metadata").write_bytes(data)
     (tmp_path / SHARD).write_bytes(b"PK" * 100)
-    start = time.process_time()
-    contents = examine(tmp_path)
-    assert time.process_time() - start < 1
+    with at_most(50):
+        contents = examine(tmp_path)
     assert isinstance(contents.problem, LimitReached) == (num_items * num_boxes > 5_000)
     assert contents.findings or contents.problem is not None
 

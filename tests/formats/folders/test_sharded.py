@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import torchkeep
+from effort import at_most
 from formats.comparing_trees import assert_same
 from formats.samples_folders import network, write_index, write_shards
 from torchkeep.contents import Contents, TensorEntry
@@ -324,18 +324,16 @@ def test_an_index_of_a_hundred_megabytes_is_not_parsed(tmp_path: Path) -> None:
     path.write_bytes(b'{"weight_map": {')
     with path.open("r+b") as file:
         file.truncate(200_000_000)
-    start = time.process_time()
-    assert isinstance(examine(path).problem, LimitReached)
-    assert time.process_time() - start < 1
+    with at_most(50):
+        assert isinstance(examine(path).problem, LimitReached)
 
 
 def test_names_by_the_million_cost_little_and_say_little(tmp_path: Path) -> None:
     weight_map = {f"layer.{number}": "gone.safetensors" for number in range(300_000)}
     weight_map |= {f"l{number}": f"gone-{number}.safetensors" for number in range(10_000)}
     write_index(tmp_path, INDEX, weight_map)
-    start = time.process_time()
-    contents = examine(tmp_path / INDEX)
-    assert time.process_time() - start < 10
+    with at_most(500):
+        contents = examine(tmp_path / INDEX)
     assert isinstance(contents.problem, DamagedFile)
     assert [item.rule for item in contents.findings] == ["missing-file"]
     assert "10001 of its 10,001 files are missing" in contents.findings[0].text
