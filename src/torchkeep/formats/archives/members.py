@@ -35,6 +35,7 @@ from torchkeep.formats.archives.bodies import (
     nesting_of,
 )
 from torchkeep.formats.format import Format
+from torchkeep.formats.machine_code import is_native, is_source
 from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
@@ -308,12 +309,11 @@ class Look:
 
     def _note_code(self, name: str, head: bytes) -> None:
         """Say what of an archive would be run, or could be."""
-        folded = name.casefold()
         self._is_served |= name == "MAR-INF/MANIFEST.json"
-        if _NATIVE_NAME.search(folded) or head.startswith(_NATIVE_MAGIC):
+        if is_native(name, head):
             text = "it is machine code or bytecode, which no look into it can judge"
             self.note("native-code", "needs-trust", name, text)
-        elif folded.endswith(_SOURCE_SUFFIXES):
+        elif is_source(name):
             self._source_names.append(name)
 
     def _note_source(self) -> None:
@@ -337,19 +337,6 @@ _SERIALIZED = ":serialized:"
 texts for people."""
 _ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 """How JSON may write a letter of ASCII."""
-_NATIVE_NAME = re.compile(
-    r"\.(so(\.\d+)*|dll|dylib|pyd|exe|pyc|pyo|cubin|node|jar|class|wasm|o|a)$"
-)
-_NATIVE_MAGIC = (
-    b"\x7fELF",
-    b"MZ",
-    b"\xfe\xed\xfa\xce",
-    b"\xfe\xed\xfa\xcf",
-    b"\xce\xfa\xed\xfe",
-    b"\xcf\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-)
-_SOURCE_SUFFIXES = (".py", ".pyw", ".sh", ".bat", ".cmd", ".ps1", ".ipynb", ".js")
 
 
 def _reader_of(head: bytes, nbytes: int) -> Format:

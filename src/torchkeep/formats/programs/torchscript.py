@@ -35,6 +35,7 @@ from collections.abc import Mapping
 
 from torchkeep.contents import Contents, Finding, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
+from torchkeep.formats.machine_code import is_native
 from torchkeep.formats.programs.pickles import ArchivePickles, require
 from torchkeep.formats.programs.torchscript_code import Code, parse_code
 from torchkeep.formats.programs.torchscript_modules import (
@@ -45,7 +46,6 @@ from torchkeep.formats.programs.torchscript_modules import (
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
-    NATIVE_SUFFIXES,
     OWN_RECORDS,
     check_packing,
     odd_records,
@@ -284,5 +284,5 @@ def _is_known(name: str) -> bool:
     if name.startswith("code/"):
         return name.endswith((".py", ".debug_pkl"))
     if name.startswith("extra/"):
-        return not name.casefold().endswith(NATIVE_SUFFIXES)
+        return not is_native(name)
     return name in _RECORDS or bool(_STORAGE.fullmatch(name))
