@@ -10,8 +10,8 @@
     pickle.py, safetensors.py, numpy.py are formats by themselves
 
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
-write a module with a `FORMAT`, add it here, add a sample to the conformance suite
-(tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
+write a module with a `FORMAT`, add it here, add a row to `containers`, a sample to the conformance
+suite (tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
 `zips.kinds`, a kind of folder in `folders.kinds`, in the same way.
 """
 

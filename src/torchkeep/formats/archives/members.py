@@ -34,6 +34,7 @@ from torchkeep.formats.archives.bodies import (
     might_run,
     nesting_of,
 )
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.formats.format import Format
 from torchkeep.formats.machine_code import is_native, is_source
 from torchkeep.formats.members import join_members
@@ -41,8 +42,6 @@ from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 
-_NO_MODEL = frozenset({"unknown", "text"})
-"""Readers of what holds no model."""
 _UNPACK_HINT = "Unpack it yourself and look into what comes out."
 _UNPACKING = {
     "zip archive": "python -m zipfile -e {} FOLDER",
@@ -231,13 +230,14 @@ class Look:
         """Return what a file is; None if it is plainly no model."""
         head = body.head()
         reader = _reader_of(head, len(head) if body.nbytes is None else body.nbytes)
-        self._note_code(name, head if reader.name in _NO_MODEL else b"")
+        is_model = CONTAINERS[reader.name].is_model
+        self._note_code(name, b"" if is_model else head)
         if reader.name == "unknown" and not might_run(body):
             return None
         if reader.name == "text" and not self._is_worth_reading(name, body, head):
             return None
         file = body.open(Path(f"{self._file.path}/{name}"), self.nesting)
-        if isinstance(file, PackedMember) and reader.name not in _NO_MODEL:
+        if isinstance(file, PackedMember) and is_model:
             file.keep()
         contents = self._examine_model(file, head)
         if reader.name == "text" and _is_json(head):

@@ -1,8 +1,8 @@
 """Which kind of folder a path is. `FOLDER_KINDS` is tried in order.
 
-To add a kind: a module with a `FolderKind`, a line here, tests in tests/formats/folders, and a row
-in docs/formats.md. Some files stand for a folder: an index, the metadata of a distributed
-checkpoint; see `stands_for`.
+To add a kind: a module with a `FolderKind`, a line here, a row in `formats.containers`, tests in
+tests/formats/folders, and a row in docs/formats.md. Some files stand for a folder: an index, the
+metadata of a distributed checkpoint; see `stands_for`.
 """
 
 from __future__ import annotations
