@@ -7,7 +7,7 @@
     folders/      shards, distributed checkpoints, training outputs, our own runs
     ecosystems/   GGUF, ONNX, HDF5, ...: named with what their headers say
     no_models/    pointers, texts, pictures
-    pickle.py, safetensors.py, numpy.py are formats by themselves
+    plain_pickle.py, safetensors.py, numpy.py are formats by themselves
 
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
 write a module with a `FORMAT`, add it here, add a row to `containers`, a sample to the conformance
@@ -33,7 +33,7 @@ READERS = Lazily(
     "zips.kinds:FORMAT",
     "safetensors:FORMAT",
     "torch.legacy:FORMAT",
-    "pickle:FORMAT",
+    "plain_pickle:FORMAT",
     "numpy:FORMAT",
     "ecosystems.gguf:FORMAT",
     "ecosystems.hdf5:FORMAT",
