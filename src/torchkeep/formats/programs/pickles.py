@@ -21,7 +21,7 @@ from torchkeep.formats.torch.objects import (
     rebuild_tensor_v2,
     storage_entry,
 )
-from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS, run_torch_pickle
+from torchkeep.formats.torch.unpickling import TORCH_CONSTRUCTORS, run_torch_pickle
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import read_byteorder, read_facts
 from torchkeep.formats.zips.structs import STORED
