@@ -61,8 +61,8 @@ from torchkeep.formats.programs.export_schema import (
     tensor_meta,
 )
 from torchkeep.formats.programs.json_record import read_object
-from torchkeep.formats.programs.pickles import ArchivePickles, require
 from torchkeep.formats.programs.torchscript import read_text
+from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import rebuild_tensor_v2
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.members import Members

@@ -36,13 +36,13 @@ from collections.abc import Mapping
 from torchkeep.contents import Contents, Finding, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats.machine_code import is_native
-from torchkeep.formats.programs.pickles import ArchivePickles, require
 from torchkeep.formats.programs.torchscript_code import Code, parse_code
 from torchkeep.formats.programs.torchscript_modules import (
     SCRIPT_CALLS,
     is_script_name,
     sort_modules,
 )
+from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
