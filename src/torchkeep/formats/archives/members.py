@@ -36,8 +36,8 @@ from torchkeep.formats.archives.bodies import (
 )
 from torchkeep.formats.containers import CONTAINERS
 from torchkeep.formats.format import Format
+from torchkeep.formats.joining import join_members
 from torchkeep.formats.machine_code import is_native, is_source
-from torchkeep.formats.members import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits

@@ -22,7 +22,7 @@ from torchkeep.formats.folders.folder import (
     list_folder,
     unreadable,
 )
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 from torchkeep.pickles.limits import Limits
 
 FOLDER_KINDS: tuple[FolderKind, ...] = (

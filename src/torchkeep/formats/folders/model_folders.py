@@ -35,7 +35,7 @@ from torchkeep.formats.folders import own_folders
 from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import Folder, FolderKind, listed, unreadable
 from torchkeep.formats.folders.sharded import describe_index, indexes, is_index
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.wording import counted
 

@@ -47,7 +47,7 @@ from torchkeep.formats.folders.own_manifest import (
     wrong_size,
 )
 from torchkeep.formats.folders.own_structure import inert
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 from torchkeep.formats.own import TRAINING_STATE
 
 _FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
