@@ -42,13 +42,13 @@ from typing import Any
 from torchkeep.contents import Contents, Finding, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.json_record import read_object
 from torchkeep.formats.programs.torchscript import PROGRAM, read_code, read_extra, run_aside
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, STATE
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import build_tensor
 from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,

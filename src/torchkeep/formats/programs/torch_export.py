@@ -60,12 +60,12 @@ from torchkeep.formats.programs.export_schema import (
     program_facts,
     tensor_meta,
 )
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.json_record import read_object
 from torchkeep.formats.programs.torchscript import read_text
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import rebuild_tensor_v2
 from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,

@@ -33,6 +33,7 @@ from pathlib import PurePosixPath
 from torchkeep.contents import Contents, Files, Finding, Global, Object, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.torchscript import (
     PROGRAM,
     named_constants,
@@ -43,7 +44,6 @@ from torchkeep.formats.programs.torchscript_code import Code
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, sort_modules
 from torchkeep.formats.torch.archive_pickles import ArchivePickles
 from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,

@@ -36,6 +36,7 @@ from collections.abc import Mapping
 from torchkeep.contents import Contents, Finding, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.torchscript_code import Code, parse_code
 from torchkeep.formats.programs.torchscript_modules import (
     SCRIPT_CALLS,
@@ -44,7 +45,6 @@ from torchkeep.formats.programs.torchscript_modules import (
 )
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,
