@@ -32,8 +32,8 @@ from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
 from torchkeep.formats.ecosystems.foreign import shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.unpickling import run_torch_pickle
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.directory import Directory, Record
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.arrays import DTYPES
 from torchkeep.pickles.limits import Limits

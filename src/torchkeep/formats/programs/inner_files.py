@@ -9,7 +9,7 @@ from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import FileProblem, LimitReached, UnsupportedContent
 from torchkeep.formats.archives.bodies import StoredMember, nesting_of
 from torchkeep.formats.containers import CONTAINERS
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import STORED
 
 

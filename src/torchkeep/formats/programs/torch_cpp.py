@@ -48,12 +48,12 @@ from torchkeep.formats.programs.torchscript import PROGRAM, read_code, read_extr
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, STATE
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import build_tensor
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 
 CONTAINER = "torch-cpp"
 

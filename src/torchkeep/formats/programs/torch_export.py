@@ -65,12 +65,12 @@ from torchkeep.formats.programs.json_record import read_object
 from torchkeep.formats.programs.torchscript import read_text
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import rebuild_tensor_v2
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.wording import counted
 
 CONTAINER = "torch-export"

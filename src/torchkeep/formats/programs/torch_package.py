@@ -43,12 +43,12 @@ from torchkeep.formats.programs.torchscript import (
 from torchkeep.formats.programs.torchscript_code import Code
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, sort_modules
 from torchkeep.formats.torch.archive_pickles import ArchivePickles
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.wording import counted
 
 CONTAINER = "torch-package"

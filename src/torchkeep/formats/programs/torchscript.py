@@ -44,12 +44,12 @@ from torchkeep.formats.programs.torchscript_modules import (
     sort_modules,
 )
 from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 
 LITE_CONTAINER = "torchscript-lite"
 CONTAINER = "torchscript"

@@ -24,7 +24,6 @@ from torchkeep.errors import UnsupportedContent
 from torchkeep.formats.own import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.directory import Record
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
@@ -34,6 +33,7 @@ from torchkeep.formats.zips.records import (
     read_facts,
     record_head,
 )
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.pickled import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource

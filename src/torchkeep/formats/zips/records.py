@@ -16,8 +16,8 @@ from typing import Literal
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.formats.machine_code import is_native, is_pickle, is_source
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.directory import Record
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.limits import how_to_raise
 
