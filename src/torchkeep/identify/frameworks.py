@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torchkeep.contents import Contents, Global, Object, Value
 from torchkeep.formats.containers import CONTAINERS
-from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.own.metadata import TRAINING_STATE
 
 _KEYS: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (name, frozenset(keys.split()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
 from torchkeep.files import InputFile, Scratch
-from torchkeep.formats.folders import dcp, deepspeed, model_folders, own_folders, sharded
+from torchkeep.formats.folders import dcp, deepspeed, model_folders, sharded
 from torchkeep.formats.folders.below import Below, look_below
 from torchkeep.formats.folders.folder import (
     FileBudget,
@@ -23,6 +23,7 @@ from torchkeep.formats.folders.folder import (
     unreadable,
 )
 from torchkeep.formats.joining import join_members
+from torchkeep.formats.own import folders as own_folders
 from torchkeep.pickles.limits import Limits
 
 FOLDER_KINDS: tuple[FolderKind, ...] = (

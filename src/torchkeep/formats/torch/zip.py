@@ -21,7 +21,7 @@ import re
 
 from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
 from torchkeep.errors import UnsupportedContent
-from torchkeep.formats.own import METADATA_RECORD, parse_texts
+from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
 from torchkeep.formats.zips.directory import Record
