@@ -15,7 +15,7 @@ from torchkeep.errors import FileProblem, NotAModelFile
 from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.foreign import no_model, not_loaded
 from torchkeep.formats.format import HEAD_NBYTES, Format
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
 from torchkeep.pickles.limits import Limits
 
 

@@ -16,9 +16,9 @@ from torchkeep.contents import Contents, Finding
 from torchkeep.files import Readable
 from torchkeep.formats.archives.tar_directory import is_tar_header
 from torchkeep.formats.containers import CONTAINERS
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.trailing_zip import with_trailing_zip
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
-from torchkeep.formats.zips.trailing import with_trailing_zip
 from torchkeep.pickles.limits import Limits
 
 _SETTINGS_NBYTES = 1 << 20
