@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from torchkeep.contents import Contents, Deflated, Finding, Global, TensorEntry, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
-from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
+from torchkeep.formats.cursor import ByteOrder, Cursor
 from torchkeep.formats.ecosystems.foreign import shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.unpickling import run_torch_pickle

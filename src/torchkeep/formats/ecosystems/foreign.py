@@ -12,7 +12,7 @@ from math import prod
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import ByteOrder
+from torchkeep.formats.cursor import ByteOrder
 from torchkeep.wording import shortened
 
 _MOST_DIMENSIONS = 64

@@ -27,7 +27,7 @@ from math import prod
 from torchkeep.contents import Contents, Finding, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
+from torchkeep.formats.cursor import Cursor
 from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded, shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
