@@ -29,7 +29,7 @@ from torchkeep.contents import Contents, Deflated, Finding, Global, TensorEntry,
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
 from torchkeep.formats.cursor import ByteOrder, Cursor
-from torchkeep.formats.ecosystems.foreign import shown_shape, tensor_at
+from torchkeep.formats.described_only import shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.formats.zips.directory import Directory, Record
