@@ -17,7 +17,7 @@ from torchkeep.errors import FileProblem
 from torchkeep.files import MemoryFile
 from torchkeep.formats import READERS, examine, examine_open
 from torchkeep.formats.format import Format
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.formats.zips import kinds
 from torchkeep.identify import identify
 from torchkeep.identify.tree import Budget, named_tensors

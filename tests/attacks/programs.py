@@ -184,7 +184,7 @@ def sample_inputs_that_run(marker: str) -> bytes:
     return _exported([("model/data/sample_inputs/model.pt", torch_zip(payload(marker)))])
 
 
-@attack("native code", "ambiguous", suffix=".pth")
+@attack("native code", "dangerous", suffix=".pth")
 def a_library_beside_an_object(marker: str) -> bytes:
     return torch_zip(state_dict(), [("archive/data/lib.so", ELF)])
 

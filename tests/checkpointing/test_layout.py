@@ -15,7 +15,7 @@ from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
 from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
-from torchkeep.formats.folders.own_manifest import folder_name, manifest_digest
+from torchkeep.formats.own.manifest import folder_name, manifest_digest
 
 FACTS = {
     "serial": 1,

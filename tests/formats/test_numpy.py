@@ -18,7 +18,7 @@ from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
 from torchkeep.formats.numpy import describe_archive, is_archive_of_arrays
-from torchkeep.formats.zips.archive import Archive, open_archive
+from torchkeep.formats.zips.rooted import Archive, open_archive
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torchkeep.contents import Contents, DictObject, Global, Object, Storage, TensorEntry, Value
-from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.identify.frameworks import framework
 
 TENSOR = TensorEntry("float32", (2, 2), (2, 1), Storage("0", 16, 0))

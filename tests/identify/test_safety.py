@@ -19,8 +19,9 @@ from releases import INSTALLED
 from torchkeep.contents import Contents, Finding, Global, Object
 from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.formats import examine
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.identify.safety import WEIGHTS_ONLY, Safety, danger, is_dangerous, judge
-from torchkeep.identify.safety.lists import ALLOWED_IN_SOME, PLAIN, PROGRAMS, RELEASES
+from torchkeep.identify.safety.lists import ALLOWED_IN_SOME, PLAIN, RELEASES
 from torchkeep.identify.safety.names import weights_only_allows
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.opcodes import OPCODES, WEIGHTS_ONLY_OPCODES
@@ -352,7 +353,7 @@ def test_a_header_of_a_format_without_code_is_data_only(container: str) -> None:
     assert judged(container, problem=DamagedFile("cut off")).verdict == "ambiguous"
 
 
-@pytest.mark.parametrize("container", PROGRAMS)
+@pytest.mark.parametrize("container", [name for name, it in CONTAINERS.items() if it.runs])
 def test_a_container_of_programs_needs_trust(container: str) -> None:
     foreign = UnsupportedContent("this is a model of another ecosystem")
     assert judged(container, problem=foreign).verdict == "needs-trust"

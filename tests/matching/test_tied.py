@@ -8,7 +8,7 @@ import pytest
 
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.own import TIED
+from torchkeep.formats.own.metadata import TIED
 from torchkeep.matching.tied import tied_names
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from torchkeep.contents import Finding
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 from torchkeep.pickles.source import ByteSource
 

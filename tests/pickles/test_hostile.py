@@ -16,7 +16,7 @@ import pytest
 from effort import at_most
 from torchkeep.contents import Finding, Global, Object, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, TorchkeepError
-from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS
+from torchkeep.formats.torch.unpickling import TORCH_CONSTRUCTORS
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import COMPUTED, Pickled

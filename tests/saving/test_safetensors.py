@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
-from torchkeep.formats.own import DIGESTS, TIED
+from torchkeep.formats.own.metadata import DIGESTS, TIED
 from torchkeep.formats.safetensors import DTYPES
 from torchkeep.loading import load
 from torchkeep.saving import save, write_safetensors

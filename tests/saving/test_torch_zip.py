@@ -16,7 +16,7 @@ from releases import DTYPES
 from torchkeep.contents import ITEM_SIZE
 from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
-from torchkeep.formats.own import DIGESTS
+from torchkeep.formats.own.metadata import DIGESTS
 from torchkeep.saving import write_torch_zip
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
 

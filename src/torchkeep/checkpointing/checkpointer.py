@@ -39,7 +39,7 @@ from torchkeep.checkpointing.state import (
 )
 from torchkeep.errors import CheckpointProblem, InexactResume, SaveRefused
 from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
-from torchkeep.formats.folders.own_manifest import folder_name
+from torchkeep.formats.own.manifest import folder_name
 from torchkeep.wording import counted
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
 from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
-from torchkeep.formats.folders.own_manifest import (
+from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     MANIFEST,
     read_manifest,

@@ -1,4 +1,4 @@
-"""A checkpoint on disk: what `formats.folders.own_manifest` lays out, written and read back live.
+"""A checkpoint on disk: what `formats.own.manifest` lays out, written and read back live.
 
 The folder is written aside and renamed, so it is there whole or not at all. What can go wrong
 after that (a bad disk, an unlucky copy) shows in the digests: one per file, one per tensor, and
@@ -33,7 +33,7 @@ from torchkeep.files import (
     write_file,
 )
 from torchkeep.formats import describe
-from torchkeep.formats.folders.own_manifest import (
+from torchkeep.formats.own.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
@@ -46,7 +46,7 @@ from torchkeep.formats.folders.own_manifest import (
     size_problem,
     stored_tensors,
 )
-from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 

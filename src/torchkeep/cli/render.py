@@ -20,7 +20,7 @@ from rich.text import Text
 from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, elide, shape, show, what_was_compared
 from torchkeep.cli.tree import tree_lines
-from torchkeep.formats.own import RESERVED
+from torchkeep.formats.own.metadata import RESERVED
 from torchkeep.identify.architectures import best_of
 from torchkeep.identify.inspection import name_in
 from torchkeep.wording import counted, printable, size

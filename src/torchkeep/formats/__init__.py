@@ -1,17 +1,25 @@
 """One file per format: bytes in, `Contents` out. Nothing here imports torch.
 
-    torch/        what torch.save writes and wrote: zip, stream, tar, and the pickle in them
+    torch/        what torch.save writes and wrote: zip, stream, tar, and the pickles in them
     programs/     TorchScript, torch.export, torch.package, early C++ archives
     zips/         zip archives themselves, and which kind of archive one is
     archives/     zip, tar, 7z and packed files as holders of other files
-    folders/      shards, distributed checkpoints, training outputs, our own runs
+    folders/      shards, distributed checkpoints, training outputs
+    own/          what torchkeep itself writes: metadata, checkpoints, runs
     ecosystems/   GGUF, ONNX, HDF5, ...: named with what their headers say
     no_models/    pointers, texts, pictures
-    pickle.py, safetensors.py, numpy.py are formats by themselves
+    other_views/  what another program would take the same bytes for
+    plain_pickle.py, safetensors.py, numpy.py are formats by themselves
+
+    format.py          what a format is to all of this
+    containers.py      what each kind of file, archive and folder is good for
+    machine_code.py    what a file of code is called, and starts with
+    joining.py         several files described as one
+    described_only.py, cursor.py, plain_json.py: what readers share
 
 `READERS` is the list of what can be read, in the order in which a file is tried. To add a format:
-write a module with a `FORMAT`, add it here, add a sample to the conformance suite
-(tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
+write a module with a `FORMAT`, add it here, add a row to `containers`, a sample to the conformance
+suite (tests/formats/samples.py) and a row to docs/formats.md. A kind of zip archive is added in
 `zips.kinds`, a kind of folder in `folders.kinds`, in the same way.
 """
 
@@ -33,7 +41,7 @@ READERS = Lazily(
     "zips.kinds:FORMAT",
     "safetensors:FORMAT",
     "torch.legacy:FORMAT",
-    "pickle:FORMAT",
+    "plain_pickle:FORMAT",
     "numpy:FORMAT",
     "ecosystems.gguf:FORMAT",
     "ecosystems.hdf5:FORMAT",

@@ -28,12 +28,12 @@ from dataclasses import dataclass, replace
 from torchkeep.contents import Contents, Deflated, Finding, Global, TensorEntry, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import FilePart, MemoryFile, Readable
-from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
-from torchkeep.formats.ecosystems.foreign import shown_shape, tensor_at
+from torchkeep.formats.cursor import ByteOrder, Cursor
+from torchkeep.formats.described_only import shown_shape, tensor_at
 from torchkeep.formats.format import Format
-from torchkeep.formats.torch.pickles import run_torch_pickle
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.formats.zips.directory import Directory, Record
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.arrays import DTYPES
 from torchkeep.pickles.limits import Limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkeep.contents import Contents, Memory
-from torchkeep.formats.own import DIGESTS, stored_table
+from torchkeep.formats.own.metadata import DIGESTS, stored_table
 from torchkeep.identify.tree import Budget, named_tensors
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchkeep.contents import Contents, Global, Object, Value
-from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.containers import CONTAINERS
+from torchkeep.formats.own.metadata import TRAINING_STATE
 
 _KEYS: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (name, frozenset(keys.split()))
@@ -191,13 +192,6 @@ _METADATA: tuple[tuple[str, str], ...] = (
 )
 """Framework by a key of what the container says about itself."""
 
-_CONTAINERS: dict[str, str] = {
-    "paddle": "PaddlePaddle",
-    "torchkeep-checkpoint": "torchkeep",
-    "torchkeep-run": "torchkeep",
-}
-"""Framework by the kind of file or folder, where only one writes it."""
-
 _FEW = 16
 """Items of a list or a dictionary at the root whose classes are looked at."""
 
@@ -214,7 +208,7 @@ def framework(contents: Contents) -> str | None:
         return "torchkeep"
     root = contents.root
     return (
-        _CONTAINERS.get(contents.container)
+        CONTAINERS[contents.container].framework
         or _by_members(contents)
         or _by_keys(root)
         or next((name for name, key in _METADATA if key in contents.metadata), None)

@@ -18,7 +18,7 @@ from torchkeep.errors import DamagedFile, FileProblem, LimitReached, Unsupported
 from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
-from torchkeep.formats.own import CHECKPOINT
+from torchkeep.formats.own.metadata import CHECKPOINT
 from torchkeep.formats.zips.deflated import inflated
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.json_form import finding_form

@@ -18,9 +18,9 @@ from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileMissing, FileProblem, FileUnreadable, NotAModelFile
 from torchkeep.files import InputFile
 from torchkeep.formats import examine_open
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.identify.json_form import SCHEMA, finding_form
 from torchkeep.identify.safety import Safety, Verdict, judge
-from torchkeep.identify.safety.lists import NO_MODELS
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 MODEL_SUFFIXES: frozenset[str] = frozenset(
@@ -175,7 +175,7 @@ def _scan_found(path: Path, limits: Limits) -> Scanned | Skipped:
 
 def _is_no_model(contents: Contents, safety: Safety) -> bool:
     """Whether a file is plainly something else, and harmless as far as a model's user goes."""
-    if contents.container in NO_MODELS:
+    if CONTAINERS[contents.container].use == "none":
         # Settings name what to call; that is worth a word only if it is a shell.
         is_code = any(item.rule != "target" for item in safety.findings)
         return safety.verdict in ("data-only", "needs-trust") and not is_code

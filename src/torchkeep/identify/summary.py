@@ -8,6 +8,7 @@ from itertools import islice
 
 from torchkeep.contents import Array, Contents, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
@@ -26,12 +27,6 @@ _PROGRESS = tuple(
 """Root values that say how far a training run got, in the order of preference."""
 
 
-_PROGRAMS = frozenset(
-    "torchscript torchscript-lite torch-export torch-package executorch onnx".split()
-)
-"""Containers that hold a network as a program, whatever else is in them."""
-
-
 _PLACES = ("", "trainer_state.json.", "meta.", "extra_state.", "trainer.")
 """Where these stand: at the root, or where HF's Trainer, mmengine, fairseq and Ignite keep them."""
 
@@ -39,7 +34,7 @@ _PLACES = ("", "trainer_state.json.", "meta.", "extra_state.", "trainer.")
 def role_of(contents: Contents, found: Survey) -> FileRole:
     """Return what a file is used for."""
     root = contents.root
-    if contents.container in _PROGRAMS:
+    if CONTAINERS[contents.container].use == "program":
         return "program"
     if isinstance(root, TensorEntry | Array):
         return "tensor"

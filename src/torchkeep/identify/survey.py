@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torchkeep.contents import Contents, Files, Object, TensorEntry, Value
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.modules import ModuleNode, is_module, module_tree
 from torchkeep.identify.optimizers import (
@@ -30,9 +31,6 @@ _LONGEST_INDEX = 100_000
 """Names of an index, such as `class_to_idx` or a vocabulary, that is kept as one value."""
 _MAX_VALUES = 10_000
 """Plain values that are listed; data sets pickled as lists of numbers have millions."""
-
-_ONLY_TENSORS = frozenset("safetensors safetensors-sharded torch-sharded gguf onnx".split())
-"""Containers that hold one state dict and nothing else."""
 
 PLAIN = (bool, int, float, complex, str, type(None))
 """What is kept as a value of its own."""
@@ -62,7 +60,7 @@ def survey(contents: Contents, budget: Budget) -> Survey:
     found = Survey()
     if is_training_state(contents):
         return found
-    if contents.container in _ONLY_TENSORS and isinstance(contents.root, dict):
+    if CONTAINERS[contents.container].is_one_state_dict and isinstance(contents.root, dict):
         # The formats have no other use, whatever the tensors' names.
         found.state_dicts.append(state_dict_of_mapping("", contents.root))
     else:

@@ -9,7 +9,7 @@ metadata may hold a text that happens to be a tensor's name.
 from __future__ import annotations
 
 from torchkeep.contents import Contents
-from torchkeep.formats.own import TIED, stored_table
+from torchkeep.formats.own.metadata import TIED, stored_table
 
 
 def tied_names(contents: Contents) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 
 from torchkeep import __version__
 from torchkeep.errors import SaveRefused
-from torchkeep.formats.own import RESERVED
+from torchkeep.formats.own.metadata import RESERVED
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 """What a metadata value may be."""

@@ -30,7 +30,7 @@ from torchkeep.files import (
     in_parallel,
     new_digest,
 )
-from torchkeep.formats.own import DIGESTS, FACTS, TIED
+from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.saving.report import SaveReport

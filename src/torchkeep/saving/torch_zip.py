@@ -38,7 +38,7 @@ from torchkeep.files import (
     in_parallel,
     new_digest,
 )
-from torchkeep.formats.own import DIGESTS, METADATA_RECORD
+from torchkeep.formats.own.metadata import DIGESTS, METADATA_RECORD
 from torchkeep.saving.report import SaveReport
 from torchkeep.saving.trees import StoredTree, Tree
 from torchkeep.saving.zip_layout import central_directory, lay_out, local_header

@@ -29,7 +29,7 @@ from torchkeep.errors import (
 )
 from torchkeep.files import MemoryFile
 from torchkeep.formats import describe, examine, examine_open
-from torchkeep.formats.ecosystems.foreign import check_shape
+from torchkeep.formats.described_only import check_shape
 from torchkeep.identify import inspect
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 

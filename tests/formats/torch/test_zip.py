@@ -26,8 +26,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.pth"
 
 
-def findings(path: Path, records: Records) -> list[tuple[str, str, str]]:
-    zip_file(path, records)
+def findings(
+    path: Path, records: Records, packing: int = zipfile.ZIP_STORED
+) -> list[tuple[str, str, str]]:
+    zip_file(path, records, packing)
     return [(f.rule, f.severity, f.text) for f in describe(path).findings]
 
 
@@ -196,18 +198,45 @@ def test_bytes_behind_the_pickle_in_its_record_are_ambiguous(path: Path) -> None
 
 
 def test_records_that_torch_does_not_look_at_are_named(path: Path) -> None:
-    found = findings(path, [*torch_records(), ("archive/notes", b"N."), ("other/x", b"")])
+    found = findings(path, [*torch_records(), ("archive/notes", b"N."), ("archive/more/x", b"")])
     text = "PyTorch does not look at this record"
     assert found == [("extra-record", "note", text)] * 2
+    assert torch.load(path, weights_only=True)["w"].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["archive/evil.pkl", "archive/data/evil.pkl", "archive/data/aoti/x.so", "pkg/mod.PY"],
-)
-def test_a_hidden_pickle_or_code_makes_the_archive_ambiguous(path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["other/x", "x", "../../etc/passwd", "Archive/x", "/archive/x"])
+def test_a_record_outside_of_the_root_makes_pytorch_refuse_the_file(path: Path, name: str) -> None:
+    text = "it lies outside of the archive's folder, and PyTorch refuses the whole file"
+    found = findings(path, [*torch_records(), (name, b"x")])
+    assert ("outside-root", "ambiguous", text) in found
+    safety = torchkeep.inspect(path).safety
+    assert (safety.verdict, safety.weights_only) == ("ambiguous", False)
+    with pytest.raises(RuntimeError, match="file in archive is not in a subdirectory"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["archive/evil.pkl", "archive/data/evil.pkl", "archive/mod.PY"])
+def test_a_hidden_pickle_or_source_makes_the_archive_ambiguous(path: Path, name: str) -> None:
     (found,) = findings(path, [*torch_records(), (name, b"N.")])
     assert found[:2] == ("hidden-code", "ambiguous")
+
+
+@pytest.mark.parametrize("name", ["archive/x.EXE", "archive/data/aoti/x.so.1", "archive/x.cubin"])
+def test_what_is_called_machine_code_is_dangerous(path: Path, name: str) -> None:
+    (found,) = findings(path, [*torch_records(), (name, b"N.")])
+    assert found[:2] == ("hidden-code", "dangerous")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("name", ["archive/notes", "archive/x.bat", "archive/data/7"])
+def test_machine_code_under_any_name_is_dangerous(path: Path, name: str, packing: int) -> None:
+    found = findings(path, [*torch_records(), (name, b"\x7fELF" + bytes(400))], packing)
+    assert ("hidden-code", "dangerous") in [row[:2] for row in found]
+
+
+def test_the_version_may_be_where_newer_files_have_it(path: Path) -> None:
+    assert findings(path, [*without("version"), ("archive/.data/version", b"3")]) == []
+    assert torch.load(path, weights_only=True)["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_record_that_torch_takes_for_its_own_is_ambiguous(path: Path) -> None:

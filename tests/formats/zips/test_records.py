@@ -26,6 +26,11 @@ OUT_OF_PLACE = {
         "{root}/DATA.PKL": VARIANT,
         "{root}/notes": STRANGE,
         "other/data/0": STRANGE,
+        "{root}/x.so.1": CODE,
+        "{root}/x.pyd": CODE,
+        "{root}/x.wasm": CODE,
+        "{root}/extra/x.pyd": CODE,
+        "{root}/x.bat": PICKLE,
     },
     "torch-cpp state dict": {
         "{root}/code/lib.so": CODE,
@@ -72,6 +77,25 @@ def test_records_out_of_place_are_found(
     assert expected not in rules(examine(path))
     root = records[0][0].partition("/")[0]
     write_zip(path, [*records, (name.format(root=root), b"x")])
+    assert expected in rules(examine(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"\x7fELF" + bytes(60), CODE), (b"\x80\x04N.", PICKLE)],
+    ids=["a library", "a pickle"],
+)
+@pytest.mark.parametrize(
+    "sample", [pytest.param(it, id=it.name) for it in SAMPLES if it.name in OUT_OF_PLACE]
+)
+def test_what_a_strange_record_starts_with_counts_under_any_name(
+    sample: Sample, data: bytes, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pt"
+    sample.write(path)
+    records = records_of(path.read_bytes())
+    assert expected not in rules(examine(path))
+    write_zip(path, [*records, (records[0][0].partition("/")[0] + "/.data/notes", data)])
     assert expected in rules(examine(path))
 
 

@@ -40,8 +40,8 @@ from torchkeep.formats.archives.unpacking import (
 )
 from torchkeep.formats.format import HEAD_NBYTES, Format
 from torchkeep.formats.torch import tar as torch_tar
-from torchkeep.formats.zips.archive import Archive
 from torchkeep.formats.zips.directory import Record
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, END_MAGIC, STORED
 from torchkeep.pickles.limits import Limits
 

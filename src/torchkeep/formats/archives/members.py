@@ -34,14 +34,14 @@ from torchkeep.formats.archives.bodies import (
     might_run,
     nesting_of,
 )
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.formats.format import Format
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
+from torchkeep.formats.machine_code import is_native, is_source
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 
-_NO_MODEL = frozenset({"unknown", "text"})
-"""Readers of what holds no model."""
 _UNPACK_HINT = "Unpack it yourself and look into what comes out."
 _UNPACKING = {
     "zip archive": "python -m zipfile -e {} FOLDER",
@@ -230,13 +230,14 @@ class Look:
         """Return what a file is; None if it is plainly no model."""
         head = body.head()
         reader = _reader_of(head, len(head) if body.nbytes is None else body.nbytes)
-        self._note_code(name, head if reader.name in _NO_MODEL else b"")
+        is_model = CONTAINERS[reader.name].is_model
+        self._note_code(name, b"" if is_model else head)
         if reader.name == "unknown" and not might_run(body):
             return None
         if reader.name == "text" and not self._is_worth_reading(name, body, head):
             return None
         file = body.open(Path(f"{self._file.path}/{name}"), self.nesting)
-        if isinstance(file, PackedMember) and reader.name not in _NO_MODEL:
+        if isinstance(file, PackedMember) and is_model:
             file.keep()
         contents = self._examine_model(file, head)
         if reader.name == "text" and _is_json(head):
@@ -308,12 +309,11 @@ class Look:
 
     def _note_code(self, name: str, head: bytes) -> None:
         """Say what of an archive would be run, or could be."""
-        folded = name.casefold()
         self._is_served |= name == "MAR-INF/MANIFEST.json"
-        if _NATIVE_NAME.search(folded) or head.startswith(_NATIVE_MAGIC):
+        if is_native(name, head):
             text = "it is machine code or bytecode, which no look into it can judge"
             self.note("native-code", "needs-trust", name, text)
-        elif folded.endswith(_SOURCE_SUFFIXES):
+        elif is_source(name):
             self._source_names.append(name)
 
     def _note_source(self) -> None:
@@ -337,19 +337,6 @@ _SERIALIZED = ":serialized:"
 texts for people."""
 _ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 """How JSON may write a letter of ASCII."""
-_NATIVE_NAME = re.compile(
-    r"\.(so(\.\d+)*|dll|dylib|pyd|exe|pyc|pyo|cubin|node|jar|class|wasm|o|a)$"
-)
-_NATIVE_MAGIC = (
-    b"\x7fELF",
-    b"MZ",
-    b"\xfe\xed\xfa\xce",
-    b"\xfe\xed\xfa\xcf",
-    b"\xce\xfa\xed\xfe",
-    b"\xcf\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-)
-_SOURCE_SUFFIXES = (".py", ".pyw", ".sh", ".bat", ".cmd", ".ps1", ".ipynb", ".js")
 
 
 def _reader_of(head: bytes, nbytes: int) -> Format:

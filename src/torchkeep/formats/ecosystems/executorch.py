@@ -22,8 +22,8 @@ from __future__ import annotations
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded
+from torchkeep.formats.cursor import Cursor
+from torchkeep.formats.described_only import not_loaded
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted, shortened

@@ -27,8 +27,8 @@ from math import prod
 from torchkeep.contents import Contents, Finding, Value
 from torchkeep.errors import DamagedFile, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded, shown_shape, tensor_at
+from torchkeep.formats.cursor import Cursor
+from torchkeep.formats.described_only import check_shape, not_loaded, shown_shape, tensor_at
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted, shortened

@@ -30,8 +30,8 @@ from typing import Any, Literal
 from torchkeep.contents import Contents, Finding, TensorEntry
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import ByteOrder, Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded, tensor_at
+from torchkeep.formats.cursor import ByteOrder, Cursor
+from torchkeep.formats.described_only import not_loaded, tensor_at
 from torchkeep.formats.ecosystems.keras import find_code, is_config, read_json, shown_model
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits

@@ -34,8 +34,8 @@ from typing import Any, Protocol
 from torchkeep.contents import ITEM_SIZE, Contents, Finding, Storage, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded
+from torchkeep.formats.cursor import Cursor
+from torchkeep.formats.described_only import check_shape, not_loaded
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted, shortened

@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from torchkeep.contents import Contents, Finding, Value
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import MemoryFile, Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import check_shape, not_loaded, shown_shape, tensor_at
+from torchkeep.formats.cursor import Cursor
+from torchkeep.formats.described_only import check_shape, not_loaded, shown_shape, tensor_at
 from torchkeep.formats.ecosystems.protobuf import as_number, as_numbers, as_part, as_text, fields
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits

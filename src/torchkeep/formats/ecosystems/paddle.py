@@ -31,8 +31,8 @@ from dataclasses import replace
 from torchkeep.contents import Array, Contents, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import Cursor
-from torchkeep.formats.ecosystems.foreign import not_loaded, tensor_at
+from torchkeep.formats.cursor import Cursor
+from torchkeep.formats.described_only import not_loaded, tensor_at
 from torchkeep.formats.ecosystems.protobuf import as_number, as_numbers, as_part, as_text, fields
 from torchkeep.formats.format import Format
 from torchkeep.pickles.limits import Limits

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.ecosystems.cursor import Cursor
+from torchkeep.formats.cursor import Cursor
 
 _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}

@@ -31,7 +31,7 @@ from torchkeep.formats.folders.dcp_metadata import read_metadata
 from torchkeep.formats.folders.dcp_safetensors import HF_SHARD, describe_hf_shards
 from torchkeep.formats.folders.dcp_shards import CONTAINER
 from torchkeep.formats.folders.folder import Folder, FolderKind, listed, look_into, unreadable
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 
 METADATA = ".metadata"
 _SHARD = ".distcp"

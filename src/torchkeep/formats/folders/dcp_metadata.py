@@ -29,7 +29,7 @@ from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.folders.folder import listed
 from torchkeep.formats.torch.objects import read_dtype, sizes
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource
 

@@ -22,7 +22,7 @@ from torchkeep.errors import DamagedFile
 from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
 from torchkeep.formats.folders.dcp_shards import CONTAINER
 from torchkeep.formats.folders.folder import Folder, shown, unreadable
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 
 HF_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """The names of such shards."""

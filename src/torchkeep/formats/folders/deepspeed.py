@@ -31,7 +31,7 @@ from torchkeep.formats.folders.folder import (
     unreadable,
     way_out,
 )
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 
 _MODEL, _OPTIMIZER = "_model_states.pt", "_optim_states.pt"
 _LATEST = "latest"

@@ -25,6 +25,7 @@ from torchkeep.errors import (
     UnsupportedContent,
 )
 from torchkeep.files import InputFile, Scratch
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted
 
@@ -244,7 +245,7 @@ def is_told_of(name: str, contents: Contents) -> bool:
         return True
     if isinstance(contents.problem, NotAModelFile | UnsupportedContent):
         is_named_so = name.endswith(MODEL_SUFFIXES)
-        return is_named_so or contents.container not in ("unknown", "text")
+        return is_named_so or CONTAINERS[contents.container].is_model
     return True
 
 

@@ -1,8 +1,8 @@
 """Which kind of folder a path is. `FOLDER_KINDS` is tried in order.
 
-To add a kind: a module with a `FolderKind`, a line here, tests in tests/formats/folders, and a row
-in docs/formats.md. Some files stand for a folder: an index, the metadata of a distributed
-checkpoint; see `stands_for`.
+To add a kind: a module with a `FolderKind`, a line here, a row in `formats.containers`, tests in
+tests/formats/folders, and a row in docs/formats.md. Some files stand for a folder: an index, the
+metadata of a distributed checkpoint; see `stands_for`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from torchkeep.contents import Contents
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
 from torchkeep.files import InputFile, Scratch
-from torchkeep.formats.folders import dcp, deepspeed, model_folders, own_folders, sharded
+from torchkeep.formats.folders import dcp, deepspeed, model_folders, sharded
 from torchkeep.formats.folders.below import Below, look_below
 from torchkeep.formats.folders.folder import (
     FileBudget,
@@ -22,7 +22,8 @@ from torchkeep.formats.folders.folder import (
     list_folder,
     unreadable,
 )
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
+from torchkeep.formats.own import folders as own_folders
 from torchkeep.pickles.limits import Limits
 
 FOLDER_KINDS: tuple[FolderKind, ...] = (

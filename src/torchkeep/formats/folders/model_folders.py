@@ -31,11 +31,11 @@ from typing import Any
 
 from torchkeep.contents import Contents, Files, Finding, Value
 from torchkeep.errors import FileProblem, LimitReached, NotAModelFile
-from torchkeep.formats.folders import own_folders
 from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import Folder, FolderKind, listed, unreadable
 from torchkeep.formats.folders.sharded import describe_index, indexes, is_index
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
+from torchkeep.formats.own import folders as own_folders
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.wording import counted
 

@@ -35,7 +35,7 @@ from torchkeep.errors import (
     UnsupportedContent,
 )
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
-from torchkeep.formats.members import join_members
+from torchkeep.formats.joining import join_members
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.wording import counted
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.foreign import no_model, not_loaded
+from torchkeep.formats.described_only import no_model, not_loaded
 from torchkeep.formats.ecosystems.keras import find_code, is_config, read_json, shown_model
 from torchkeep.formats.format import Format
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import shortened
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torchkeep.contents import Contents, Finding
 from torchkeep.errors import FileProblem, NotAModelFile
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.foreign import no_model, not_loaded
+from torchkeep.formats.described_only import no_model, not_loaded
 from torchkeep.formats.format import HEAD_NBYTES, Format
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
 from torchkeep.pickles.limits import Limits
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torchkeep.errors import DamagedFile
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.zips.rooted import Archive
 
 
 def read_json(archive: Archive, name: str) -> Any:

@@ -41,19 +41,19 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached
+from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.json_record import read_object
-from torchkeep.formats.programs.pickles import ArchivePickles, require
 from torchkeep.formats.programs.torchscript import PROGRAM, read_code, read_extra, run_aside
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, STATE
+from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import build_tensor
-from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
-    NATIVE_SUFFIXES,
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 
 CONTAINER = "torch-cpp"
 
@@ -379,6 +379,6 @@ def _dtype(message: Mapping[str, Any]) -> str:
 
 
 def _is_known(name: str) -> bool:
-    if name.casefold().endswith(NATIVE_SUFFIXES):
+    if is_native(name):
         return False
     return name in _RECORDS or bool(_KNOWN.fullmatch(name))

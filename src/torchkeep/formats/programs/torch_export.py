@@ -51,6 +51,7 @@ from torchkeep.contents import (
     Value,
 )
 from torchkeep.errors import UnsupportedContent
+from torchkeep.formats.machine_code import is_native
 from torchkeep.formats.programs.export_schema import (
     TensorMeta,
     as_dict,
@@ -59,18 +60,17 @@ from torchkeep.formats.programs.export_schema import (
     program_facts,
     tensor_meta,
 )
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.json_record import read_object
-from torchkeep.formats.programs.pickles import ArchivePickles, require
 from torchkeep.formats.programs.torchscript import read_text
+from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.torch.objects import rebuild_tensor_v2
-from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
 from torchkeep.formats.zips.records import (
-    NATIVE_SUFFIXES,
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.wording import counted
 
 CONTAINER = "torch-export"
@@ -282,11 +282,7 @@ class _Reading:
 
     def look_into_the_rest(self) -> None:
         """Look for files of values among the records that nothing has referred to."""
-        native = [
-            name
-            for name in self.names
-            if name.startswith(_NATIVE) and name.casefold().endswith(NATIVE_SUFFIXES)
-        ]
+        native = [name for name in self.names if name.startswith(_NATIVE) and is_native(name)]
         if native:
             files = counted(len(native), "file")
             text = f"machine code, or its source, is in {files}, and loading the program runs it"
@@ -387,4 +383,4 @@ _LONGEST_KIND = 200
 def _is_known(name: str) -> bool:
     if name in _RECORDS or name.startswith(_NATIVE):
         return True
-    return bool(_KNOWN.fullmatch(name)) and not name.casefold().endswith(NATIVE_SUFFIXES)
+    return bool(_KNOWN.fullmatch(name)) and not is_native(name)

@@ -32,7 +32,8 @@ from pathlib import PurePosixPath
 
 from torchkeep.contents import Contents, Files, Finding, Global, Object, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
-from torchkeep.formats.programs.pickles import ArchivePickles
+from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.torchscript import (
     PROGRAM,
     named_constants,
@@ -41,14 +42,13 @@ from torchkeep.formats.programs.torchscript import (
 )
 from torchkeep.formats.programs.torchscript_code import Code
 from torchkeep.formats.programs.torchscript_modules import SCRIPT_CALLS, sort_modules
-from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
+from torchkeep.formats.torch.archive_pickles import ArchivePickles
 from torchkeep.formats.zips.records import (
-    NATIVE_SUFFIXES,
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.wording import counted
 
 CONTAINER = "torch-package"
@@ -253,6 +253,6 @@ def _class_text(text: str, name: str) -> str:
 
 
 def _is_known(name: str) -> bool:
-    if name.casefold().endswith(NATIVE_SUFFIXES):
+    if is_native(name):
         return False
     return name in _RECORDS or not name.startswith(_DATA) or bool(_OWN.fullmatch(name))

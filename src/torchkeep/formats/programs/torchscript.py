@@ -35,21 +35,21 @@ from collections.abc import Mapping
 
 from torchkeep.contents import Contents, Finding, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
-from torchkeep.formats.programs.pickles import ArchivePickles, require
+from torchkeep.formats.machine_code import is_native
+from torchkeep.formats.programs.inner_files import Members
 from torchkeep.formats.programs.torchscript_code import Code, parse_code
 from torchkeep.formats.programs.torchscript_modules import (
     SCRIPT_CALLS,
     is_script_name,
     sort_modules,
 )
-from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.members import Members
+from torchkeep.formats.torch.archive_pickles import ArchivePickles, require
 from torchkeep.formats.zips.records import (
-    NATIVE_SUFFIXES,
     OWN_RECORDS,
     check_packing,
     odd_records,
 )
+from torchkeep.formats.zips.rooted import Archive
 
 LITE_CONTAINER = "torchscript-lite"
 CONTAINER = "torchscript"
@@ -284,5 +284,5 @@ def _is_known(name: str) -> bool:
     if name.startswith("code/"):
         return name.endswith((".py", ".debug_pkl"))
     if name.startswith("extra/"):
-        return not name.casefold().endswith(NATIVE_SUFFIXES)
+        return not is_native(name)
     return name in _RECORDS or bool(_STORAGE.fullmatch(name))

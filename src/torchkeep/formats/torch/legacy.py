@@ -34,7 +34,7 @@ from torchkeep.formats.torch.objects import (
     parse_storage_id,
     storage_entry,
 )
-from torchkeep.formats.torch.pickles import run_torch_pickle, weights_only_notes
+from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled

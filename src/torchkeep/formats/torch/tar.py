@@ -43,7 +43,7 @@ from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import FilePart, Readable
 from torchkeep.formats.archives.tar_directory import TarEntry
 from torchkeep.formats.torch.objects import STORAGE_DTYPES, rebuild_tensor_v2
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource

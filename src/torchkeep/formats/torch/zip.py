@@ -17,28 +17,31 @@ Source: torch/serialization.py, caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
-import zlib
-from typing import Literal
+import re
 
 from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
-from torchkeep.errors import DamagedFile, UnsupportedContent
-from torchkeep.formats.own import METADATA_RECORD, parse_texts
+from torchkeep.errors import UnsupportedContent
+from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.pickles import run_torch_pickle, weights_only_notes
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
 from torchkeep.formats.zips.directory import Record
+from torchkeep.formats.zips.records import (
+    OWN_RECORDS,
+    hidden_code,
+    odd_records,
+    read_byteorder,
+    read_facts,
+    record_head,
+)
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.pickled import PERSISTENT_ID
 from torchkeep.pickles.source import ByteSource
 
 CONTAINER = "torch-zip"
 
-_FACTS = ("version", ".format_version", "byteorder", ".storage_alignment")
-"""Records that each hold one short text about the archive itself."""
-_RECORDS = ("data.pkl", ".data/serialization_id", METADATA_RECORD, *_FACTS)
-_LONGEST_FACT = 64
-
-_CODE_SUFFIXES = (".py", ".pyc", ".pkl", ".pickle", ".debug_pkl", ".so", ".dll", ".dylib", ".sh")
+_RECORDS = (*OWN_RECORDS, "data.pkl", METADATA_RECORD)
+_STORAGE = re.compile(r"data/\d+")
 
 
 def describe(archive: Archive) -> Contents:
@@ -80,18 +83,10 @@ class _Reading:
         self.findings: list[Finding] = []
         self.storages: dict[str, Storage] = {}
         self.declared: dict[str, int] = {}
-        self.facts = self._read_facts()
+        self.facts = read_facts(archive)
         self.metadata = self._read_metadata()
-        self.byteorder = self._byteorder()
+        self.byteorder = read_byteorder(self.facts)
         self._note_records()
-
-    def _read_facts(self) -> dict[str, str]:
-        facts = {}
-        for name in _FACTS:
-            record = self.archive.record(name)
-            if record is not None and record.nbytes <= _LONGEST_FACT:
-                facts[name.lstrip(".")] = self.archive.read(name).decode("utf-8", "replace").strip()
-        return facts
 
     def _read_metadata(self) -> dict[str, str]:
         """Return what torchkeep and its user wrote about the file; empty in files of others."""
@@ -107,65 +102,20 @@ class _Reading:
             return {}
         return table
 
-    def _byteorder(self) -> Literal["little", "big"]:
-        order = self.facts.get("byteorder", "little")
-        if order == "little":
-            return "little"
-        if order == "big":
-            return "big"
-        raise DamagedFile(f"the archive's byte order is {order!r}, neither little nor big")
-
     def _note_records(self) -> None:
         """Note what PyTorch would miss in the archive, and what it would not look at."""
-        if not next(iter(self.records)).startswith(self.root):
-            text = (
-                "PyTorch takes the folder of the first record for the root, and it is another one"
-            )
-            self.findings.append(Finding("root-folder", "ambiguous", "", text))
-        if f"{self.root}version" not in self.records:
+        if not any(self.root + name in self.records for name in _VERSIONS):
             text = "there is no record version, without which PyTorch does not load the archive"
             self.findings.append(Finding("missing-record", "damaged", "version", text))
-        known = {self.root + name for name in _RECORDS}
-        data = f"{self.root}data/"
-        self.findings += [
-            self._stranger(name)
-            for name in self.records
-            if name not in known
-            and not (name.startswith(data) and name.removeprefix(data).isdigit())
-        ]
-
-    def _stranger(self, name: str) -> Finding:
-        """Return what is to be said of a record that is none of PyTorch's own by name."""
-        folded = name.casefold()
-        if folded in {(self.root + known).casefold() for known in _RECORDS}:
-            text = "PyTorch, which ignores case, takes it for one of its own records"
-            return Finding("case-variant", "ambiguous", name, text)
-        if folded.endswith(_CODE_SUFFIXES):
-            text = "a record of code or of another pickle is hidden in the archive"
-            return Finding("hidden-code", "ambiguous", name, text)
-        if self._starts_as_pickle(self.records[name]):
-            return _hidden_pickle(name)
-        return Finding("extra-record", "note", name, "PyTorch does not look at this record")
+        self.findings += odd_records(self.archive, _is_known, _RECORDS, is_refused_outside=True)
 
     def note_unused(self) -> None:
-        """Note the records of storages that no tensor uses, and that are pickles."""
+        """Note the records of storages that no tensor uses, and that are code or pickles."""
         data = f"{self.root}data/"
-        self.findings += [
-            _hidden_pickle(name)
-            for name, record in self.records.items()
-            if name.startswith(data)
-            and name.removeprefix(data) not in self.storages
-            and self._starts_as_pickle(record)
-        ]
-
-    def _starts_as_pickle(self, record: Record) -> bool:
-        start = self.archive.file.read_at(record.offset, min(record.packed_nbytes, _START_NBYTES))
-        if record.method == DEFLATED:
-            try:
-                start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(start, 2)
-            except zlib.error:
-                return False
-        return start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05"
+        for name, record in self.records.items():
+            if name.startswith(data) and name.removeprefix(data) not in self.storages:
+                hidden = hidden_code(name, record_head(self.archive, record))
+                self.findings += [hidden] if hidden else []
 
     def load(self, pid: Value) -> Value:
         """Return the storage that a persistent id names."""
@@ -218,9 +168,9 @@ class _Reading:
             self.findings.append(Finding("storage-size", "damaged", key, text))
 
 
-_START_NBYTES = 64
+_VERSIONS = ("version", ".data/version")
+"""Where PyTorch looks for the archive's version."""
 
 
-def _hidden_pickle(name: str) -> Finding:
-    text = "a record of code or of another pickle is hidden in the archive"
-    return Finding("hidden-code", "ambiguous", name, text)
+def _is_known(name: str) -> bool:
+    return name in _RECORDS or bool(_STORAGE.fullmatch(name))

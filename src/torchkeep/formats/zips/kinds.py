@@ -13,8 +13,8 @@ from torchkeep.errors import DamagedFile
 from torchkeep.files import Readable
 from torchkeep.formats.folders.dcp_shards import archives_end_to_end, describe_shard
 from torchkeep.formats.format import Format
-from torchkeep.formats.zips.archive import Archive, ArchiveKind, open_archive
 from torchkeep.formats.zips.directory import Directory
+from torchkeep.formats.zips.rooted import Archive, ArchiveKind, open_archive
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 

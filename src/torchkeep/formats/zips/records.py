@@ -9,13 +9,16 @@ Source: caffe2/serialize/inline_container.cc (`PyTorchStreamReader::init`, `getR
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Collection
 from typing import Literal
 
 from torchkeep.contents import Finding
 from torchkeep.errors import DamagedFile, LimitReached
-from torchkeep.formats.zips.archive import Archive
-from torchkeep.formats.zips.structs import STORED
+from torchkeep.formats.machine_code import is_native, is_pickle, is_source
+from torchkeep.formats.zips.directory import Record
+from torchkeep.formats.zips.rooted import Archive
+from torchkeep.formats.zips.structs import DEFLATED, STORED
 from torchkeep.pickles.limits import how_to_raise
 
 FACTS = ("version", ".data/version", "byteorder", ".format_version", ".storage_alignment")
@@ -24,9 +27,8 @@ OWN_RECORDS = (*FACTS, ".data/serialization_id")
 """Records that PyTorch's writer adds to an archive of any kind."""
 _LONGEST_FACT = 64
 
-_CODE_SUFFIXES = (".py", ".pyc", ".pkl", ".pickle", ".debug_pkl", ".sh")
-NATIVE_SUFFIXES = (".so", ".dll", ".dylib", ".o", ".a", ".cubin", ".ptx", ".exe", ".cpp", ".spv")
-"""How the names of records end that hold, or become, machine code."""
+_HEAD_NBYTES = 64
+"""How much of a record out of place is looked at."""
 
 
 def read_facts(archive: Archive) -> dict[str, str]:
@@ -78,7 +80,11 @@ def check_packing(archive: Archive) -> None:
 
 
 def odd_records(
-    archive: Archive, is_known: Callable[[str], bool], known: Collection[str]
+    archive: Archive,
+    is_known: Callable[[str], bool],
+    known: Collection[str],
+    *,
+    is_refused_outside: bool = False,
 ) -> list[Finding]:
     """Return what is to be said about records that do not belong into an archive of this kind.
 
@@ -86,6 +92,8 @@ def odd_records(
         archive: the archive.
         is_known: whether a record of this name, below the root, belongs into it.
         known: the names that such an archive's reader asks for.
+        is_refused_outside: whether PyTorch refuses such an archive for a record outside of its
+            root folder; it does where it lists the records.
     """
     records = archive.directory.records
     findings = []
@@ -93,23 +101,49 @@ def odd_records(
         text = "PyTorch takes the folder of the first record for the root, and it is another one"
         findings.append(Finding("root-folder", "ambiguous", "", text))
     folded = {(archive.root + name).casefold() for name in known}
-    findings += [
-        _stranger(name, folded)
-        for name in records
-        if not (name.startswith(archive.root) and is_known(name[len(archive.root) :]))
-    ]
+    for name, record in records.items():
+        is_outside = not name.startswith(archive.root)
+        if is_outside or not is_known(name[len(archive.root) :]):
+            findings.append(_stranger(name, record_head(archive, record), folded))
+        if is_outside and is_refused_outside:
+            text = "it lies outside of the archive's folder, and PyTorch refuses the whole file"
+            findings.append(Finding("outside-root", "ambiguous", name, text))
     return findings
 
 
-def _stranger(name: str, folded: set[str]) -> Finding:
+def record_head(archive: Archive, record: Record) -> bytes:
+    """Return a record's first bytes, unpacked; nothing if they can't be."""
+    head = archive.file.read_at(record.offset, min(record.packed_nbytes, _HEAD_NBYTES))
+    if record.method == STORED:
+        return head
+    if record.method != DEFLATED:
+        return b""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _HEAD_NBYTES)
+    except zlib.error:
+        return b""
+
+
+def hidden_code(name: str, head: bytes) -> Finding | None:
+    """Return what is to be said of a record that nobody asks for if it is code; None if it isn't.
+
+    Args:
+        name: the record's name.
+        head: its first bytes.
+    """
+    if is_native(name, head):
+        text = "machine code stands where no such archive has any"
+        return Finding("hidden-code", "dangerous", name, text)
+    if is_source(name) or is_pickle(name, head):
+        text = "a record of code or of another pickle is hidden in the archive"
+        return Finding("hidden-code", "ambiguous", name, text)
+    return None
+
+
+def _stranger(name: str, head: bytes, folded: set[str]) -> Finding:
     """Return what is to be said of a record that belongs to nothing."""
     if name.casefold() in folded:
         text = "PyTorch, which ignores case, takes it for one of its own records"
         return Finding("case-variant", "ambiguous", name, text)
-    if name.casefold().endswith(NATIVE_SUFFIXES):
-        text = "machine code stands where no such archive has any"
-        return Finding("hidden-code", "dangerous", name, text)
-    if name.casefold().endswith(_CODE_SUFFIXES):
-        text = "a record of code or of another pickle is hidden in the archive"
-        return Finding("hidden-code", "ambiguous", name, text)
-    return Finding("extra-record", "note", name, "PyTorch does not look at this record")
+    text = "PyTorch does not look at this record"
+    return hidden_code(name, head) or Finding("extra-record", "note", name, text)

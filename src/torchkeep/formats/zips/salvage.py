@@ -19,7 +19,7 @@ from torchkeep.contents import Contents, Object, Storage, Value
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import Readable
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.formats.zips.structs import DEFLATED, LOCAL, LOCAL_MAGIC
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled

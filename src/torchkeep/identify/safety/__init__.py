@@ -19,12 +19,9 @@ from torchkeep.contents import Contents, Finding, Global
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
+from torchkeep.formats.containers import CONTAINERS
 from torchkeep.identify.safety.lists import (
-    HEADERS,
-    NO_MODELS,
-    PROGRAMS,
     RELEASES,
-    SCRIPTS,
     WEIGHTS_ONLY,
 )
 from torchkeep.identify.safety.names import (
@@ -123,10 +120,11 @@ _OF_NAMES = frozenset({"dangerous-name", "needs-class"})
 
 
 def _of_names(homes: dict[Global | str, str], container: str) -> Iterator[Finding]:
+    is_defined = CONTAINERS[container].defines_script_names
     for name, home in homes.items():
         if not isinstance(name, Global) or is_harmless(name):
             continue
-        if container in SCRIPTS and name.module.partition(".")[0] == "__torch__":
+        if is_defined and name.module.partition(".")[0] == "__torch__":
             continue  # the program defines it, and is a reason by itself
         path, reason = str(name), danger(name)
         where = f"loading {home}" if home else "loading the file"
@@ -143,14 +141,15 @@ def _of_the_file(contents: Contents, *, is_part: bool) -> Iterator[Finding]:
         is_elsewhere = contents.container == "pickle" and finding.rule == "missing-storage"
         if finding.severity != "note" and not is_elsewhere:
             yield finding
+    container = CONTAINERS[contents.container]
     is_said = any(finding.rule in ("program", "source-code") for finding in contents.findings)
-    if contents.container in PROGRAMS and not is_said:
-        yield Finding("program", "needs-trust", "", PROGRAMS[contents.container])
+    if container.runs and not is_said:
+        yield Finding("program", "needs-trust", "", container.runs)
     problem = contents.problem
-    is_header = isinstance(problem, UnsupportedContent) and contents.container in HEADERS
+    is_header = isinstance(problem, UnsupportedContent) and container.is_told_by_header
     if problem is None or is_header:
         return
-    if contents.container not in NO_MODELS:
+    if container.use != "none":
         yield Finding("unreadable", "ambiguous", "", problem.problem)
     elif not is_part:
         yield Finding("no-model", "ambiguous", "", problem.problem)
@@ -206,9 +205,10 @@ def _not_looked_into(text: str) -> Safety:
 
 def _weights_only(contents: Contents) -> dict[str, bool]:
     """Return by release whether it takes a file; nothing, if it isn't of its formats."""
-    if contents.container in _NEVER_WEIGHTS_ONLY:
+    is_taken = CONTAINERS[contents.container].weights_only
+    if is_taken is False:
         return dict.fromkeys(RELEASES, False)
-    if contents.container not in _MAYBE_WEIGHTS_ONLY or contents.pickle_protocol is None:
+    if is_taken is None or contents.pickle_protocol is None:
         return {}
     refused = contents.problem is not None or any(
         finding.severity != "note" or finding.rule == "weights-only"
@@ -220,10 +220,6 @@ def _weights_only(contents: Contents) -> dict[str, bool]:
 def _blocked(contents: Contents, release: str) -> tuple[str, ...]:
     names = map(str, contents.globals)
     return tuple(name for name in names if not weights_only_allows(name, release))
-
-
-_NEVER_WEIGHTS_ONLY = frozenset({"torchscript", "torchscript-lite", "torch-tar"})
-_MAYBE_WEIGHTS_ONLY = frozenset({"torch-zip", "torch-legacy"})
 
 
 __all__ = [

@@ -493,25 +493,3 @@ STRICT_LIBRARIES: frozenset[str] = frozenset(
     {"keras", "numpy", "pandas", "scipy", "tensorflow", "torch"}
 )
 """Libraries of which files name functions and classes, and no methods: `pandas.DataFrame.query`."""
-
-# --- Containers ----------------------------------------------------------------------------------
-
-PROGRAMS: dict[str, str] = {
-    "torchscript": "it is a TorchScript program, which runs when it is loaded",
-    "torchscript-lite": "it is a TorchScript program, which runs when it is used",
-    "torch-cpp": "it is a program of PyTorch's C++ interface, which runs when it is loaded",
-    "torch-package": "it is a package with Python source, which is imported when it is loaded",
-    "hdf5": "Keras runs the functions in such a file when it loads it",
-    "lua-torch7": "Lua Torch runs the functions in such a file when they are used",
-    "executorch": "it is a program of ExecuTorch, which may call other libraries",
-}
-"""Containers that hold code by nature, whatever their pickles name."""
-
-SCRIPTS: frozenset[str] = frozenset({"torchscript", "torchscript-lite", "torch-cpp"})
-"""Containers that define the classes named `__torch__....` themselves."""
-
-HEADERS: frozenset[str] = frozenset({"gguf", "onnx", "numpy", "paddle", *PROGRAMS})
-"""Containers of which it is no flaw that only the header is read."""
-
-NO_MODELS: frozenset[str] = frozenset({"text", "git-lfs-pointer"})
-"""Containers that nobody loads as a model."""

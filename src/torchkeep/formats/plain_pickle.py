@@ -3,7 +3,7 @@
 Layout: one pickle from the first byte to its STOP. Protocol 2 and newer start with 0x80 and the
 protocol's number; protocols 0 and 1 have no mark of their own.
 
-A tensor in it is a whole file of PyTorch's in bytes; see `torch.pickles`.
+A tensor in it is a whole file of PyTorch's in bytes; see `torch.unpickling`.
 
 Limits: the `data.pkl` that somebody took out of a torch zip is described with its
 tensors' names and shapes; their bytes are elsewhere, and a finding says so.
@@ -21,7 +21,7 @@ from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.paddle import is_paddle, named_paddle
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.pickles import run_torch_pickle
+from torchkeep.formats.torch.unpickling import run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import PERSISTENT_ID

@@ -8,11 +8,9 @@ from pathlib import Path
 from torchkeep.contents import Contents, Finding, Global, Value
 from torchkeep.errors import FileProblem, LimitReached, UnsupportedContent
 from torchkeep.formats.archives.bodies import StoredMember, nesting_of
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.containers import CONTAINERS
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import STORED
-
-_NOTHING = frozenset({"unknown", "text", "git-lfs-pointer"})
-"""Containers of what holds no model and no pickle."""
 
 
 def describe_record(archive: Archive, name: str) -> Contents:
@@ -58,7 +56,7 @@ class Members:
             needed: whether it ought to be a file of values. Others are kept only if they are.
         """
         contents = describe_record(self._archive, name)
-        if needed or contents.container not in _NOTHING or _is_packed(contents):
+        if needed or CONTAINERS[contents.container].is_model or _is_packed(contents):
             self.contents[name] = contents
         return contents.root
 

@@ -15,15 +15,12 @@ from dataclasses import replace
 from torchkeep.contents import Contents, Finding
 from torchkeep.files import Readable
 from torchkeep.formats.archives.tar_directory import is_tar_header
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.containers import CONTAINERS
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.trailing_zip import with_trailing_zip
 from torchkeep.formats.zips.structs import LOCAL_MAGIC
-from torchkeep.formats.zips.trailing import with_trailing_zip
 from torchkeep.pickles.limits import Limits
 
-_TARS = frozenset({"torch-tar", "archive"})
-"""Containers that are a tar, if they start as one."""
-_RUN_BY_THEIR_READERS = frozenset({"pickle", "torch-legacy", "text", "unknown"})
-"""Containers whose readers tell what a pickle at the file's start would do."""
 _SETTINGS_NBYTES = 1 << 20
 _TARGET = b"_target_"
 
@@ -41,14 +38,15 @@ def with_other_views(contents: Contents, file: Readable, head: bytes, limits: Li
         DamagedFile, FileUnreadable: the file can't be read.
     """
     findings = []
+    container = CONTAINERS[contents.container]
     is_zip = head.startswith(LOCAL_MAGIC)
     if is_zip and is_tar_header(head):
         findings.append(_polyglot("the file is a tar archive too, and tar programs read it as one"))
-    elif contents.container not in _TARS and is_tar_header(head):
+    elif not container.may_be_tar and is_tar_header(head):
         findings.append(_polyglot("the file is a tar archive too, and torch.load reads it as one"))
     names = dict.fromkeys(contents.globals)
     is_pickle = contents.pickle_protocol is not None and head.startswith(b"\x80")
-    was_run = is_pickle or contents.container in _RUN_BY_THEIR_READERS
+    was_run = is_pickle or container.tells_of_pickles
     if not is_zip and not was_run:
         found, hidden = find_hidden_pickle(file, limits)
         names.update(dict.fromkeys(found))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import InputFile, digest
-from torchkeep.formats.folders.own_structure import inert
+from torchkeep.formats.own.structure import inert
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.pickles.limits import Limits
 

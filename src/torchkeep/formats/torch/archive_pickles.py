@@ -21,9 +21,9 @@ from torchkeep.formats.torch.objects import (
     rebuild_tensor_v2,
     storage_entry,
 )
-from torchkeep.formats.torch.pickles import TORCH_CONSTRUCTORS, run_torch_pickle
-from torchkeep.formats.zips.archive import Archive
+from torchkeep.formats.torch.unpickling import TORCH_CONSTRUCTORS, run_torch_pickle
 from torchkeep.formats.zips.records import read_byteorder, read_facts
+from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import STORED
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import PERSISTENT_ID, Builder, Constructor, Pickled

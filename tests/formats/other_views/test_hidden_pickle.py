@@ -9,7 +9,7 @@ import pytest
 from torchkeep.contents import Global
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
-from torchkeep.formats.hidden_pickle import find_hidden_pickle
+from torchkeep.formats.other_views.hidden_pickle import find_hidden_pickle
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 
 CALL = b"cos\nsystem\n(S'id'\ntR"

@@ -1,4 +1,4 @@
-"""What the readers of other ecosystems' files share.
+"""What the readers share whose files are described, and not loaded.
 
 Such a reader names a file with what its header says and lists the tensors whose types PyTorch has.
 It loads none: names, axes and packing differ from ecosystem to ecosystem, and a model is more than
@@ -12,7 +12,7 @@ from math import prod
 from torchkeep.contents import ITEM_SIZE, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.files import Readable
-from torchkeep.formats.ecosystems.cursor import ByteOrder
+from torchkeep.formats.cursor import ByteOrder
 from torchkeep.wording import shortened
 
 _MOST_DIMENSIONS = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchkeep.formats.folders.own_manifest import (
+from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     StoredTensor,
     folder_name,

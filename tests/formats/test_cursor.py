@@ -9,7 +9,7 @@ import pytest
 from formats.building_foreign import field, varint
 from torchkeep.errors import DamagedFile, LimitReached
 from torchkeep.files import MemoryFile
-from torchkeep.formats.ecosystems.cursor import Cursor
+from torchkeep.formats.cursor import Cursor
 from torchkeep.formats.ecosystems.protobuf import as_number, fields
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 

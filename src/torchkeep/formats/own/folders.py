@@ -1,6 +1,6 @@
 """A checkpoint folder of ours, and the folder of a run.
 
-Layout: see `own_manifest`. A run's folder holds one such folder per checkpoint, `step-<step>`.
+Layout: see `own.manifest`. A run's folder holds one such folder per checkpoint, `step-<step>`.
 
 The tree of a checkpoint is what a person would look for: the facts of the manifest (`step`,
 `epoch`, `metrics`, `date`, ...), then each captured object under its own name (`model` is a state
@@ -26,7 +26,6 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
-from torchkeep.formats import own
 from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import (
     Folder,
@@ -35,7 +34,9 @@ from torchkeep.formats.folders.folder import (
     look_into,
     unreadable,
 )
-from torchkeep.formats.folders.own_manifest import (
+from torchkeep.formats.joining import join_members
+from torchkeep.formats.own import metadata
+from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     FORMAT,
     MANIFEST,
@@ -46,9 +47,8 @@ from torchkeep.formats.folders.own_manifest import (
     stored_tensors,
     wrong_size,
 )
-from torchkeep.formats.folders.own_structure import inert
-from torchkeep.formats.members import join_members
-from torchkeep.formats.own import TRAINING_STATE
+from torchkeep.formats.own.metadata import TRAINING_STATE
+from torchkeep.formats.own.structure import inert
 
 _FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
 """What is taken over from the manifest, in the order in which it is told."""
@@ -339,5 +339,5 @@ def _problem(contents: Contents) -> str:
     return "" if contents.problem is None else contents.problem.problem
 
 
-CHECKPOINT = FolderKind(own.CHECKPOINT, is_checkpoint, describe_checkpoint)
+CHECKPOINT = FolderKind(metadata.CHECKPOINT, is_checkpoint, describe_checkpoint)
 RUN = FolderKind("torchkeep-run", is_run, describe_run, _checkpoints)

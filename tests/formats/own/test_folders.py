@@ -20,7 +20,7 @@ from torchkeep.checkpointing.layout import write_checkpoint
 from torchkeep.contents import Contents, DictObject, Global
 from torchkeep.errors import DamagedFile
 from torchkeep.formats import describe, examine
-from torchkeep.formats.folders.own_manifest import manifest_digest
+from torchkeep.formats.own.manifest import manifest_digest
 from torchkeep.identify import inspect
 
 FACTS = {
@@ -322,7 +322,7 @@ def test_a_pickle_beside_the_checkpoints_of_a_run_is_seen(run: Path) -> None:
 def test_of_a_long_run_the_latest_checkpoints_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchkeep.formats.folders.own_folders._MOST_CHECKPOINTS", 2)
+    monkeypatch.setattr("torchkeep.formats.own.folders._MOST_CHECKPOINTS", 2)
     state = capture({"model": network()})
     for step in (1, 2, 3):
         facts = FACTS | {"step": step, "serial": step}
