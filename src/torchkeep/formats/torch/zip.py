@@ -23,7 +23,7 @@ from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Val
 from torchkeep.errors import UnsupportedContent
 from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
+from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle, weights_only_notes
 from torchkeep.formats.zips.directory import Record
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
@@ -56,10 +56,7 @@ def describe(archive: Archive) -> Contents:
         sort_modules(pickled.root, {}, archive.file.nbytes)
     reading.note_unused()
     findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
-    findings += weights_only_notes(pickled)
-    if source.remaining:
-        text = f"{source.remaining} bytes follow the pickle in its record"
-        findings.append(Finding("trailing-bytes", "ambiguous", "data.pkl", text))
+    findings += (*weights_only_notes(pickled), *bytes_behind(source, "data.pkl"))
     return Contents(
         path=archive.file.path,
         nbytes=archive.file.nbytes,
