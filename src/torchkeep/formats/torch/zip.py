@@ -17,8 +17,6 @@ Source: torch/serialization.py, caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
-import re
-
 from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
@@ -41,7 +39,6 @@ from torchkeep.pickles.source import ByteSource
 CONTAINER = "torch-zip"
 
 _RECORDS = (*OWN_RECORDS, "data.pkl", METADATA_RECORD)
-_STORAGE = re.compile(r"data/\d+")
 
 
 def describe(archive: Archive) -> Contents:
@@ -170,4 +167,4 @@ _VERSIONS = ("version", ".data/version")
 
 
 def _is_known(name: str) -> bool:
-    return name in _RECORDS or bool(_STORAGE.fullmatch(name))
+    return name in _RECORDS or (name.startswith("data/") and name[5:].isdigit())
