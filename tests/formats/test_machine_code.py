@@ -18,7 +18,7 @@ def test_what_is_called_machine_code_is_taken_for_it(name: str) -> None:
     assert not is_pickle(name)
 
 
-@pytest.mark.parametrize("name", ["so", "x.solo", "data.pkl", "x.txt", "a", "x.so.txt", "x.cpp.md"])
+@pytest.mark.parametrize("name", "so x.so1 x.so. x.solo data.pkl x.txt a x.so.txt x.cpp.md".split())
 def test_other_names_are_not(name: str) -> None:
     assert not is_native(name)
 

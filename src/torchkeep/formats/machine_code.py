@@ -9,10 +9,9 @@ the Java virtual machine specification, section 4.1.
 
 from __future__ import annotations
 
-import re
-
-_NATIVE_NAME = re.compile(
-    r"\.(so(\.\d+)*|dll|dylib|pyd|node|exe|o|a|cubin|ptx|spv|cpp|wasm|pyc|pyo|class|jar)$"
+_NATIVE_SUFFIXES = (
+    *(".so", ".dll", ".dylib", ".pyd", ".node", ".exe", ".o", ".a"),
+    *(".cubin", ".ptx", ".spv", ".cpp", ".wasm", ".pyc", ".pyo", ".class", ".jar"),
 )
 """How the names of files end that hold, or become, machine code or bytecode."""
 _NATIVE_MAGIC = (
@@ -36,7 +35,10 @@ def is_native(name: str, head: bytes = b"") -> bool:
         name: what it is called.
         head: its first bytes, at least four; without them the name alone decides.
     """
-    return bool(_NATIVE_NAME.search(name.casefold())) or head.startswith(_NATIVE_MAGIC)
+    folded = name.casefold()
+    stem, _, version = folded.rpartition(".so.")
+    is_library = bool(stem) and version.replace(".", "").isdigit()
+    return folded.endswith(_NATIVE_SUFFIXES) or is_library or head.startswith(_NATIVE_MAGIC)
 
 
 def is_source(name: str) -> bool:

@@ -21,7 +21,7 @@ from torchkeep.files import Readable
 from torchkeep.formats.ecosystems.paddle import is_paddle, named_paddle
 from torchkeep.formats.format import Format
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.unpickling import run_torch_pickle
+from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import PERSISTENT_ID
@@ -55,10 +55,7 @@ def describe(file: Readable, limits: Limits) -> Contents:
         limits=limits,
         file=file,
     )
-    findings = [*pickled.findings, *dict.fromkeys(findings)]
-    if source.remaining:
-        text = f"{source.remaining} bytes follow the pickle"
-        findings.append(Finding("trailing-bytes", "ambiguous", "", text))
+    findings = [*pickled.findings, *dict.fromkeys(findings), *bytes_behind(source)]
     contents = Contents(
         path=file.path,
         nbytes=file.nbytes,

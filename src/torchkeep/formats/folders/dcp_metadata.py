@@ -29,7 +29,7 @@ from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.folders.folder import listed
 from torchkeep.formats.torch.objects import read_dtype, sizes
-from torchkeep.formats.torch.unpickling import run_torch_pickle
+from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource
 
@@ -105,10 +105,8 @@ def read_metadata(file: Readable, limits: Limits) -> Saved:
     """
     source = ByteSource(file.read_at, 0, file.nbytes)
     pickled = run_torch_pickle(source, limits=limits, file=file)
-    saved = Saved(globals=pickled.globals, findings=list(pickled.findings))
-    if source.remaining:
-        text = f"{source.remaining} bytes follow the pickle"
-        saved.findings.append(Finding("trailing-bytes", "ambiguous", "", text))
+    findings = [*pickled.findings, *bytes_behind(source)]
+    saved = Saved(globals=pickled.globals, findings=findings)
     try:
         _Reading(saved, _FREE_BOXES + file.nbytes // _LEAST_NBYTES_OF_BOX).read(pickled.root)
     except (DamagedFile, LimitReached, UnsupportedContent) as problem:

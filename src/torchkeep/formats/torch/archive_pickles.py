@@ -21,7 +21,12 @@ from torchkeep.formats.torch.objects import (
     rebuild_tensor_v2,
     storage_entry,
 )
-from torchkeep.formats.torch.unpickling import TORCH_CONSTRUCTORS, run_torch_pickle
+from torchkeep.formats.torch.unpickling import (
+    TORCH_CONSTRUCTORS,
+    bytes_behind,
+    run_torch_pickle,
+    with_earlier,
+)
 from torchkeep.formats.zips.records import read_byteorder, read_facts
 from torchkeep.formats.zips.rooted import Archive
 from torchkeep.formats.zips.structs import STORED
@@ -85,26 +90,16 @@ class ArchivePickles:
                     limits=limits,
                 )
         except FileProblem as problem:
-            problem.seen = self._with_earlier(problem.seen)
+            problem.seen = with_earlier(problem.seen, self.names, self.findings)
             raise
         self._keep(name, pickled)
-        if source.remaining:
-            text = f"{source.remaining} bytes follow the pickle in its record"
-            self.findings.append(Finding("trailing-bytes", "ambiguous", name, text))
+        self.findings += bytes_behind(source, name)
         return pickled.root
 
     def _keep(self, name: str, pickled: Pickled) -> None:
         self.names.update(dict.fromkeys(pickled.globals))
         self.findings += [finding.within(name) for finding in pickled.findings]
         self.protocol = max(self.protocol or 0, pickled.protocol)
-
-    def _with_earlier(self, broken: Pickled | None) -> Pickled | None:
-        """Return what a broken pickle and those before it have named."""
-        if broken is None:
-            return None
-        names = dict.fromkeys((*self.names, *broken.globals))
-        findings = (*self.findings, *broken.findings)
-        return replace(broken, globals=tuple(names), findings=findings)
 
     def storages_in(self, folder: str, suffix: str = "") -> PersistentLoad:
         """Return what answers the persistent ids of a pickle whose storages lie in a folder.

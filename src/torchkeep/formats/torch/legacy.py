@@ -21,7 +21,6 @@ Source: torch/serialization.py (`_legacy_save`, `_legacy_load`).
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import Literal
 
 from torchkeep.contents import ITEM_SIZE, Contents, Finding, Global, Object, Storage, Value
@@ -34,7 +33,7 @@ from torchkeep.formats.torch.objects import (
     parse_storage_id,
     storage_entry,
 )
-from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
+from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes, with_earlier
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.machine import run_pickle
 from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
@@ -105,18 +104,11 @@ class _Stream:
                 source or self.source, persistent=persistent, limits=self.limits
             )
         except FileProblem as problem:
-            problem.seen = self.with_earlier(problem.seen)
+            problem.seen = with_earlier(problem.seen, self.globals, self.findings)
             raise
         self.globals.update(dict.fromkeys(pickled.globals))
         self.findings += (*pickled.findings, *weights_only_notes(pickled))
         return pickled
-
-    def with_earlier(self, broken: Pickled | None) -> Pickled | None:
-        """Return what a broken pickle and those before it have named."""
-        if broken is None:
-            return None
-        names = dict.fromkeys((*self.globals, *broken.globals))
-        return replace(broken, globals=tuple(names), findings=(*self.findings, *broken.findings))
 
     def so_far(self) -> Pickled:
         """Return what the pickles up to here have named."""

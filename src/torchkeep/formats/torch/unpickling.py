@@ -9,7 +9,7 @@ Source: torch/storage.py (`_load_from_bytes`), joblib/numpy_pickle.py (`NumpyArr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -90,6 +90,36 @@ def weights_only_notes(pickled: Pickled) -> list[Finding]:
     opcodes = ", ".join(pickled.unusual)
     text = f"torch.load(weights_only=True) does not know the pickle's opcodes {opcodes}"
     return [Finding("weights-only", "note", "", text)]
+
+
+def bytes_behind(source: ByteSource, record: str = "") -> list[Finding]:
+    """Return what is to be said of bytes behind the pickle that a source was read for.
+
+    Args:
+        source: where the pickle stood, just run.
+        record: the record of an archive that it is; none for a file by itself.
+    """
+    if not source.remaining:
+        return []
+    where = " in its record" if record else ""
+    text = f"{source.remaining} bytes follow the pickle{where}"
+    return [Finding("trailing-bytes", "ambiguous", record, text)]
+
+
+def with_earlier(
+    broken: Pickled | None, names: Iterable[Global], findings: Iterable[Finding]
+) -> Pickled | None:
+    """Return what a broken pickle has named, and those of the same file that were run before it.
+
+    Args:
+        broken: as far as it came; None if nothing of it was seen.
+        names: those that the others mention.
+        findings: what is odd about the others.
+    """
+    if broken is None:
+        return None
+    every = dict.fromkeys((*names, *broken.globals))
+    return replace(broken, globals=tuple(every), findings=(*findings, *broken.findings))
 
 
 class _Run:

@@ -17,13 +17,11 @@ Source: torch/serialization.py, caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
-import re
-
 from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
 from torchkeep.errors import UnsupportedContent
 from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
-from torchkeep.formats.torch.unpickling import run_torch_pickle, weights_only_notes
+from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle, weights_only_notes
 from torchkeep.formats.zips.directory import Record
 from torchkeep.formats.zips.records import (
     OWN_RECORDS,
@@ -41,7 +39,6 @@ from torchkeep.pickles.source import ByteSource
 CONTAINER = "torch-zip"
 
 _RECORDS = (*OWN_RECORDS, "data.pkl", METADATA_RECORD)
-_STORAGE = re.compile(r"data/\d+")
 
 
 def describe(archive: Archive) -> Contents:
@@ -56,10 +53,7 @@ def describe(archive: Archive) -> Contents:
         sort_modules(pickled.root, {}, archive.file.nbytes)
     reading.note_unused()
     findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
-    findings += weights_only_notes(pickled)
-    if source.remaining:
-        text = f"{source.remaining} bytes follow the pickle in its record"
-        findings.append(Finding("trailing-bytes", "ambiguous", "data.pkl", text))
+    findings += (*weights_only_notes(pickled), *bytes_behind(source, "data.pkl"))
     return Contents(
         path=archive.file.path,
         nbytes=archive.file.nbytes,
@@ -173,4 +167,4 @@ _VERSIONS = ("version", ".data/version")
 
 
 def _is_known(name: str) -> bool:
-    return name in _RECORDS or bool(_STORAGE.fullmatch(name))
+    return name in _RECORDS or (name.startswith("data/") and name[5:].isdigit())
