@@ -309,6 +309,15 @@ class Object:
         return attributes_of(self.state)
 
 
+def name_within(whole: Path, part: Path) -> str:
+    """Return what a file in an archive or a folder is called in it.
+
+    >>> name_within(Path("runs"), Path("runs/a/model.pth")), name_within(Path("."), Path("b.pth"))
+    ('a/model.pth', 'b.pth')
+    """
+    return (part.relative_to(whole) if part.is_relative_to(whole) else part).as_posix()
+
+
 def attributes_of(state: Value) -> dict[Value, Value]:
     """Return the attributes in what an object's state is set to: a dict, or one and slots."""
     parts = state if isinstance(state, tuple) else (state,)

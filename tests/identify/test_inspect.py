@@ -21,8 +21,10 @@ import torch
 from torch import nn
 
 import torchkeep
+from torchkeep.contents import Contents, Files
 from torchkeep.errors import DamagedFile, FileMissing, LimitReached, NotAModelFile
-from torchkeep.identify import Inspection
+from torchkeep.identify import Inspection, _are_several_models
+from torchkeep.identify.state_dicts import state_dict_of_mapping
 from torchkeep.pickles.limits import Limits
 from watching import EVERYTHING_IS_LOADED
 
@@ -628,12 +630,31 @@ def test_a_pickle_without_its_archive_says_what_is_missing(tmp_path: Path) -> No
 def test_one_file_that_can_not_be_walked_does_not_hide_the_others(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "good.pth")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "deep.pkl").write_bytes(b"\x80\x02" + b"]" * 600 + b"a" * 599 + b".")
+    deep = b"\x80\x02" + b"]" * 600 + b"a" * 599 + b"."
+    (tmp_path / "sub" / "deep.pkl").write_bytes(deep)
+    with zipfile.ZipFile(tmp_path / "sub" / "inner.zip", "w") as archive:
+        archive.writestr("deep.pkl", deep)
+        archive.write(tmp_path / "good.pth", "other.pth")
     inspection = torchkeep.inspect(tmp_path)
-    assert [item.name for item in inspection.state_dicts] == ["good.pth"]
+    names = ["good.pth", "sub/inner.zip.other.pth"]
+    assert [item.name for item in inspection.state_dicts] == names
     assert inspection.safety.verdict == "ambiguous"
     assert "the limit depth=500" in str(inspection.members[1].contents.problem)
-    assert len(inspection.tensors()) == 2
+    assert len(inspection.tensors()) == 4
+
+
+def test_a_name_that_starts_like_a_files_is_not_in_that_file(tmp_path: Path) -> None:
+    whole = Contents(tmp_path, 1, "folder", Files(), kind="folder")
+    model = inspection_of(tmp_path / "model")
+    main = state_dict_of_mapping(
+        "model_ema", {"a.weight": model.state_dicts[0].entries["a.weight"]}
+    )
+    assert not _are_several_models(whole, (model, inspection_of(tmp_path / "x")), main)
+
+
+def inspection_of(path: Path) -> Inspection:
+    torch.save({"a.weight": torch.ones(2)}, path)
+    return torchkeep.inspect(path)
 
 
 def test_an_empty_path_is_not_the_current_folder() -> None:

@@ -20,9 +20,9 @@ from rich.text import Text
 from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, elide, shape, show, what_was_compared
 from torchkeep.cli.tree import tree_lines
+from torchkeep.contents import name_within
 from torchkeep.formats.own.metadata import RESERVED
 from torchkeep.identify.architectures import best_of
-from torchkeep.identify.inspection import name_in
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ _CODE_RULES = frozenset({"program", "source-code"})
 def _members(inspection: Inspection) -> RenderableType:
     rows = [
         (
-            clip(name_in(inspection.path, member.path)),
+            clip(name_within(inspection.path, member.path)),
             member.container,
             size(member.nbytes),
             clip(member.summary, 300),

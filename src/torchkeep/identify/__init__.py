@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from torchkeep.contents import Contents, Files, Finding
+from torchkeep.contents import Contents, Files, Finding, Value, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.formats import examine
 from torchkeep.identify.architectures import (
@@ -23,7 +23,7 @@ from torchkeep.identify.architectures import (
     recognise,
 )
 from torchkeep.identify.frameworks import framework
-from torchkeep.identify.inspection import Inspection, name_in
+from torchkeep.identify.inspection import Inspection
 from torchkeep.identify.integrity import (
     Integrity,
     Progress,
@@ -176,22 +176,24 @@ def _with_members(contents: Contents, limits: Limits) -> tuple[Contents, tuple[I
     One file whose values unfold without end must not keep the others from being told of.
     """
     members: list[Inspection] = []
-    lost: dict[str, FileProblem] = {}
+    findings: list[Finding] = []
+    trees: dict[int, Value] = {}  # what is left of the trees that are not left as they are
     for member in contents.members:
         try:
-            members.append(identify(member, limits, is_part=True))
+            inspection = identify(member, limits, is_part=True)
         except LimitReached as problem:
-            lost[name_in(contents.path, member.path)] = problem.in_file(member.path)
-            rest = identify(replace(member, root=None, problem=problem), limits, is_part=True)
-            members.append(replace(rest, safety=judge(member, limits, is_part=True)))
-    if lost and isinstance(contents.root, Files):
-        trees = ((name, tree) for name, tree in contents.root.items() if name not in lost)
-        findings = tuple(
-            Finding("not-walked", "ambiguous", name, problem.problem)
-            for name, problem in lost.items()
-        )
-        found = (*contents.findings, *findings)
-        contents = replace(contents, root=Files(trees), findings=found)
+            name = name_within(contents.path, member.path)
+            findings.append(Finding("not-walked", "ambiguous", name, problem.problem))
+            lost = replace(member, root=None, problem=problem.in_file(member.path))
+            inspection = identify(lost, limits, is_part=True)
+            inspection = replace(inspection, safety=judge(member, limits, is_part=True))
+        members.append(inspection)
+        if inspection.contents.root is not member.root:
+            trees[id(member.root)] = inspection.contents.root
+    if trees and isinstance(contents.root, Files):
+        left = ((name, trees.get(id(tree), tree)) for name, tree in contents.root.items())
+        root = Files((name, tree) for name, tree in left if tree is not None)
+        contents = replace(contents, root=root, findings=(*contents.findings, *findings))
     return contents, tuple(members)
 
 
@@ -207,10 +209,8 @@ def _networks(found: Survey, contents: Contents) -> list[tuple[StateDict, str]]:
 
 def _are_several_models(whole: Contents, members: tuple[Inspection, ...], main: StateDict) -> bool:
     """Whether the files of an archive or a folder are models on their own, and not parts of one."""
-    holders = [member for member in members if member.state_dicts]
-    return len(holders) > 1 and any(
-        main.name.startswith(name_in(whole.path, member.path)) for member in holders
-    )
+    holders = [name_within(whole.path, it.path) for it in members if it.state_dicts]
+    return len(holders) > 1 and any(f"{main.name}.".startswith(f"{name}.") for name in holders)
 
 
 def _architecture(

@@ -23,11 +23,6 @@ FileRole = Literal[
 ]
 
 
-def name_in(whole: Path, member: Path) -> str:
-    """Return what a file in an archive or a folder is called in it."""
-    return str(member).removeprefix(f"{whole}/")
-
-
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What a file is and what it holds. Of its tensors, only a few single numbers were read."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry
+from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, new_digest
 from torchkeep.formats import describe, examine
@@ -100,7 +100,7 @@ def integrity_of(contents: Contents) -> Integrity:
 def _of_members(contents: Contents, start: str) -> Iterator[Finding]:
     """Yield which files within can't be read; which of its own are damaged, a folder says."""
     for member in contents.members:
-        name = start + str(member.path).removeprefix(f"{contents.path}/")
+        name = start + name_within(contents.path, member.path)
         problem = member.problem
         if isinstance(problem, DamagedFile) and contents.container == "archive":
             yield Finding("unreadable-file", "damaged", name, f"{name}: {problem.problem}")

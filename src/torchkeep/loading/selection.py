@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchkeep.contents import TensorEntry, Value
+from torchkeep.contents import TensorEntry, Value, name_within
 from torchkeep.errors import LoadMismatch
 from torchkeep.identify import Inspection, StateDict
-from torchkeep.identify.inspection import name_in
 from torchkeep.identify.tree import children
 from torchkeep.wording import counted
 
@@ -68,7 +67,7 @@ def _not_further_down(inspection: Inspection, models: Sequence[StateDict]) -> Se
     files = [
         name
         for member in inspection.members
-        if not member.members and "/" not in (name := name_in(inspection.path, member.path))
+        if not member.members and "/" not in (name := name_within(inspection.path, member.path))
     ]
     outer = [item for item in models if any(f"{item.name}.".startswith(f"{n}.") for n in files)]
     return outer or models

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import torchkeep
+from effort import at_most
 from torchkeep.errors import DamagedFile
 from torchkeep.formats import examine
 from torchkeep.identify import identify
@@ -90,3 +91,19 @@ def test_without_a_pickle_it_is_a_damaged_archive(tmp_path):
     assert contents.root is None
     with pytest.raises(DamagedFile, match="truncated: its directory"):
         torchkeep.inspect(path)
+
+
+HEADERS = {
+    "headers alone": b"PK\x03\x04" * (1 << 18),
+    "names that are claimed to be long": (b"PK\x03\x04" + bytes(22) + b"\xff\xff\0\0.pkl") * 30_000,
+    "pickles in one another": b"".join(
+        b"PK\x03\x04" + bytes(22) + b"\x05\0\0\0a.pkl" + b"N0" * 20 for _ in range(10_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_megabyte_of_headers_costs_little(tmp_path, name):
+    (tmp_path / "a.pth").write_bytes(HEADERS[name])
+    with at_most(100):
+        assert isinstance(examine(tmp_path / "a.pth").problem, DamagedFile)

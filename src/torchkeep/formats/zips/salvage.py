@@ -4,8 +4,9 @@ PyTorch writes the pickle first, and a pickle says itself where it ends; so what
 which names it has is known although its tensors are cut off. That also keeps a file that was made
 to look damaged from hiding what it would run.
 
-Limits: only pickles whose local headers stand in the first megabyte are found. TorchScript writes
-its tensors first, and of a large program nothing is found.
+Limits: only pickles whose local headers stand in the first megabyte are found, and of a packed one
+the first megabyte is read. TorchScript writes its tensors first, and of a large program nothing is
+found.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from torchkeep.pickles.pickled import PERSISTENT_ID, Pickled
 from torchkeep.pickles.source import ByteSource
 
 _WINDOW = 1 << 20
-_MOST_PICKLES = 16
-_MOST_PACKED = 64
-"""How many times smaller an honest pickle gets by deflating."""
+_MOST_PICKLES = 8
+"""They may lie in one another, so each has its part of the limits."""
 
 
 def salvage(file: Readable, limits: Limits, problem: DamagedFile) -> Contents:
@@ -42,7 +42,9 @@ def salvage(file: Readable, limits: Limits, problem: DamagedFile) -> Contents:
     Raises:
         DamagedFile: there is no pickle at its start; it is `problem`.
     """
-    found = {name: _run(source, limits) for name, source in _pickles(file)}
+    steps = max(limits.steps // _MOST_PICKLES, 1)
+    share = replace(limits, steps=steps, copied_nbytes=limits.copied_nbytes // _MOST_PICKLES)
+    found = {name: _run(source, share) for name, source in _pickles(file)}
     if not found:
         raise problem
     main = next((name for name in found if PurePosixPath(name).name == "data.pkl"), None)
@@ -65,12 +67,19 @@ def _pickles(file: Readable) -> Iterator[tuple[str, ByteSource]]:
     at, count = window.find(LOCAL_MAGIC), 0
     while 0 <= at <= len(window) - LOCAL.size and count < _MOST_PICKLES:
         fields = LOCAL.unpack_from(window, at)
-        start = at + LOCAL.size + fields[9] + fields[10]
-        name = window[at + LOCAL.size :][: fields[9]].decode("utf-8", "replace")
-        if name.casefold().endswith((".pkl", ".pickle")) and start < file.nbytes:
+        end = at + LOCAL.size + fields[9]
+        start = end + fields[10]
+        # Only the name's end is looked at first: every few bytes may claim a name of 64 KB.
+        is_pickle = window[max(end - _LONGEST_SUFFIX, 0) : end].lower().endswith(_SUFFIXES)
+        if is_pickle and start < file.nbytes:
             count += 1
+            name = window[at + LOCAL.size : end].decode("utf-8", "replace")
             yield name, _source(file, start, is_packed=fields[3] == DEFLATED)
         at = window.find(LOCAL_MAGIC, at + 1)
+
+
+_SUFFIXES = (b".pkl", b".pickle")
+_LONGEST_SUFFIX = max(map(len, _SUFFIXES))
 
 
 def _source(file: Readable, start: int, *, is_packed: bool) -> ByteSource:
@@ -79,7 +88,7 @@ def _source(file: Readable, start: int, *, is_packed: bool) -> ByteSource:
         return ByteSource(file.read_at, start, file.nbytes)
     packed = file.read_at(start, min(file.nbytes - start, _WINDOW))
     try:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _MOST_PACKED * len(packed))
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _WINDOW)
     except zlib.error:
         data = b""
     return ByteSource.of_bytes(data)

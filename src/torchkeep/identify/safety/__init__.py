@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from torchkeep.contents import Contents, Finding, Global
+from torchkeep.contents import Contents, Finding, Global, name_within
 from torchkeep.errors import UnsupportedContent
 from torchkeep.files import MemoryFile
 from torchkeep.formats import examine_open
@@ -77,7 +76,7 @@ def _judge(contents: Contents, limits: Limits, level: int, *, is_part: bool = Tr
     ]
     for member in contents.members:
         safety = _judge(member, limits, level)
-        path = _name_below(contents.path, member.path)
+        path = name_within(contents.path, member.path)
         reasons += [_within(path, item) for item in safety.findings if item.rule not in _OF_NAMES]
     for safety in _nested(contents, walk, limits, level):
         names.update(dict.fromkeys(safety.globals, ""))
@@ -94,10 +93,6 @@ def _judge(contents: Contents, limits: Limits, level: int, *, is_part: bool = Tr
     )
 
 
-def _name_below(whole: Path, part: Path) -> str:
-    return str(part.relative_to(whole)) if part.is_relative_to(whole) else str(part)
-
-
 def _within(path: str, finding: Finding) -> Finding:
     return replace(finding, place=f"{path}: {finding.place}" if finding.place else path)
 
@@ -109,7 +104,7 @@ def _homes(contents: Contents) -> dict[Global | str, str]:
     """Return the names that a file and its members mention, each with the first that does."""
     homes: dict[Global | str, str] = dict.fromkeys(contents.globals, "")
     for member in contents.members:
-        path = _name_below(contents.path, member.path)
+        path = name_within(contents.path, member.path)
         for name, below in _homes(member).items():
             if not homes.get(name):
                 homes[name] = f"{path}: {below}" if below else path
