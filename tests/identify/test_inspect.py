@@ -639,6 +639,7 @@ def test_one_file_that_can_not_be_walked_does_not_hide_the_others(tmp_path: Path
     names = ["good.pth", "sub/inner.zip.other.pth"]
     assert [item.name for item in inspection.state_dicts] == names
     assert inspection.safety.verdict == "ambiguous"
+    assert inspection.integrity.state == "incomplete"
     assert "the limit depth=500" in str(inspection.members[1].contents.problem)
     assert len(inspection.tensors()) == 4
 

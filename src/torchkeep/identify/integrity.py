@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 State = Literal["ok", "incomplete", "damaged"]
 
-_LEFT_OUT = frozenset({"not-looked-into", "link-to-folder", "packed", "unread-file"})
+_LEFT_OUT = frozenset({"not-looked-into", "not-walked", "link-to-folder", "packed", "unread-file"})
 """Rules of findings which say that something in a file or a folder was not looked into."""
 
 

@@ -70,7 +70,7 @@ def _joined(contents: Contents, inner: Contents) -> Contents:
         findings = (*contents.findings, *inner.findings, _polyglot(text))
         return replace(inner, path=contents.path, nbytes=contents.nbytes, findings=findings)
     text = "the file ends in a zip archive, and programs for those read it as one"
-    found = [replace(item, place=f"zip: {item.place}") for item in inner.findings]
+    found = [item.within("zip") for item in inner.findings]
     return replace(
         contents,
         globals=tuple(dict.fromkeys((*contents.globals, *inner.globals))),
