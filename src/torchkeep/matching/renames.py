@@ -7,7 +7,7 @@ A rule is `old=new` with `*` for any text: `{"encoder.*": "*"}` drops a prefix, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torchkeep.errors import WrongArgument
@@ -27,15 +27,15 @@ def rename(keys: Iterable[str], rules: Mapping[str, str]) -> dict[str, str]:
     >>> rename(["encoder.fc.weight", "head.bias"], {"encoder.*": "*"})
     {'encoder.fc.weight': 'fc.weight', 'head.bias': 'head.bias'}
     """
-    compiled = {old: _compiled(old, new) for old, new in rules.items()}
+    patterns = _compiled(rules)
     names: dict[str, str] = {}
     used: set[str] = set()
     for key in keys:
         names[key] = key
-        for old, renamed in compiled.items():
-            name = renamed(key)
-            if name is not None:
-                names[key] = name
+        for old, pattern in patterns.items():
+            found = pattern.fullmatch(key)
+            if found is not None:
+                names[key] = _filled(rules[old], found.groups())
                 used.add(old)
                 break
     _refuse_idle(rules, used)
@@ -43,23 +43,24 @@ def rename(keys: Iterable[str], rules: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
-def _compiled(old: str, new: str) -> Callable[[str], str | None]:
+def first_rule(key: str, rules: Mapping[str, str]) -> str | None:
+    """Return the rule that renames a key: its old name."""
+    return next((old for old, item in _compiled(rules).items() if item.fullmatch(key)), None)
+
+
+def _compiled(rules: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+    for old, new in rules.items():
+        if new.count("*") > old.count("*"):
+            raise WrongArgument(
+                f"rename: {new!r} has more * than {old!r}",
+                advice="Each * in the new name stands for one in the old.",
+            )
+    return {old: re.compile(re.escape(old).replace(r"\*", "(.*?)"), re.DOTALL) for old in rules}
+
+
+def _filled(new: str, texts: Iterable[str]) -> str:
     pieces = new.split("*")
-    if len(pieces) > old.count("*") + 1:
-        raise WrongArgument(
-            f"rename: {new!r} has more * than {old!r}",
-            advice="Each * in the new name stands for one in the old.",
-        )
-    pattern = re.compile("(.*?)".join(re.escape(piece) for piece in old.split("*")), re.DOTALL)
-
-    def renamed(key: str) -> str | None:
-        found = pattern.fullmatch(key)
-        if found is None:
-            return None
-        texts = ["", *found.groups()]
-        return "".join(text + piece for text, piece in zip(texts, pieces, strict=False))
-
-    return renamed
+    return pieces[0] + "".join(text + piece for text, piece in zip(texts, pieces[1:], strict=False))
 
 
 def _refuse_idle(rules: Mapping[str, str], used: Collection[str]) -> None:
