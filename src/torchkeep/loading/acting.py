@@ -55,6 +55,7 @@ class Act:
             FileProblem: a tensor of the file can't be read.
             LoadMismatch: the file has two values for what is one tensor in the model, or a place
                 would be left without values.
+            WrongArgument: what is to make fresh values can't.
         """
         for step in self.tensors:
             self.reader.check(self.source[step.source], step.source)
@@ -68,6 +69,7 @@ class Act:
                     advice="Untie them in the model, or skip one of the keys.",
                 )
         self._check_filled()
+        self.target.check_reset(self.steps.reset)
 
     def _is_same(self, key: str, other: str) -> bool:
         one, two = self.source[key], self.source[other]

@@ -90,24 +90,32 @@ class Target:
                 )
             setattr(module, name, new[id(old)])
 
-    def reset(self, keys: Iterable[str]) -> Target:
-        """Have the modules of some keys make fresh values; return the places anew.
+    def check_reset(self, keys: Iterable[str]) -> list[torch.nn.Module]:
+        """Return the modules of some keys.
 
         Raises:
-            WrongArgument: a module has no `reset_parameters`.
+            WrongArgument: one of them has no `reset_parameters`.
         """
         wanted = set(keys)
         modules = {id(module): (key, module) for key, module, _ in self._owners() if key in wanted}
         for key, module in modules.values():
-            reset = getattr(module, "reset_parameters", None)
-            if reset is None:
+            if not callable(getattr(module, "reset_parameters", None)):
                 raise WrongArgument(
                     f"{key!r} can't be reset: a {type(module).__name__} has no reset_parameters()",
                     advice="Use 'skip', and give it values yourself.",
                 )
+        return [module for _, module in modules.values()]
+
+    def reset(self, keys: Iterable[str]) -> Target:
+        """Have the modules of some keys make fresh values; return the places anew.
+
+        Arguments and errors are those of `check_reset`.
+        """
+        modules: list[Any] = self.check_reset(keys)
+        for module in modules:
             if any(value.is_meta for value in module.parameters(recurse=False)):
                 module.to_empty(device="cpu", recurse=False)
-            reset()
+            module.reset_parameters()
         return Target(self.model, live_tensors(self.model), self.slots) if modules else self
 
     def _owners(self) -> Iterator[tuple[str, torch.nn.Module, str]]:
