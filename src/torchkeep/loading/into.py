@@ -15,6 +15,8 @@ from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatc
 from torchkeep.files import Scratch
 from torchkeep.formats import examine
 from torchkeep.identify import Inspection, StateDict, identify
+from torchkeep.identify.architectures import recognise
+from torchkeep.identify.architectures.words import in_words
 from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.acting import Act
 from torchkeep.loading.report import LoadReport
@@ -201,7 +203,12 @@ class _File:
             return steps
         chosen = {"select": "" if self.select == "auto" else self.select, "assign": assign}
         call = f"load_into(model, {os.fspath(self.path)!r}{options(chosen)}"
-        return replace(steps, advice=advise(steps, source, target.slots, policy, call))
+        advice = advise(steps, source, target.slots, policy, call, self._looks_like)
+        return replace(steps, advice=advice)
+
+    def _looks_like(self) -> str:
+        matches = recognise({key: entry.shape for key, entry in self.chosen.entries.items()})
+        return f"By names and shapes the file is: {in_words(matches)}." if matches else ""
 
     def _with_class_names(self, policy: Policy) -> Policy:
         if not policy.classes.model or policy.classes.file:
