@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from torchkeep.contents import TensorEntry, Value
+from torchkeep.contents import DictObject, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatch, WrongArgument
 from torchkeep.files import Scratch
 from torchkeep.formats import examine
@@ -19,8 +19,9 @@ from torchkeep.identify.architectures import recognise
 from torchkeep.identify.architectures.words import in_words
 from torchkeep.identify.digests import stored_digests
 from torchkeep.loading.acting import Act
+from torchkeep.loading.conversions import own_conversion
 from torchkeep.loading.report import LoadReport
-from torchkeep.loading.selection import all_values, choose, class_names
+from torchkeep.loading.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.targets import Target
 from torchkeep.matching.adaptations import ClassNames
 from torchkeep.matching.explain import options, summarize, table
@@ -198,6 +199,9 @@ class _File:
         """Return the plan, with what to do where it leaves something over."""
         source, policy = self.source_for(target), self._with_class_names(policy)
         steps = plan_for(source, target.slots, policy)
+        if not steps.is_complete:
+            conversion = own_conversion(target, source, policy.rename, self._versions())
+            steps = plan_for(source, target.slots, policy, conversion)
         steps = replace(steps, state_dict=self.chosen.name, why=self.why)
         if steps.is_allowed:
             return steps
@@ -205,6 +209,17 @@ class _File:
         call = f"load_into(model, {os.fspath(self.path)!r}{options(chosen)}"
         advice = advise(steps, source, target.slots, policy, call, self._looks_like)
         return replace(steps, advice=advice)
+
+    def _versions(self) -> dict[str, dict[str, Any]]:
+        """Return the modules' versions that the state dict was saved with, by path."""
+        table = value_at(self.inspection.contents.root, self.chosen.name)
+        found = table.attributes.get("_metadata") if isinstance(table, DictObject) else None
+        versions = found if isinstance(found, dict) else {}
+        return {
+            str(path): {"version": facts["version"]}
+            for path, facts in versions.items()
+            if isinstance(facts, dict) and isinstance(facts.get("version"), int)
+        }
 
     def _looks_like(self) -> str:
         matches = recognise({key: entry.shape for key, entry in self.chosen.entries.items()})

@@ -59,7 +59,10 @@ def naming(plan: LoadPlan) -> list[str]:
         "added to the file's names": plan.added,
         "names of another time": plan.renamed,
     }
-    return [f"{what}: {', '.join(parts)}" for what, parts in texts.items() if parts]
+    told = [f"{what}: {', '.join(parts)}" for what, parts in texts.items() if parts]
+    if plan.converted:
+        told.append(f"{counted(len(plan.converted), 'key')} converted by the model's own code")
+    return told
 
 
 def table(plan: LoadPlan) -> str:
