@@ -19,7 +19,7 @@ import torch
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.loading.targets import Target
 from torchkeep.matching.names import match_names
-from torchkeep.matching.plan import Conversion
+from torchkeep.matching.plan import Conversion, names_of
 from torchkeep.saving.modules import without, wrapped_paths
 from torchkeep.tensors import torch_dtype
 
@@ -38,8 +38,7 @@ def own_conversion(
         rename: the user's renames.
         versions: the modules' versions by path, as a state dict's `_metadata` has them.
     """
-    called = {key: slot.name or key for key, slot in target.slots.items()}
-    names = match_names(source, called, rename).names
+    names = match_names(source, names_of(target.slots), rename).names
     stand_ins = {
         key: torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
         for key, entry in source.items()

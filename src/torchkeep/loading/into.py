@@ -59,7 +59,8 @@ def plan(
     policy = _policy(rename, adapt, allow, classes, min_coverage)
     with Scratch() as scratch:
         file = _File.read(path, select, limits, scratch)
-        return file.planned(Target.of(model, assign=True), policy, assign=False)
+        target = Target.of(model, assign=True)
+        return file.planned(file.source_for(target), target, policy, assign=False)
 
 
 def load_into(
@@ -132,13 +133,14 @@ def load_into(
     with Scratch() as scratch:
         file = _File.read(path, select, limits, scratch)
         target = Target.of(model, assign=assign, dtype=dtype)
-        steps = file.planned(target, policy, assign=assign)
+        source = file.source_for(target)
+        steps = file.planned(source, target, policy, assign=assign)
         if not steps.is_allowed:
             raise _mismatch(path, steps)
         digests = stored_digests(file.inspection.contents)
         with TensorReader(path, mmap=mmap, digests=digests, remember=True) as reader:
             place = None if device is None else torch.device(device)
-            act = Act(reader, file.source_for(target), target, steps, place)
+            act = Act(reader, source, target, steps, place)
             act.check()
             act.assign() if assign else act.copy()
             return LoadReport(Path(path), steps, act.prove(model))
@@ -195,9 +197,16 @@ class _File:
         tied = tied_names(self.inspection.contents)
         return source | {name: source[kept] for name, kept in tied.items() if name in wanted}
 
-    def planned(self, target: Target, policy: Policy, *, assign: bool) -> LoadPlan:
+    def planned(
+        self,
+        source: Mapping[str, TensorEntry | Value],
+        target: Target,
+        policy: Policy,
+        *,
+        assign: bool,
+    ) -> LoadPlan:
         """Return the plan, with what to do where it leaves something over."""
-        source, policy = self.source_for(target), self._with_class_names(policy)
+        policy = self._with_class_names(policy)
         steps = plan_for(source, target.slots, policy)
         if not steps.is_complete:
             conversion = own_conversion(target, source, policy.rename, self._versions())

@@ -52,8 +52,10 @@ def match_names(
     Raises:
         WrongArgument: a rule fits no key, or gives two keys one name.
     """
-    called = strip_wrappers(source)
     names = dict(zip(source, source, strict=True))
+    if not rules and not converted and set(source) == set(target.values()):  # as a rule
+        return MatchedNames(_same(names, target), names, names, ())
+    called = strip_wrappers(source)
     if rules:
         names = called = _by_rules(called, rules)
     names, wanted = _without_leading_wrappers(names, target)
@@ -92,8 +94,6 @@ def _without_leading_wrappers(
 
     If nothing makes any the same, all are taken off: something else is before the keys besides.
     """
-    if set(names.values()) == set(target.values()):  # as a rule
-        return dict(names), dict(target)
     ours, theirs = levels(names), levels(target)
     choices = [
         (len(set(one.values()) & set(two.values())), -number_one - number_two, one, two)

@@ -137,8 +137,7 @@ def plan(
         WrongArgument: a pattern matches no key, or a rename makes two keys one.
     """
     policy, conversion = policy or Policy(), conversion or Conversion()
-    bare = strip_wrappers(target)
-    called = {key: slot.name or bare[key] for key, slot in target.items()}
+    called = names_of(target)
     names = match_names(source, called, policy.rename, conversion.renamed)
     policy.refuse_idle([*called.values(), *names.source.values()])
     draft = _Draft(source, target, policy, conversion)
@@ -154,6 +153,12 @@ def plan(
             is_wanted = is_wanted and key not in conversion.dropped
             (draft.unexpected if is_wanted else draft.unused).append(key)
     return draft.finish(names)
+
+
+def names_of(target: Mapping[str, Slot]) -> dict[str, str]:
+    """Return the name of each place without wrappers: as it is known, or as its key has it."""
+    names = {key: slot.name for key, slot in target.items() if slot.name is not None}
+    return names if len(names) == len(target) else strip_wrappers(target) | names
 
 
 class _Draft:

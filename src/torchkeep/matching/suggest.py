@@ -15,7 +15,7 @@ from torchkeep.matching.adaptations import SKIP
 from torchkeep.matching.explain import options
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.names import prefixes
-from torchkeep.matching.plan import LoadPlan, plan
+from torchkeep.matching.plan import LoadPlan, names_of, plan
 from torchkeep.matching.policy import Policy
 from torchkeep.matching.renames import first_rule
 from torchkeep.matching.slots import Slot
@@ -105,8 +105,7 @@ def _adaptations(
     steps: LoadPlan, source: Source, target: Target
 ) -> dict[str, str | tuple[str, ...]] | None:
     """Return patterns that cover what is left over, and no other key; None if it takes too many."""
-    bare = strip_wrappers(target)
-    called = {key: slot.name or bare[key] for key, slot in target.items()}
+    called = names_of(target)
     names = strip_wrappers(source) | called
     fitting: dict[str, str | tuple[str, ...]] = {
         called[item.target]: item.would_fit[0] if len(item.would_fit) == 1 else item.would_fit
