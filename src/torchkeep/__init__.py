@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
-    from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
+    from torchkeep.loading import (
+        ClassNames,
+        LoadPlan,
+        LoadReport,
+        TensorFile,
+        load,
+        load_into,
+        open,
+        plan,
+    )
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -32,9 +41,12 @@ _HOMES = {
     "Scanned": "torchkeep.identify.scan",
     "scan": "torchkeep.identify.scan",
     "Limits": "torchkeep.pickles.limits",
+    "ClassNames": "torchkeep.loading",
+    "LoadPlan": "torchkeep.loading",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
+    "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
     "SaveReport": "torchkeep.saving",
@@ -44,9 +56,11 @@ _HOMES = {
 
 __all__ = [
     "Checkpointer",
+    "ClassNames",
     "Inspection",
     "Integrity",
     "Limits",
+    "LoadPlan",
     "LoadReport",
     "SaveReport",
     "Scanned",
@@ -58,6 +72,7 @@ __all__ = [
     "load",
     "load_into",
     "open",
+    "plan",
     "restore",
     "save",
     "scan",

@@ -85,8 +85,8 @@ class LoadReport:
         if changed:
             named = ", ".join(map(repr, changed[:5])) + (", ..." if len(changed) > 5 else "")
             raise ProofFailed(
-                f"{counted(len(changed), 'tensor')} of {len(self.digests)} are not what was loaded "
-                f"from {self.path}: {named}",
+                f"what was loaded from {self.path} has changed in {len(changed)} of "
+                f"{counted(len(self.digests), 'tensor')}: {named}",
                 advice="Something has initialised or trained the model since.",
             )
 
