@@ -82,5 +82,5 @@ def test_every_container_of_weights_was_among_them() -> None:
     if not LOADED:
         pytest.skip("runs after the test above")
     # Samples without a state dict; what is described only; and what is no model.
-    others = "pickle torch-tar gguf onnx hdf5 executorch paddle lua-torch7 git-lfs-pointer text"
-    assert LOADED == CONTAINERS.keys() - {*others.split(), "unknown"}
+    others = "pickle gguf onnx hdf5 executorch paddle lua-torch7 git-lfs-pointer text"
+    assert CONTAINERS.keys() - {*others.split(), "unknown"} == LOADED
