@@ -13,7 +13,7 @@ import torch
 from torchkeep.errors import SaveRefused
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
-from torchkeep.saving.report import SaveReport
+from torchkeep.writing.report import SaveReport
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.torch_zip import write_torch_zip
 

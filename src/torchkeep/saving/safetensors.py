@@ -33,7 +33,7 @@ from torchkeep.files import (
 from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
 from torchkeep.saving.leaves import check_tensor
-from torchkeep.saving.report import SaveReport
+from torchkeep.writing.report import SaveReport
 from torchkeep.tensors import bytes_of, dtype_name, identity, plain_on_cpu
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
