@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 
 from torchkeep.contents import Storage, TensorEntry
-from torchkeep.errors import SaveRefused
 from torchkeep.files import Buffer
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu
@@ -19,8 +18,10 @@ _COPIED_NBYTES = 1 << 16
 
 
 def payload_of_elements(tensor: torch.Tensor) -> Payload:
-    """Return the elements of a dense tensor in C order. They are copied when they are read, if at
-    all, so that a writer has few copies at a time."""
+    """Return the elements of a dense tensor in C order.
+
+    They are copied when they are read, if at all, so that a writer has few copies at a time.
+    """
     nbytes = tensor.numel() * tensor.element_size()
 
     def read(begin: int, end: int) -> Iterable[Buffer]:
@@ -78,13 +79,15 @@ class LiveTensors:
         if tensor.is_conj() or tensor.is_neg():
             # Its sign is in a flag that old readers of the file don't know; a copy has it in its
             # bytes.
-            tensor = tensor.detach().resolve_conj().resolve_neg().requires_grad_(tensor.requires_grad)
+            tensor = (
+                tensor.detach().resolve_conj().resolve_neg().requires_grad_(tensor.requires_grad)
+            )
         return TensorEntry(
             dtype_name(tensor.dtype),
             tuple(tensor.shape),
             tensor.stride(),
             self._storage(tensor),
-            tensor.storage_offset(),
+            int(tensor.storage_offset()),
             tensor.requires_grad,
             isinstance(tensor, torch.nn.Parameter),
         )

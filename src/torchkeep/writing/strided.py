@@ -9,15 +9,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from math import prod
+from typing import Literal
 
-from torchkeep.contents import ITEM_SIZE, TensorEntry, contiguous_stride
-from torchkeep.files import CHUNK_NBYTES
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, TensorEntry, contiguous_stride
+from torchkeep.files import CHUNK_NBYTES, Buffer
+from torchkeep.writing.payload import Payload
 
-_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """What a memoryview calls an unsigned number of so many bytes."""
 
 _Dims = list[tuple[int, int]]
 """Size and step of each dimension."""
+
+
+def payload_of_elements(entry: TensorEntry, storage: Payload) -> Payload:
+    """Return a tensor's elements in C order, signs applied, as they are in safetensors.
+
+    Of a tensor that is no plain run of its storage what it covers is held in memory while it is
+    read.
+
+    Args:
+        entry: a tensor with a storage; its elements are whole bytes.
+        storage: the storage's bytes, little endian.
+    """
+    if entry.dtype not in ITEM_SIZE or entry.dtype in ROW_BITS or not entry.numel:
+        return storage.part(0, entry.nbytes)
+    width = ITEM_SIZE[entry.dtype]
+    begin = entry.storage_offset * width
+    if entry.is_contiguous and not (entry.is_conj or entry.is_neg):
+        return storage.part(begin, begin + entry.nbytes)
+
+    def read(first: int, last: int) -> Iterator[Buffer]:
+        memory = memoryview(storage.joined(begin, entry.nbytes_needed))
+        position = 0
+        for piece in elements(memory, width, entry.shape, entry.stride):
+            whole = with_signs(piece, entry)
+            yield whole[max(first - position, 0) : max(last - position, 0)]
+            position += len(whole)
+
+    return Payload(entry.nbytes, read)
 
 
 def elements(
@@ -102,7 +132,7 @@ def _pieces(memory: memoryview, dims: _Dims, offset: int) -> Iterator[memoryview
 def _gathered(memory: memoryview, dims: _Dims, offset: int) -> memoryview:
     """Return a copy of the elements, in C order."""
     shape = tuple(size for size, _ in dims)
-    made = memoryview(bytearray(prod(shape) * memory.itemsize)).cast(memory.format)
+    made = memoryview(bytearray(prod(shape) * memory.itemsize)).cast(_FORMATS[memory.itemsize])
     longest = max(range(len(dims)), key=lambda index: dims[index][0])
     places = list(zip(shape, contiguous_stride(shape), (step for _, step in dims), strict=True))
     size, out_step, step = places.pop(longest)
@@ -117,4 +147,4 @@ def _run(memory: memoryview, start: int, size: int, step: int) -> memoryview:
     if step:
         return memory[start : start + (size - 1) * step + 1 : step]
     one = bytes(memory[start : start + 1])
-    return memoryview(one * size).cast(memory.format)
+    return memoryview(one * size).cast(_FORMATS[memory.itemsize])

@@ -24,7 +24,14 @@ from pathlib import Path
 
 from torchkeep.contents import ITEM_SIZE, ROW_BITS, Storage, TensorEntry, Value
 from torchkeep.errors import SaveRefused
-from torchkeep.files import OutputFile, atomic_file, digest, grouped_by_size, in_parallel, new_digest
+from torchkeep.files import (
+    OutputFile,
+    atomic_file,
+    digest,
+    grouped_by_size,
+    in_parallel,
+    new_digest,
+)
 from torchkeep.formats.own.metadata import DIGESTS, METADATA_RECORD
 from torchkeep.writing.payload import Payload, Progress
 from torchkeep.writing.pickling import Pickling
