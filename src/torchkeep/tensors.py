@@ -127,7 +127,7 @@ class TensorReader:
     ) -> None:
         self.device = torch.device(device)
         self.path = Path(path)
-        self._mmap = mmap
+        self.maps = mmap
         # A sharded model lies in several files, each opened when it is first needed; what it is
         # called by may be a folder.
         self._files = {} if self.path.is_dir() else {self.path: InputFile(path)}
@@ -171,7 +171,7 @@ class TensorReader:
         if entry.is_composite or entry.quantizer:
             return self._assembled(entry, name)
         tensor = _view(self._storage(entry, name), entry)
-        if not self._mmap:
+        if not self.maps:
             self._compare(tensor, entry, name)
         if entry.is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
@@ -212,7 +212,7 @@ class TensorReader:
 
         Arguments and errors are those of `materialize`.
         """
-        if self._mmap and self._is_plain_run(entry):
+        if self.maps and self._is_plain_run(entry):
             return self.materialize(entry, name).detach()
         return self.read(entry, name)
 
@@ -349,7 +349,7 @@ class TensorReader:
         key = id(entry.storage)
         if key not in self._storages:
             storage = self._read_storage(entry, name)
-            if not self._mmap:
+            if not self.maps:
                 self._compare(_view(storage, entry), entry, name)  # while it is on the CPU
             # The storage's description is kept as well, so that its id stays its own.
             self._storages[key] = entry.storage, self._to_device(storage)
@@ -360,7 +360,7 @@ class TensorReader:
         storage = entry.storage
         if storage.offset is None and storage.data is None and storage.deflated is None:
             return _empty_storage(storage.nbytes, storage.device)
-        if self._mmap and storage.nbytes and self._can_map(entry):
+        if self.maps and storage.nbytes and self._can_map(entry):
             # A slice of a storage is a storage of its own, so that saving the tensor again
             # saves its part of the file and not all of it.
             start = storage.offset or 0
