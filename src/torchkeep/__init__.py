@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
+    from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -37,6 +38,7 @@ _HOMES = {
     "load_into": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "evaluating": "torchkeep.modes",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "TorchkeepError",
     "__version__",
     "capture",
+    "evaluating",
     "inspect",
     "load",
     "load_into",
