@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
-    from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
+    from torchkeep.loading import (
+        LoadReport,
+        Replay,
+        TensorFile,
+        load,
+        load_into,
+        open,
+        replay,
+    )
     from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
@@ -38,6 +46,8 @@ _HOMES = {
     "load_into": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "Replay": "torchkeep.loading",
+    "replay": "torchkeep.loading",
     "evaluating": "torchkeep.modes",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
@@ -50,6 +60,7 @@ __all__ = [
     "Integrity",
     "Limits",
     "LoadReport",
+    "Replay",
     "SaveReport",
     "Scanned",
     "TensorFile",
@@ -61,6 +72,7 @@ __all__ = [
     "load",
     "load_into",
     "open",
+    "replay",
     "restore",
     "save",
     "scan",

@@ -187,6 +187,14 @@ class WrongArgument(TorchkeepError):
 
 
 class ProofFailed(TorchkeepError):
-    """A claim that torchkeep checks (a digest, an accuracy, a loaded tensor) is not true."""
+    """A claim that torchkeep checks (a digest, an accuracy, a loaded tensor) is not true.
+
+    Attributes:
+        replay: how the model's outputs differ from stored ones (a `loading.Replay`), or None.
+    """
 
     exit_code = 1
+
+    def __init__(self, problem: str, *, advice: str = "", replay: Any = None) -> None:
+        super().__init__(problem, advice=advice)
+        self.replay = replay

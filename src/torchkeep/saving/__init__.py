@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.report import SaveReport
 from torchkeep.saving.safetensors import write_safetensors
+from torchkeep.saving.samples import proof_texts
 from torchkeep.saving.torch_zip import write_torch_zip
 
 _SAFETENSORS = (".safetensors",)
@@ -26,6 +27,9 @@ def save(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, JSON] | None = None,
+    samples: Any = None,
+    preprocess: Callable[..., Any] | None = None,
+    metric: Mapping[str, float] | None = None,
     durable: bool = True,
     overwrite: bool = False,
 ) -> SaveReport:
@@ -42,12 +46,19 @@ def save(
         metadata: JSON values to keep with it, such as a version, the training parameters, the
             data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
             `date` given here takes the place of the clock's.
+        samples: inputs of the model, to be kept with its outputs so that `replay` can prove a later
+            load: a tensor, a tuple of arguments, a dict of named ones, or a list of such. The model
+            is run on each, in evaluation mode. At most 4 MiB with the outputs.
+        preprocess: makes of a sample what the model takes; then raw inputs are kept.
+        metric: figures that the model has reached, such as `{"accuracy": 0.973}`. They are kept as
+            the metadata `metric`, and `replay` compares them.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there. Without it an existing file is left alone.
 
     Raises:
         SaveRefused: a value can't be stored in this format (it is named), the suffix is unknown,
-            the place is taken or can't be written to, or the disk is full. An old file is intact.
+            the place is taken or can't be written to, the disk is full, or the model can't be run
+            on the samples. An old file is intact.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _SAFETENSORS + _TORCH_ZIP:
@@ -55,6 +66,9 @@ def save(
             f"{os.fspath(path)}: the suffix {suffix!r} names no format",
             advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
         )
+    proofs = proof_texts(
+        obj, samples=samples, preprocess=preprocess, metric=metric, metadata=metadata
+    )
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
     if isinstance(obj, torch.nn.Module):
@@ -64,7 +78,7 @@ def save(
     report = write(
         _flat(obj) if suffix in _SAFETENSORS else obj,
         path,
-        metadata=save_metadata(metadata),
+        metadata=save_metadata(metadata) | proofs,
         durable=durable,
         overwrite=overwrite,
     )
