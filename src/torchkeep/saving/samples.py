@@ -30,6 +30,7 @@ from torchkeep.outputs import (
     as_arguments,
     default_rtol,
     difference,
+    generators_kept,
     place_of,
     run,
 )
@@ -132,7 +133,8 @@ def _steady_outputs(
 ) -> dict[str, torch.Tensor]:
     """Return the model's outputs, after having seen that it gives them twice."""
     try:
-        outputs, again = (run(model, args, kwargs, preprocess=preprocess) for _ in range(2))
+        with generators_kept(model):
+            outputs, again = (run(model, args, kwargs, preprocess=preprocess) for _ in range(2))
     except Exception as error:  # the model is the caller's, and may raise anything
         raise SaveRefused(
             f"the model can't be run on sample {number} ({type(error).__name__}: {error})",
