@@ -28,6 +28,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from torchkeep.wording import printable
+
 
 class TorchkeepError(Exception):
     """The root of everything that torchkeep raises on purpose.
@@ -73,7 +75,7 @@ class FileProblem(TorchkeepError):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return text if self.path is None else f"{self.path}: {text}"
+        return text if self.path is None else f"{printable(self.path)}: {text}"
 
 
 class FileMissing(FileProblem):
