@@ -26,7 +26,7 @@ from torchkeep.contents import (
     nbytes_of,
 )
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import InputFile, digest, new_digest
+from torchkeep.files import InputFile, Stamp, changed, digest, new_digest
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 
@@ -105,8 +105,12 @@ class TensorReader:
             to such a tensor stays private. The file must not be changed meanwhile.
         digests: the digests that a tensor may have, by `TensorEntry.memory`. Each of these is
             compared when it is first read; mapping reads nothing, and so compares nothing.
+        stamps: what the files were when they were described (`Contents.stamps`). One that was
+            changed or replaced since then is not read, and one that was changed meanwhile is told
+            at the end of the `with` block.
 
     Raises:
+        DamagedFile: the file is not the one that was described.
         FileMissing: there is nothing at the path.
         FileUnreadable: it may not be read.
     """
@@ -118,13 +122,17 @@ class TensorReader:
         device: str | torch.device = "cpu",
         mmap: bool = False,
         digests: Mapping[Memory, Collection[str]] = MappingProxyType({}),
+        stamps: Mapping[Path, Stamp] = MappingProxyType({}),
     ) -> None:
         self.device = torch.device(device)
         self.path = Path(path)
         self._mmap = mmap
         # A sharded model lies in several files, each opened when it is first needed; what it is
         # called by may be a folder.
-        self._files = {} if self.path.is_dir() else {self.path: InputFile(path)}
+        self._files: dict[Path, InputFile] = {}
+        self._stamps = stamps
+        if not self.path.is_dir():
+            self._open(self.path)
         self._maps: dict[Path, torch.UntypedStorage] = {}
         self._opening = threading.Lock()
         self._storages: dict[int, tuple[Storage, torch.UntypedStorage]] = {}
@@ -135,14 +143,23 @@ class TensorReader:
         path = storage.path or self.path
         with self._opening:  # in several threads at once
             if path not in self._files:
-                self._files[path] = InputFile(path)
+                self._open(path)
             return self._files[path]
+
+    def _open(self, path: Path) -> None:
+        file = InputFile(path)
+        if self._stamps.get(path, file.stamp) != file.stamp:
+            file.close()
+            raise changed(path)
+        self._files[path] = file
 
     def _map(self, storage: Storage) -> torch.UntypedStorage:
         file = self._file(storage)
         if file.path not in self._maps:
             size, path = file.nbytes, os.fspath(file.path)
+            _check_named(file)
             mapped = torch.from_file(path, shared=False, size=size, dtype=torch.uint8)
+            _check_named(file)
             self._maps[file.path] = mapped.untyped_storage()
         return self._maps[file.path]
 
@@ -430,7 +447,22 @@ class TensorReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            for file in self._files.values():
+                if kind is None or issubclass(kind, FileProblem):
+                    file.check_unchanged()
+        finally:
+            self.close()
+
+
+def _check_named(file: InputFile) -> None:
+    """Raise unless the file's name is still its own: to map a file is to open it by its name."""
+    try:
+        is_same = Stamp.of(file.path.stat()) == file.stamp
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise changed(file.path)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

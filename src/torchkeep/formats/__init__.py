@@ -194,7 +194,7 @@ def examine_open(file: Readable, limits: Limits) -> Contents:
     contents = with_other_views(contents, file, head, limits)
     if contents.problem is not None:
         contents.problem.in_file(file.path)
-    return contents
+    return replace(contents, stamp=file.stamp) if isinstance(file, InputFile) else contents
 
 
 def _as_far_as_seen(file: Readable, reader: Format, problem: FileProblem) -> Contents:

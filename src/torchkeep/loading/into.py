@@ -73,7 +73,9 @@ def load_into(
         call = Call(os.fspath(path), select, adapt or {}, assign)
         if not steps.is_complete:
             raise _mismatch(steps, source, target, call)
-        with TensorReader(path, digests=stored_digests(inspection.contents)) as reader:
+        contents = inspection.contents
+        digests = stored_digests(contents)
+        with TensorReader(path, digests=digests, stamps=contents.stamps) as reader:
             act = _Act(reader, source, target, steps)
             act.check()
             act.assign() if assign else act.copy()
