@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -268,6 +269,7 @@ class TensorReader:
         if (
             min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
             or entry.nbytes_needed > entry.storage.nbytes
+            or _overflows(entry)
         ):
             raise DamagedFile(
                 f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
@@ -520,6 +522,12 @@ def _count_change(tensor: torch.Tensor) -> None:
     """Tell autograd that the tensor was written to, as any in-place operation does."""
     if not tensor.is_inference():
         torch.autograd.graph.increment_version(tensor)
+
+
+def _overflows(entry: TensorEntry) -> bool:
+    """Whether PyTorch can't count its elements, which it does even for an empty tensor."""
+    numel = prod(max(size, 1) for size in entry.shape)
+    return max(numel * ITEM_SIZE[entry.dtype], entry.storage_offset, *entry.stride) >= 1 << 63
 
 
 def _first_byte(entry: TensorEntry) -> int:
