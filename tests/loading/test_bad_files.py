@@ -89,17 +89,32 @@ def half(path: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Path], object], type[FileProblem], str]] = {
     "nothing": (nothing, FileMissing, "there is no such file. Check the path."),
-    "a folder": (lambda path: path.mkdir(), FileProblem, ""),
+    "a folder": (Path.mkdir, NotAModelFile, "the folder is empty. Check the path."),
     "a pipe": (os.mkfifo, FileUnreadable, "this is a device or a pipe, not a file."),
-    "an empty file": (lambda path: path.touch(), NotAModelFile, "the file is empty"),
+    "an empty file": (
+        Path.touch,
+        NotAModelFile,
+        "the file is empty. Save or download it again.",
+    ),
     "a web page": (
         lambda path: path.write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>"),
         NotAModelFile,
-        "web page",
+        "this is a web page, not a model. The download went wrong (a log-in or an error page?): "
+        "open it in a browser.",
     ),
-    "a pointer of Git LFS": (lfs_pointer, NotAModelFile, "Git LFS"),
-    "a picture": (picture, NotAModelFile, "PNG"),
-    "half a model": (half, DamagedFile, "truncated"),
+    "a pointer of Git LFS": (
+        lfs_pointer,
+        NotAModelFile,
+        "this is a Git LFS pointer, not the file it stands for. Fetch the model itself with "
+        "`git lfs pull`.",
+    ),
+    "a picture": (picture, NotAModelFile, "this is a PNG picture, not a model. Check the path."),
+    "half a model": (
+        half,
+        DamagedFile,
+        "the archive is truncated: its directory, which stands at the end, is missing. Copy or "
+        "download the file again.",
+    ),
     "a link to nowhere": (
         lambda path: path.symlink_to(path.parent / "nowhere"),
         FileMissing,
@@ -120,9 +135,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, call: Callable[..., Any], nam
     make(path)
     with pytest.raises(kind) as caught:
         call(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"{path}: {message}"
 
 
 def test_a_file_that_may_not_be_read_is_named(
@@ -215,7 +228,7 @@ def test_a_shape_that_overflows_is_refused_in_a_pickle(
     torch.save({"0.weight": Hostile()}, tmp_path / "model.pth")
     with pytest.raises((FileProblem, LoadMismatch)) as caught:
         call(tmp_path / "model.pth")
-    assert str(tmp_path / "model.pth") in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/model.pth: ")
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if "stride" not in name])
