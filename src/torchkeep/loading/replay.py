@@ -134,11 +134,6 @@ def replay(
     )
 
 
-def has_samples(metadata: Mapping[str, str]) -> bool:
-    """Whether a file with this metadata carries samples."""
-    return SAMPLES in metadata
-
-
 def replay_stored(
     model: torch.nn.Module,
     metadata: Mapping[str, str],
