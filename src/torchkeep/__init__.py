@@ -19,12 +19,15 @@ if TYPE_CHECKING:
         ClassNames,
         LoadPlan,
         LoadReport,
+        Replay,
         TensorFile,
         load,
         load_into,
         open,
         plan,
+        replay,
     )
+    from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -49,6 +52,9 @@ _HOMES = {
     "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "Replay": "torchkeep.loading",
+    "replay": "torchkeep.loading",
+    "evaluating": "torchkeep.modes",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -62,17 +68,20 @@ __all__ = [
     "Limits",
     "LoadPlan",
     "LoadReport",
+    "Replay",
     "SaveReport",
     "Scanned",
     "TensorFile",
     "TorchkeepError",
     "__version__",
     "capture",
+    "evaluating",
     "inspect",
     "load",
     "load_into",
     "open",
     "plan",
+    "replay",
     "restore",
     "save",
     "scan",
