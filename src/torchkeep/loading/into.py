@@ -98,12 +98,13 @@ def load_into(
         select: which state dict, if there are several: `auto` takes the model's, `ema` the moving
             average, anything else is its name in the file.
         rename: new names for the file's keys, by the old ones: `{"encoder.*": "*"}`.
-        adapt: what may be done to keys that don't fit, by key pattern (as in `fnmatch`, first match
-            first): `skip` leaves the model's own values, or the file's unused; `reset` has the
-            module make fresh ones; `cast` converts to the model's dtype; `resample` resizes tables
-            of positions; `sum-channels`, `repeat-channels`, `average-channels` are for another
-            number of input channels; `classes` takes the rows of classes with the same names,
-            `slice` the first rows. Several are tried in order.
+        adapt: what may be done to keys that don't fit, by pattern: as in `fnmatch`, or the name of
+            a module for all that is in it; the first that matches counts. `skip` leaves the model's
+            own values, or the file's unused; `reset` has the module make fresh ones; `cast`
+            converts to the model's dtype; `resample` resizes tables of positions; `sum-channels`,
+            `repeat-channels`, `average-channels` are for another number of input channels;
+            `classes` takes the rows of classes with the same names, `slice` the first rows. Several
+            are tried in order.
         allow: names of adaptations that may be used wherever they are usual and help.
         classes: the names of the model's classes in the order of its outputs, for `classes`. The
             file's are looked for in it; `ClassNames(file=..., model=...)` gives both.
