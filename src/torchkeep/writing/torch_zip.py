@@ -19,10 +19,18 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from torchkeep.contents import ITEM_SIZE, ROW_BITS, Storage, TensorEntry, Value
+from torchkeep.contents import (
+    ITEM_SIZE,
+    ROW_BITS,
+    Storage,
+    TensorEntry,
+    Value,
+    contiguous_stride,
+)
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
@@ -56,12 +64,12 @@ class _Block:
     record: str
     storage: Storage
     entries: dict[str, TensorEntry] = field(default_factory=dict)
-    begin: int = sys.maxsize
+    begin: int = 0
     end: int = 0
 
     @property
     def nbytes(self) -> int:
-        return max(self.end - self.begin, 0)
+        return self.end - self.begin
 
     def add(self, path: str, entry: TensorEntry) -> None:
         if self.entries:
@@ -73,7 +81,9 @@ class _Block:
                 raise SaveRefused(
                     f"tensor {path!r} reaches to byte {end} of a storage of {self.storage.nbytes}"
                 )
-            self.begin, self.end = min(self.begin, begin), max(self.end, end)
+            if self.end:
+                begin, end = min(self.begin, begin), max(self.end, end)
+            self.begin, self.end = begin, end
 
     def _check_dtype(self, path: str, entry: TensorEntry) -> None:
         first = next(iter(self.entries))
@@ -88,7 +98,12 @@ class _Block:
         """Whether the tensor's elements in C order are the block's bytes."""
         if entry.is_conj or entry.is_neg or entry.nbytes != self.nbytes:
             return False
-        return entry.is_contiguous or entry.dtype in ROW_BITS
+        is_plain = entry.stride == _contiguous(entry.shape)
+        return is_plain or entry.is_contiguous or entry.dtype in ROW_BITS
+
+
+_contiguous = lru_cache(maxsize=1024)(contiguous_stride)
+"""The strides of most tensors, found without work."""
 
 
 def _extent(entry: TensorEntry) -> tuple[int, int]:
@@ -154,9 +169,7 @@ class _Archive:
         pickling = Pickling(root)
         self.tensors = pickling.tensors
         self.blocks = _blocks(pickling)
-        places = {
-            key: (min(block.begin, block.end), block.nbytes) for key, block in self.blocks.items()
-        }
+        places = {key: (block.begin, block.nbytes) for key, block in self.blocks.items()}
         self.small = {
             "data.pkl": pickling.finished(places),
             "byteorder": sys.byteorder.encode(),
@@ -217,8 +230,7 @@ class _Archive:
         return _Sums(block.record, crc32, self._digests(block, state.hexdigest()))
 
     def _kept(self, block: _Block) -> Payload:
-        payload = self.payload_of(block.storage)
-        return payload.part(block.begin, block.end) if block.nbytes else payload.part(0, 0)
+        return self.payload_of(block.storage).part(block.begin, block.end)
 
     def _digests(self, block: _Block, whole: str) -> dict[str, str]:
         """Return the digests of the block's tensors; `whole` is that of all its bytes."""
