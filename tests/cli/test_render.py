@@ -230,3 +230,24 @@ def test_what_a_save_says_about_itself_is_shown(shown, tmp_path, suffix):
         "torch_version",
         "python_version",
     }
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_metadata_that_is_nested_has_a_row_for_each_value(shown, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    metadata = {
+        "version": "1.2",
+        "train": {"lr": 0.1, "optimizer": {"name": "AdamW", "betas": [0.9, 0.999]}, "none": {}},
+        "brace": "{no JSON}",
+        "twice": '{"a": 1, "a": 2}',
+    }
+    torchkeep.save({"x": torch.zeros(2)}, path, metadata=metadata)
+    rows = [line.split(maxsplit=1) for line in section(shown(path), "Metadata")]
+    assert ["version", "1.2"] in rows
+    assert ["train.lr", "0.1"] in rows
+    assert ["train.optimizer.name", "AdamW"] in rows
+    assert ["train.optimizer.betas", "[0.9, 0.999]"] in rows
+    assert ["train.none", "{}"] in rows
+    assert ["brace", "{no JSON}"] in rows
+    assert ["twice", '{"a": 1, "a": 2}'] in rows
+    assert not {"format", "byteorder"} & {row[0] for row in rows}
