@@ -14,7 +14,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchkeep.contents import Array, DictObject, Files, Global, Object, Storage, TensorEntry, Value
+from torchkeep.contents import (
+    Array,
+    Chunk,
+    DictObject,
+    Files,
+    Global,
+    Object,
+    Storage,
+    TensorEntry,
+    Value,
+)
 from torchkeep.errors import SaveRefused
 from torchkeep.files import InputFile
 from torchkeep.formats import describe
