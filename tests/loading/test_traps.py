@@ -234,9 +234,7 @@ def test_layers_of_one_shape_that_are_swapped_are_noticed(tmp_path: Path, name: 
     model, other = Twins(), Twins(swapped=True)
     save(model, tmp_path / name, samples=torch.randn(8, 4))
     other.load_state_dict(load(tmp_path / name, select="auto"))
-    with pytest.raises(
-        ProofFailed, match=r"does not do what it did .* one shape swapped"
-    ):
+    with pytest.raises(ProofFailed, match=r"does not do what it did .* one shape swapped"):
         load_into(other, tmp_path / name)
     load_into(other, tmp_path / name, replay=False)
     report = load_into(Twins(), tmp_path / name)
