@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torchkeep.files import (
     OutputFile,
     atomic_file,
     atomic_folder,
+    crc32,
     digest,
     grouped_by_size,
     in_parallel,
@@ -305,3 +307,24 @@ def test_the_digest_is_xxh3_of_128_bits() -> None:
     state.update(b"ab")
     state.update(b"c")
     assert state.hexdigest() == digest(b"abc")
+
+
+def test_the_checksum_is_the_crc_of_zip_archives_and_goes_on_from_a_part() -> None:
+    # The check value of CRC-32/ISO-HDLC in the catalogue of parametrised CRC algorithms.
+    assert crc32(b"123456789") == 0xCBF43926
+    assert crc32(memoryview(b"6789"), crc32(b"12345")) == 0xCBF43926
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_checksum_comes_from_zlib_ng_only_where_that_is_installed(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = types.ModuleType("zlib_ng.zlib_ng")
+    vars(fast)["crc32"] = lambda data, value: 7
+    monkeypatch.setitem(sys.modules, "zlib_ng", types.ModuleType("zlib_ng"))
+    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", fast if is_there else None)
+    files._fastest_crc32.cache_clear()
+    try:
+        assert crc32(b"123456789") == (7 if is_there else 0xCBF43926)
+    finally:
+        files._fastest_crc32.cache_clear()

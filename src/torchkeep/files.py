@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import importlib
 import os
 import stat
 import threading
@@ -606,3 +608,22 @@ def digest(data: Buffer) -> str:
 def new_digest() -> xxhash.xxh3_128:
     """Return the same digest as an object with `update` and `hexdigest`, for data in pieces."""
     return xxhash.xxh3_128()
+
+
+def crc32(data: Buffer, value: int = 0) -> int:
+    """Return the checksum that zip archives store; `value` is that of the data before.
+
+    zlib-ng computes it where it is installed (`pip install torchkeep[fast]`), four times as fast
+    as the zlib that most Pythons come with.
+    """
+    return _fastest_crc32()(data, value)
+
+
+@functools.cache
+def _fastest_crc32() -> Callable[[Buffer, int], int]:
+    try:
+        module = importlib.import_module("zlib_ng.zlib_ng")
+    except ImportError:
+        module = importlib.import_module("zlib")
+    function: Callable[[Buffer, int], int] = module.crc32
+    return function
