@@ -6,18 +6,20 @@
 A number is the median of the rounds, whose order is drawn anew each time; the first round warms up
 and does not count. In brackets: how many times as fast as the first row.
 
-Each contestant saves to a file of its own. Before each save what is dirty is synced and the disk
-is left alone for a moment: it is still busy with freeing what was deleted. "New" means that no file
-was there; "over" that the contestant's last one was. Durable is with fsync.
+Saving: "durable" is with fsync. "New" means that no file was there, "over" that the contestant's
+last one was. Before each save what is dirty is synced, and the disk is left alone for a moment,
+since it goes on freeing what was deleted.
 
-A load ends with reading each page of the model once, so that a map that was not read yet counts as
-well. "Cold" means that the file's pages were dropped with posix_fadvise(DONTNEED), which is
-checked; the models that a map had been assigned to have let go of it before.
+Loading: what torchkeep loads it proves, too. "Copy" is into the model's memory, "assign" gives the
+model other tensors. A load ends with reading each page of the model once, so that a map that was
+not read yet counts as well. "Cold" means that the file's pages were dropped with
+posix_fadvise(DONTNEED), which is checked; a model that a map was assigned to let go of it before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import mmap
 import os
 import platform
@@ -25,31 +27,32 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
 import torch
-import torchvision
 
 from torchkeep.loading import load_into
 from torchkeep.saving import save
 from torchkeep.tensors import bytes_of
 
 Act = Callable[[], object]
+Acts = dict[str, Act]
+Prepare = Callable[[], None]
 State = dict[str, torch.Tensor]
 
 SETTLE_S = 0.15
 """How long the disk is left alone before a save."""
 
 
-class Flat(torch.nn.Module):
-    """A model of some mebibytes: 4 of them, of float32, per parameter."""
+class Equal(torch.nn.Module):
+    """A model of equal parameters of float32."""
 
-    def __init__(self, mib: int) -> None:
+    def __init__(self, number: int, numel: int = 1 << 20) -> None:
         super().__init__()
-        parts = [torch.nn.Parameter(torch.randn(1024, 1024)) for _ in range(mib // 4)]
+        parts = [torch.nn.Parameter(torch.empty(numel).uniform_()) for _ in range(number)]
         self.parts = torch.nn.ParameterList(parts)
 
 
@@ -63,9 +66,11 @@ def main() -> None:
     rounds = args.rounds or (11 if args.full else 7)
     sizes = args.mib if args.mib is not None else [256, 1024] if args.full else [256]
     print(machine(f"{rounds} rounds"))
+    import torchvision  # here, since the other benchmarks' processes need it not
+
     compare("ResNet50", torchvision.models.resnet50(weights=None), args.folder, rounds)
     for mib in sizes:
-        compare(f"{mib} MiB", Flat(mib), args.folder, rounds)
+        compare(f"{mib} MiB", Equal(mib // 4), args.folder, rounds)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")
 
 
@@ -75,7 +80,9 @@ def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int)
     size = f"{name} ({len(state)} tensors, {nbytes / 2**20:.0f} MiB)"
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         columns = {
-            f"{how}, {where}": saves(state, Path(folder), rounds, how == "durable", where == "over")
+            f"{how}, {where}": take_turns(
+                *saves(state, Path(folder), durable=how == "durable", over=where == "over"), rounds
+            )
             for how in ("durable", "page cache")
             for where in ("new", "over")
         }
@@ -83,7 +90,9 @@ def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         files = stored(state, Path(folder))
         columns = {
-            f"{how}, {heat}": loads(model, files, rounds, how == "assign", heat == "cold")
+            f"{how}, {heat}": take_turns(
+                *loads(model, files, assign=how == "assign", cold=heat == "cold"), rounds
+            )
             for how in ("copy", "assign")
             for heat in ("warm", "cold")
         }
@@ -93,36 +102,33 @@ def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int)
 # --- Saving ------------------------------------------------------------------------------------
 
 
-def saves(state: State, folder: Path, rounds: int, durable: bool, over: bool) -> dict[str, float]:
-    """Return the seconds of each way to save."""
+def saves(state: State, folder: Path, *, durable: bool, over: bool) -> tuple[Acts, Prepare]:
+    """Return the ways to save, and what to do before each."""
 
-    def theirs(name: str, write: Callable[[Path], object]) -> tuple[Path, Act]:
-        path = folder / name
-        return path, lambda: (write(path), durable and sync(path))
+    def theirs(write: Callable[[Path], object], path: Path) -> Act:
+        return lambda: (write(path), durable and sync(path))
 
-    def ours(name: str) -> tuple[Path, Act]:
-        path = folder / name
-        return path, lambda: save(state, path, durable=durable, overwrite=over)
+    def ours(path: Path) -> Act:
+        return lambda: save(state, path, durable=durable, overwrite=over)
 
-    bare = write_direct if durable else write_plain
-    ways = {
-        "torch.save": theirs("torch.pth", lambda path: torch.save(state, path)),
-        "safetensors.save_file": theirs(
-            "theirs.safetensors", lambda path: safetensors.torch.save_file(state, path)
-        ),
-        "torchkeep .safetensors, digests": ours("ours.safetensors"),
-        "torchkeep .pth, digests and CRCs": ours("ours.pth"),
-        "the bytes, O_DIRECT or os.write": theirs("bare", lambda path: bare(state, path)),
-    }
-
-    def prepare(name: str) -> None:
+    def prepare() -> None:
         if not over:
-            with suppress(FileNotFoundError):
-                ways[name][0].unlink()
+            for path in folder.iterdir():
+                path.unlink()
         os.sync()
         time.sleep(SETTLE_S)
 
-    return take_turns({name: act for name, (_, act) in ways.items()}, rounds, prepare)
+    bare = write_direct if durable else write_plain
+    acts = {
+        "torch.save": theirs(lambda path: torch.save(state, path), folder / "theirs.pth"),
+        "safetensors.save_file": theirs(
+            lambda path: safetensors.torch.save_file(state, path), folder / "theirs.safetensors"
+        ),
+        "torchkeep .safetensors, digests": ours(folder / "ours.safetensors"),
+        "torchkeep .pth, digests and CRCs": ours(folder / "ours.pth"),
+        "the bytes, O_DIRECT or os.write": theirs(lambda path: bare(state, path), folder / "bare"),
+    }
+    return acts, prepare
 
 
 def sync(path: Path) -> None:
@@ -167,39 +173,40 @@ def stored(state: State, folder: Path) -> dict[str, Path]:
 
 
 def loads(
-    model: torch.nn.Module, files: dict[str, Path], rounds: int, assign: bool, cold: bool
-) -> dict[str, float]:
-    """Return the seconds of each way to load into the model."""
-    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model: torch.nn.Module, files: dict[str, Path], *, assign: bool, cold: bool
+) -> tuple[Acts, Prepare]:
+    """Return the ways to load into the model, and what to do before each."""
+    own = {name: value.clone() for name, value in model.state_dict().items()} if assign else {}
 
-    def theirs(read: Callable[[], State]) -> Act:
-        return lambda: (model.load_state_dict(read(), assign=assign), touch(model))
-
-    def ours(writer: str, *, mmap: bool = False) -> Act:
-        return lambda: (
-            load_into(model, files[writer], assign=assign, mmap=mmap),
-            touch(model),
-        )
-
-    pth, tensors = files["torch"], files["safetensors"]
-    ways = {
-        "torch.load": theirs(lambda: torch.load(pth)),
-        "torch.load, mmap": theirs(lambda: torch.load(pth, mmap=True)),
-        "safetensors.load_file": theirs(lambda: safetensors.torch.load_file(tensors)),
-        "torchkeep .pth, proven": ours("torch"),
-        "torchkeep .safetensors, proven": ours("safetensors"),
-        "torchkeep, its own file, digests, proven": ours("torchkeep"),
-    }
-    if assign:
-        ways["torchkeep .pth, mmap, proven"] = ours("torch", mmap=True)
-        ways["torchkeep .safetensors, mmap, proven"] = ours("safetensors", mmap=True)
-
-    def prepare(_: str) -> None:
-        model.load_state_dict(own, assign=True)  # lets go of a map
+    def prepare() -> None:
+        if assign:
+            model.load_state_dict(own, assign=True)  # it lets go of a map
         for path in files.values():
             (drop if cold else warm)(path)
 
-    return take_turns(ways, rounds, prepare)
+    return ways_to_load(model, files, assign=assign), prepare
+
+
+def ways_to_load(model: torch.nn.Module, files: dict[str, Path], *, assign: bool) -> Acts:
+    def theirs(read: Callable[[], State]) -> Act:
+        return lambda: (model.load_state_dict(read(), assign=assign), touch(model))
+
+    def ours(writer: str, **options: bool) -> Act:
+        return lambda: (load_into(model, files[writer], assign=assign, **options), touch(model))
+
+    pth, tensors = files["torch"], files["safetensors"]
+    acts = {
+        "torch.load": theirs(lambda: torch.load(pth)),
+        "torch.load, mmap": theirs(lambda: torch.load(pth, mmap=True)),
+        "safetensors.load_file": theirs(lambda: safetensors.torch.load_file(tensors)),
+        "torchkeep .pth": ours("torch"),
+        "torchkeep .safetensors": ours("safetensors"),
+        "torchkeep, its own file, digests": ours("torchkeep"),
+    }
+    if assign:
+        acts["torchkeep .pth, mmap"] = ours("torch", mmap=True)
+        acts["torchkeep .safetensors, mmap"] = ours("safetensors", mmap=True)
+    return acts
 
 
 def touch(model: torch.nn.Module) -> None:
@@ -220,33 +227,32 @@ def drop(path: Path) -> None:
     Raises:
         SystemExit: they stayed.
     """
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    nbytes = os.fstat(fd).st_size
-    if any(is_cached(fd, nbytes * part // 16) for part in range(16)):
-        raise SystemExit(f"{path}: its pages stay in memory; choose a --folder on a disk")
-    os.close(fd)
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if is_cached(file.fileno()):
+            raise SystemExit(f"{path}: its pages stay in memory; choose a --folder on a disk")
 
 
-def is_cached(fd: int, offset: int) -> bool:
-    try:
-        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
-    except BlockingIOError:
-        return False
+def is_cached(fd: int) -> bool:
+    """Whether any page of the file is in memory. To read one would bring in its neighbours."""
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_COPY) as view:
+        start = ctypes.c_char.from_buffer(view)
+        pages = ctypes.create_string_buffer(-(-len(view) // mmap.PAGESIZE))
+        failed = ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(len(view)), pages)
+        del start  # else the map can't be closed
+    return bool(failed) or any(pages.raw)
 
 
 # --- Measuring and printing --------------------------------------------------------------------
 
 
-def take_turns(
-    acts: dict[str, Act], rounds: int, prepare: Callable[[str], object]
-) -> dict[str, float]:
+def take_turns(acts: Acts, prepare: Prepare, rounds: int) -> dict[str, float]:
     """Return the median seconds of each act, by name."""
     seconds: dict[str, list[float]] = {name: [] for name in acts}
     order = random.Random(0)
     for _ in range(rounds + 1):
         for name in order.sample(list(acts), len(acts)):
-            prepare(name)
+            prepare()
             start = time.perf_counter()
             acts[name]()
             seconds[name].append(time.perf_counter() - start)
@@ -255,10 +261,9 @@ def take_turns(
 
 def table(title: str, columns: dict[str, dict[str, float]]) -> str:
     """Return a Markdown table of seconds: a column per way, a row per contestant."""
-    names = list(dict.fromkeys(name for column in columns.values() for name in column))
-    rows = [[title, *columns], ["---", *("---:" for _ in columns)]]
-    rows += [[name, *(_cell(column, name) for column in columns.values())] for name in names]
-    return "\n" + aligned(rows)
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    body = [[name, *(_cell(column, name) for column in columns.values())] for name in names]
+    return markdown([title, *columns], body)
 
 
 def _cell(column: dict[str, float], name: str) -> str:
@@ -268,18 +273,17 @@ def _cell(column: dict[str, float], name: str) -> str:
     return f"{column[name]:.3f} s ({first / column[name]:.2f})"
 
 
-def aligned(rows: Iterable[list[str]]) -> str:
-    """Return a Markdown table of these cells, in columns of even width."""
-    rows = list(rows)
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """Return a Markdown table after an empty line: names to the left, numbers to the right."""
+    first, *widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
-    def line(row: list[str]) -> str:
-        if row[0] == "---":
-            return "-" * widths[0] + " | " + " | ".join("-" * (w - 1) + ":" for w in widths[1:])
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        return " | ".join([row[0].ljust(widths[0]), *numbers])
+    def line(name: str, cells: list[str]) -> str:
+        numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return f"| {' | '.join([name.ljust(first), *numbers])} |"
 
-    return "\n".join(f"| {line(row)} |" for row in rows)
+    rule = line("-" * first, ["-" * (width - 1) + ":" for width in widths])
+    top, *lines = [line(row[0], row[1:]) for row in (head, *body)]
+    return "\n".join(["", top, rule, *lines])
 
 
 def machine(*notes: str) -> str:
