@@ -116,8 +116,9 @@ def test_threads_write_their_ranges_without_harm(tmp_path: Path) -> None:
 def test_writing_works_where_the_system_lacks_the_fast_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pwrite", "pread", "preadv", "posix_fallocate", "posix_fadvise"):
+    for name in ("pwrite", "pread", "preadv", "posix_fadvise"):
         monkeypatch.delattr(os, name)
+    monkeypatch.setattr(files, "_fallocate", lambda: None)
     seek = os.lseek
 
     def slow_seek(fd: int, offset: int, how: int) -> int:
@@ -136,6 +137,24 @@ def test_writing_works_where_the_system_lacks_the_fast_calls(
         written.read_into(0, memoryview(target))
         assert written.read_at(5, 7) == data[5:12]
     assert target == data
+
+
+def test_what_the_system_writes_in_parts_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data[:40_000], at))
+    data = os.urandom(100_001)
+    write_file(tmp_path / "file", data)
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_reserving_writes_nothing_where_the_file_system_cannot_allocate(old_disk: Path) -> None:
+    with atomic_file(old_disk / "file") as file:
+        file.reserve(1 << 20)
+        assert os.fstat(file.fd).st_blocks == 0
+        file.write_at(5, b"x")
+    assert (old_disk / "file").read_bytes() == bytes(5) + b"x"
 
 
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -242,6 +261,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def old_disk(tmp_path: Path) -> Iterator[Path]:
+    """An ext2 of four megabytes, which can't allocate ahead; making one takes root."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    image.write_bytes(bytes(4 << 20))
+    folder.mkdir()
+    mount = f"mkfs.ext2 -q {image} && mount -o loop {image} {folder}"
+    if os.geteuid() or subprocess.run(mount, shell=True, capture_output=True).returncode:
         pytest.skip("mounting a small file system is not allowed here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

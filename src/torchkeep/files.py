@@ -15,6 +15,7 @@ import functools
 import importlib
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -339,15 +340,12 @@ class OutputFile:
 
     def reserve(self, nbytes: int) -> None:
         """Allocate `nbytes` on the disk now, so that a full disk shows before any work."""
-        if nbytes and hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self.fd, 0, nbytes)
-            except OSError as error:
-                # A file system without fallocate is no reason to fail: the writes will tell.
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-        elif nbytes:
+        allocate = _fallocate()
+        if allocate is None:
             os.truncate(self.fd, nbytes)
+        elif nbytes and (error := allocate(self.fd, nbytes)) in _NO_ROOM:
+            raise OSError(error, os.strerror(error))
+        # A file system that can't is no reason to fail: the writes will tell.
 
     def write_at(
         self, offset: int, data: Buffer, *, observe: Callable[[memoryview], object] | None = None
@@ -382,6 +380,27 @@ class OutputFile:
 
 
 _WRITEBACK_NBYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int], int] | None:
+    """Return Linux's own call, which returns an error number or 0; None on other systems.
+
+    `os.posix_fallocate` won't do. Where the file system can't allocate (NFS 3, FUSE, ext2), it
+    writes a byte into every single block instead, and that can take longer than to write the file.
+    """
+    if sys.platform != "linux":
+        return None
+    import ctypes  # here, since reading needs it not
+
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def allocate(fd: int, nbytes: int) -> int:
+        failed = library.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
+        return ctypes.get_errno() if failed else 0
+
+    return allocate
 
 
 def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
