@@ -3,29 +3,33 @@
     python benchmarks/save_load.py           a ResNet50's state and 256 MiB: three minutes
     python benchmarks/save_load.py --full    the same and 1 GiB, more rounds
 
-A number is the median of the rounds, whose order is drawn anew each time; the first round warms up
-and does not count. In brackets: how many times as fast as the first row.
+A number is the median in seconds of the rounds, whose order is drawn anew each time; the first one
+warms up and does not count. In brackets: how many times as fast as the first row.
 
-Saving: "durable" is with fsync. "New" means that no file was there, "over" that the contestant's
-last one was. Before each save what is dirty is synced, and the disk is left alone for a moment,
-since it goes on freeing what was deleted.
+Saving: torchkeep computes digests, and CRCs for `.pth`. "Durable" is with fsync. "New" means that
+no file was there, "over" that the contestant's last one was. The last row is as many bytes and
+nothing else: one O_DIRECT writer where it is durable, os.write where not. Before each save what is
+dirty is synced, and the disk is left alone for a moment: it goes on freeing what was deleted.
 
-Loading: what torchkeep loads it proves, too. "Copy" is into the model's memory, "assign" gives the
-model other tensors. A load ends with reading each page of the model once, so that a map that was
-not read yet counts as well. "Cold" means that the file's pages were dropped with
-posix_fadvise(DONTNEED), which is checked; a model that a map was assigned to let go of it before.
+Loading: torchkeep proves what it loaded, and with its own file compares the digests, too. "Copy" is
+into the model's memory, "assign" gives the model other tensors. A load ends with reading each page
+of the model once, so that a map that was not read yet counts as well. "Cold" means that the file's
+pages were dropped with posix_fadvise(DONTNEED), which is checked; a model that a map was assigned
+to let go of it before.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import mmap
 import os
 import platform
 import random
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,14 +74,14 @@ def main() -> None:
 
     compare("ResNet50", torchvision.models.resnet50(weights=None), args.folder, rounds)
     for mib in sizes:
-        compare(f"{mib} MiB", Equal(mib // 4), args.folder, rounds)
+        compare(f"{mib // 4} tensors", Equal(mib // 4), args.folder, rounds)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")
 
 
 def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int) -> None:
     state = model.state_dict()
     nbytes = sum(value.nbytes for value in state.values())
-    size = f"{name} ({len(state)} tensors, {nbytes / 2**20:.0f} MiB)"
+    size = f"{name}, {nbytes / 2**20:.0f} MiB"
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         columns = {
             f"{how}, {where}": take_turns(
@@ -86,7 +90,7 @@ def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int)
             for how in ("durable", "page cache")
             for where in ("new", "over")
         }
-        print(table(f"Save {size}", columns))
+        print(table(f"Save {size}", columns), flush=True)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         files = stored(state, Path(folder))
         columns = {
@@ -96,7 +100,7 @@ def compare(name: str, model: torch.nn.Module, parent: Path | None, rounds: int)
             for how in ("copy", "assign")
             for heat in ("warm", "cold")
         }
-        print(table(f"Load {size}", columns))
+        print(table(f"Load {size}", columns), flush=True)
 
 
 # --- Saving ------------------------------------------------------------------------------------
@@ -124,9 +128,9 @@ def saves(state: State, folder: Path, *, durable: bool, over: bool) -> tuple[Act
         "safetensors.save_file": theirs(
             lambda path: safetensors.torch.save_file(state, path), folder / "theirs.safetensors"
         ),
-        "torchkeep .safetensors, digests": ours(folder / "ours.safetensors"),
-        "torchkeep .pth, digests and CRCs": ours(folder / "ours.pth"),
-        "the bytes, O_DIRECT or os.write": theirs(lambda path: bare(state, path), folder / "bare"),
+        "torchkeep .safetensors": ours(folder / "ours.safetensors"),
+        "torchkeep .pth": ours(folder / "ours.pth"),
+        "O_DIRECT or os.write": theirs(lambda path: bare(state, path), folder / "bare"),
     }
     return acts, prepare
 
@@ -201,7 +205,7 @@ def ways_to_load(model: torch.nn.Module, files: dict[str, Path], *, assign: bool
         "safetensors.load_file": theirs(lambda: safetensors.torch.load_file(tensors)),
         "torchkeep .pth": ours("torch"),
         "torchkeep .safetensors": ours("safetensors"),
-        "torchkeep, its own file, digests": ours("torchkeep"),
+        "torchkeep, own .safetensors": ours("torchkeep"),
     }
     if assign:
         acts["torchkeep .pth, mmap"] = ours("torch", mmap=True)
@@ -270,7 +274,7 @@ def _cell(column: dict[str, float], name: str) -> str:
     if name not in column:
         return ""
     first = next(iter(column.values()))
-    return f"{column[name]:.3f} s ({first / column[name]:.2f})"
+    return f"{column[name]:.3f} ({first / column[name]:.2f})"
 
 
 def markdown(head: list[str], body: list[list[str]]) -> str:
@@ -287,20 +291,19 @@ def markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def machine(*notes: str) -> str:
-    """Return a sentence that names the machine and the versions."""
+    """Return lines that name the machine and the versions."""
     facts = [
         _processor(),
         f"{os.cpu_count()} cores",
-        f"Linux {platform.release().split('-')[0]}"
-        if platform.system() == "Linux"
-        else platform.platform(terse=True),
+        f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
         f"torch {torch.__version__}",
         f"safetensors {safetensors.__version__}",
+        "zlib-ng" if importlib.util.find_spec("zlib_ng") else "no zlib-ng",
         f"load average {os.getloadavg()[0]:.1f}",
         *notes,
     ]
-    return ", ".join(facts)
+    return textwrap.fill(", ".join(facts), 100)
 
 
 def _processor() -> str:
