@@ -322,6 +322,12 @@ def test_results_come_in_order_from_more_than_one_thread() -> None:
     assert in_parallel(work, range(4)) == [0, 1, 4, 9]
 
 
+def test_a_single_item_starts_no_thread() -> None:
+    assert in_parallel(lambda _: threading.current_thread(), iter([0])) == [
+        threading.current_thread()
+    ]
+
+
 def test_the_first_error_of_a_thread_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         in_parallel(lambda number: 1 // number, [1, 0, 1])

@@ -406,8 +406,12 @@ def _fallocate() -> Callable[[int, int], int] | None:
 def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return `work(item)` for each item, in order, computed by `NUM_THREADS` threads.
 
-    What a call raises is raised here; calls that have not begun are then dropped.
+    What a call raises is raised here; calls that have not begun are then dropped. A single item is
+    this thread's: to start others takes longer than to write a small file.
     """
+    items = list(items)
+    if len(items) < 2:
+        return [work(item) for item in items]
     # Here, since to inspect a file needs no threads, and starts faster without.
     from concurrent.futures import ThreadPoolExecutor
 
