@@ -31,8 +31,9 @@ Buffer = bytes | bytearray | memoryview
 TEMPORARY_MARK = ".torchkeep-tmp-"
 """What every temporary's name contains; see `remove_temporaries`."""
 
-CHUNK_NBYTES = 4 << 20
-"""What is read, hashed or written in one go: small enough to stay in a processor's cache."""
+CHUNK_NBYTES = 2 << 20
+"""What is read, hashed or written in one go: small enough to stay in a processor's cache. With 4 MiB
+the system spent twice the time on saves of a gigabyte."""
 
 NUM_THREADS = 2
 """Threads for one file. More gain nothing: the file system lets one writer in at a time."""
