@@ -32,8 +32,8 @@ TEMPORARY_MARK = ".torchkeep-tmp-"
 """What every temporary's name contains; see `remove_temporaries`."""
 
 CHUNK_NBYTES = 2 << 20
-"""What is read, hashed or written in one go: small enough to stay in a processor's cache. With 4 MiB
-the system spent twice the time on saves of a gigabyte."""
+"""What is read, hashed or written in one go: small enough to stay in a processor's cache. With
+4 MiB, a save of 1 GiB took the system twice the processor time."""
 
 NUM_THREADS = 2
 """Threads for one file. More gain nothing: the file system lets one writer in at a time."""
