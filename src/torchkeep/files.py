@@ -744,7 +744,7 @@ def new_digest() -> xxhash.xxh3_128:
     return xxhash.xxh3_128()
 
 
-def crc32(data: Buffer, value: int = 0) -> int:
+def crc32_of(data: Buffer, value: int = 0) -> int:
     """Return the checksum that zip archives store; `value` is that of the data before.
 
     zlib-ng computes it where it is installed (`pip install torchkeep[fast]`), four times as fast

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, crc32, new_digest
+from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, crc32_of, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own.metadata import CHECKPOINT
@@ -285,7 +285,7 @@ class _Reading:
         try:
             for chunk in self.chunks(file, storage):
                 running.update(chunk)
-                checksum = crc32(chunk, checksum) if storage.crc32 is not None else 0
+                checksum = crc32_of(chunk, checksum) if storage.crc32 is not None else 0
         except FileProblem as problem:
             text = f"tensor {users[0][0]!r}: {problem.problem}"
             self.findings.append(Finding("unreadable", "damaged", users[0][0], text))

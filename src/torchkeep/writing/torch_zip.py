@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,6 +34,7 @@ from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
     atomic_file,
+    crc32_of,
     digest,
     grouped_by_size,
     in_parallel,
@@ -194,7 +194,7 @@ class _Archive:
         self.small[METADATA_RECORD] = self._metadata_text(digests)
         self.small[".data/serialization_id"] = _serialization_id(self.small["data.pkl"], crc32s)
         for name, data in self.small.items():
-            record, crc32s[name] = self.records[name], zlib.crc32(data)
+            record, crc32s[name] = self.records[name], crc32_of(data)
             file.write_at(record.header_offset, local_header(record, crc32s[name]) + data)
         directory = central_directory(list(self.records.values()), crc32s)
         file.write_at(self.directory_offset, directory)
@@ -211,7 +211,7 @@ class _Archive:
         parts: list[bytes | bytearray | memoryview] = []
         for block in blocks:
             data = self._kept(block).joined(0, block.nbytes)
-            crc32 = zlib.crc32(data)
+            crc32 = crc32_of(data)
             sums.append(_Sums(block.record, crc32, self._digests(block, digest(data))))
             parts += [local_header(self.records[block.record], crc32), data]
         self.meter.add(sum(block.nbytes for block in blocks))
@@ -223,7 +223,7 @@ class _Archive:
 
         def observe(chunk: memoryview) -> None:
             nonlocal crc32
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = crc32_of(chunk, crc32)
             state.update(chunk)
 
         write_payload(file, offset, self._kept(block), self.meter, observe)
