@@ -13,6 +13,7 @@ from torchkeep.errors import MissingExtra, TorchkeepError
 
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
+    from torchkeep.comparing import Difference, diff
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
@@ -25,6 +26,8 @@ _HOMES = {
     "Checkpointer": "torchkeep.checkpointing",
     "capture": "torchkeep.checkpointing",
     "restore": "torchkeep.checkpointing",
+    "Difference": "torchkeep.comparing",
+    "diff": "torchkeep.comparing",
     "Inspection": "torchkeep.identify",
     "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
@@ -44,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpointer",
+    "Difference",
     "Inspection",
     "Integrity",
     "Limits",
@@ -54,6 +58,7 @@ __all__ = [
     "TorchkeepError",
     "__version__",
     "capture",
+    "diff",
     "inspect",
     "load",
     "load_into",

@@ -16,8 +16,8 @@ from torchkeep.files import Scratch, grouped_by_size, in_parallel
 from torchkeep.formats import examine
 from torchkeep.identify import Inspection, StateDict, identify
 from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.selection import all_values, choose
 from torchkeep.loading.report import Loaded, LoadReport
-from torchkeep.loading.selection import all_values, choose
 from torchkeep.loading.targets import Target
 from torchkeep.loading.trees import materialize_tree
 from torchkeep.matching.adaptations import ADAPTATIONS
