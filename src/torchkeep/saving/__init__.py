@@ -13,9 +13,9 @@ import torch
 from torchkeep.errors import SaveRefused
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
-from torchkeep.saving.report import SaveReport
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.torch_zip import write_torch_zip
+from torchkeep.writing.report import SaveReport
 
 _SAFETENSORS = (".safetensors",)
 _TORCH_ZIP = (".pth", ".pt", ".ckpt", ".bin")
