@@ -62,7 +62,7 @@ def change_between(a: Iterable[Buffer], a_dtype: str, b: Iterable[Buffer], b_dty
 
 
 class _Norm:
-    """A Euclidean norm of numbers that come in pieces; it overflows only if the norm itself does."""
+    """A Euclidean norm of numbers that come in pieces; what overflows is the norm itself."""
 
     def __init__(self) -> None:
         self.value = 0.0
