@@ -249,6 +249,18 @@ def contiguous_stride(shape: tuple[int, ...], *, fortran: bool = False) -> tuple
     return tuple(reversed(stride))
 
 
+_PLAIN_DTYPES: dict[str, str] = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""The dtype of a quantized tensor's numbers, by the quantized one, if they are whole bytes."""
+
+
+def numbers_of(entry: TensorEntry) -> TensorEntry:
+    """Return the plain tensor whose numbers a quantized one has, bytes where they share these."""
+    if entry.dtype in ROW_BITS:
+        shape = (entry.nbytes,)
+        return TensorEntry("uint8", shape, contiguous_stride(shape), entry.storage)
+    return replace(entry, dtype=_PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A name that the file mentions. It is data here, and never imported."""

@@ -17,13 +17,14 @@ from types import MappingProxyType, TracebackType
 
 import torch
 
-from torchkeep.assembly import assemble, numbers_of, quantized
+from torchkeep.assembly import assemble, quantized
 from torchkeep.contents import (
     ITEM_SIZE,
     Memory,
     Storage,
     TensorEntry,
     nbytes_of,
+    numbers_of,
 )
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile, digest, new_digest

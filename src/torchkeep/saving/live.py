@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 
 from torchkeep.contents import Storage, TensorEntry
 from torchkeep.files import Buffer
-from torchkeep.saving.leaves import check_tensor
+from torchkeep.saving.leaves import check_has_values
 from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu
 from torchkeep.writing.payload import Payload
 
@@ -35,6 +36,33 @@ def _memory(tensor: torch.Tensor, begin: int, end: int) -> Buffer:
     if end - begin <= _COPIED_NBYTES:
         return ctypes.string_at(tensor.data_ptr() + begin, end - begin)
     return bytes_of(tensor)[begin:end]
+
+
+_COMPRESSED_ROWS = (
+    ("crow_indices", "crow_indices"),
+    ("col_indices", "col_indices"),
+    ("values", "values"),
+)
+_COMPRESSED_COLUMNS = (
+    ("ccol_indices", "ccol_indices"),
+    ("row_indices", "row_indices"),
+    ("values", "values"),
+)
+_PARTS = {
+    # A tensor that is not coalesced has no public way to its indices.
+    "sparse_coo": (("indices", "_indices"), ("values", "_values")),
+    "sparse_csr": _COMPRESSED_ROWS,
+    "sparse_bsr": _COMPRESSED_ROWS,
+    "sparse_csc": _COMPRESSED_COLUMNS,
+    "sparse_bsc": _COMPRESSED_COLUMNS,
+    "nested": (
+        ("values", "values"),
+        ("sizes", "_nested_tensor_size"),
+        ("strides", "_nested_tensor_strides"),
+        ("offsets", "_nested_tensor_storage_offsets"),
+    ),
+}
+"""What a tensor of each layout is made of, and the methods that tell it (torch/_tensor.py)."""
 
 
 class LiveTensors:
@@ -75,14 +103,14 @@ class LiveTensors:
         return Payload(storage.nbytes, read)
 
     def _described(self, tensor: torch.Tensor, name: str) -> TensorEntry:
-        check_tensor(tensor, name)
+        check_has_values(tensor, name)
+        if tensor.layout != torch.strided or tensor.is_nested:
+            return self._composite(tensor)
         if tensor.is_conj() or tensor.is_neg():
-            # Its sign is in a flag that old readers of the file don't know; a copy has it in its
-            # bytes.
-            tensor = (
-                tensor.detach().resolve_conj().resolve_neg().requires_grad_(tensor.requires_grad)
-            )
-        return TensorEntry(
+            # Its sign is in a flag that no file of 1.x has; a copy has it in its bytes.
+            resolved = tensor.detach().resolve_conj().resolve_neg()
+            tensor = resolved.requires_grad_(tensor.requires_grad)
+        entry = TensorEntry(
             dtype_name(tensor.dtype),
             tuple(tensor.shape),
             tensor.stride(),
@@ -91,6 +119,39 @@ class LiveTensors:
             tensor.requires_grad,
             isinstance(tensor, torch.nn.Parameter),
         )
+        return self._quantized(tensor, entry) if tensor.is_quantized else entry
+
+    def _composite(self, tensor: torch.Tensor) -> TensorEntry:
+        """Return the description of a sparse or nested tensor: of the tensors it is made of."""
+        plain = tensor.detach()
+        is_nested = tensor.is_nested
+        layout = "nested" if is_nested else str(tensor.layout).removeprefix("torch.")
+        return TensorEntry(
+            dtype_name(tensor.dtype),
+            (tensor.size(0),) if is_nested else tuple(tensor.shape),
+            (),
+            Storage("", 0, None, str(tensor.device)),
+            requires_grad=tensor.requires_grad,
+            is_parameter=isinstance(tensor, torch.nn.Parameter),
+            layout=layout,
+            parts=self._parts({name: getattr(plain, how)() for name, how in _PARTS[layout]}),
+            is_coalesced=tensor.is_coalesced() if layout == "sparse_coo" else None,
+        )
+
+    def _quantized(self, tensor: torch.Tensor, entry: TensorEntry) -> TensorEntry:
+        if tensor.qscheme() == torch.per_tensor_affine:
+            scale = (tensor.q_scale(), tensor.q_zero_point())
+            return replace(entry, quantizer=("per_tensor_affine", *scale))
+        parts = {
+            "scales": tensor.q_per_channel_scales(),
+            "zero_points": tensor.q_per_channel_zero_points(),
+        }
+        # `torch.save` calls the scheme so even where the zero points are no integers.
+        quantizer = ("per_channel_affine", tensor.q_per_channel_axis())
+        return replace(entry, quantizer=quantizer, parts=self._parts(parts))
+
+    def _parts(self, tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, TensorEntry], ...]:
+        return tuple((name, self._described(part, name)) for name, part in tensors.items())
 
     def _storage(self, tensor: torch.Tensor) -> Storage:
         memory = tensor.untyped_storage()
