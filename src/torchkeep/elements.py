@@ -8,24 +8,24 @@ run takes more: a view needs the part of the storage that it spans, pieces need 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import product
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
-from torchkeep.contents import ITEM_SIZE, ROW_BITS, Storage, TensorEntry, contiguous_stride
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
+from torchkeep.writing.payload import Payload
+from torchkeep.writing.strided import elements as strided_elements
+from torchkeep.writing.strided import with_signs
 
 _DAMAGED = "Copy or download the file again."
-_FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-"""A format of memoryview for each size of an element."""
-_FLIP = bytes(value ^ 0x80 for value in range(256))
-"""What turns the sign bit of each byte."""
 
 
 class ElementReader:
@@ -33,12 +33,16 @@ class ElementReader:
 
     Args:
         path: what to name in an error about an entry that lies in no file of its own.
+        checksums: compare each storage that is read as a whole with the checksum that its file has
+            of it. (What lies packed always is.)
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, checksums: bool = False) -> None:
         self.path = path
+        self._checksums = checksums
         self._files: dict[Path, InputFile] = {}
         self._unpacked: tuple[Storage, bytearray] | None = None
+        self._lock = threading.RLock()
 
     def blocks(
         self, entry: TensorEntry, name: str = "", *, nbytes: int = CHUNK_NBYTES
@@ -57,41 +61,72 @@ class ElementReader:
             UnsupportedContent: it has no bytes: it was saved from the `meta` device, is made of
                 parts, or lies packed in an archive.
         """
+        payload = self.payload(entry, name)
+        try:
+            yield from _in_blocks(payload.read(0, payload.nbytes), nbytes)
+        except FileProblem as problem:
+            raise problem.in_file(entry.storage.path or self.path) from None
+
+    def payload(self, entry: TensorEntry, name: str = "") -> Payload:
+        """Return the elements as what a writer takes; arguments and errors are those of `blocks`.
+
+        The entry is checked now, and its bytes are read when they are asked for.
+        """
         called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
         try:
             if entry.numel:
                 self._check(entry, called)
-                yield from _in_blocks(self._runs(entry, called, nbytes), nbytes)
         except FileProblem as problem:
             raise problem.in_file(entry.storage.path or self.path) from None
+        return Payload(entry.nbytes, lambda begin, end: self._elements(entry, called, begin, end))
 
-    def _runs(self, entry: TensorEntry, called: str, nbytes: int) -> Iterator[Buffer]:
+    def stored(self, storage: Storage, part_nbytes: int = 1) -> Payload:
+        """Return all bytes of a storage, little-endian.
+
+        Args:
+            storage: one that `payload` was asked about for an entry that looks into it.
+            part_nbytes: the size of the numbers in it, whose bytes may have to change places.
+        """
+
+        def read(begin: int, end: int) -> Iterator[Buffer]:
+            for part in self._range(storage, begin, end):
+                yield _swapped(part, part_nbytes) if storage.byteorder == "big" else part
+
+        return Payload(storage.nbytes, read)
+
+    def _elements(
+        self, entry: TensorEntry, called: str, begin: int, end: int
+    ) -> Iterator[memoryview]:
+        """Yield the bytes of the elements from one byte to another."""
+        size = ITEM_SIZE.get(entry.dtype, 1)
+        position = begin // size * size if entry.is_contiguous and not entry.chunks else 0
         if entry.chunks:
-            return iter([self._joined(entry, called)])
-        runs = self._run(entry, nbytes) if entry.is_contiguous else self._gathered(entry, nbytes)
-        return map(_Repair(entry), runs)
+            pieces: Iterable[Buffer] = [self._joined(entry, called)]
+        elif entry.is_contiguous:
+            pieces = self._run(entry, position, min(-(-end // size) * size, entry.nbytes))
+        else:
+            pieces = self._gathered(entry)
+        for piece in pieces:
+            if position >= end:
+                return
+            repaired = memoryview(_repaired(piece, entry))
+            yield repaired[max(begin - position, 0) : max(end - position, 0)]
+            position += len(piece)
 
-    def _run(self, entry: TensorEntry, nbytes: int) -> Iterator[Buffer]:
-        """Yield the bytes of an entry whose elements lie in one run, as they are stored."""
+    def _run(self, entry: TensorEntry, begin: int, end: int) -> Iterator[Buffer]:
+        """Yield bytes of an entry whose elements lie in one run, as they are stored."""
         first = entry.storage_offset * ITEM_SIZE.get(entry.dtype, 1)
-        for start in range(0, entry.nbytes, nbytes):
-            yield self._part(entry.storage, first + start, min(nbytes, entry.nbytes - start))
+        return self._range(entry.storage, first + begin, first + end)
 
-    def _gathered(self, entry: TensorEntry, nbytes: int) -> Iterator[Buffer]:
+    def _gathered(self, entry: TensorEntry) -> Iterator[memoryview]:
         """Yield the elements of a strided view, as they are stored."""
         size = ITEM_SIZE[entry.dtype]
         first = entry.storage_offset * size
-        spanned = self._part(entry.storage, first, entry.nbytes_needed - first)
-        for starts, shape in _slabs(entry.shape, max(1, nbytes // size)):
-            slab = bytearray(prod(shape) * size)
-            offset = sum(a * b for a, b in zip(starts, entry.stride, strict=True))
-            stride = contiguous_stride(shape)
-            copy_box(spanned, offset, entry.stride, slab, 0, stride, shape, size)
-            yield slab
+        spanned = memoryview(self._part(entry.storage, first, entry.nbytes_needed - first))
+        return strided_elements(spanned, size, entry.shape, entry.stride)
 
     def _joined(self, entry: TensorEntry, called: str) -> bytearray:
         """Return a tensor that is spread over the shards of a distributed checkpoint."""
-        size, stride = ITEM_SIZE[entry.dtype], contiguous_stride(entry.shape)
         whole = bytearray(entry.nbytes)
         for chunk in entry.chunks:
             try:
@@ -99,10 +134,23 @@ class ElementReader:
             except DamagedFile as problem:
                 text = f"a piece of {called} can't be used: {problem.problem}"
                 raise DamagedFile(text, path=chunk.path) from None
-            start = sum(a * b for a, b in zip(chunk.offsets, stride, strict=True))
-            inner = contiguous_stride(chunk.shape)
-            copy_box(piece, 0, inner, whole, start, stride, chunk.shape, size)
+            _put(piece, chunk, whole, entry)
         return whole
+
+    def _range(self, storage: Storage, begin: int, end: int) -> Iterator[Buffer]:
+        """Yield a range of a storage in pieces, as it is stored."""
+        is_whole = (begin, end) == (0, storage.nbytes) and storage.deflated is None
+        is_compared, crc32 = self._checksums and is_whole and storage.crc32 is not None, 0
+        for start in range(begin, end, CHUNK_NBYTES):
+            part = self._part(storage, start, min(CHUNK_NBYTES, end - start))
+            crc32 = zlib.crc32(part, crc32) if is_compared else 0
+            yield part
+        if is_compared and crc32 != storage.crc32:
+            raise DamagedFile(
+                f"the bytes of storage {storage.key!r} do not match the archive's checksum",
+                advice=_DAMAGED,
+                path=storage.path or self.path,
+            )
 
     def _part(self, storage: Storage, start: int, nbytes: int) -> Buffer:
         """Return bytes of a storage, as they are stored."""
@@ -110,13 +158,17 @@ class ElementReader:
             return memoryview(storage.data)[start : start + nbytes]
         if storage.deflated is None:
             return self._file(storage).read_at((storage.offset or 0) + start, nbytes)
-        if self._unpacked is None or self._unpacked[0] is not storage:
-            # The next entry likely looks into the same storage.
-            self._unpacked = None
-            unpacked = bytearray(storage.nbytes)
-            inflate_into(memoryview(unpacked), self._file(storage), storage)
-            self._unpacked = storage, unpacked
-        return memoryview(self._unpacked[1])[start : start + nbytes]
+        return memoryview(self._inflated(storage))[start : start + nbytes]
+
+    def _inflated(self, storage: Storage) -> bytearray:
+        """Return a storage that lies packed, unpacked; the last one is kept for its next part."""
+        with self._lock:
+            if self._unpacked is None or self._unpacked[0] is not storage:
+                self._unpacked = None
+                unpacked = bytearray(storage.nbytes)
+                inflate_into(memoryview(unpacked), self._file(storage), storage)
+                self._unpacked = storage, unpacked
+            return self._unpacked[1]
 
     def _check(self, entry: TensorEntry, called: str) -> None:
         """Raise, as `blocks` does, if the entry can't be read."""
@@ -124,6 +176,8 @@ class ElementReader:
             return
         if entry.is_composite:
             raise UnsupportedContent(f"{called} is made of parts, and has no bytes of its own")
+        if entry.is_neg and not entry.dtype.startswith(("float", "bfloat", "complex")):
+            raise UnsupportedContent(f"{called} of {entry.dtype} is negated by a flag")
         is_packed = entry.dtype not in ITEM_SIZE or entry.dtype in ROW_BITS
         if is_packed and not entry.is_whole:
             text = f"{called} is a view whose elements ({entry.dtype}) share bytes"
@@ -163,9 +217,10 @@ class ElementReader:
 
     def _file(self, storage: Storage) -> InputFile:
         path = storage.path or self.path
-        if path not in self._files:
-            self._files[path] = InputFile(path)
-        return self._files[path]
+        with self._lock:  # writers read in several threads
+            if path not in self._files:
+                self._files[path] = InputFile(path)
+            return self._files[path]
 
     def close(self) -> None:
         """Close the files."""
@@ -186,34 +241,42 @@ class ElementReader:
         self.close()
 
 
-class _Repair:
-    """Turns bytes as they are stored into little-endian elements, their flags carried out."""
-
-    def __init__(self, entry: TensorEntry) -> None:
-        self.is_complex = "complex" in entry.dtype
-        size = ITEM_SIZE.get(entry.dtype, 1)
-        self.part_nbytes = size // 2 if self.is_complex else size
-        self.is_swapped = entry.storage.byteorder == "big" and self.part_nbytes > 1
-        self.is_conj, self.is_neg = entry.is_conj, entry.is_neg
-        if self.is_neg and not (self.is_complex or entry.dtype in _SIGN_IN_TOP_BIT):
-            raise UnsupportedContent(f"a tensor of {entry.dtype} is negated by a flag")
-
-    def __call__(self, data: Buffer) -> Buffer:
-        if not (self.is_swapped or self.is_conj or self.is_neg):
-            return data
-        made, size = bytearray(data), self.part_nbytes
-        if self.is_swapped:
-            for place in range(size):
-                made[place::size] = data[size - 1 - place :: size]
-        if self.is_neg:
-            made[size - 1 :: size] = made[size - 1 :: size].translate(_FLIP)
-        if self.is_conj and self.is_complex:
-            imaginary = slice(2 * size - 1, None, 2 * size)
-            made[imaginary] = made[imaginary].translate(_FLIP)
-        return made
+def _repaired(piece: Buffer, entry: TensorEntry) -> Buffer:
+    """Return elements as they are stored little-endian, and with the signs that flags give them."""
+    if entry.storage.byteorder == "big" and not entry.chunks:
+        piece = _swapped(piece, part_nbytes(entry.dtype))
+    return with_signs(memoryview(piece), entry)
 
 
-_SIGN_IN_TOP_BIT = frozenset("float16 bfloat16 float32 float64".split())
+def part_nbytes(dtype: str) -> int:
+    """Return the bytes of the numbers that elements of a dtype consist of."""
+    size = ITEM_SIZE.get(dtype, 1)
+    return size // 2 if "complex" in dtype else size
+
+
+def _swapped(data: Buffer, size: int) -> Buffer:
+    """Return numbers of this size with their bytes in the other order."""
+    if size == 1:
+        return data
+    made = bytearray(len(data))
+    for place in range(size):
+        made[place::size] = data[size - 1 - place :: size]
+    return made
+
+
+def _put(piece: bytes, chunk: Chunk, whole: bytearray, entry: TensorEntry) -> None:
+    """Copy a piece of a tensor to its place, run by run."""
+    axis = len(chunk.shape)  # from here on, the piece is as large as the tensor
+    while axis and chunk.shape[axis - 1] == entry.shape[axis - 1]:
+        axis -= 1
+    outer = chunk.shape[: max(axis - 1, 0)]
+    run = prod(chunk.shape[len(outer) :]) * ITEM_SIZE[entry.dtype]
+    stride = contiguous_stride(entry.shape)
+    for number, index in enumerate(product(*map(range, outer))):
+        at = [*index, *(0 for _ in chunk.shape[len(outer) :])]
+        places = zip(at, chunk.offsets, stride, strict=True)
+        to = sum((a + b) * step for a, b, step in places) * ITEM_SIZE[entry.dtype]
+        whole[to : to + run] = piece[number * run : (number + 1) * run]
 
 
 def _in_blocks(runs: Iterable[Buffer], nbytes: int) -> Iterator[Buffer]:
@@ -235,88 +298,3 @@ def _in_blocks(runs: Iterable[Buffer], nbytes: int) -> Iterator[Buffer]:
         rest += view
     if rest:
         yield rest
-
-
-def _slabs(shape: tuple[int, ...], most: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield boxes that follow each other in C order, of at most `most` elements: start and shape.
-
-    >>> list(_slabs((3, 2), 4))
-    [((0, 0), (2, 2)), ((2, 0), (1, 2))]
-    """
-    if prod(shape) <= most:
-        yield (0,) * len(shape), shape
-        return
-    size, inner = shape[0], shape[1:]
-    if prod(inner) > most:
-        for start in range(size):
-            for starts, part in _slabs(inner, most):
-                yield (start, *starts), (1, *part)
-        return
-    step = most // prod(inner)
-    for start in range(0, size, step):
-        yield (start, *(0,) * len(inner)), (min(step, size - start), *inner)
-
-
-def copy_box(
-    source: Buffer,
-    source_start: int,
-    source_stride: Sequence[int],
-    target: bytearray,
-    target_start: int,
-    target_stride: Sequence[int],
-    shape: Sequence[int],
-    item_nbytes: int,
-) -> None:
-    """Copy a box of elements between two buffers of other strides.
-
-    Starts and strides count elements. The longest run of neighbours is copied in one call, and
-    Python walks over the rest.
-
-    Args:
-        source: what is copied from.
-        source_start: the box's first element in it.
-        source_stride: its strides there; 0 repeats an element.
-        target: what is copied to.
-        target_start: the box's first element in it.
-        target_stride: its strides there.
-        shape: the sizes of the box.
-        item_nbytes: the size of an element: 1, 2, 4, 8 or 16.
-    """
-    if not prod(shape):
-        return
-    axes = [
-        axis for axis in zip(shape, source_stride, target_stride, strict=True) if axis[0] > 1
-    ] or [(1, 1, 1)]
-    if item_nbytes == 16:
-        axes = [(size, 2 * one, 2 * other) for size, one, other in axes] + [(2, 1, 1)]
-        source_start, target_start, item_nbytes = 2 * source_start, 2 * target_start, 8
-    axes = _merged(axes)
-    axes.append(axes.pop(max(range(len(axes)), key=lambda axis: axes[axis][0])))
-    *outer, (size, step, target_step) = axes
-    taken, given = _items(source, item_nbytes), _items(target, item_nbytes)
-    for index in itertools.product(*(range(size) for size, _, _ in outer)):
-        first, to = source_start, target_start
-        for place, (_, one, other) in zip(index, outer, strict=True):
-            first += place * one
-            to += place * other
-        run = taken[first : first + (size - 1) * step + 1 : step] if step else taken[first:]
-        if not step:
-            run = _items(bytes(run[:1]) * size, item_nbytes)
-        given[to : to + (size - 1) * target_step + 1 : target_step] = run
-
-
-def _merged(axes: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Join neighbouring axes that are one run in both buffers."""
-    merged = axes[-1:]
-    for size, one, other in reversed(axes[:-1]):
-        inner_size, inner_one, inner_other = merged[0]
-        if (one, other) == (inner_size * inner_one, inner_size * inner_other):
-            merged[0] = size * inner_size, inner_one, inner_other
-        else:
-            merged.insert(0, (size, one, other))
-    return merged
-
-
-def _items(data: Buffer, item_nbytes: int) -> memoryview:
-    view = memoryview(data)
-    return view[: len(view) // item_nbytes * item_nbytes].cast(_FORMATS[item_nbytes])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
+from dataclasses import replace
 
-from torchkeep.contents import Array, Global, Object, TensorEntry, Value
+from torchkeep.contents import Array, Global, Object, TensorEntry, Value, repr_key
 from torchkeep.identify.survey import PLAIN
-from torchkeep.identify.tree import Budget, repr_key
-
-EMPTY = (dict, list, tuple, set, frozenset)
-"""Collections; an empty one is a leaf."""
+from torchkeep.identify.tree import Budget
 
 
 def leaves(
@@ -90,8 +88,6 @@ def _object_items(value: Object) -> Iterator[tuple[str, Value]]:
 
 def _tensor_items(entry: TensorEntry) -> Iterator[tuple[str, Value]]:
     """Yield the tensors that one is made of, and what says how."""
-    from dataclasses import replace
-
     if not entry.quantizer:
         same = [part for _, part in entry.parts if _form(part) == _form(entry)]
         if entry.class_path and len(same) == 1:  # a wrapper around the tensor itself

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from torchkeep.files import Buffer
 
 _QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
-_FLOATS = frozenset(
+FLOATS = frozenset(
     "float16 bfloat16 float32 float64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz "
     "float8_e8m0fnu".split()
 )
+"""The dtypes of floating numbers that PyTorch converts to one another."""
 _PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 _INTEGERS = frozenset("bool uint8 int8 uint16 int16 uint32 int32 uint64 int64".split())
 _SIGN = -(1 << 63)
@@ -39,7 +40,7 @@ def has_torch() -> bool:
 
 def has_numbers(dtype: str) -> bool:
     """Whether the elements of a dtype are numbers of at least a byte."""
-    return dtype in _FLOATS or dtype in _PARTS or dtype in _INTEGERS or dtype in _QUANTIZED
+    return dtype in FLOATS or dtype in _PARTS or dtype in _INTEGERS or dtype in _QUANTIZED
 
 
 def change_between(a: Iterable[Buffer], a_dtype: str, b: Iterable[Buffer], b_dtype: str) -> Change:
@@ -55,9 +56,9 @@ def change_between(a: Iterable[Buffer], a_dtype: str, b: Iterable[Buffer], b_dty
     is_exact = {a_dtype, b_dtype} <= _INTEGERS and (
         a_dtype == b_dtype or "uint64" not in (a_dtype, b_dtype)
     )
-    sums: _Sums = _IntegerSums(a_dtype) if is_exact else _Sums()
+    sums: Sums = _IntegerSums(a_dtype) if is_exact else Sums()
     for one, two in zip(a, b, strict=True):
-        sums.add(_tensor(one, a_dtype), _tensor(two, b_dtype))
+        sums.add(tensor_of(one, a_dtype), tensor_of(two, b_dtype))
     return sums.change()
 
 
@@ -81,8 +82,8 @@ class _Norm:
         self.value = math.hypot(self.value, unit * norm)
 
 
-class _Sums:
-    """What is known of the blocks so far."""
+class Sums:
+    """What is known of two tensors after some of their blocks."""
 
     def __init__(self) -> None:
         self.difference = _Norm()
@@ -122,6 +123,7 @@ class _Sums:
         return change.masked_fill(other, 0), a.masked_fill(other, 0)
 
     def change(self) -> Change:
+        """Return how far apart the blocks are."""
         norm, first = self.difference.value, self.first.value
         relative = norm / first if first else (math.inf if norm else 0.0)
         return Change(
@@ -135,7 +137,7 @@ class _Sums:
         )
 
 
-class _IntegerSums(_Sums):
+class _IntegerSums(Sums):
     """The same of integers, exactly."""
 
     def __init__(self, dtype: str) -> None:
@@ -162,7 +164,7 @@ class _IntegerSums(_Sums):
         return numbers.view(torch.int64) ^ _SIGN if self.is_uint64 else numbers.to(torch.int64)
 
 
-def _tensor(block: Buffer, dtype: str) -> torch.Tensor:
+def tensor_of(block: Buffer, dtype: str) -> torch.Tensor:
     """Return a block's elements as they are; of complex ones, the parts."""
     import torch
 

@@ -9,20 +9,17 @@ from torchkeep.comparing.difference import PartKind
 from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Object, TensorEntry, Value
 from torchkeep.errors import LoadMismatch
-from torchkeep.formats.own.metadata import CHECKPOINT, FACTS, RESERVED
+from torchkeep.formats.own.metadata import CHECKPOINT
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, choose, value_at
 from torchkeep.identify.tree import Budget
+from torchkeep.identify.user_metadata import user_metadata
 from torchkeep.matching.keys import strip_wrappers, wrappers_in
 from torchkeep.matching.tied import tied_names
 from torchkeep.wording import counted
 
-_OF_THE_CONTAINER = frozenset({*FACTS, "format", "converted_from"})
-"""Metadata that tells how the file came about, and not what it holds."""
 _OF_A_CHECKPOINT = ("date", "versions")
-"""The same in a checkpoint of ours."""
-_OF_A_ZIP = ("version", "byteorder", "format_version", "storage_alignment", "serialization_id")
-"""The same in an archive of torch."""
+"""What tells how a checkpoint of ours came about, and not what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,28 +165,11 @@ def _values(inspection: Inspection) -> list[Part]:
         found = leaves(root, _budget(inspection), skipped=skipped)
     if inspection.container == CHECKPOINT:
         found = {k: v for k, v in found.items() if k.partition(".")[0] not in _OF_A_CHECKPOINT}
-    found |= {f"metadata.{key}": text for key, text in _own_metadata(inspection).items()}
+    found |= {f"metadata.{key}": text for key, text in user_metadata(inspection.contents).items()}
     return [Part("values", "", found)] if found else []
 
 
 _TREES = (dict, list, Object)
-
-
-def _own_metadata(inspection: Inspection) -> dict[str, str]:
-    """Return what the user wrote into the metadata of a safetensors file, or of an archive."""
-    metadata = inspection.metadata
-    left_out = {*_OF_THE_CONTAINER, *tied_names(inspection.contents)}
-    if inspection.container == "torch-zip":
-        if "torchkeep_version" not in metadata:
-            return {}
-        left_out |= {key for key in _OF_A_ZIP if key != "version" or metadata[key].isdecimal()}
-    elif inspection.container != "safetensors":
-        return {}
-    return {
-        key: text
-        for key, text in metadata.items()
-        if key not in left_out and not key.startswith(RESERVED)
-    }
 
 
 def _budget(inspection: Inspection) -> Budget:
