@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchkeep.errors import SaveRefused
+from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
+from torchkeep.saving.naming import filled_path
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.torch_zip import write_torch_zip
+from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 
 _SAFETENSORS = (".safetensors",)
@@ -26,8 +29,10 @@ def save(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, JSON] | None = None,
+    shard_nbytes: int | None = None,
     durable: bool = True,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> SaveReport:
     """Save a model's parameters, a state dict or a checkpoint; return what was written.
 
@@ -38,37 +43,64 @@ def save(
     Args:
         obj: a module (its state dict is saved, under the names it has without DataParallel,
             DistributedDataParallel, FSDP and torch.compile), a state dict, or a tree.
-        path: the file; its folder must exist.
+        path: the file; its folder must exist. The name may have fields, as in
+            `net-{version}-{date}.pth`: keys of the metadata, the `date` (the day) and the versions
+            that every save has. A brace is written twice.
         metadata: JSON values to keep with it, such as a version, the training parameters, the
             data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
             `date` given here takes the place of the clock's.
+        shard_nbytes: bytes of tensors in a file at the most (safetensors only). What has more is
+            written to `model-00001-of-00003.safetensors` and so on, with an index beside them, as
+            Hugging Face's libraries do; a single tensor that has more gets a file of its own.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there. Without it an existing file is left alone.
+        progress: is called with the bytes that are written so far and with all, as they are
+            written; from other threads than the caller's, one at a time.
 
     Raises:
         SaveRefused: a value can't be stored in this format (it is named), the suffix is unknown,
-            the place is taken or can't be written to, or the disk is full. An old file is intact.
+            a field of the name has no value, the place is taken or can't be written to, or the disk
+            is full. An old file is intact.
+        WrongArgument: `shard_nbytes` is of no use here.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _SAFETENSORS + _TORCH_ZIP:
-        raise SaveRefused(
-            f"{os.fspath(path)}: the suffix {suffix!r} names no format",
-            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
-        )
+    texts = save_metadata(metadata)
+    path = filled_path(path, metadata or {}, texts)
+    suffix = _checked_suffix(path, shard_nbytes)
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
     if isinstance(obj, torch.nn.Module):
         not_saved = non_persistent_buffers(obj)
         obj, stripped = unwrapped_state(obj)
-    write = write_safetensors if suffix in _SAFETENSORS else write_torch_zip
+    # What torchkeep itself keeps with a model, under keys that begin with `torchkeep.`, joins here.
+    own: dict[str, str] = {}
+    if suffix in _SAFETENSORS:
+        write = partial(write_safetensors, _flat(obj), shard_nbytes=shard_nbytes)
+    else:
+        write = partial(write_torch_zip, obj)
     report = write(
-        _flat(obj) if suffix in _SAFETENSORS else obj,
-        path,
-        metadata=save_metadata(metadata),
-        durable=durable,
-        overwrite=overwrite,
+        path, metadata=texts | own, durable=durable, overwrite=overwrite, progress=progress
     )
     return replace(report, stripped=stripped, not_saved=not_saved)
+
+
+def _checked_suffix(path: Path, shard_nbytes: int | None) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in _SAFETENSORS + _TORCH_ZIP:
+        raise SaveRefused(
+            f"{path}: the suffix {suffix!r} names no format",
+            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
+        )
+    if shard_nbytes is not None and suffix not in _SAFETENSORS:
+        raise WrongArgument(
+            f"shard_nbytes is given, and a {suffix} file is never split",
+            advice="Save as .safetensors.",
+        )
+    if shard_nbytes is not None and shard_nbytes < 1:
+        raise WrongArgument(
+            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
+            advice="Give the bytes of a file, such as 5 * 10**9.",
+        )
+    return suffix
 
 
 def _flat(obj: object) -> Mapping[str, torch.Tensor]:

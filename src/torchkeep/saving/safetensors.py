@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from torchkeep.writing import safetensors as writer
 from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import TensorData
+from torchkeep.writing.shards import write_shards
 
 
 def write_safetensors(
@@ -21,6 +23,7 @@ def write_safetensors(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
+    shard_nbytes: int | None = None,
     durable: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -34,6 +37,8 @@ def write_safetensors(
             values; that two names are one tensor is recorded, other shared memory is not.
         path: the file.
         metadata: texts for the header's `__metadata__`. The tensors' digests are added.
+        shard_nbytes: bytes of tensors in a file at the most; more is written into several, see
+            `writing.shards`.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there.
         progress: is called with the bytes that are written and of all, as they are written.
@@ -42,7 +47,10 @@ def write_safetensors(
         SaveRefused: a tensor can't be stored in this format (it is named), or the place can't be
             written to. An old file is intact.
     """
-    return writer.write_safetensors(
+    write: Callable[..., SaveReport] = writer.write_safetensors
+    if shard_nbytes is not None:
+        write = partial(write_shards, shard_nbytes=shard_nbytes)
+    return write(
         described(tensors),
         path,
         metadata=metadata,

@@ -13,9 +13,9 @@ class SaveReport:
     """What a save did."""
 
     path: Path
-    """The file that was written."""
+    """The file that was written; of a model in several files its index."""
     nbytes: int
-    """Its size."""
+    """Its size, or that of all its files."""
     num_tensors: int
     """Tensors in it, tied ones counted once per name."""
     digests: dict[str, str] = field(default_factory=dict)
@@ -26,9 +26,13 @@ class SaveReport:
     """Key components of wrappers that were dropped: `module`, `_orig_mod`, ..."""
     not_saved: tuple[str, ...] = ()
     """Non-persistent buffers of the module, which a state dict leaves out."""
+    files: tuple[Path, ...] = ()
+    """The files of a model in several: the index, then those with tensors."""
 
     def __str__(self) -> str:
         text = f"{self.path}: {counted(self.num_tensors, 'tensor')}, {self.nbytes:,} bytes"
+        if self.files:
+            text += f" in {counted(len(self.files) - 1, 'file')}"
         if self.stripped:
             text += f"; dropped from the names: {', '.join(self.stripped)}"
         if self.not_saved:
