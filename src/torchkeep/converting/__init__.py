@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from torchkeep.contents import TensorEntry, Value
+from torchkeep.contents import Value
 from torchkeep.converting.casting import Caster
 from torchkeep.converting.names import Strip
 from torchkeep.converting.preparing import (
@@ -22,17 +23,18 @@ from torchkeep.converting.preparing import (
     prepare_state_dict,
     prepare_tree,
 )
-from torchkeep.converting.proof import leaves_of, prove
+from torchkeep.converting.proof import Expected, leaves_of, prove
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
-from torchkeep.errors import FileProblem, SaveRefused
+from torchkeep.errors import FileProblem, SaveRefused, WrongArgument
 from torchkeep.files import Scratch, staged_file
 from torchkeep.formats import describe, describe_whole
 from torchkeep.identify import Inspection, Progress, identify
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.writing.report import SaveReport
-from torchkeep.writing.safetensors import write_safetensors
+from torchkeep.writing.safetensors import TensorData, write_safetensors
+from torchkeep.writing.shards import write_shards
 from torchkeep.writing.suffixes import format_of
 from torchkeep.writing.torch_zip import write_torch_zip
 
@@ -48,6 +50,7 @@ def convert(
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
     allow_overflow: bool = False,
+    shard_nbytes: int | None = None,
     durable: bool = True,
     overwrite: bool = False,
     limits: Limits = DEFAULT_LIMITS,
@@ -78,6 +81,9 @@ def convert(
             a whole tree they are meant for the main state dict, and for one of the same keys.
         dtype: cast the floating tensors of state dicts, as in `"float16"`; the report has the cost.
         allow_overflow: let finite numbers become infinite in that; else it is refused.
+        shard_nbytes: bytes of tensors in a file at the most (safetensors only); what has more is
+            written to several files and an index, as `save` does it. These take their places before
+            they are read back.
         durable: sync the file and its folder.
         overwrite: replace what is there, even the source itself.
         limits: bounds of the work that the source may cause.
@@ -93,16 +99,29 @@ def convert(
         ProofFailed: what was read back differs from the source. An old file is intact.
     """
     container = format_of(path)
+    if shard_nbytes is not None:
+        _check_shards(path, shard_nbytes)
     wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
         inspection = _inspected(source, limits, scratch)
-        _check_place(inspection, Path(path), overwrite=overwrite)
+        _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
         with ElementReader(inspection.path, checksums=True) as reader:
             supply = Supply(reader, caster)
             conversion = _Conversion(inspection, supply, wish, container)
-            with staged_file(path, durable=durable, overwrite=overwrite) as temporary:
-                saved = conversion.run(temporary, Path(path), durable=durable, progress=progress)
+            if shard_nbytes is not None:
+                saved = conversion.run_shards(
+                    Path(path),
+                    shard_nbytes,
+                    durable=durable,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            else:
+                with staged_file(path, durable=durable, overwrite=overwrite) as temporary:
+                    saved = conversion.run(
+                        temporary, Path(path), durable=durable, progress=progress
+                    )
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
 
@@ -114,24 +133,45 @@ def _inspected(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -
         raise problem.in_file(path) from None
 
 
-def _check_place(inspection: Inspection, path: Path, *, overwrite: bool) -> None:
+def _check_shards(path: str | os.PathLike[str], shard_nbytes: int) -> None:
+    if format_of(path) != "safetensors":
+        raise WrongArgument(
+            f"{os.fspath(path)}: only safetensors can be split into shards",
+            advice="Give a name that ends in .safetensors.",
+        )
+    if shard_nbytes < 1:
+        raise WrongArgument(
+            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
+            advice="Give the bytes of a file, such as 5 * 10**9.",
+        )
+
+
+def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded: bool) -> None:
     """Raise if the new file would take the place of the source unasked, or of a part of it."""
-    if not path.exists():
-        return
-    parts = {item.entry.storage.path for item in inspection.tensors(arrays=True)}
+    parts = {item.entry.storage.path for item in inspection.tensors(arrays=True)} - {None}
     if inspection.path.is_file():
         parts.add(inspection.path)
-    if not any(part is not None and part.exists() and part.samefile(path) for part in parts):
-        return
-    if not (inspection.path.is_file() and inspection.path.samefile(path)):
-        raise SaveRefused(
-            f"{path}: this is a part of the source", advice="Choose another name or folder."
-        )
-    if not overwrite:
+    is_itself = inspection.path.is_file() and path.exists() and inspection.path.samefile(path)
+    if is_itself and not overwrite:
         raise SaveRefused(
             f"{path}: this is the source itself",
             advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
         )
+    in_the_way = [part for part in parts if part and _is_taken_by(part, path, sharded=sharded)]
+    if in_the_way and (sharded or not is_itself):
+        raise SaveRefused(
+            f"{path}: {in_the_way[0]} is a part of the source, and would be replaced",
+            advice="Choose another name or folder.",
+        )
+
+
+def _is_taken_by(part: Path, path: Path, *, sharded: bool) -> bool:
+    """Whether a file has the name of the new one, or may have that of one of its shards."""
+    if not part.exists():  # it was unpacked into memory
+        return False
+    if not sharded:
+        return path.exists() and part.samefile(path)
+    return part.resolve().parent == path.resolve().parent and part.name.startswith(path.stem)
 
 
 class _Conversion:
@@ -148,6 +188,7 @@ class _Conversion:
         self.supply = supply
         self.container = container
         self.outgoing = Outgoing(inspection, supply)
+        self.expected: dict[str, Expected | Value] = {}
         is_flat = container == "safetensors" or wish.select is not None
         try:
             self.prepared: Prepared = (
@@ -157,42 +198,67 @@ class _Conversion:
             )
         except FileProblem as problem:
             raise problem.in_file(inspection.path) from None
+        self.metadata = metadata_for(inspection.contents, self.prepared.texts)
 
     def run(
         self, temporary: Path, path: Path, *, durable: bool, progress: Progress | None
     ) -> SaveReport:
         """Write a temporary file, and prove it; errors name the final `path`."""
         steps = _Steps(progress)
-        metadata = metadata_for(self.inspection.contents, self.prepared.texts)
-        tensors = self.prepared.tensors
+        write = self.zip_writer() if self.container == "torch-zip" else self.safetensors_writer()
         try:
-            if self.container == "safetensors" and tensors is not None:
-                data = self.outgoing.data(tensors)
-                expected = self.outgoing.expected_data(data, tensors)
-                saved = write_safetensors(
-                    data, temporary, metadata=metadata, durable=durable, progress=steps.writing
-                )
-            else:
-                root = self.root(tensors)
-                expected = self.outgoing.expected_tree(root)
-                saved = write_torch_zip(
-                    root,
-                    self.supply.payload_of,
-                    temporary,
-                    metadata=metadata,
-                    durable=durable,
-                    progress=steps.writing,
-                )
+            saved = write(temporary, durable=durable, progress=steps.writing)
         except SaveRefused as error:
             problem = error.problem.replace(str(temporary), str(path))
             raise SaveRefused(problem, advice=error.advice) from None
-        found = leaves_of(describe(temporary))
-        prove(found, expected, self.inspection.path, path, steps.proving)
+        self.prove(temporary, path, steps)
         return saved
 
-    def root(self, tensors: dict[str, TensorEntry] | None) -> Value:
-        """Return the tree that goes into a torch zip."""
-        return self.prepared.root if tensors is None else self.outgoing.entries(tensors)
+    def run_shards(
+        self,
+        path: Path,
+        shard_nbytes: int,
+        *,
+        durable: bool,
+        overwrite: bool,
+        progress: Progress | None,
+    ) -> SaveReport:
+        """Write safetensors files of a given size, and prove them."""
+        steps = _Steps(progress)
+        saved = write_shards(
+            self.data(),
+            path,
+            shard_nbytes,
+            metadata=self.metadata,
+            durable=durable,
+            overwrite=overwrite,
+            progress=steps.writing,
+        )
+        self.prove(saved.path, saved.path, steps)
+        return saved
+
+    def data(self) -> dict[str, TensorData]:
+        """Return the tensors for safetensors, and note what has to come out."""
+        tensors = self.prepared.tensors or {}
+        data = self.outgoing.data(tensors)
+        self.expected = self.outgoing.expected_data(data, tensors)
+        return data
+
+    def safetensors_writer(self) -> Callable[..., SaveReport]:
+        """Return what writes a file, given its path."""
+        return partial(write_safetensors, self.data(), metadata=self.metadata)
+
+    def zip_writer(self) -> Callable[..., SaveReport]:
+        """Return what writes a file, given its path."""
+        tensors = self.prepared.tensors
+        root = self.prepared.root if tensors is None else self.outgoing.entries(tensors)
+        self.expected = self.outgoing.expected_tree(root)
+        return partial(write_torch_zip, root, self.supply.payload_of, metadata=self.metadata)
+
+    def prove(self, written: Path, path: Path, steps: _Steps) -> None:
+        """Raise unless what was written is what it should be."""
+        found = leaves_of(describe(written))
+        prove(found, self.expected, self.inspection.path, path, steps.proving)
 
     def report(
         self, source: Path, path: Path, saved: SaveReport, cast: Cast | None
@@ -201,7 +267,7 @@ class _Conversion:
         prepared = self.prepared
         return ConvertReport(
             source=source,
-            path=path,
+            path=saved.path if saved.files else path,
             container=self.container,
             nbytes=saved.nbytes,
             num_tensors=saved.num_tensors,
@@ -213,6 +279,7 @@ class _Conversion:
             in_metadata=tuple(prepared.texts),
             left_out=prepared.left_out,
             notes=prepared.notes,
+            shards=saved.files[1:],
         )
 
 

@@ -33,7 +33,7 @@ class Expected(NamedTuple):
 
 def leaves_of(contents: Contents) -> dict[str, Value]:
     """Return what stands in a file of ours by path, tied names included."""
-    if contents.container == "safetensors":
+    if contents.container != "torch-zip":
         tied = tied_names(contents)
         return {**contents.tensors, **{name: contents.tensors[kept] for name, kept in tied.items()}}
     return leaves(contents.root, Budget.for_contents(contents, DEFAULT_LIMITS))
@@ -117,6 +117,6 @@ def _digest(blocks: Iterable[Buffer]) -> str:
 
 def _failed(path: Path, name: str) -> ProofFailed:
     return ProofFailed(
-        f"{path}: {name!r} differs from the source after writing; nothing was changed",
+        f"{path}: {name!r} differs from the source after writing",
         advice="If it happens again, check the disk; else this is a bug in torchkeep.",
     )
