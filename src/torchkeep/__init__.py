@@ -14,6 +14,7 @@ from torchkeep.errors import MissingExtra, TorchkeepError
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.comparing import Difference, diff
+    from torchkeep.converting import ConvertReport, convert
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
@@ -28,6 +29,8 @@ _HOMES = {
     "restore": "torchkeep.checkpointing",
     "Difference": "torchkeep.comparing",
     "diff": "torchkeep.comparing",
+    "ConvertReport": "torchkeep.converting",
+    "convert": "torchkeep.converting",
     "Inspection": "torchkeep.identify",
     "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
@@ -47,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpointer",
+    "ConvertReport",
     "Difference",
     "Inspection",
     "Integrity",
@@ -58,6 +62,7 @@ __all__ = [
     "TorchkeepError",
     "__version__",
     "capture",
+    "convert",
     "diff",
     "inspect",
     "load",

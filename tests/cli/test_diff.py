@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from cli_terminal import in_terminal
 from torchkeep.cli import main
 from torchkeep.comparing import tensors as comparing_tensors
 
@@ -27,23 +22,6 @@ def layers(scale: float = 1.0) -> dict[str, torch.Tensor]:
 def saved(value: object, path: Path) -> str:
     torch.save(value, path)
     return str(path)
-
-
-def in_terminal(*arguments: str) -> str:
-    """Return what a terminal of 80 columns gets."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    with os.fdopen(theirs, "wb", buffering=0) as terminal:
-        environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-        command = [sys.executable, "-m", "torchkeep", *arguments]
-        child = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
-    output = b""
-    with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
-        while piece := os.read(ours, 65536):
-            output += piece
-    child.wait()
-    os.close(ours)
-    return output.decode().replace("\r\n", "\n")
 
 
 def test_equal_files_exit_with_0_and_say_what_was_compared(checkpoint: Path, capsys):

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from torchkeep.comparing.difference import PartKind
 from torchkeep.comparing.leaves import leaves
-from torchkeep.contents import Object, TensorEntry, Value
+from torchkeep.contents import Array, Object, TensorEntry, Value
 from torchkeep.errors import LoadMismatch
 from torchkeep.formats.own.metadata import CHECKPOINT
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, choose, value_at
+from torchkeep.identify.state_dicts import state_dict_of_mapping
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import user_metadata
 from torchkeep.matching.keys import strip_wrappers, wrappers_in
@@ -88,13 +89,14 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
         _pair_state_dicts(pairing, a, b)
     pairing.add_all(_optimizers(a), _optimizers(b))
     pairing.add_all(_modules(a), _modules(b))
-    pairing.add_all(_values(a), _values(b))
+    with_table = bool(a.state_dicts or b.state_dicts)
+    pairing.add_all(_values(a, with_table=with_table), _values(b, with_table=with_table))
     return pairing
 
 
 def _pair_state_dicts(pairing: Pairing, a: Inspection, b: Inspection) -> None:
     """Pair the main ones, and others by name."""
-    others = [[_state_dict(it, found) for found in it.state_dicts] for it in (a, b)]
+    others = [[_state_dict(it, found) for found in _state_dicts(it)] for it in (a, b)]
     try:
         main = [_chosen(it, "auto") for it in (a, b)]
     except LoadMismatch:
@@ -113,7 +115,21 @@ def _pair_state_dicts(pairing: Pairing, a: Inspection, b: Inspection) -> None:
     pairing.left_out_b += [part for part in rest[1] if part.name not in shared]
 
 
+def _state_dicts(inspection: Inspection) -> Sequence[StateDict]:
+    """Return a file's state dicts; a mere table of tensors is one beside a file that has one."""
+    root = inspection.contents.root
+    if inspection.state_dicts or not isinstance(root, dict):
+        return inspection.state_dicts
+    is_table = all(
+        isinstance(key, str) and isinstance(item, TensorEntry | Array) for key, item in root.items()
+    )
+    return [state_dict_of_mapping("", root)] if is_table else []
+
+
 def _chosen(inspection: Inspection, select: str) -> Part:
+    if select == "auto" and not inspection.state_dicts:
+        for table in _state_dicts(inspection):
+            return _state_dict(inspection, table, "It is a table of tensors.")
     chosen, why = choose(inspection, select)
     return _state_dict(inspection, chosen, why)
 
@@ -153,10 +169,11 @@ def _subtree(kind: PartKind, inspection: Inspection, name: str) -> Part:
     return Part(kind, name, leaves(tree, _budget(inspection)))
 
 
-def _values(inspection: Inspection) -> list[Part]:
+def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
     """Return everything that is no other part, and the metadata; nothing if there is nothing."""
     root = inspection.contents.root
-    names = [item.name for item in inspection.state_dicts]
+    tables = _state_dicts(inspection) if with_table else inspection.state_dicts
+    names = [item.name for item in tables]
     names += [item.name for item in inspection.optimizers]
     names += [name for name, _ in inspection.modules]
     skipped = {id(value) for name in names if isinstance(value := value_at(root, name), _TREES)}

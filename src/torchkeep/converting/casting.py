@@ -71,14 +71,17 @@ class Caster:
         import torch
 
         kind: Any = getattr(torch, self.dtype)
-        sums, under, over = Sums(), 0, 0
+        limits, sums, under, over = torch.finfo(kind), Sums(), 0, 0
+        beyond = limits.max * (1 + limits.eps / 4)  # what is nearer is rounded
         for block in blocks:
             old = tensor_of(block, dtype)
             new = old.to(kind)
             sums.add(old, new)
             old, seen = old.double(), new.double()
             under += int(((seen == 0) & (old != 0)).sum())
-            over += int((old.isfinite() & ~seen.isfinite()).sum())
+            # Some dtypes have no infinity: what is too large for them becomes the largest number.
+            clipped = seen.isfinite() & (old.abs() > beyond)
+            over += int(((old.isfinite() != seen.isfinite()) | clipped).sum())
             if over and not self._allow_overflow:
                 raise SaveRefused(
                     f"tensor {name!r} has numbers as large as {float(old.abs().max()):.3g}, which "

@@ -25,7 +25,8 @@ class Cast:
     num_underflowed: int
     """Elements that became zero and were not."""
     num_overflowed: int
-    """Finite elements that became infinite, or NaN where the dtype has no infinity."""
+    """Elements beyond its range: they became infinite, or where it has no infinity its largest
+    number."""
 
     def __str__(self) -> str:
         text = f"{counted(self.num_tensors, 'tensor')} cast to {self.dtype}"
@@ -33,7 +34,7 @@ class Cast:
             text += f", relative error at most {self.relative:.3g} (in {self.worst!r})"
         for number, words in (
             (self.num_underflowed, "became zero"),
-            (self.num_overflowed, "are no longer finite"),
+            (self.num_overflowed, "overflowed"),
         ):
             text += f", {counted(number, 'element')} {words}" if number else ""
         return text
