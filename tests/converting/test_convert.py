@@ -427,6 +427,22 @@ def test_the_metadata_goes_along(tmp_path: Path) -> None:
     assert diff(tmp_path / "a.safetensors", tmp_path / "c.safetensors").equal
 
 
+def test_what_torchkeep_keeps_with_a_model_goes_along_as_long_as_it_is_true(
+    tmp_path: Path,
+) -> None:
+    from torchkeep.saving import write_safetensors
+
+    source = tmp_path / "a.safetensors"
+    write_safetensors(network().state_dict(), source, metadata={"torchkeep.samples": "[]"})
+    for name in ("b.pth", "b.safetensors"):
+        assert convert(source, tmp_path / name).left_out == ()
+        assert torchkeep.inspect(tmp_path / name).metadata["torchkeep.samples"] == "[]"
+    for options in ({"dtype": "float16"}, {"rename": {"0.*": "first.*"}}):
+        report = convert(source, tmp_path / "c.safetensors", overwrite=True, **options)
+        assert report.left_out == ("torchkeep.samples",)
+        assert "torchkeep.samples" not in torchkeep.inspect(report.path).metadata
+
+
 def test_a_value_that_is_called_like_a_tensor_is_left_out(tmp_path: Path) -> None:
     tree = {"model": {"epoch.weight": torch.ones(1), "x.bias": torch.ones(1)}, "epoch": 1}
     report = convert(

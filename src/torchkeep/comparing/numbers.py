@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from torchkeep.files import Buffer
 
+BLOCK_ELEMENTS = 1 << 15
+"""Elements whose numbers are computed in one go: they stay in the processor's cache, and PyTorch
+starts no threads for so few, which would cost more than they gain."""
 _QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
 FLOATS = frozenset(
     "float16 bfloat16 float32 float64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz "

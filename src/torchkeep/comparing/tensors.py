@@ -16,7 +16,7 @@ from torchkeep.comparing.difference import (
     TensorDifference,
     ValueDifference,
 )
-from torchkeep.comparing.numbers import change_between, has_numbers, has_torch
+from torchkeep.comparing.numbers import BLOCK_ELEMENTS, change_between, has_numbers, has_torch
 from torchkeep.comparing.parts import Part
 from torchkeep.contents import ITEM_SIZE, Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
@@ -24,10 +24,6 @@ from torchkeep.errors import DamagedFile
 from torchkeep.files import Buffer, new_digest
 from torchkeep.identify import Progress
 from torchkeep.identify.digests import stored_digests
-
-_BLOCK_ELEMENTS = 1 << 15
-"""Elements whose numbers are computed in one go: they stay in the processor's cache, and PyTorch
-starts no threads for so few, which would cost more than they gain."""
 
 _ABSENT = object()
 
@@ -176,7 +172,7 @@ class Comparison:
         )
 
     def _numbers(self, side: Literal[0, 1], entry: TensorEntry, name: str) -> Iterator[Buffer]:
-        nbytes = _BLOCK_ELEMENTS * ITEM_SIZE[entry.dtype]
+        nbytes = BLOCK_ELEMENTS * ITEM_SIZE[entry.dtype]
         for block in self.sides[side].reader.blocks(entry, name, nbytes=nbytes):
             self._advance(len(block))
             yield block

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from torchkeep.converting.preparing import (
     Prepared,
     Wish,
     metadata_for,
+    own_texts,
     prepare_state_dict,
     prepare_tree,
 )
@@ -108,7 +110,8 @@ def convert(
         _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
         with ElementReader(inspection.path, checksums=True) as reader:
             supply = Supply(reader, caster)
-            conversion = _Conversion(inspection, supply, wish, container)
+            is_cast = caster is not None
+            conversion = _Conversion(inspection, supply, wish, container, is_cast=is_cast)
             if shard_nbytes is not None:
                 saved = conversion.run_shards(
                     Path(path),
@@ -183,6 +186,8 @@ class _Conversion:
         supply: Supply,
         wish: Wish,
         container: Literal["safetensors", "torch-zip"],
+        *,
+        is_cast: bool,
     ) -> None:
         self.inspection = inspection
         self.supply = supply
@@ -198,7 +203,11 @@ class _Conversion:
             )
         except FileProblem as problem:
             raise problem.in_file(inspection.path) from None
-        self.metadata = metadata_for(inspection.contents, self.prepared.texts)
+        own = own_texts(inspection.contents)
+        if self.prepared.renamed or is_cast:  # it is of other names, or of other numbers
+            left_out = (*self.prepared.left_out, *own)
+            own, self.prepared = {}, replace(self.prepared, left_out=left_out)
+        self.metadata = own | metadata_for(inspection.contents, self.prepared.texts)
 
     def run(
         self, temporary: Path, path: Path, *, durable: bool, progress: Progress | None

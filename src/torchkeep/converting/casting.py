@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchkeep.comparing.numbers import FLOATS, Sums, has_torch, tensor_of
+from torchkeep.comparing.numbers import BLOCK_ELEMENTS, FLOATS, Sums, has_torch, tensor_of
 from torchkeep.contents import ITEM_SIZE
 from torchkeep.converting.report import Cast
 from torchkeep.errors import MissingExtra, SaveRefused, WrongArgument
 from torchkeep.files import Buffer
 from torchkeep.writing.payload import Payload
 
-BLOCK_ELEMENTS = 1 << 18
-"""Elements that are cast in one go."""
+if TYPE_CHECKING:
+    import torch
 
 
 class Caster:
@@ -38,9 +37,8 @@ class Caster:
             raise MissingExtra.for_modules(f"casting to {dtype}", ["torch"], "torch")
         self.dtype = dtype
         self._allow_overflow = allow_overflow
-        self._costs: dict[str, tuple[float, int, int]] = {}
+        self._costs: dict[str, _Cost] = {}
         self._names: set[str] = set()
-        self._lock = threading.Lock()
 
     def casts(self, dtype: str) -> bool:
         """Whether tensors of a dtype are cast."""
@@ -71,40 +69,59 @@ class Caster:
         import torch
 
         kind: Any = getattr(torch, self.dtype)
-        limits, sums, under, over = torch.finfo(kind), Sums(), 0, 0
-        beyond = limits.max * (1 + limits.eps / 4)  # what is nearer is rounded
+        if name in self._costs:  # it is read once more, to prove what was written
+            yield from (_bytes(tensor_of(block, dtype).to(kind)) for block in blocks)
+            return
+        cost = _Cost(torch.finfo(kind))
         for block in blocks:
             old = tensor_of(block, dtype)
             new = old.to(kind)
-            sums.add(old, new)
-            old, seen = old.double(), new.double()
-            under += int(((seen == 0) & (old != 0)).sum())
-            # Some dtypes have no infinity: what is too large for them becomes the largest number.
-            clipped = seen.isfinite() & (old.abs() > beyond)
-            over += int(((old.isfinite() != seen.isfinite()) | clipped).sum())
-            if over and not self._allow_overflow:
+            cost.add(old, new)
+            if cost.num_overflowed and not self._allow_overflow:
                 raise SaveRefused(
-                    f"tensor {name!r} has numbers as large as {float(old.abs().max()):.3g}, which "
-                    f"overflow in {self.dtype}",
+                    f"tensor {name!r} has numbers as large as {cost.largest:.3g}, which overflow "
+                    f"in {self.dtype}",
                     advice="Choose another dtype (bfloat16 has the range of float32), or allow it "
                     "with allow_overflow=True (--allow-overflow).",
                 )
-            yield memoryview(_bytes(new))
-        with self._lock:
-            self._costs[name] = sums.change().relative, under, over
+            yield _bytes(new)
+        self._costs[name] = cost
 
     def cost(self) -> Cast:
         """Return what the casts cost, after they were made."""
-        worst = max(self._costs, key=lambda name: self._costs[name][0], default="")
-        relative = self._costs[worst][0] if worst else 0.0
+        relatives = {name: cost.sums.change().relative for name, cost in self._costs.items()}
+        worst = max(relatives, key=lambda name: relatives[name], default="")
+        relative = relatives.get(worst, 0.0)
         return Cast(
             dtype=self.dtype,
             num_tensors=len(self._names),
             relative=relative,
             worst=worst if relative else "",
-            num_underflowed=sum(under for _, under, _ in self._costs.values()),
-            num_overflowed=sum(over for _, _, over in self._costs.values()),
+            num_underflowed=sum(cost.num_underflowed for cost in self._costs.values()),
+            num_overflowed=sum(cost.num_overflowed for cost in self._costs.values()),
         )
+
+
+class _Cost:
+    """What the blocks of a tensor lose."""
+
+    def __init__(self, limits: torch.finfo) -> None:
+        self.sums = Sums()
+        self.num_underflowed = self.num_overflowed = 0
+        self.largest = 0.0
+        # Some dtypes have no infinity: what is too large for them becomes their largest number.
+        # Beyond it by less than half a step, that is what it is rounded to.
+        self._beyond = limits.max * (1 + limits.eps / 4)
+
+    def add(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        self.sums.add(old, new)
+        old, new = old.double(), new.double()
+        self.num_underflowed += int(((new == 0) & (old != 0)).sum())
+        clipped = new.isfinite() & (old.abs() > self._beyond)
+        over = (old.isfinite() != new.isfinite()) | clipped
+        if over.any():
+            self.num_overflowed += int(over.sum())
+            self.largest = max(self.largest, float(old[over].abs().max()))
 
 
 _NAMED = ("float16", "bfloat16", "float32", "float64")
@@ -122,8 +139,7 @@ def _of_elements(runs: Iterable[Buffer], size: int) -> Iterator[Buffer]:
         rest = bytes(view[usable:])
 
 
-def _bytes(tensor: Any) -> bytes:
-    """Return a contiguous tensor's elements; NumPy may be missing."""
+def _bytes(tensor: torch.Tensor) -> memoryview:
     from torchkeep.tensors import bytes_of
 
-    return bytes(bytes_of(tensor))
+    return bytes_of(tensor)

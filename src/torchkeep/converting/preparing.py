@@ -16,6 +16,7 @@ from torchkeep.converting.names import Strip, new_names
 from torchkeep.converting.proof import Expected
 from torchkeep.converting.supply import Supply
 from torchkeep.converting.trees import Table, Tree
+from torchkeep.formats.own.metadata import DIGESTS, RESERVED, TIED, TRAINING_STATE
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import choose, value_at
@@ -200,6 +201,19 @@ class Outgoing:
         known = self._digests.get(origin.memory, frozenset())
         is_same = origin.dtype == dtype and origin.storage.byteorder == "little"
         return next(iter(known)) if is_same and len(known) == 1 else None
+
+
+_OF_THE_FILE = (DIGESTS, TIED, *TRAINING_STATE)
+"""What of torchkeep's own metadata is about the file and not about the model."""
+
+
+def own_texts(contents: Contents) -> dict[str, str]:
+    """Return what torchkeep itself keeps with a model: its structure, its outputs on samples."""
+    return {
+        key: text
+        for key, text in contents.metadata.items()
+        if key.startswith(RESERVED) and key not in _OF_THE_FILE
+    }
 
 
 def metadata_for(contents: Contents, texts: Mapping[str, str]) -> dict[str, str]:
