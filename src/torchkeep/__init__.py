@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from torchkeep.converting import ConvertReport, convert
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
-    from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
+    from torchkeep.loading import (
+        ClassNames,
+        LoadPlan,
+        LoadReport,
+        TensorFile,
+        load,
+        load_into,
+        open,
+        plan,
+    )
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -38,9 +47,12 @@ _HOMES = {
     "Scanned": "torchkeep.identify.scan",
     "scan": "torchkeep.identify.scan",
     "Limits": "torchkeep.pickles.limits",
+    "ClassNames": "torchkeep.loading",
+    "LoadPlan": "torchkeep.loading",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
+    "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
     "SaveReport": "torchkeep.saving",
@@ -50,11 +62,13 @@ _HOMES = {
 
 __all__ = [
     "Checkpointer",
+    "ClassNames",
     "ConvertReport",
     "Difference",
     "Inspection",
     "Integrity",
     "Limits",
+    "LoadPlan",
     "LoadReport",
     "SaveReport",
     "Scanned",
@@ -68,6 +82,7 @@ __all__ = [
     "load",
     "load_into",
     "open",
+    "plan",
     "restore",
     "save",
     "scan",

@@ -660,6 +660,6 @@ def test_a_model_that_initialises_itself_again_is_caught_later(tmp_path: Path) -
     report.check(other)
     other(torch.ones(1, 2))
     with pytest.raises(
-        ProofFailed, match=r"2 tensors of 2 are not what was loaded from .*: 'weigh"
+        ProofFailed, match=r"what was loaded from .* has changed in 2 of 2 tensors: 'wei"
     ):
         report.check(other)

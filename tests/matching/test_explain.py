@@ -57,7 +57,7 @@ def test_the_overview_tells_everything_that_is_no_plain_copy() -> None:
     rules = {"fc.*": "skip", "stem.*": "sum-channels", "norm.*": "reset"}
     assert overview(plan(file, model, Policy(adapt=rules))) == (
         "2 tensors as they are, 1 adapted, 1 skipped, 1 reset, 1 unused in the file; "
-        "77.8% of the model's parameters\n"
+        "77.7% of the model's parameters\n"
         "dropped from the file's names: module\n"
         "names of another time: weight_norm\n"
         "  adapted (1):\n"

@@ -127,7 +127,7 @@ def test_another_models_file_is_called_that() -> None:
 def test_no_call_is_suggested_that_would_skip_most_of_the_model() -> None:
     model = {f"part{n}.w": Slot("float32", (1,)) for n in range(20)}
     assert advice(file_of(part0__w=(1,)), model) == (
-        "Only 5% of the model would be loaded: is it another network?"
+        "Only 5.0% of the model would be loaded: is it another network?"
     )
 
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import torchkeep
-from torchkeep.cli import convert, demo, diff, failures, inspect, scan, verify
+from torchkeep.cli import convert, demo, diff, failures, inspect, match, scan, verify
 from torchkeep.errors import TorchkeepError
 
-VERBS = (inspect, scan, verify, diff, convert, demo)
+VERBS = (inspect, scan, verify, match, diff, convert, demo)
 
 DESCRIPTION = """\
 Look into PyTorch model files without running anything in them, scan and verify
@@ -29,6 +29,7 @@ examples:
   torchkeep inspect --json *.pt | jq .   the same for programs
   torchkeep scan downloads/              which of these are safe to load?
   torchkeep verify model.pth             is every byte as it was written?
+  torchkeep match model.pth --arch timm/resnet18   would it load?
   torchkeep diff before.pth after.pth    what changed, and how far?
   torchkeep convert a.pth b.safetensors  the same in another format, proven
   torchkeep demo                         train, kill, resume, and prove it

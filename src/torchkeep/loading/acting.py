@@ -145,6 +145,7 @@ class Act:
             if step.is_extra:
                 value = materialize_tree(self.source[step.source], self.reader)
                 self.target.set_extra_state(step.target, value)
+        self.target.run_hooks()
 
     # --- The proof -------------------------------------------------------------------------------
 

@@ -6,18 +6,21 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from torchkeep.contents import TensorEntry, Value
+from torchkeep.contents import DictObject, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatch, WrongArgument
 from torchkeep.files import Scratch
 from torchkeep.formats import examine
 from torchkeep.identify import Inspection, StateDict, identify
+from torchkeep.identify.architectures import recognise
+from torchkeep.identify.architectures.words import in_words
 from torchkeep.identify.digests import stored_digests
-from torchkeep.identify.selection import all_values, choose, class_names
+from torchkeep.identify.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.acting import Act
+from torchkeep.loading.conversions import own_conversion
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.targets import Target
 from torchkeep.matching.adaptations import ClassNames
@@ -56,7 +59,8 @@ def plan(
     policy = _policy(rename, adapt, allow, classes, min_coverage)
     with Scratch() as scratch:
         file = _File.read(path, select, limits, scratch)
-        return file.planned(Target.of(model, assign=True), policy, assign=False)
+        target = Target.of(model, assign=True)
+        return file.planned(file.source_for(target), target, policy, assign=False)
 
 
 def load_into(
@@ -129,13 +133,14 @@ def load_into(
     with Scratch() as scratch:
         file = _File.read(path, select, limits, scratch)
         target = Target.of(model, assign=assign, dtype=dtype)
-        steps = file.planned(target, policy, assign=assign)
+        source = file.source_for(target)
+        steps = file.planned(source, target, policy, assign=assign)
         if not steps.is_allowed:
             raise _mismatch(path, steps)
         digests = stored_digests(file.inspection.contents)
         with TensorReader(path, mmap=mmap, digests=digests, remember=True) as reader:
             place = None if device is None else torch.device(device)
-            act = Act(reader, file.source_for(target), target, steps, place)
+            act = Act(reader, source, target, steps, place)
             act.check()
             act.assign() if assign else act.copy()
             return LoadReport(Path(path), steps, act.prove(model))
@@ -192,16 +197,42 @@ class _File:
         tied = tied_names(self.inspection.contents)
         return source | {name: source[kept] for name, kept in tied.items() if name in wanted}
 
-    def planned(self, target: Target, policy: Policy, *, assign: bool) -> LoadPlan:
+    def planned(
+        self,
+        source: Mapping[str, TensorEntry | Value],
+        target: Target,
+        policy: Policy,
+        *,
+        assign: bool,
+    ) -> LoadPlan:
         """Return the plan, with what to do where it leaves something over."""
-        source, policy = self.source_for(target), self._with_class_names(policy)
+        policy = self._with_class_names(policy)
         steps = plan_for(source, target.slots, policy)
+        if not steps.is_complete:
+            conversion = own_conversion(target, source, policy.rename, self._versions())
+            steps = plan_for(source, target.slots, policy, conversion)
         steps = replace(steps, state_dict=self.chosen.name, why=self.why)
         if steps.is_allowed:
             return steps
         chosen = {"select": "" if self.select == "auto" else self.select, "assign": assign}
         call = f"load_into(model, {os.fspath(self.path)!r}{options(chosen)}"
-        return replace(steps, advice=advise(steps, source, target.slots, policy, call))
+        advice = advise(steps, source, target.slots, policy, call, self._looks_like)
+        return replace(steps, advice=advice)
+
+    def _versions(self) -> dict[str, dict[str, Any]]:
+        """Return the modules' versions that the state dict was saved with, by path."""
+        table = value_at(self.inspection.contents.root, self.chosen.name)
+        found = table.attributes.get("_metadata") if isinstance(table, DictObject) else None
+        versions = found if isinstance(found, dict) else {}
+        return {
+            str(path): {"version": facts["version"]}
+            for path, facts in versions.items()
+            if isinstance(facts, dict) and isinstance(facts.get("version"), int)
+        }
+
+    def _looks_like(self) -> str:
+        matches = recognise({key: entry.shape for key, entry in self.chosen.entries.items()})
+        return f"By names and shapes the file is: {in_words(matches)}." if matches else ""
 
     def _with_class_names(self, policy: Policy) -> Policy:
         if not policy.classes.model or policy.classes.file:

@@ -13,7 +13,7 @@ from torchkeep.loading.targets import live_tensors
 from torchkeep.matching.explain import naming
 from torchkeep.matching.plan import Assignment, LoadPlan
 from torchkeep.tensors import MAPPED, bytes_of, plain_on_cpu
-from torchkeep.wording import counted
+from torchkeep.wording import counted, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,14 @@ class LoadReport:
         if changed:
             named = ", ".join(map(repr, changed[:5])) + (", ..." if len(changed) > 5 else "")
             raise ProofFailed(
-                f"{counted(len(changed), 'tensor')} of {len(self.digests)} are not what was loaded "
-                f"from {self.path}: {named}",
+                f"what was loaded from {self.path} has changed in {len(changed)} of "
+                f"{counted(len(self.digests), 'tensor')}: {named}",
                 advice="Something has initialised or trained the model since.",
             )
 
     def __str__(self) -> str:
         text = f"{self.path}: {counted(len(self.loaded), 'tensor')} loaded, "
-        text += f"{self.coverage:.1%} of the model's parameters, proven equal to the file"
+        text += f"{share(self.coverage)} of the model's parameters, proven equal to the file"
         for items, what in (
             (self.extra_state, "with extra state (not compared)"),
             ([step for step in self.loaded if step.adaptations], "adapted"),

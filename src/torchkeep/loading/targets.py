@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch.nn.modules.module import _IncompatibleKeys
 
 from torchkeep.errors import LoadMismatch, WrongArgument
 from torchkeep.matching.slots import ANY_DTYPE, Slot
@@ -129,6 +130,12 @@ class Target:
     def set_extra_state(self, key: str, value: object) -> None:
         """Give a module back what its `get_extra_state` returned."""
         self.model.get_submodule(key.rpartition(".")[0]).set_extra_state(value)
+
+    def run_hooks(self) -> None:
+        """Call what modules registered to be called after a state dict was loaded into them."""
+        for module in self.model.modules():
+            for hook in module._load_state_dict_post_hooks.values():
+                hook(module, _IncompatibleKeys([], []))
 
 
 def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

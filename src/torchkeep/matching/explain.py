@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 
 from torchkeep.matching.plan import Assignment, LoadPlan, Mismatch
-from torchkeep.wording import counted
+from torchkeep.wording import counted, share
 
 _MAX_ROWS = 8
 _MAX_CANDIDATES = 500
@@ -31,7 +31,7 @@ def overview(plan: LoadPlan) -> str:
         *(f"{len(keys)} {what}" for what, keys in _other_counts(plan, adapted).items() if keys),
     ]
     lines = [plan.why] if plan.why else []
-    lines += [f"{', '.join(counts)}; {plan.coverage:.1%} of the model's parameters"]
+    lines += [f"{', '.join(counts)}; {share(plan.coverage)} of the model's parameters"]
     lines += naming(plan)
     lines += _section("adapted", [_adapted_row(step) for step in adapted])
     lines += _section("kept as the model has it", plan.skipped)
@@ -59,7 +59,10 @@ def naming(plan: LoadPlan) -> list[str]:
         "added to the file's names": plan.added,
         "names of another time": plan.renamed,
     }
-    return [f"{what}: {', '.join(parts)}" for what, parts in texts.items() if parts]
+    told = [f"{what}: {', '.join(parts)}" for what, parts in texts.items() if parts]
+    if plan.converted:
+        told.append(f"{counted(len(plan.converted), 'key')} converted by the model's own code")
+    return told
 
 
 def table(plan: LoadPlan) -> str:

@@ -28,12 +28,17 @@ class MatchedNames:
     """The file's key by the model's."""
     source: dict[str, str]
     """What the user may call each key of the file: without wrappers, and renamed."""
+    names: dict[str, str]
+    """What each key of the file would be called in the model, its wrappers aside."""
     renamed: tuple[str, ...]
     """What PyTorch has renamed between the two, such as `weight_norm`."""
 
 
 def match_names(
-    source: Collection[str], target: Mapping[str, str], rules: Mapping[str, str] | None = None
+    source: Collection[str],
+    target: Mapping[str, str],
+    rules: Mapping[str, str] | None = None,
+    converted: Mapping[str, str] | None = None,
 ) -> MatchedNames:
     """Return which keys are the same.
 
@@ -42,20 +47,24 @@ def match_names(
         target: the model's keys, each with its name without wrappers, as far as these are known.
         rules: the user's renames (see `renames.rename`) of the file's keys, without the components
             of wrappers or, if they fit none of these, with them.
+        converted: names in the model that some keys of the file are known to have.
 
     Raises:
         WrongArgument: a rule fits no key, or gives two keys one name.
     """
-    called = strip_wrappers(source)
     names = dict(zip(source, source, strict=True))
+    if not rules and not converted and set(source) == set(target.values()):  # as a rule
+        return MatchedNames(_same(names, target), names, names, ())
+    called = strip_wrappers(source)
     if rules:
         names = called = _by_rules(called, rules)
     names, wanted = _without_leading_wrappers(names, target)
     names, wanted = _without_prefix(names, wanted)
+    names |= converted or {}
     pairs = _same(names, wanted)
     pairs |= _alike(names, wanted, pairs, lambda name: [_unwrapped(name)], _unwrapped)
     pairs |= _alike(names, wanted, pairs, _once_called, lambda name: name)
-    return MatchedNames(pairs, called, _renames_in(pairs, names, wanted))
+    return MatchedNames(pairs, called, names, _renames_in(pairs, names, wanted))
 
 
 def _by_rules(called: Mapping[str, str], rules: Mapping[str, str]) -> dict[str, str]:
@@ -85,8 +94,6 @@ def _without_leading_wrappers(
 
     If nothing makes any the same, all are taken off: something else is before the keys besides.
     """
-    if set(names.values()) == set(target.values()):  # as a rule
-        return dict(names), dict(target)
     ours, theirs = levels(names), levels(target)
     choices = [
         (len(set(one.values()) & set(two.values())), -number_one - number_two, one, two)

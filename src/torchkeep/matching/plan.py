@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.matching.adaptations import RESET, SKIP, Adapted, adapt
@@ -52,6 +52,18 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a model's own loading code does to the keys of a file; see `loading.conversions`."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The names in the model, by the file's key."""
+    dropped: frozenset[str] = frozenset()
+    """The file's keys that it throws away."""
+    kept: frozenset[str] = frozenset()
+    """The names in the model of what keeps its own values."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadPlan:
     """What will be done, and what stays unmatched on both sides. Every key is in one field."""
 
@@ -75,6 +87,8 @@ class LoadPlan:
     """Components that the model's keys have and the file's lack."""
     renamed: tuple[str, ...]
     """What PyTorch has renamed between the two, such as `weight_norm`."""
+    converted: tuple[str, ...]
+    """The file's keys that the model's own loading code renames or drops."""
     coverage: float
     """Parameters that get their values from the file, counted in elements, as a share of all; tied
     ones count once, and buffers don't, unless there is nothing else."""
@@ -109,6 +123,7 @@ def plan(
     source: Mapping[str, TensorEntry | Value],
     target: Mapping[str, Slot],
     policy: Policy | None = None,
+    conversion: Conversion | None = None,
 ) -> LoadPlan:
     """Return which entry fills which slot.
 
@@ -116,16 +131,16 @@ def plan(
         source: the file's state dict: tensors by key, and other values if it has any.
         target: the model's places by key.
         policy: what may be done to make the two fit; nothing if it is None.
+        conversion: what the model's own code does to the file's keys.
 
     Raises:
         WrongArgument: a pattern matches no key, or a rename makes two keys one.
     """
-    policy = policy or Policy()
-    bare = strip_wrappers(target)
-    called = {key: slot.name or bare[key] for key, slot in target.items()}
-    names = match_names(source, called, policy.rename)
+    policy, conversion = policy or Policy(), conversion or Conversion()
+    called = names_of(target)
+    names = match_names(source, called, policy.rename, conversion.renamed)
     policy.refuse_idle([*called.values(), *names.source.values()])
-    draft = _Draft(source, target, policy)
+    draft = _Draft(source, target, policy, conversion)
     for key, name in called.items():
         draft.place(key, name, names.pairs.get(key))
     draft.fill_tied()
@@ -135,8 +150,15 @@ def plan(
         if key not in placed:
             # AveragedModel's counter belongs to the wrapper, not to the model in it.
             is_wanted = name != AVERAGE_COUNTER and SKIP not in policy.rule_for(name)
+            is_wanted = is_wanted and key not in conversion.dropped
             (draft.unexpected if is_wanted else draft.unused).append(key)
     return draft.finish(names)
+
+
+def names_of(target: Mapping[str, Slot]) -> dict[str, str]:
+    """Return the name of each place without wrappers: as it is known, or as its key has it."""
+    names = {key: slot.name for key, slot in target.items() if slot.name is not None}
+    return names if len(names) == len(target) else strip_wrappers(target) | names
 
 
 class _Draft:
@@ -147,10 +169,12 @@ class _Draft:
         source: Mapping[str, TensorEntry | Value],
         target: Mapping[str, Slot],
         policy: Policy,
+        conversion: Conversion,
     ) -> None:
         self.source = source
         self.target = target
         self.policy = policy
+        self.conversion = conversion
         self.assignments: dict[str, Assignment] = {}
         self.skipped: list[str] = []
         self.reset: list[str] = []
@@ -169,6 +193,8 @@ class _Draft:
             if found is not None:
                 self.assignments[key] = found
                 return
+        if left_alone is None and source_key is None and name in self.conversion.kept:
+            left_alone = SKIP
         if left_alone:
             (self.skipped if left_alone == SKIP else self.reset).append(key)
             self.unused += [source_key] if source_key is not None else []
@@ -232,6 +258,7 @@ class _Draft:
             stripped=_surplus((step.source, step.target) for step in steps),
             added=_surplus((step.target, step.source) for step in steps),
             renamed=names.renamed,
+            converted=(*self.conversion.renamed, *self.conversion.dropped),
             coverage=self._coverage(steps),
             min_coverage=self.policy.min_coverage,
         )

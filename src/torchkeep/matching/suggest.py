@@ -6,7 +6,7 @@ A suggestion is tried before it is made: `plan` is pure, and costs little.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from torchkeep.contents import TensorEntry, Value
@@ -15,10 +15,11 @@ from torchkeep.matching.adaptations import SKIP
 from torchkeep.matching.explain import options
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.names import prefixes
-from torchkeep.matching.plan import LoadPlan, plan
+from torchkeep.matching.plan import LoadPlan, names_of, plan
 from torchkeep.matching.policy import Policy
 from torchkeep.matching.renames import first_rule
 from torchkeep.matching.slots import Slot
+from torchkeep.wording import share
 
 _MAX_PATTERNS = 6
 _MAX_RULES = 4
@@ -30,7 +31,14 @@ Source = Mapping[str, TensorEntry | Value]
 Target = Mapping[str, Slot]
 
 
-def advise(steps: LoadPlan, source: Source, target: Target, policy: Policy, call: str) -> str:
+def advise(
+    steps: LoadPlan,
+    source: Source,
+    target: Target,
+    policy: Policy,
+    call: str,
+    looks_like: Callable[[], str] = str,
+) -> str:
     """Return what to do about a plan that leaves something over: the exact call, if there is one.
 
     Args:
@@ -39,6 +47,7 @@ def advise(steps: LoadPlan, source: Source, target: Target, policy: Policy, call
         target: the model's places.
         policy: what was allowed.
         call: the call that was made up to these options: `load_into(model, 'a.pth'`.
+        looks_like: says what the file looks like, if it is nothing for this model.
     """
     parts = [] if steps.assignments else _parts_that_fit(source, target)
     if len(parts) > 1:
@@ -46,16 +55,18 @@ def advise(steps: LoadPlan, source: Source, target: Target, policy: Policy, call
         return f"Several parts of the file fit this model: say which with {choices}."
     suggested = suggest(steps, source, target, policy)
     if suggested is None and steps.assignments:
-        return f"Only {steps.coverage:.0%} of the model would be loaded: is it another network?"
+        text = f"Only {share(steps.coverage)} of the model would be loaded: is it another network?"
+        return f"{text} {looks_like()}".rstrip()
     if suggested is None:
-        return "Nothing matches: the file is another model's, or a part of one."
+        text = "Nothing matches: the file is another model's, or a part of one."
+        return f"{text} {looks_like()}".rstrip()
     better = plan(source, target, suggested)
     given = {"rename": dict(suggested.rename), "adapt": dict(suggested.adapt)}
     given |= {"allow": tuple(policy.allow), "classes": policy.classes.model}
     does = "To load the rest" if better.skipped or better.unused else "To load it"
     if suggested.rename != policy.rename:
         does = "If they are the same under other names"
-    return f"{does} ({better.coverage:.1%} of the model): {call}{options(given)})."
+    return f"{does} ({share(better.coverage)} of the model): {call}{options(given)})."
 
 
 def suggest(steps: LoadPlan, source: Source, target: Target, policy: Policy) -> Policy | None:
@@ -94,8 +105,7 @@ def _adaptations(
     steps: LoadPlan, source: Source, target: Target
 ) -> dict[str, str | tuple[str, ...]] | None:
     """Return patterns that cover what is left over, and no other key; None if it takes too many."""
-    bare = strip_wrappers(target)
-    called = {key: slot.name or bare[key] for key, slot in target.items()}
+    called = names_of(target)
     names = strip_wrappers(source) | called
     fitting: dict[str, str | tuple[str, ...]] = {
         called[item.target]: item.would_fit[0] if len(item.would_fit) == 1 else item.would_fit

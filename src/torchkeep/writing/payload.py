@@ -22,15 +22,31 @@ class Payload:
     near one piece, so what lies in a file comes in chunks."""
 
     def joined(self, begin: int, end: int) -> Buffer:
-        """Return the bytes from `begin` to `end` in one run, copied only if there are several."""
+        """Return the bytes from `begin` to `end` in one run, copied if they come in pieces.
+
+        Raises:
+            ValueError: others come than were announced.
+        """
         pieces = list(self.read(begin, end))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        run = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        check_nbytes(len(run), end - begin)
+        return run
 
     def part(self, begin: int, end: int) -> Payload:
         """Return the payload of the bytes from `begin` to `end`."""
         if (begin, end) == (0, self.nbytes):
             return self
         return Payload(end - begin, lambda first, last: self.read(begin + first, begin + last))
+
+
+def check_nbytes(found: int, expected: int) -> None:
+    """Raise unless a payload gave what it announced: what follows it would be out of its place.
+
+    Raises:
+        ValueError: it did not.
+    """
+    if found != expected:
+        raise ValueError(f"{found} bytes came, and {expected} were announced")
 
 
 def of_bytes(data: Buffer) -> Payload:

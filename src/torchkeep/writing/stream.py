@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from torchkeep.files import OutputFile
-from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.payload import Payload, Progress, check_nbytes
 
 
 class Meter:
@@ -56,5 +56,4 @@ def write_payload(
     for piece in payload.read(0, payload.nbytes):
         file.write_at(position, piece, observe=count_and_observe)
         position += len(piece)
-    if position != offset + payload.nbytes:
-        raise ValueError(f"{position - offset} bytes came, and {payload.nbytes} were announced")
+    check_nbytes(position - offset, payload.nbytes)
