@@ -323,6 +323,17 @@ def test_metadata_counts_and_the_facts_of_a_save_do_not(tmp_path: Path) -> None:
     ]
 
 
+def test_values_and_the_metadata_that_took_their_place_are_compared(tmp_path: Path) -> None:
+    model = network()
+    tree = {"model": model.state_dict(), "epoch": 3, "note": "3", "classes": ["x", "y"]}
+    a, b = saved(tree, tmp_path / "a.pth"), tmp_path / "b.safetensors"
+    torchkeep.convert(a, b)
+    assert str(diff(a, b)) == str(diff(b, a)) == "equal: 9 tensors and 4 values"
+    other = saved(tree | {"classes": ["x", "z"]}, tmp_path / "c.pth")
+    found = diff(b, other).parts[1]
+    assert [(item.name, item.a, item.b) for item in found.values] == [("classes.1", "y", "z")]
+
+
 def test_checkpoints_of_a_run_are_compared_in_all_their_parts(tmp_path: Path) -> None:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())

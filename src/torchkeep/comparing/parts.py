@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torchkeep.comparing.difference import PartKind
 from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Array, Object, TensorEntry, Value
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.formats.own.metadata import CHECKPOINT
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, choose, value_at
 from torchkeep.identify.state_dicts import state_dict_of_mapping
@@ -90,7 +91,11 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
     pairing.add_all(_optimizers(a), _optimizers(b))
     pairing.add_all(_modules(a), _modules(b))
     with_table = bool(a.state_dicts or b.state_dicts)
-    pairing.add_all(_values(a, with_table=with_table), _values(b, with_table=with_table))
+    values = [_values(it, with_table=with_table) for it in (a, b)]
+    for one, other in (values, values[::-1]):
+        if one and other:
+            _read_metadata(one[0].leaves, other[0].leaves, _budget(a))
+    pairing.add_all(*values)
     return pairing
 
 
@@ -182,8 +187,34 @@ def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
         found = leaves(root, _budget(inspection), skipped=skipped)
     if inspection.container == CHECKPOINT:
         found = {k: v for k, v in found.items() if k.partition(".")[0] not in _OF_A_CHECKPOINT}
-    found |= {f"metadata.{key}": text for key, text in user_metadata(inspection.contents).items()}
+    found |= {f"{_METADATA}{key}": text for key, text in user_metadata(inspection.contents).items()}
     return [Part("values", "", found)] if found else []
+
+
+_METADATA = "metadata."
+"""What the paths of metadata begin with, among the values."""
+
+
+def _read_metadata(found: dict[str, Value], other: Mapping[str, Value], budget: Budget) -> None:
+    """Put metadata in the place of the values that the other file has under the same path.
+
+    A safetensors file has no values, and keeps them there, what is no text as JSON.
+    """
+    tops = {path.partition(".")[0] for path in other} | other.keys()
+    for key in [key for key in found if key.startswith(_METADATA) and key not in other]:
+        path = key.removeprefix(_METADATA)
+        if path in tops and path not in found:
+            value = found.pop(key)
+            if not isinstance(other.get(path), str):
+                value = _parsed(value)
+            found |= leaves(value, budget, start=path)
+
+
+def _parsed(text: str) -> Value:
+    try:
+        return parse_json(text.encode("utf-8", "surrogatepass"))
+    except DamagedFile:
+        return text
 
 
 _TREES = (dict, list, Object)
