@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from torchkeep.comparing.difference import PartKind
@@ -101,23 +101,25 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
 
 def _pair_state_dicts(pairing: Pairing, a: Inspection, b: Inspection) -> None:
     """Pair the main ones, and others by name."""
-    others = [[_state_dict(it, found) for found in _state_dicts(it)] for it in (a, b)]
+    names = [{found.name for found in _state_dicts(it)} for it in (a, b)]
     try:
         main = [_chosen(it, "auto") for it in (a, b)]
     except LoadMismatch:
-        if not {part.name for part in others[0]} & {part.name for part in others[1]}:
+        if not names[0] & names[1]:
             raise
-        pairing.add_all(*others)
+        pairing.add_all(*(_parts(it, its) for it, its in zip((a, b), names, strict=True)))
         return
     pairing.pairs.append((main[0], main[1]))
-    rest = [
-        [part for part in parts if part.name != one.name]
-        for parts, one in zip(others, main, strict=True)
-    ]
-    shared = {part.name for part in rest[0]} & {part.name for part in rest[1]}
-    pairing.add_all(*([part for part in parts if part.name in shared] for parts in rest))
-    pairing.left_out_a += [part for part in rest[0] if part.name not in shared]
-    pairing.left_out_b += [part for part in rest[1] if part.name not in shared]
+    rest = [names[0] - {main[0].name}, names[1] - {main[1].name}]
+    shared = rest[0] & rest[1]
+    pairing.add_all(_parts(a, shared), _parts(b, shared))
+    pairing.left_out_a += _parts(a, rest[0] - shared)
+    pairing.left_out_b += _parts(b, rest[1] - shared)
+
+
+def _parts(inspection: Inspection, names: Set[str]) -> list[Part]:
+    """Return the state dicts of these names."""
+    return [_state_dict(inspection, it) for it in _state_dicts(inspection) if it.name in names]
 
 
 def _state_dicts(inspection: Inspection) -> Sequence[StateDict]:
