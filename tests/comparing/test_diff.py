@@ -158,10 +158,11 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         assert kinds(only(diff(a, saved(other, tmp_path / "b")))) == {name: "changed"}, tensor
 
 
-def test_large_tensors_are_compared_to_their_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, -1])
+def test_large_tensors_are_compared_from_start_to_end(place: int, tmp_path: Path) -> None:
     large = torch.zeros(3_000_000)
     a = saved({"w.weight": large}, tmp_path / "a")
-    large[-1] = 2
+    large[place] = 2
     done: list[tuple[int, int]] = []
     found = only(
         diff(a, saved({"w.weight": large}, tmp_path / "b"), progress=lambda *x: done.append(x))

@@ -257,6 +257,29 @@ def test_what_stands_in_no_part_is_named_as_left_out(tmp_path: Path) -> None:
     assert convert(source, tmp_path / "b.safetensors").left_out == ("mean", "pair.0")
 
 
+DTENSOR = """
+import sys, warnings, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
+
+warnings.simplefilter("ignore")
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+tensor = distribute_tensor(torch.arange(6.0).view(2, 3), init_device_mesh("cpu", (1,)))
+torch.save({"a.weight": tensor}, sys.argv[1])
+dist.destroy_process_group()
+"""
+
+
+def test_a_tensor_in_a_wrapper_that_holds_all_of_it_is_written_bare(tmp_path: Path) -> None:
+    source = tmp_path / "a.pth"
+    subprocess.run([sys.executable, "-c", DTENSOR, source], check=True, capture_output=True)
+    for name in ("b.pth", "b.safetensors"):
+        convert(source, tmp_path / name)
+        loaded = torchkeep.load(tmp_path / name)
+        assert torch.equal(loaded["a.weight"], torch.arange(6.0).view(2, 3))
+
+
 def test_arrays_become_tensors(tmp_path: Path) -> None:
     import pickle
 
