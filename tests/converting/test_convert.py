@@ -19,7 +19,7 @@ import torchkeep
 from formats import samples, samples_archives, samples_folders, samples_programs
 from formats.samples import Sample
 from torchkeep.comparing import diff
-from torchkeep.converting import ConvertReport, convert
+from torchkeep.converting import ConvertReport, conversion, convert
 from torchkeep.errors import (
     DamagedFile,
     LoadMismatch,
@@ -513,17 +513,15 @@ def test_a_writer_that_errs_is_caught_before_the_file_takes_its_place(
     source = saved(network().state_dict(), tmp_path / "a.pth")
     made = tmp_path / f"b{suffix}"
     made.write_bytes(b"old")
-    import torchkeep.converting as converting
-
     name = "write_torch_zip" if suffix == ".pth" else "write_safetensors"
-    write = getattr(converting, name)
+    write = getattr(conversion, name)
 
     def write_and_damage(*args: Any, **options: Any) -> Any:
         report = write(*args, **options)
         flip(report.path, "2.bias")
         return report
 
-    monkeypatch.setattr(converting, name, write_and_damage)
+    monkeypatch.setattr(conversion, name, write_and_damage)
     text = rf"b{suffix}: '2\.bias' differs from the source after writing\. If it happens again"
     with pytest.raises(ProofFailed, match=text):
         convert(source, made, overwrite=True)
