@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +253,11 @@ def test_one_state_dict_can_be_selected(tmp_path: Path) -> None:
 
 def test_what_stands_in_no_part_is_named_as_left_out(tmp_path: Path) -> None:
     tree = {"model": network().state_dict(), "mean": torch.ones(3), "pair": (torch.ones(2), 1)}
+    tree |= {"raw": b"x", "args": Anything(), "set": {1}}
     source = saved(tree, tmp_path / "a.pth")
-    assert convert(source, tmp_path / "b.safetensors").left_out == ("mean", "pair.0")
+    assert convert(source, tmp_path / "b.safetensors").left_out == (
+        *("mean", "pair.0", "raw", "args.<class>"),
+    )
 
 
 DTENSOR = """
@@ -308,6 +311,40 @@ def test_values_of_every_plain_kind_survive_a_torch_zip(tmp_path: Path) -> None:
     convert(saved(tree, tmp_path / "a.pth"), tmp_path / "b.pth")
     loaded = torch.load(tmp_path / "b.pth", weights_only=True)
     assert {key: loaded[key] for key in values} == values
+
+
+def test_collections_of_other_classes_are_kept_changed_or_refused(tmp_path: Path) -> None:
+    looped: list[Any] = [1]
+    looped.append(looped)
+    tree = {
+        "a.weight": torch.ones(1),
+        "counter": Counter("aab"),
+        "default": defaultdict(int, {"x": 1}),
+        "array": bytearray(b"x"),
+        "looped": looped,
+    }
+    made = tmp_path / "b.pth"
+    report = convert(saved(tree, tmp_path / "a.pth"), made)
+    assert report.notes == ("'default' is a dict, and was a collections.defaultdict.",)
+    loaded = torch.load(made, weights_only=True)
+    assert loaded["looped"][1] is loaded["looped"]
+    assert [loaded[key] for key in ("counter", "default", "array")] == [
+        *(Counter("aab"), {"x": 1}, bytearray(b"x")),
+    ]
+    frozen = {"a.weight": torch.ones(1), "frozen": frozenset("x"), frozenset("y"): 1, "n": 1}
+    source = saved(frozen, tmp_path / "c.pth")
+    with pytest.raises(SaveRefused, match="'frozen' would need frozenset to be imported"):
+        convert(source, made, overwrite=True)
+    convert(source, made, drop_objects=True, overwrite=True)
+    assert torch.load(made, weights_only=True).keys() == {"a.weight", "n"}
+
+
+def test_a_list_that_holds_itself_ends_a_diff_too(tmp_path: Path) -> None:
+    looped: list[Any] = [1]
+    looped.append(looped)
+    source = saved({"a": looped}, tmp_path / "a.pth")
+    convert(source, tmp_path / "b.pth")
+    assert diff(source, tmp_path / "b.pth").equal
 
 
 def test_what_safetensors_has_not_is_refused_by_name(tmp_path: Path) -> None:

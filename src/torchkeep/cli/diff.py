@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Compare two model files: which tensors are the same bit for bit, which changed
-and how far, which only one has; the optimizers and the plain values too. Any two
-files that `torchkeep inspect` reads can be compared: a checkpoint with a bare
-state dict, a .pth with a .safetensors. Nothing in them runs."""
+and how far, which only one has; the optimizers and the plain values too. Any
+two files that `torchkeep inspect` reads can be compared: a checkpoint with a
+bare state dict, a .pth with a .safetensors. Nothing in them runs."""
 
 EPILOG = """\
 examples:

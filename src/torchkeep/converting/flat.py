@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
+from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Array, TensorEntry, Value
 from torchkeep.formats.own.metadata import FACTS, RESERVED
 from torchkeep.identify import Inspection, StateDict
-from torchkeep.identify.selection import all_values
+from torchkeep.identify.selection import all_values, value_at
 from torchkeep.identify.survey import PLAIN
+from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import CONVERTED_FROM
 from torchkeep.matching.tied import tied_names
 
@@ -44,7 +46,7 @@ def flat(inspection: Inspection, chosen: StateDict) -> Flat:
     taken = {*entries, *FACTS, CONVERTED_FROM}
     texts = {k: v for k, v in texts.items() if k not in taken and not k.startswith(RESERVED)}
     left_out = [*_parts(inspection, chosen), *(path for path in plain if path not in texts)]
-    left_out += _loose_tensors(inspection, chosen, left_out)
+    left_out += _rest(inspection, chosen, {*left_out, *plain})
     return Flat(entries, texts, tuple(left_out))
 
 
@@ -83,14 +85,11 @@ def _parts(inspection: Inspection, chosen: StateDict) -> Iterator[str]:
     yield from (*inspection.schedulers, *inspection.scalers, *inspection.rng)
 
 
-def _loose_tensors(
-    inspection: Inspection, chosen: StateDict, named: Collection[str]
-) -> Iterator[str]:
-    """Yield the paths of tensors that are in none of the parts."""
-    written = {entry.memory for entry in chosen.entries.values()}
-    told = tuple(f"{name}." for name in named)
-    for item in inspection.tensors(arrays=True):
-        is_told_of = item.path in inspection.values or item.path in named
-        is_in_part = is_told_of or item.path.startswith(told)
-        if item.entry.memory not in written and not is_in_part:
-            yield item.path
+def _rest(inspection: Inspection, chosen: StateDict, told_of: Set[str]) -> Iterator[str]:
+    """Yield the paths of what is in none of the parts, and is no value: loose tensors, bytes."""
+    root = inspection.contents.root
+    budget = Budget.for_contents(inspection.contents, inspection.limits)
+    for path in leaves(root, budget, skipped={id(value_at(root, chosen.name))}):
+        ends = [place for place, letter in enumerate(path) if letter == "."]
+        if not any(path[:end] in told_of for end in (*ends, len(path))):
+            yield path

@@ -109,7 +109,7 @@ class Tree:
             made = []
             self._made[id(value)] = made
             made.extend(self._items(value, path))
-        elif isinstance(value, tuple | set | frozenset):
+        elif isinstance(value, tuple | set):
             self._made[id(value)] = type(value)(self._items(value, path))
         else:
             self._made[id(value)] = self._object(value, path)
@@ -131,7 +131,9 @@ class Tree:
             new = self._convert(item, within, in_table=names is not None)
             if new is not _DROPPED:
                 renamed = (names or {}).get(key) if isinstance(key, str) else None
-                made[renamed or self._convert(key, within, in_table=False)] = new
+                new_key = renamed or self._convert(key, within, in_table=False)
+                if new_key is not _DROPPED:
+                    made[new_key] = new
 
     def _copy_attributes(
         self, made: dict[Value, Value], value: dict[Value, Value], path: str
@@ -152,13 +154,13 @@ class Tree:
         return made
 
     def _object(self, value: Value, path: str) -> Value:
-        """Return a name that every loader knows; leave out or refuse everything else."""
+        """Return a name that every loader knows; leave out or refuse the rest, frozensets too."""
         if isinstance(value, Global):
             if value.module == "torch" and value.name in ITEM_SIZE:
                 return value
             what = str(value)
         else:
-            what = value.class_path if isinstance(value, Object) else type(value).__name__
+            what = value.class_path if isinstance(value, Object) else type(value).__qualname__
         if self._drop_objects:
             self.left_out.append(path)
             return _DROPPED
