@@ -21,12 +21,15 @@ if TYPE_CHECKING:
         ClassNames,
         LoadPlan,
         LoadReport,
+        Replay,
         TensorFile,
         load,
         load_into,
         open,
         plan,
+        replay,
     )
+    from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -55,6 +58,9 @@ _HOMES = {
     "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "Replay": "torchkeep.loading",
+    "replay": "torchkeep.loading",
+    "evaluating": "torchkeep.modes",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -70,6 +76,7 @@ __all__ = [
     "Limits",
     "LoadPlan",
     "LoadReport",
+    "Replay",
     "SaveReport",
     "Scanned",
     "TensorFile",
@@ -78,11 +85,13 @@ __all__ = [
     "capture",
     "convert",
     "diff",
+    "evaluating",
     "inspect",
     "load",
     "load_into",
     "open",
     "plan",
+    "replay",
     "restore",
     "save",
     "scan",

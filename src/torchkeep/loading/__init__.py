@@ -2,6 +2,7 @@
 
 from torchkeep.loading.into import load_into, plan
 from torchkeep.loading.lazy import TensorFile, open
+from torchkeep.loading.replay import Replay, replay
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.trees import load
 from torchkeep.matching.adaptations import ClassNames
@@ -11,9 +12,11 @@ __all__ = [
     "ClassNames",
     "LoadPlan",
     "LoadReport",
+    "Replay",
     "TensorFile",
     "load",
     "load_into",
     "open",
     "plan",
+    "replay",
 ]
