@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,22 @@ def test_large_tensors_are_compared_from_start_to_end(place: int, tmp_path: Path
     assert (change.num_changed, change.num_elements, change.largest) == (1, 3_000_000, 2)
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1] == 4 * large.nbytes
+
+
+def test_equal_files_are_compared_in_little_memory_and_without_torch(tmp_path: Path) -> None:
+    state = {"large.weight": torch.zeros(64 << 20), "small.weight": torch.ones(5)}
+    a, b = saved(state, tmp_path / "a.pth"), tmp_path / "b.safetensors"
+    save_file(state, b)
+    program = (
+        "import resource, sys, torchkeep, torchkeep.comparing\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "assert torchkeep.diff(*sys.argv[1:]).equal and 'torch' not in sys.modules\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, a, b]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 80 << 20
 
 
 def test_tensors_without_values_are_equal_to_each_other_only(tmp_path: Path) -> None:
