@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torchkeep.files import (
     OutputFile,
     atomic_file,
     atomic_folder,
+    crc32_of,
     digest,
     grouped_by_size,
     in_parallel,
@@ -114,8 +116,9 @@ def test_threads_write_their_ranges_without_harm(tmp_path: Path) -> None:
 def test_writing_works_where_the_system_lacks_the_fast_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pwrite", "pread", "preadv", "posix_fallocate", "posix_fadvise"):
+    for name in ("pwrite", "pread", "preadv", "posix_fadvise"):
         monkeypatch.delattr(os, name)
+    monkeypatch.setattr(files, "_fallocate", lambda: None)
     seek = os.lseek
 
     def slow_seek(fd: int, offset: int, how: int) -> int:
@@ -134,6 +137,24 @@ def test_writing_works_where_the_system_lacks_the_fast_calls(
         written.read_into(0, memoryview(target))
         assert written.read_at(5, 7) == data[5:12]
     assert target == data
+
+
+def test_what_the_system_writes_in_parts_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data[:40_000], at))
+    data = os.urandom(100_001)
+    write_file(tmp_path / "file", data)
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_reserving_writes_nothing_where_the_file_system_cannot_allocate(old_disk: Path) -> None:
+    with atomic_file(old_disk / "file") as file:
+        file.reserve(1 << 20)
+        assert os.fstat(file.fd).st_blocks == 0
+        file.write_at(5, b"x")
+    assert (old_disk / "file").read_bytes() == bytes(5) + b"x"
 
 
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -245,6 +266,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture
+def old_disk(tmp_path: Path) -> Iterator[Path]:
+    """An ext2 of four megabytes, which can't allocate ahead; making one takes root."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    image.write_bytes(bytes(4 << 20))
+    folder.mkdir()
+    mount = f"mkfs.ext2 -q {image} && mount -o loop {image} {folder}"
+    if os.geteuid() or subprocess.run(mount, shell=True, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 # --- Folders -----------------------------------------------------------------------------------
 
 
@@ -288,6 +322,12 @@ def test_results_come_in_order_from_more_than_one_thread() -> None:
     assert in_parallel(work, range(4)) == [0, 1, 4, 9]
 
 
+def test_a_single_item_starts_no_thread() -> None:
+    assert in_parallel(lambda _: threading.current_thread(), iter([0])) == [
+        threading.current_thread()
+    ]
+
+
 def test_the_first_error_of_a_thread_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         in_parallel(lambda number: 1 // number, [1, 0, 1])
@@ -305,3 +345,24 @@ def test_the_digest_is_xxh3_of_128_bits() -> None:
     state.update(b"ab")
     state.update(b"c")
     assert state.hexdigest() == digest(b"abc")
+
+
+def test_the_checksum_is_the_crc_of_zip_archives_and_goes_on_from_a_part() -> None:
+    # The check value of CRC-32/ISO-HDLC in the catalogue of parametrised CRC algorithms.
+    assert crc32_of(b"123456789") == 0xCBF43926
+    assert crc32_of(memoryview(b"6789"), crc32_of(b"12345")) == 0xCBF43926
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_checksum_comes_from_zlib_ng_only_where_that_is_installed(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = types.ModuleType("zlib_ng.zlib_ng")
+    vars(fast)["crc32"] = lambda data, value: 7
+    monkeypatch.setitem(sys.modules, "zlib_ng", types.ModuleType("zlib_ng"))
+    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", fast if is_there else None)
+    files._fastest_crc32.cache_clear()
+    try:
+        assert crc32_of(b"123456789") == (7 if is_there else 0xCBF43926)
+    finally:
+        files._fastest_crc32.cache_clear()

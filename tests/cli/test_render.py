@@ -240,7 +240,7 @@ def test_samples_and_structure_are_told_in_a_line_each(shown, tmp_path, suffix):
     output = shown(path)
     rows = [line.split(maxsplit=1) for line in section(output, "Metadata")]
     assert ["samples", "1 sample with its outputs, float32 [5, 3] -> float32 [5, 2]"] in rows
-    assert ["metric", '{"loss": 0.5}'] in rows
+    assert ["metric.loss", "0.5"] in rows
     assert len(output) < 3_000
 
 
@@ -249,3 +249,24 @@ def test_a_stored_structure_shows_its_size_alone(shown, tmp_path):
     tensors = {"fc.weight": torch.zeros(2, 2)}
     safetensors.torch.save_file(tensors, path, {"torchkeep.structure": "x" * 5000})
     assert section(shown(path), "Metadata") == ["  structure  5,000 characters"]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_metadata_that_is_nested_has_a_row_for_each_value(shown, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    metadata = {
+        "version": "1.2",
+        "train": {"lr": 0.1, "optimizer": {"name": "AdamW", "betas": [0.9, 0.999]}, "none": {}},
+        "brace": "{no JSON}",
+        "twice": '{"a": 1, "a": 2}',
+    }
+    torchkeep.save({"x": torch.zeros(2)}, path, metadata=metadata)
+    rows = [line.split(maxsplit=1) for line in section(shown(path), "Metadata")]
+    assert ["version", "1.2"] in rows
+    assert ["train.lr", "0.1"] in rows
+    assert ["train.optimizer.name", "AdamW"] in rows
+    assert ["train.optimizer.betas", "[0.9, 0.999]"] in rows
+    assert ["train.none", "{}"] in rows
+    assert ["brace", "{no JSON}"] in rows
+    assert ["twice", '{"a": 1, "a": 2}'] in rows
+    assert not {"format", "byteorder"} & {row[0] for row in rows}

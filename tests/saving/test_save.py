@@ -12,6 +12,7 @@ import safetensors.torch as reference
 import torch
 from safetensors import safe_open
 
+from effort import at_most
 from torchkeep.errors import SaveRefused
 from torchkeep.saving import SaveReport, save
 
@@ -253,3 +254,16 @@ def test_a_model_without_values_is_refused_by_name(tmp_path: Path, suffix: str) 
 def test_a_report_reads_as_one_line() -> None:
     report = SaveReport(Path("a.pth"), 1234567, 3, stripped=("module",))
     assert str(report) == "a.pth: 3 tensors, 1,234,567 bytes; dropped from the names: module"
+
+
+# --- Work --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_work_grows_with_the_number_of_tensors_and_not_faster(
+    tmp_path: Path, suffix: str
+) -> None:
+    state = {f"layers.{n}.weight": torch.ones(4) for n in range(20_000)}
+    save({"x": torch.ones(4)}, tmp_path / f"first{suffix}")  # what is imported once
+    with at_most(200):  # up to five for a thousand
+        save(state, tmp_path / f"many{suffix}", durable=False)

@@ -111,6 +111,14 @@ def test_tied_tensors_stand_in_one_file_and_come_back_under_both_names(tmp_path:
     assert torchkeep.verify(tmp_path).verified
 
 
+def test_names_that_huggingface_hub_left_out_of_its_shards_come_back(tmp_path: Path) -> None:
+    model = Tied()
+    huggingface_hub.save_torch_model(model, tmp_path, max_shard_size=1000)
+    found = load(tmp_path / INDEX)
+    assert len(names_in(tmp_path)) > 2
+    assert all(torch.equal(found[name], item) for name, item in model.state_dict().items())
+
+
 def test_many_tied_names_are_all_found_again(tmp_path: Path) -> None:
     shared = torch.ones(4)
     state = {"other": torch.zeros(4), **{f"a_name_{n}": shared for n in range(40)}}

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from torchkeep.contents import Storage, TensorEntry
 from torchkeep.errors import DamagedFile
 from torchkeep.files import CHUNK_NBYTES, InputFile, atomic_file
 from torchkeep.writing.payload import Payload, of_bytes, of_file
+from torchkeep.writing.safetensors import TensorData, write_safetensors
 from torchkeep.writing.stream import Meter, write_payload
+from torchkeep.writing.torch_zip import write_torch_zip
 
 
 def test_a_part_of_a_file_comes_in_chunks(tmp_path: Path) -> None:
@@ -50,3 +53,25 @@ def test_a_payload_that_gives_other_bytes_than_it_announced_is_an_error(tmp_path
     assert not (tmp_path / "file").exists()
     with pytest.raises(ValueError, match="3 bytes came, and 4 were announced"):
         short.joined(1, 5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_writing_from_a_file_takes_memory_for_a_few_chunks(tmp_path: Path) -> None:
+    nbytes = 96 << 20
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(nbytes)
+    storage = Storage("x", nbytes, 0)
+    entry = TensorEntry("uint8", (nbytes,), (1,), storage)
+    with InputFile(tmp_path / "source") as source:
+        payload = of_file(source, 0, nbytes)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before = resident_nbytes("VmRSS")
+        data = TensorData("uint8", (nbytes,), payload)
+        write_safetensors({"x": data}, tmp_path / "a.safetensors", durable=False)
+        write_torch_zip({"x": entry}, lambda _: payload, tmp_path / "a.pth", durable=False)
+    assert resident_nbytes("VmHWM") - before < 6 * CHUNK_NBYTES
+
+
+def resident_nbytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))

@@ -14,7 +14,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchkeep.contents import Array, DictObject, Files, Global, Object, Storage, TensorEntry, Value
+from torchkeep.contents import (
+    Array,
+    Chunk,
+    DictObject,
+    Files,
+    Global,
+    Object,
+    Storage,
+    TensorEntry,
+    Value,
+)
 from torchkeep.errors import SaveRefused
 from torchkeep.files import InputFile
 from torchkeep.formats import describe
@@ -269,7 +279,18 @@ def test_a_value_that_unfolds_without_end_takes_little_room() -> None:
     assert len(pickled(value)) < 2000
 
 
+def test_a_tree_too_deep_for_python_is_refused() -> None:
+    root: list[Value] = []
+    for _ in range(100_000):
+        root = [root]
+    with pytest.raises(SaveRefused, match="the value is nested too deeply to be stored"):
+        pickled(root)
+
+
 # --- Refusals ----------------------------------------------------------------------------------
+
+
+_CHUNK = Chunk((0,), (3,), Path("shard"), 0, 12)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +306,10 @@ def test_a_value_that_unfolds_without_end_takes_little_room() -> None:
         (
             TensorEntry("float32", (3,), (), Storage("", 0, None), layout="jagged"),
             r"tensor 'a\.0' is a jagged, which can't be stored as it is\. Load it, and sa",
+        ),
+        (
+            TensorEntry("float32", (3,), (1,), Storage("", 0, None), chunks=(_CHUNK,)),
+            r"tensor 'a\.0' is spread over several files, which can't be stored as it is",
         ),
         (Global("a\nb", "c"), r"the name 'a\\nb\.c' can't be stored"),
     ],

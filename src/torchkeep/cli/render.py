@@ -18,12 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from torchkeep.cli.folding import fold
+from torchkeep.cli.metadata import metadata_rows
 from torchkeep.cli.text import clip, elide, shape, show, what_was_compared
 from torchkeep.cli.tree import tree_lines
 from torchkeep.contents import name_within
-from torchkeep.formats.own.metadata import RESERVED, SAMPLES, STRUCTURE
 from torchkeep.identify.architectures import best_of
-from torchkeep.identify.json_form import readable_metadata
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def _sections(
     yield from _tensors(inspection, unfolded=tensors)
     if inspection.optimizers:
         yield "Optimizers", _optimizers(inspection.optimizers)
-    metadata = _metadata(inspection)
+    metadata = metadata_rows(inspection)
     if metadata:
         yield "Metadata", _table((), metadata, more="--json shows all")
     if inspection.values:
@@ -126,26 +125,6 @@ def _sections(
     findings = _other_findings(inspection)
     if findings:
         yield "Findings", _findings(findings)
-
-
-_CONTAINER_FACTS = frozenset(
-    "format version format_version byteorder storage_alignment protocol_version machine".split()
-)
-"""Metadata that says how the file is built; a person asked what it holds."""
-
-
-def _metadata(inspection: Inspection) -> list[tuple[str, str]]:
-    """Return what the writer said about the file; what torchkeep reads for itself is left out."""
-    names = {name for item in inspection.state_dicts for name in item.entries}
-    rows = [
-        (clip(key), clip(value))
-        for key, value in inspection.metadata.items()
-        # A value that names a tensor is how safetensors records that two are one.
-        if key not in _CONTAINER_FACTS and not key.startswith(RESERVED) and value not in names
-    ]
-    own = {key: text for key, text in inspection.metadata.items() if key in (SAMPLES, STRUCTURE)}
-    told = readable_metadata(own).items()
-    return rows + [(key.removeprefix(RESERVED), clip(text)) for key, text in told]
 
 
 def _overview(inspection: Inspection) -> RenderableType:

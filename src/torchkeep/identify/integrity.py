@@ -7,7 +7,6 @@ stream or a safetensors file of others has neither: its bytes are read, and that
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, new_digest
+from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, crc32_of, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own.metadata import CHECKPOINT
@@ -282,18 +281,18 @@ class _Reading:
         """Read a storage, and compare it with whatever there is."""
         users = self.users[_place(storage)]
         expected = self.whole_digests(storage, users)
-        running, crc32 = new_digest(), 0
+        running, checksum = new_digest(), 0
         try:
             for chunk in self.chunks(file, storage):
                 running.update(chunk)
-                crc32 = zlib.crc32(chunk, crc32) if storage.crc32 is not None else 0
+                checksum = crc32_of(chunk, checksum) if storage.crc32 is not None else 0
         except FileProblem as problem:
             text = f"tensor {users[0][0]!r}: {problem.problem}"
             self.findings.append(Finding("unreadable", "damaged", users[0][0], text))
             return
         name = users[0][0]
         is_compared = storage.crc32 is None or storage.deflated is not None  # as it is unpacked
-        if not is_compared and crc32 != storage.crc32:
+        if not is_compared and checksum != storage.crc32:
             text = f"the bytes of tensor {name!r} do not match the archive's checksum"
             self.findings.append(Finding("crc-mismatch", "damaged", name, text))
         elif expected and running.hexdigest() not in expected:

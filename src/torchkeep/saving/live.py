@@ -72,6 +72,7 @@ class LiveTensors:
         self._entries: dict[int, TensorEntry] = {}
         self._storages: dict[tuple[object, ...], Storage] = {}
         self._samples: dict[int, torch.Tensor] = {}
+        self._views: dict[int, torch.Tensor] = {}
 
     def entry(self, tensor: torch.Tensor, name: str) -> TensorEntry:
         """Return the description of a tensor: the same one for the same tensor object.
@@ -102,6 +103,11 @@ class LiveTensors:
 
         return Payload(storage.nbytes, read)
 
+    def elements_of(self, entry: TensorEntry, storage: Payload) -> Payload:
+        """Return the elements of a tensor that was described, without its storage's help."""
+        del storage
+        return payload_of_elements(self._views[id(entry)])
+
     def _described(self, tensor: torch.Tensor, name: str) -> TensorEntry:
         check_has_values(tensor, name)
         if tensor.layout != torch.strided or tensor.is_nested:
@@ -119,7 +125,10 @@ class LiveTensors:
             tensor.requires_grad,
             isinstance(tensor, torch.nn.Parameter),
         )
-        return self._quantized(tensor, entry) if tensor.is_quantized else entry
+        if tensor.is_quantized:
+            entry = self._quantized(tensor, entry)
+        self._views[id(entry)] = tensor
+        return entry
 
     def _composite(self, tensor: torch.Tensor) -> TensorEntry:
         """Return the description of a sparse or nested tensor: of the tensors it is made of."""

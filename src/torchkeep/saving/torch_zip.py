@@ -42,6 +42,7 @@ def write_torch_zip(
         stored.live.payload_of,
         path,
         metadata=metadata,
+        elements_of=stored.live.elements_of,
         durable=durable,
         overwrite=overwrite,
         progress=progress,

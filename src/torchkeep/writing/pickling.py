@@ -56,8 +56,9 @@ class Pickling(PickleStream):
         self._holes: list[tuple[int, TensorEntry, int]] = []
         self._sizes: dict[tuple[int, ...], bytes] = {}
         self._keys: dict[int, bytes] = {}
+        self._heads: dict[str, bytes] = {}
         self._part_names: dict[int, str] = {}
-        self._recipes: list[Value] = []  # kept, since what was written is recalled by its id
+        self._made: list[Value] = []
         try:
             self.write(root, "")
         except RecursionError:
@@ -90,43 +91,53 @@ class Pickling(PickleStream):
 
     def _plain_tensor(self, entry: TensorEntry, path: str, *, requires_grad: bool) -> None:
         if entry.layout != "strided" or entry.is_composite:
-            self._part_names |= {id(part): f"{path}.{name}" for name, part in entry.parts}
-            self._recipes.append(recipe(entry, path))
-            self.write(self._recipes[-1], path)
+            self._write_made(recipe(entry, path), entry, path)
             return
         path = self._part_names.get(id(entry), path)
         while path in self.tensors:  # {"a": {"b": ..}, "a.b": ..} has two of the same path
             path += "~"
         self.tensors[path] = entry
-        kind = _CLASSES.get(entry.dtype)
-        rebuild = _REBUILD_TYPED if kind else _REBUILD_UNTYPED
-        self.out += (self.name(_REBUILD_QUANTIZED if entry.quantizer else rebuild), b"(")
-        self._view(entry, kind or "UntypedStorage")
+        self._view(entry)
         if entry.quantizer:
-            self._part_names |= {id(part): f"{path}.{name}" for name, part in entry.parts}
-            self._recipes.append(_quantizer(entry))
-            self.write(self._recipes[-1], path)
+            self._write_made(_quantizer(entry), entry, path)
         # A dictionary of its own: hooks of one tensor are not another's.
         self.out += (FLAGS[requires_grad], self.name(_ORDERED), b")R")
-        if kind is None:
+        if entry.dtype not in _CLASSES:
             self.out.append(self.name(Global("torch", entry.dtype)))
         if entry.is_conj or entry.is_neg:
-            self.write({"conj": entry.is_conj, "neg": entry.is_neg}, path)
+            conj, neg = FLAGS[entry.is_conj], FLAGS[entry.is_neg]
+            self.out += (b"}(", self.text("conj"), conj, self.text("neg"), neg, b"u")
         self.out.append(b"tR")
 
-    def _view(self, entry: TensorEntry, kind: str) -> None:
-        """Write the storage and the view of it, two numbers left open."""
+    def _write_made(self, value: Value, entry: TensorEntry, path: str) -> None:
+        """Write what was made for a tensor's sake, and its parts under their own names."""
+        self._part_names |= {id(part): f"{path}.{name}" for name, part in entry.parts}
+        self._made.append(value)  # so that nothing else gets the same id
+        self.write(value, path)
+
+    def _view(self, entry: TensorEntry) -> None:
+        """Write the call, its storage and the view of that, two numbers left open."""
         storage, out = entry.storage, self.out
+        kind = _CLASSES.get(entry.dtype, "UntypedStorage")
         width = ITEM_SIZE[STORAGE_DTYPES[kind]]
-        out += (
-            b"(",
-            self.text("storage"),
-            self.name(Global("torch.storage" if kind == "UntypedStorage" else "torch", kind)),
-            self._key(storage),
-            self.text(storage.device),
-        )
+        out += (self._head(entry, kind), self._key(storage), self.text(storage.device))
         self._holes.append((len(out), entry, width))
         out += (_OPEN, b"tQ", _OPEN, self._tuple_of(entry.shape), self._tuple_of(entry.stride))
+
+    def _head(self, entry: TensorEntry, kind: str) -> bytes:
+        """Return what stands before a storage's key: the same for all tensors of a dtype."""
+        known = self._heads.get(entry.dtype)
+        if known is None:
+            typed = _REBUILD_QUANTIZED if entry.quantizer else _REBUILD_TYPED
+            if kind == "UntypedStorage":
+                names = (_REBUILD_UNTYPED, Global("torch.storage", kind))
+            else:
+                names = (typed, Global("torch", kind))
+            known, self._heads[entry.dtype] = (
+                self.name(names[0]) + b"((" + self.text("storage") + self.name(names[1])
+                for _ in range(2)  # the names are put into the stream, and recalled after that
+            )
+        return known
 
     def _key(self, storage: Storage) -> bytes:
         known = self._keys.get(id(storage))

@@ -7,7 +7,6 @@ slice at a time, and only the others are looped over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from math import prod
 from typing import Literal
 
@@ -133,18 +132,32 @@ def _gathered(memory: memoryview, dims: _Dims, offset: int) -> memoryview:
     """Return a copy of the elements, in C order."""
     shape = tuple(size for size, _ in dims)
     made = memoryview(bytearray(prod(shape) * memory.itemsize)).cast(_FORMATS[memory.itemsize])
-    longest = max(range(len(dims)), key=lambda index: dims[index][0])
     places = list(zip(shape, contiguous_stride(shape), (step for _, step in dims), strict=True))
-    size, out_step, step = places.pop(longest)
-    for index in product(*(range(count) for count, _, _ in places)):
-        to = sum(at * width for at, (_, width, _) in zip(index, places, strict=True))
-        start = offset + sum(at * width for at, (_, _, width) in zip(index, places, strict=True))
-        made[to : to + (size - 1) * out_step + 1 : out_step] = _run(memory, start, size, step)
+    size, out_step, step = places.pop(_copied_dimension(places))
+    targets, starts = [0], [offset]
+    for count, out_width, width in places:
+        targets = [at + index * out_width for at in targets for index in range(count)]
+        starts = [at + index * width for at in starts for index in range(count)]
+    out_length, length = (size - 1) * out_step + 1, (size - 1) * step + 1
+    for to, start in zip(targets, starts, strict=True):
+        run = memory[start : start + length : step] if step else _repeated(memory, start, size)
+        made[to : to + out_length : out_step] = run
     return made.cast("B")
 
 
-def _run(memory: memoryview, start: int, size: int, step: int) -> memoryview:
-    if step:
-        return memory[start : start + (size - 1) * step + 1 : step]
+def _copied_dimension(places: list[tuple[int, int, int]]) -> int:
+    """Return the dimension to copy by slices: a long one whose elements are near each other."""
+    longest = max(size for size, _, _ in places)
+    return min(
+        (index for index, (size, _, _) in enumerate(places) if size * _SHORTER >= longest),
+        key=lambda index: sum(places[index][1:]),
+    )
+
+
+_SHORTER = 16
+"""How much shorter than the longest dimension a better one may be: a slice has its own cost."""
+
+
+def _repeated(memory: memoryview, start: int, size: int) -> memoryview:
     one = bytes(memory[start : start + 1])
     return memoryview(one * size).cast(_FORMATS[memory.itemsize])

@@ -16,17 +16,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from torchkeep.contents import ITEM_SIZE, ROW_BITS, Storage, TensorEntry, Value
+from torchkeep.contents import (
+    ITEM_SIZE,
+    ROW_BITS,
+    Storage,
+    TensorEntry,
+    Value,
+    contiguous_stride,
+)
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
     atomic_file,
+    crc32_of,
     digest,
     grouped_by_size,
     in_parallel,
@@ -37,13 +45,16 @@ from torchkeep.writing.payload import Payload, Progress
 from torchkeep.writing.pickling import Pickling
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.stream import Meter, write_payload
-from torchkeep.writing.strided import elements, with_signs
+from torchkeep.writing.strided import payload_of_elements
 from torchkeep.writing.zip_layout import central_directory, lay_out, local_header
 
 _NO_DIGEST = "0" * 32
 
 PayloadOf = Callable[[Storage], Payload]
 """Gives the bytes of a storage, in this machine's byte order."""
+
+ElementsOf = Callable[[TensorEntry, Payload], Payload]
+"""Gives a tensor's elements in C order, out of the bytes of its storage or from elsewhere."""
 
 
 @dataclass(slots=True)
@@ -53,12 +64,12 @@ class _Block:
     record: str
     storage: Storage
     entries: dict[str, TensorEntry] = field(default_factory=dict)
-    begin: int = sys.maxsize
+    begin: int = 0
     end: int = 0
 
     @property
     def nbytes(self) -> int:
-        return max(self.end - self.begin, 0)
+        return self.end - self.begin
 
     def add(self, path: str, entry: TensorEntry) -> None:
         if self.entries:
@@ -70,7 +81,9 @@ class _Block:
                 raise SaveRefused(
                     f"tensor {path!r} reaches to byte {end} of a storage of {self.storage.nbytes}"
                 )
-            self.begin, self.end = min(self.begin, begin), max(self.end, end)
+            if self.end:
+                begin, end = min(self.begin, begin), max(self.end, end)
+            self.begin, self.end = begin, end
 
     def _check_dtype(self, path: str, entry: TensorEntry) -> None:
         first = next(iter(self.entries))
@@ -81,13 +94,16 @@ class _Block:
                 advice="Save a clone() of one of them.",
             )
 
-    def covering(self, entry: TensorEntry) -> bool:
+    def is_covered_by(self, entry: TensorEntry) -> bool:
         """Whether the tensor's elements in C order are the block's bytes."""
-        return (
-            entry.nbytes == self.nbytes
-            and (entry.is_contiguous or entry.dtype in ROW_BITS)
-            and not (entry.is_conj or entry.is_neg)
-        )
+        if entry.is_conj or entry.is_neg or entry.nbytes != self.nbytes:
+            return False
+        is_plain = entry.stride == _contiguous(entry.shape)
+        return is_plain or entry.is_contiguous or entry.dtype in ROW_BITS
+
+
+_contiguous = lru_cache(maxsize=1024)(contiguous_stride)
+"""The strides of most tensors, found without work."""
 
 
 def _extent(entry: TensorEntry) -> tuple[int, int]:
@@ -106,6 +122,7 @@ def write_torch_zip(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
+    elements_of: ElementsOf = payload_of_elements,
     durable: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -118,6 +135,8 @@ def write_torch_zip(
             threads.
         path: the file.
         metadata: texts for the record `torchkeep.json`. The tensors' digests are added.
+        elements_of: gives what the digest of a tensor is of that is no plain run of its storage;
+            for who has a faster way to it.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there.
         progress: is called as the tensors' bytes are written.
@@ -126,7 +145,7 @@ def write_torch_zip(
         SaveRefused: a value can't be stored (its path is named), or the place can't be written to.
             An old file is intact.
     """
-    archive = _Archive(root, payload_of, metadata or {}, progress)
+    archive = _Archive(root, payload_of, elements_of, metadata or {}, progress)
     with atomic_file(path, durable=durable, overwrite=overwrite) as file:
         file.reserve(archive.directory_offset)
         digests, nbytes = archive.write(file)
@@ -140,17 +159,17 @@ class _Archive:
         self,
         root: Value,
         payload_of: PayloadOf,
+        elements_of: ElementsOf,
         metadata: Mapping[str, str],
         progress: Progress | None,
     ) -> None:
         self.metadata = metadata
         self.payload_of = payload_of
+        self.elements_of = elements_of
         pickling = Pickling(root)
         self.tensors = pickling.tensors
         self.blocks = _blocks(pickling)
-        places = {
-            key: (min(block.begin, block.end), block.nbytes) for key, block in self.blocks.items()
-        }
+        places = {key: (block.begin, block.nbytes) for key, block in self.blocks.items()}
         self.small = {
             "data.pkl": pickling.finished(places),
             "byteorder": sys.byteorder.encode(),
@@ -175,7 +194,7 @@ class _Archive:
         self.small[METADATA_RECORD] = self._metadata_text(digests)
         self.small[".data/serialization_id"] = _serialization_id(self.small["data.pkl"], crc32s)
         for name, data in self.small.items():
-            record, crc32s[name] = self.records[name], zlib.crc32(data)
+            record, crc32s[name] = self.records[name], crc32_of(data)
             file.write_at(record.header_offset, local_header(record, crc32s[name]) + data)
         directory = central_directory(list(self.records.values()), crc32s)
         file.write_at(self.directory_offset, directory)
@@ -191,10 +210,9 @@ class _Archive:
         sums = []
         parts: list[bytes | bytearray | memoryview] = []
         for block in blocks:
-            payload = self._kept(block)
-            data = payload.joined(0, payload.nbytes)
-            crc32 = zlib.crc32(data)
-            sums.append(_Sums(block.record, crc32, _digests(block, digest(data), payload)))
+            data = self._kept(block).joined(0, block.nbytes)
+            crc32 = crc32_of(data)
+            sums.append(_Sums(block.record, crc32, self._digests(block, digest(data))))
             parts += [local_header(self.records[block.record], crc32), data]
         self.meter.add(sum(block.nbytes for block in blocks))
         file.write_at(first.header_offset, b"".join(parts))
@@ -205,16 +223,32 @@ class _Archive:
 
         def observe(chunk: memoryview) -> None:
             nonlocal crc32
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = crc32_of(chunk, crc32)
             state.update(chunk)
 
-        payload = self._kept(block)
-        write_payload(file, offset, payload, self.meter, observe)
-        return _Sums(block.record, crc32, _digests(block, state.hexdigest(), payload))
+        write_payload(file, offset, self._kept(block), self.meter, observe)
+        return _Sums(block.record, crc32, self._digests(block, state.hexdigest()))
 
     def _kept(self, block: _Block) -> Payload:
-        payload = self.payload_of(block.storage)
-        return payload.part(block.begin, block.end) if block.nbytes else payload.part(0, 0)
+        return self.payload_of(block.storage).part(block.begin, block.end)
+
+    def _digests(self, block: _Block, whole: str) -> dict[str, str]:
+        """Return the digests of the block's tensors; `whole` is that of all its bytes."""
+        digests = dict.fromkeys(block.entries, whole)
+        found: dict[int, str] = {}
+        for path, entry in block.entries.items():
+            if not block.is_covered_by(entry):
+                if id(entry) not in found:
+                    found[id(entry)] = self._digest_of_view(entry)
+                digests[path] = found[id(entry)]
+        return digests
+
+    def _digest_of_view(self, entry: TensorEntry) -> str:
+        state = new_digest()
+        payload = self.elements_of(entry, self.payload_of(entry.storage))
+        for piece in payload.read(0, payload.nbytes):
+            state.update(piece)
+        return state.hexdigest()
 
     def _metadata_text(self, digests: Mapping[str, str]) -> bytes:
         table = {**self.metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}
@@ -228,29 +262,6 @@ class _Sums:
     record: str
     crc32: int
     digests: dict[str, str]
-
-
-def _digests(block: _Block, whole: str, payload: Payload) -> dict[str, str]:
-    """Return the digests of the block's tensors; `whole` is that of all its bytes."""
-    digests = dict.fromkeys(block.entries, whole)
-    views = {path: entry for path, entry in block.entries.items() if not block.covering(entry)}
-    if views:
-        memory = memoryview(payload.joined(0, payload.nbytes))
-        found: dict[int, str] = {}
-        for path, entry in views.items():
-            if id(entry) not in found:
-                found[id(entry)] = _digest_of_view(entry, memory, block.begin)
-            digests[path] = found[id(entry)]
-    return digests
-
-
-def _digest_of_view(entry: TensorEntry, memory: memoryview, begin: int) -> str:
-    """Return the digest of a tensor's elements in C order; `memory` starts at byte `begin`."""
-    state, width = new_digest(), ITEM_SIZE[entry.dtype]
-    offset = entry.storage_offset - begin // width
-    for piece in elements(memory, width, entry.shape, entry.stride, offset):
-        state.update(with_signs(piece, entry))
-    return state.hexdigest()
 
 
 def _blocks(pickling: Pickling) -> dict[int, _Block]:

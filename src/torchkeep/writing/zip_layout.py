@@ -111,8 +111,10 @@ def _encoded(name: str) -> bytes:
 
 def _zip64(*values: int) -> bytes:
     """Return the extra field for the values that don't fit into 32 bits, in their fixed order."""
+    if max(values) < FULL32:
+        return b""
     large = [value for value in values if value >= FULL32]
-    return struct.pack(f"<2H{len(large)}Q", ZIP64, 8 * len(large), *large) if large else b""
+    return struct.pack(f"<2H{len(large)}Q", ZIP64, 8 * len(large), *large)
 
 
 def _version(extra: bytes) -> int:
