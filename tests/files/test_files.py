@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from torchkeep import files
 from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, SaveRefused
 from torchkeep.files import (
     TEMPORARY_MARK,
@@ -24,9 +23,11 @@ from torchkeep.files import (
     atomic_folder,
     crc32_of,
     digest,
+    digests,
     grouped_by_size,
     in_parallel,
     new_digest,
+    output,
     remove_folder,
     remove_temporaries,
     write_file,
@@ -92,7 +93,7 @@ def test_a_file_appears_whole_when_the_block_ends(tmp_path: Path, durable: bool)
 
 
 def test_a_large_write_is_observed_in_order_and_whole(tmp_path: Path) -> None:
-    data = os.urandom(files.CHUNK_NBYTES * 2 + 5)
+    data = os.urandom(CHUNK_NBYTES * 2 + 5)
     state, sizes = new_digest(), []
 
     def observe(chunk: memoryview) -> None:
@@ -102,7 +103,7 @@ def test_a_large_write_is_observed_in_order_and_whole(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "file") as file:
         file.write_at(7, data, observe=observe)
     assert state.hexdigest() == digest(data)
-    assert sizes == [files.CHUNK_NBYTES, files.CHUNK_NBYTES, 5]
+    assert sizes == [CHUNK_NBYTES, CHUNK_NBYTES, 5]
     assert (tmp_path / "file").read_bytes() == bytes(7) + data
 
 
@@ -118,7 +119,7 @@ def test_writing_works_where_the_system_lacks_the_fast_calls(
 ) -> None:
     for name in ("pwrite", "pread", "preadv", "posix_fadvise"):
         monkeypatch.delattr(os, name)
-    monkeypatch.setattr(files, "_fallocate", lambda: None)
+    monkeypatch.setattr(output, "_fallocate", lambda: None)
     seek = os.lseek
 
     def slow_seek(fd: int, offset: int, how: int) -> int:
@@ -127,10 +128,10 @@ def test_writing_works_where_the_system_lacks_the_fast_calls(
         return position
 
     monkeypatch.setattr(os, "lseek", slow_seek)
-    data = os.urandom(2 * files.CHUNK_NBYTES)
+    data = os.urandom(2 * CHUNK_NBYTES)
     with atomic_file(tmp_path / "file") as file:
         file.reserve(len(data))
-        half = files.CHUNK_NBYTES
+        half = CHUNK_NBYTES
         in_parallel(lambda at: file.write_at(at, data[at : at + half]), (0, half))
     target = bytearray(len(data))
     with InputFile(tmp_path / "file") as written:
@@ -361,8 +362,8 @@ def test_the_checksum_comes_from_zlib_ng_only_where_that_is_installed(
     vars(fast)["crc32"] = lambda data, value: 7
     monkeypatch.setitem(sys.modules, "zlib_ng", types.ModuleType("zlib_ng"))
     monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", fast if is_there else None)
-    files._fastest_crc32.cache_clear()
+    digests._fastest_crc32.cache_clear()
     try:
         assert crc32_of(b"123456789") == (7 if is_there else 0xCBF43926)
     finally:
-        files._fastest_crc32.cache_clear()
+        digests._fastest_crc32.cache_clear()

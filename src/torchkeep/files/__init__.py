@@ -1,0 +1,61 @@
+"""Files on disk: bounded reads, and writes that are whole or absent.
+
+Every model, state and manifest is read and written here; a run's lock and memory maps are the
+exceptions (`checkpointing/run_lock.py`, `tensors.py`).
+"""
+
+from torchkeep.files.atomic import (
+    TEMPORARY_MARK,
+    atomic_file,
+    atomic_folder,
+    remove_files,
+    remove_folder,
+    remove_temporaries,
+    staged_file,
+    sync_folder,
+    write_file,
+)
+from torchkeep.files.buffers import CHUNK_NBYTES, Buffer
+from torchkeep.files.digests import crc32_of, digest, new_digest
+from torchkeep.files.output import OutputFile
+from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
+from torchkeep.files.reading import (
+    FilePart,
+    InputFile,
+    MemoryFile,
+    Readable,
+    Stamp,
+    Stream,
+    changed,
+)
+from torchkeep.files.scratch import Scratch
+
+__all__ = [
+    "CHUNK_NBYTES",
+    "GROUP_NBYTES",
+    "NUM_THREADS",
+    "TEMPORARY_MARK",
+    "Buffer",
+    "FilePart",
+    "InputFile",
+    "MemoryFile",
+    "OutputFile",
+    "Readable",
+    "Scratch",
+    "Stamp",
+    "Stream",
+    "atomic_file",
+    "atomic_folder",
+    "changed",
+    "crc32_of",
+    "digest",
+    "grouped_by_size",
+    "in_parallel",
+    "new_digest",
+    "remove_files",
+    "remove_folder",
+    "remove_temporaries",
+    "staged_file",
+    "sync_folder",
+    "write_file",
+]
