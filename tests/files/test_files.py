@@ -16,6 +16,7 @@ import pytest
 
 from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, SaveRefused
 from torchkeep.files import (
+    CHUNK_NBYTES,
     TEMPORARY_MARK,
     InputFile,
     OutputFile,
