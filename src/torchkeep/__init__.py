@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
-    from torchkeep.loading import LoadReport, TensorFile, load, load_into, open
+    from torchkeep.loading import LoadReport, TensorFile, load, load_into, load_model, open
     from torchkeep.pickles.limits import Limits
     from torchkeep.saving import SaveReport, save
 
@@ -35,6 +35,7 @@ _HOMES = {
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
+    "load_model": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
     "SaveReport": "torchkeep.saving",
@@ -57,6 +58,7 @@ __all__ = [
     "inspect",
     "load",
     "load_into",
+    "load_model",
     "open",
     "restore",
     "save",

@@ -16,6 +16,7 @@ from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.report import SaveReport
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.torch_zip import write_torch_zip
+from torchkeep.saving.whole import Described, describe_whole
 
 _SAFETENSORS = (".safetensors",)
 _TORCH_ZIP = (".pth", ".pt", ".ckpt", ".bin")
@@ -26,6 +27,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, JSON] | None = None,
+    whole: bool = False,
     durable: bool = True,
     overwrite: bool = False,
 ) -> SaveReport:
@@ -42,6 +44,8 @@ def save(
         metadata: JSON values to keep with it, such as a version, the training parameters, the
             data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
             `date` given here takes the place of the clock's.
+        whole: store the model's structure beside its parameters, so that `load_model` rebuilds it.
+            The file is a plain state dict to everyone else.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there. Without it an existing file is left alone.
 
@@ -57,18 +61,27 @@ def save(
         )
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
-    if isinstance(obj, torch.nn.Module):
-        not_saved = non_persistent_buffers(obj)
-        obj, stripped = unwrapped_state(obj)
+    model, described = obj, Described()
+    if isinstance(model, torch.nn.Module):
+        not_saved = () if whole else non_persistent_buffers(model)
+        obj, stripped = unwrapped_state(model)
+    if whole:
+        described = describe_whole(model, obj)
     write = write_safetensors if suffix in _SAFETENSORS else write_torch_zip
     report = write(
         _flat(obj) if suffix in _SAFETENSORS else obj,
         path,
-        metadata=save_metadata(metadata),
+        metadata=save_metadata(metadata) | described.texts,
         durable=durable,
         overwrite=overwrite,
     )
-    return replace(report, stripped=stripped, not_saved=not_saved)
+    return replace(
+        report,
+        stripped=stripped,
+        not_saved=not_saved,
+        needs=described.needs,
+        left_out=described.left_out,
+    )
 
 
 def _flat(obj: object) -> Mapping[str, torch.Tensor]:

@@ -24,6 +24,9 @@ DIGESTS = "torchkeep.digests"
 TIED = "torchkeep.tied"
 """Metadata key of the names that share one tensor: a table from a name left out to the one kept."""
 
+STRUCTURE = "torchkeep.structure"
+"""Metadata key of what makes a state dict a whole model: see `own.whole`."""
+
 FACTS = ("date", "torchkeep_version", "torch_version", "python_version")
 """Metadata keys that every save has."""
 

@@ -1,0 +1,65 @@
+"""Proof that a rebuilt model is what the file says: every tensor, every flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from torchkeep.contents import Memory, Object, TensorEntry, Value
+from torchkeep.errors import ProofFailed
+from torchkeep.identify.modules import is_module, module_state
+from torchkeep.loading.whole.parts import every_part
+from torchkeep.tensors import TensorReader, identity
+
+
+def prove(root: Value, made: Mapping[int, Any], reader: TensorReader) -> None:
+    """Compare a rebuilt model with the file.
+
+    Args:
+        root: the model in the file.
+        made: what was made of each inert value, by its id.
+        reader: reads the file's tensors.
+
+    Raises:
+        ProofFailed: a tensor, its `requires_grad`, what it is tied to, or a module's training flag
+            is another; the message names it.
+    """
+    tied: dict[Memory, tuple[object, ...]] = {}
+    for path, value in every_part(root):
+        if is_module(value):
+            _prove_module(value, made[id(value)], path, reader, tied)
+
+
+def _prove_module(
+    value: Object,
+    module: torch.nn.Module,
+    path: str,
+    reader: TensorReader,
+    tied: dict[Memory, tuple[object, ...]],
+) -> None:
+    state = module_state(value)
+    if "training" in state and module.training is not state["training"]:
+        raise _differs(path or "the model", "its training flag")
+    for table, live in (("_parameters", module._parameters), ("_buffers", module._buffers)):
+        for name, entry in state.get(table, {}).items():
+            place = f"{path}.{name}" if path else name
+            tensor = live.get(name)
+            if not isinstance(entry, TensorEntry):
+                if tensor is not None:
+                    raise _differs(place, "it was None")
+                continue
+            if tensor is None or not reader.matches(tensor, entry, place):
+                raise _differs(place, "its values")
+            if tensor.requires_grad is not entry.requires_grad:
+                raise _differs(place, "its requires_grad")
+            if tied.setdefault(entry.memory, identity(tensor)) != identity(tensor):
+                raise _differs(place, "it was one tensor with another, and is on its own")
+
+
+def _differs(place: str, what: str) -> ProofFailed:
+    return ProofFailed(
+        f"{place!r} differs from the file after it was rebuilt: {what}",
+        advice="Its class changes what it is given; don't use it as loaded.",
+    )
