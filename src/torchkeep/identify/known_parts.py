@@ -55,8 +55,8 @@ CLASSES = frozenset(
 CALLS = frozenset(
     {
         *("functools.partial", "builtins.getattr"),
-        *("torch.device", "torch.Size", "collections.deque"),
-        *("builtins.slice", "builtins.range", "builtins.bytearray", "builtins.complex"),
+        *("torch.device", "torch.Size", "collections.deque", "collections.defaultdict"),
+        *("builtins.slice", "builtins.range"),
     }
 )
 """What may be called, each with arguments that are looked at."""
@@ -69,9 +69,9 @@ _FUNCTIONAL = (
     "gaussian_nll_loss gelu glu group_norm gumbel_softmax hardshrink hardsigmoid hardswish "
     "hardtanh hardtanh_ huber_loss instance_norm interpolate kl_div l1_loss layer_norm leaky_relu "
     "leaky_relu_ linear log_sigmoid log_softmax logsigmoid max_pool1d max_pool2d max_pool3d mish "
-    "mse_loss nll_loss normalize one_hot pad pixel_shuffle pixel_unshuffle prelu relu relu6 relu_ rms_norm "
-    "rrelu scaled_dot_product_attention selu selu_ sigmoid silu smooth_l1_loss soft_margin_loss "
-    "softmax softmin softplus softshrink softsign tanh tanhshrink threshold triplet_margin_loss "
+    "mse_loss nll_loss normalize one_hot pad pixel_shuffle pixel_unshuffle prelu relu relu6 relu_ "
+    "rms_norm rrelu scaled_dot_product_attention selu selu_ sigmoid silu smooth_l1_loss "
+    "soft_margin_loss softmax softmin softplus softshrink softsign tanh tanhshrink threshold triplet_margin_loss "
     "unfold upsample"
 ).split()
 _ELEMENTWISE = (
@@ -95,10 +95,10 @@ FUNCTIONS = frozenset(
         *(f"timm.layers.activations.{name}" for name in _ACTIVATIONS),
         *(f"torchvision.ops.boxes.{name}" for name in "box_iou generalized_box_iou nms".split()),
         "torchvision.models.optical_flow.raft._pass_through_h",
-        "builtins.Ellipsis",
+        *(f"builtins.{name}" for name in "Ellipsis bool dict float int list set str tuple".split()),
     }
 )
-"""Functions that a module may hold, and call on its tensors."""
+"""Functions and plain types that a module may hold, and call on its tensors."""
 
 _LAYOUTS = (
     "preserve_format contiguous_format channels_last channels_last_3d strided sparse_coo"

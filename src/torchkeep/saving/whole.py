@@ -14,7 +14,7 @@ import copyreg
 import pickle
 import sys
 import types
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +53,7 @@ from torchkeep.tensors import bytes_of, dtype_name, identity, plain_on_cpu
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 _GETATTR = Global("builtins", "getattr")
-_MAPPINGS = (OrderedDict, Counter, defaultdict)
+_MAPPINGS = (OrderedDict, Counter)
 _HELD = frozenset({"training", "_parameters", "_buffers", "_modules"})
 """Attributes of every module that are always described."""
 _PASSED = frozenset({"_compiled_call_impl", "_forward_hooks_with_kwargs"})

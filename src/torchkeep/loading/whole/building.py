@@ -13,7 +13,7 @@ import copy
 import enum
 import functools
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,14 +25,15 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.identify.modules import is_module, module_class, module_state
-from torchkeep.loading.whole.parts import FORGOTTEN, named, unwrapped
+from torchkeep.loading.whole.parts import FORGOTTEN, unwrapped
 from torchkeep.tensors import TensorReader
 
-_MAPPINGS: dict[str, Callable[[], dict[Any, Any]]] = {
+MAPPINGS: dict[str, type[dict[Any, Any]]] = {
     "collections.OrderedDict": OrderedDict,
     "collections.Counter": Counter,
     "collections.defaultdict": defaultdict,
 }
+"""The mappings with a class of their own that readers give as such."""
 _IMMUTABLE = (tuple, str, bytes, int, float)
 
 
@@ -88,9 +89,7 @@ class Builder:
         return [self.build(item, _join(place, number)) for number, item in enumerate(items)]
 
     def _mapping(self, value: dict[Value, Value], place: str) -> dict[Any, Any]:
-        kind: Callable[[], Any] = dict
-        if isinstance(value, DictObject):
-            kind = _MAPPINGS.get(value.class_path) or self._objects[named(value.class_path)]
+        kind = MAPPINGS[value.class_path] if isinstance(value, DictObject) else dict
         made: dict[Any, Any] = kind()
         self.made[id(value)] = made
         for key, item in value.items():

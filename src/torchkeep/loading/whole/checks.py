@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Global, Object, TensorEntry, Value
+from torchkeep.contents import DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import UnsafeContent
 from torchkeep.identify.known_parts import CALLS, CLASSES
 from torchkeep.identify.modules import is_module, module_class, module_state
+from torchkeep.loading.whole.building import MAPPINGS
 from torchkeep.loading.whole.parts import every_part, unwrapped
 
 _OWN = vars(torch.nn.Module())
@@ -45,8 +46,11 @@ def check_parts(root: Value, objects: Mapping[Global, Any], given: frozenset[str
     """
     check = _Checks(objects, given)
     for path, value in every_part(root):
+        place = path or "the model"
         if isinstance(value, Object):
-            check.check(value, path or "the model")
+            check.check(value, place)
+        elif isinstance(value, DictObject) and value.class_path not in MAPPINGS:
+            raise UnsafeContent(f"{place} is a {value.class_path}, which is no known mapping")
     if not is_module(root):
         raise UnsafeContent("the model is no module")
 
@@ -77,6 +81,8 @@ class _Checks:
             raise UnsafeContent(f"{place} is a {path} without what every module has")
         elif not issubclass(made, enum.Enum):
             self.check_plain(value, made, place)
+        elif len(value.args) != 1 or value.state is not None:
+            raise UnsafeContent(f"{place} is no member of {path}")
 
     # --- Modules -------------------------------------------------------------------------------
 
@@ -151,8 +157,8 @@ class _Checks:
     def check_partial(self, value: Object, place: str) -> None:
         parts = value.state if isinstance(value.state, tuple) and len(value.state) == 4 else ()
         held, args, kwargs, attributes = parts or (None, None, None, None)
-        is_right = isinstance(args, tuple) and isinstance(kwargs, dict) and not attributes
-        if not is_right or any(not isinstance(name, str) for name in kwargs):
+        is_tuple = isinstance(args, tuple) and not attributes
+        if not is_tuple or not isinstance(kwargs, dict) or not _are_names(kwargs):
             raise UnsafeContent(f"{place} is a functools.partial of an unknown form")
         is_callable = isinstance(held, Global) and str(held) not in CALLS
         if not is_callable and not (isinstance(held, Object) and str(held.callee) in _BOUND):
@@ -178,6 +184,10 @@ def _check_own(name: str, value: Value, place: str) -> None:
     }.get(name, isinstance(value, dict) and all(isinstance(key, int) for key in value))
     if not is_right:
         raise UnsafeContent(f"{name} of {place} is not what a module has there")
+
+
+def _are_names(table: dict[Value, Value]) -> bool:
+    return all(isinstance(name, str) for name in table)
 
 
 def _is_special(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry, Value
+from torchkeep.contents import Array, Global, Object, TensorEntry, Value
 from torchkeep.identify.modules import is_module, module_class, module_state
 from torchkeep.pickles.limits import DEFAULT_LIMITS
 
@@ -21,8 +21,6 @@ _WRAPPED_AS = {
 
 FORGOTTEN = frozenset({"_backend", "_forward_hooks_with_kwargs"})
 """Attributes of modules that PyTorch has no use for any more, or makes anew."""
-
-_MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,6 @@ def unwrapped(value: Value) -> Value:
 
 def parts_of(value: Value) -> Iterator[tuple[str, Value]]:
     """Yield what is in a value, as far as it is needed to rebuild it, each with its name."""
-    if isinstance(value, DictObject) and value.class_path not in _MAPPINGS:
-        yield "", named(value.class_path)
     if isinstance(value, dict):
         for key, item in value.items():
             yield "", key
@@ -97,12 +93,6 @@ def mentions(root: Value) -> list[Mention]:
         if isinstance(value, Global):
             found.setdefault(value, Mention(value, path))
     return list(found.values())
-
-
-def named(path: str) -> Global:
-    """Return a dotted name as a value."""
-    module, _, name = path.rpartition(".")
-    return Global(module, name)
 
 
 def _join(path: str, name: str) -> str:
