@@ -71,8 +71,8 @@ _FUNCTIONAL = (
     "leaky_relu_ linear log_sigmoid log_softmax logsigmoid max_pool1d max_pool2d max_pool3d mish "
     "mse_loss nll_loss normalize one_hot pad pixel_shuffle pixel_unshuffle prelu relu relu6 relu_ "
     "rms_norm rrelu scaled_dot_product_attention selu selu_ sigmoid silu smooth_l1_loss "
-    "soft_margin_loss softmax softmin softplus softshrink softsign tanh tanhshrink threshold triplet_margin_loss "
-    "unfold upsample"
+    "soft_margin_loss softmax softmin softplus softshrink softsign tanh tanhshrink threshold "
+    "triplet_margin_loss unfold upsample"
 ).split()
 _ELEMENTWISE = (
     "abs acos add amax amin argmax argmin asin atan bmm cat ceil celu clamp concat conv1d conv2d "
