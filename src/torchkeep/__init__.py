@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import LoadReport, TensorFile, load, load_into, load_model, open
     from torchkeep.pickles.limits import Limits
+    from torchkeep.rescuing import RescueReport, rescue
     from torchkeep.saving import SaveReport, save
 
 __version__ = "0.1.0"
@@ -38,6 +39,8 @@ _HOMES = {
     "load_model": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "RescueReport": "torchkeep.rescuing",
+    "rescue": "torchkeep.rescuing",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -49,6 +52,7 @@ __all__ = [
     "Integrity",
     "Limits",
     "LoadReport",
+    "RescueReport",
     "SaveReport",
     "Scanned",
     "TensorFile",
@@ -60,6 +64,7 @@ __all__ = [
     "load_into",
     "load_model",
     "open",
+    "rescue",
     "restore",
     "save",
     "scan",

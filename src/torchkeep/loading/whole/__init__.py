@@ -14,23 +14,20 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Contents, Object
-from torchkeep.errors import ClassesMissing, FileProblem, LoadMismatch, UnsupportedContent
+from torchkeep.contents import Object
+from torchkeep.errors import ClassesMissing, FileProblem, UnsupportedContent
 from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
-from torchkeep.formats.own.whole import read_structure
-from torchkeep.identify import identify
+from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.module_lines import tree_lines
-from torchkeep.identify.modules import is_module, module_tree
-from torchkeep.identify.tree import Budget
-from torchkeep.loading.selection import choose, value_at
+from torchkeep.identify.whole_models import WholeModel, whole_models
+from torchkeep.loading.selection import choose
 from torchkeep.loading.whole.building import Builder
 from torchkeep.loading.whole.checks import check_parts
 from torchkeep.loading.whole.names import Allowed, resolve
-from torchkeep.loading.whole.parts import mentions, unwrapped
+from torchkeep.loading.whole.parts import mentions
 from torchkeep.loading.whole.proving import prove
-from torchkeep.matching.tied import tied_names
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
 
@@ -75,20 +72,18 @@ def load_model(
     """
     allowed = Allowed(dict(classes or {}), tuple(trust), run_source)
     with Scratch() as scratch:
-        contents = describe_whole(path, limits=limits, scratch=scratch)
-        root, sources = find_model(contents, select, limits)
-        root = unwrapped(root)
+        inspection = identify(describe_whole(path, limits=limits, scratch=scratch), limits)
         try:
-            objects = resolve(mentions(root), allowed, sources)
-            check_parts(root, objects, frozenset(allowed.classes))
+            model = _chosen(inspection, select)
+            objects = resolve(mentions(model.root), allowed, model.sources)
+            check_parts(model.root, objects, frozenset(allowed.classes))
         except ClassesMissing as problem:
-            raise _explained(problem, contents, root, sources, limits) from None
+            raise _explained(problem, inspection, model) from None
         except FileProblem as problem:
             raise problem.in_file(path) from None
-        digests = stored_digests(contents)
+        digests = stored_digests(inspection.contents)
         with TensorReader(path, device=device, digests=digests) as reader:
-            model = _built(root, objects, reader)
-    return model
+            return _built(model.root, objects, reader)
 
 
 def _built(root: Object, objects: Mapping[Any, Any], reader: TensorReader) -> torch.nn.Module:
@@ -105,41 +100,26 @@ def _built(root: Object, objects: Mapping[Any, Any], reader: TensorReader) -> to
     return model
 
 
-def find_model(
-    contents: Contents, select: str = "auto", limits: Limits = DEFAULT_LIMITS
-) -> tuple[Object, dict[str, str]]:
-    """Return the whole model that is meant, and the source texts in the file.
+def _chosen(inspection: Inspection, select: str) -> WholeModel:
+    """Return the whole model that is meant.
 
     Raises:
         LoadMismatch: there is none, or it is not clear which.
         DamagedFile: the structure in a file of ours is broken.
     """
-    tensors = contents.tensors
-    tied = {name: tensors[kept] for name, kept in tied_names(contents).items()}
-    structure = read_structure(contents, tensors | tied)
-    if structure is not None:
-        return structure.root, structure.sources
-    inspection = identify(contents, limits)
-    modules = {name for name, _ in inspection.modules}
-    whole = tuple(item for item in inspection.state_dicts if item.name in modules)
-    if not whole:
-        raise LoadMismatch(
-            f"{contents.path}: there is no whole model in this file ({inspection.summary})",
-            advice="Build the model, and load its parameters with torchkeep.load_into.",
-        )
-    chosen, _ = choose(replace(inspection, state_dicts=whole), select)
-    return value_at(contents.root, chosen.name), contents.sources
+    models = whole_models(inspection)
+    if list(models) == [""] and select == "auto":
+        return models[""]
+    among = tuple(item for item in inspection.state_dicts if item.name in models)
+    chosen, _ = choose(replace(inspection, state_dicts=among), select)
+    return models[chosen.name]
 
 
 def _explained(
-    problem: ClassesMissing,
-    contents: Contents,
-    root: Object,
-    sources: Mapping[str, str],
-    limits: Limits,
+    problem: ClassesMissing, inspection: Inspection, model: WholeModel
 ) -> ClassesMissing:
     """Return the error with what the model looks like, and with what would help."""
-    path, names = os.fspath(contents.path), problem.names
+    path, names = os.fspath(inspection.path), problem.names
     given = ", ".join(f"{name!r}: {name.rpartition('.')[2]}" for name in names)
     tops = dict.fromkeys(name.partition(".")[0] for name in names)
     trusted = ", ".join(repr(top) for top in tops)
@@ -149,13 +129,17 @@ def _explained(
         "or, if they can be imported by these names and you trust the file with them:",
         f"  torchkeep.load_model({path!r}, trust=({trusted},))",
     ]
-    if any(name in sources for name in names):
+    if any(name in model.sources for name in names):
         lines.append("The file has their source text; run_source=True runs it: read it before.")
     lines.append(f"Without them: torchkeep rescue {path} FOLDER extracts weights and structure.")
-    tree = module_tree(root, dict(sources), Budget.for_contents(contents, limits))
-    lines += ["The model:", *tree_lines(tree)] if is_module(root) else []
+    tree = tree_lines(model.tree(inspection.contents, inspection.limits))
+    lines += ["The model:", *tree[:_MOST_LINES]]
+    lines += [f"... ({len(tree):,} lines)"] if len(tree) > _MOST_LINES else []
     advice = f"{problem.advice}\n".lstrip() + "\n".join(lines)
     return ClassesMissing(problem.problem, advice=advice, path=path, names=names)
 
+
+_MOST_LINES = 100
+"""Lines of a model's tree in an error."""
 
 __all__ = ["load_model"]

@@ -25,7 +25,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.identify.modules import is_module, module_class, module_state
-from torchkeep.loading.whole.parts import FORGOTTEN, unwrapped
+from torchkeep.identify.whole_models import unwrapped
+from torchkeep.loading.whole.parts import FORGOTTEN
 from torchkeep.tensors import TensorReader
 
 MAPPINGS: dict[str, type[dict[Any, Any]]] = {

@@ -17,8 +17,9 @@ from torchkeep.contents import DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import UnsafeContent
 from torchkeep.identify.known_parts import CALLS, CLASSES
 from torchkeep.identify.modules import is_module, module_class, module_state
+from torchkeep.identify.whole_models import unwrapped
 from torchkeep.loading.whole.building import MAPPINGS
-from torchkeep.loading.whole.parts import every_part, unwrapped
+from torchkeep.loading.whole.parts import every_part
 
 _OWN = vars(torch.nn.Module())
 """What every module has; its attributes are told by it."""

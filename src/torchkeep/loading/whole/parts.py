@@ -1,4 +1,4 @@
-"""A whole model as inert values, looked at: its wrappers left out, its names collected."""
+"""What a whole model in a file is made of: every value in it, and every name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from dataclasses import dataclass
 
 from torchkeep.contents import Array, Global, Object, TensorEntry, Value
 from torchkeep.identify.modules import is_module, module_class, module_state
-from torchkeep.pickles.limits import DEFAULT_LIMITS
-
-_WRAPPED_AS = {
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper": (
-        "_checkpoint_wrapped_module"
-    ),
-}
-"""The modules that only wrap another one, and where they have it."""
+from torchkeep.identify.whole_models import unwrapped
 
 FORGOTTEN = frozenset({"_backend", "_forward_hooks_with_kwargs"})
 """Attributes of modules that PyTorch has no use for any more, or makes anew."""
@@ -30,17 +20,6 @@ class Mention:
     name: Global
     place: str
     """The path of what it is used for."""
-
-
-def unwrapped(value: Value) -> Value:
-    """Return the module in a wrapper, and in one below it; anything else as it is."""
-    for _ in range(DEFAULT_LIMITS.depth):
-        inner = _WRAPPED_AS.get(value.class_path) if isinstance(value, Object) else None
-        modules = module_state(value).get("_modules") if inner else None
-        if not isinstance(modules, dict) or not isinstance(modules.get(inner), Object):
-            return value
-        value = modules[inner]
-    return value
 
 
 def parts_of(value: Value) -> Iterator[tuple[str, Value]]:
