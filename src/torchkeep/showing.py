@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torchkeep.contents import DictObject, Global, Object, TensorEntry
+from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry
 from torchkeep.wording import counted, printable
 
 MAX_LENGTH = 160
@@ -60,6 +60,8 @@ def show(value: object, *, depth: int = MAX_DEPTH) -> str:
         return _show_collection(value, depth)
     if isinstance(value, TensorEntry):
         return f"tensor {value.dtype} {shape(value.shape)}"
+    if isinstance(value, Array):
+        return f"array {value.dtype} {shape(value.shape)}"
     if isinstance(value, Object):
         return f"{clip(value.class_path)}(...)"
     if isinstance(value, Global):

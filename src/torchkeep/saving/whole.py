@@ -184,9 +184,10 @@ class _Describer:
         return made
 
     def _global(self, value: Any) -> Global:
-        owner = getattr(value, "__self__", None)
-        if isinstance(owner, type):  # torch.relu is a method of a class in C
-            found = Global(owner.__module__, f"{owner.__qualname__}.{value.__name__}")
+        reduced = value.__reduce_ex__(2) if isinstance(value, types.BuiltinFunctionType) else ""
+        if not isinstance(reduced, str):  # torch.relu is a method of a class in C
+            owner, name = reduced[1]
+            found = Global(owner.__module__, f"{owner.__qualname__}.{name}")
         else:
             name = getattr(value, "__qualname__", value.__name__)
             found = Global(_module_of(value, name), name)
@@ -246,7 +247,8 @@ class _Describer:
             made[name] = self.value(OrderedDict(kept), path)
         for key in hooks.keys() - kept.keys():
             shown = getattr(hooks[key], "__qualname__", type(hooks[key]).__qualname__)
-            self.left_out.append(f"{path or 'the model'}: a hook ({shown} in {name})")
+            if not _serves_old_files(hooks[key]):
+                self.left_out.append(f"{path or 'the model'}: a hook ({shown} in {name})")
 
     # --- Tensors and objects -------------------------------------------------------------------
 
@@ -315,6 +317,12 @@ class _Describer:
 
 class _NoDataError(Exception):
     """A value can't be described; the text says why."""
+
+
+def _serves_old_files(hook: object) -> bool:
+    """Whether a hook is PyTorch's own, for state dicts of older names, and changes no output."""
+    inner = hook.hook if isinstance(hook, _WrappedHook) else None
+    return getattr(inner, "__module__", "").partition(".")[0] == "torch"
 
 
 def _module_of(value: Any, name: str) -> str:

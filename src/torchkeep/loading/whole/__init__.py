@@ -120,23 +120,29 @@ def _explained(
 ) -> ClassesMissing:
     """Return the error with what the model looks like, and with what would help."""
     path, names = os.fspath(inspection.path), problem.names
-    given = ", ".join(f"{name!r}: {name.rpartition('.')[2]}" for name in names)
+    given = ", ".join(f"{name!r}: {_last_name(name)}" for name in names)
+    lines = ["Give the classes:", f"  torchkeep.load_model({path!r}, classes={{{given}}})"]
     tops = dict.fromkeys(name.partition(".")[0] for name in names)
-    trusted = ", ".join(repr(top) for top in tops)
-    lines = [
-        "Give the classes:",
-        f"  torchkeep.load_model({path!r}, classes={{{given}}})",
-        "or, if they can be imported by these names and you trust the file with them:",
-        f"  torchkeep.load_model({path!r}, trust=({trusted},))",
-    ]
+    if not any("<" in name or name.startswith("__main__.") for name in names):
+        trusted = "".join(f"{top!r}, " for top in tops).rstrip(" ")
+        lines += [
+            "or, if they can be imported by these names:",
+            f"  torchkeep.load_model({path!r}, trust=({trusted}))",
+        ]
     if any(name in model.sources for name in names):
-        lines.append("The file has their source text; run_source=True runs it: read it before.")
-    lines.append(f"Without them: torchkeep rescue {path} FOLDER extracts weights and structure.")
+        lines.append("Their source text is in the file; run_source=True runs it: read it before.")
+    lines.append(f"Without them: torchkeep rescue {path} FOLDER takes out weights and structure.")
     tree = tree_lines(model.tree(inspection.contents, inspection.limits))
     lines += ["The model:", *tree[:_MOST_LINES]]
     lines += [f"... ({len(tree):,} lines)"] if len(tree) > _MOST_LINES else []
     advice = f"{problem.advice}\n".lstrip() + "\n".join(lines)
     return ClassesMissing(problem.problem, advice=advice, path=path, names=names)
+
+
+def _last_name(path: str) -> str:
+    """Return what a class is called in its module; a lambda has no name."""
+    last = path.rpartition(".")[2]
+    return last if last.isidentifier() else "..."
 
 
 _MOST_LINES = 100

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from torchkeep.contents import Global
-from torchkeep.errors import ClassesMissing, UnsafeContent
+from torchkeep.errors import ClassesMissing, UnsafeContent, UnsupportedContent
 from torchkeep.identify.known_parts import (
     CALLS,
     CLASSES,
@@ -54,11 +54,18 @@ def resolve(
         sources: the source texts in the file by dotted name.
 
     Raises:
+        UnsupportedContent: it is a program of TorchScript.
         UnsafeContent: a name is of a kind that no model needs.
         ClassesMissing: names are not known and not allowed; all of them are listed.
     """
     objects: dict[Global, Any] = {}
     missing: dict[Global, str] = {}
+    found = list(found)
+    if any(mention.name.module.startswith("__torch__") for mention in found):
+        raise UnsupportedContent(
+            "the model is a program of TorchScript, which has no classes in Python",
+            advice="torch.jit.load runs it, if you trust it; torchkeep.load has its weights.",
+        )
     for mention in found:
         name = mention.name
         value = _given(name, allowed)
