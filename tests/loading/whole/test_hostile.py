@@ -101,7 +101,7 @@ def test_a_function_of_timm_that_loads_files_is_not_among_the_known_ones(
     [
         ("forward", functional.relu, "0 has an attribute 'forward' in place of the method"),
         ("forward", functools.partial(functional.relu), "in place of the method"),
-        ("extra_repr", 3, "0 has an attribute 'extra_repr' in place of the method"),
+        ("extra_repr", torch.tanh, "0 has an attribute 'extra_repr' in place of the method"),
         ("_call_impl", functional.relu, "an attribute of 0 is called _call_impl"),
         ("_wrapped_call_impl", functional.relu, "an attribute of 0 is called _wrapped_call_impl"),
         ("__class__", 1, "an attribute of 0 is called __class__"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import inspect
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -125,6 +126,7 @@ class Builder:
             if name not in FORGOTTEN:
                 is_table = name in ("_parameters", "_buffers", "_modules")
                 state[name] = self.build(item, place if is_table else _join(place, name))
+        _add_what_is_newer(cls, state, self._reader.device)
         made.__setstate__(state)  # type: ignore[no-untyped-call]
         _parametrize(made)
         _recompute(made)
@@ -147,7 +149,7 @@ class Builder:
         elif args or callee.__module__ in ("builtins", "collections"):
             made = callee(*args)
         else:
-            made = object.__new__(callee)
+            made = callee.__new__(callee)
         self.made[id(value)] = made
         self._fill(made, value, place)
         return made
@@ -168,6 +170,24 @@ class Builder:
 
 
 _MADE = (TensorEntry, Array, Global, Object, dict, list, tuple, set, frozenset)
+
+
+def _add_what_is_newer(cls: type, state: dict[str, Any], device: torch.device) -> None:
+    """Give a module of PyTorch's what releases after the file's have added, at its default.
+
+    A constructor's argument that TorchScript takes for a constant is an attribute by that name.
+    The counter of batches came with 0.4.1; `_BatchNorm._load_from_state_dict` starts it at 0, too.
+    """
+    if not cls.__module__.startswith("torch.nn.modules."):
+        return
+    constants = getattr(cls, "__constants__", ())
+    for name, parameter in inspect.signature(cls).parameters.items():
+        is_set = any(name in table for table in (state, state["_parameters"], state["_buffers"]))
+        if name in constants and not is_set and parameter.default is not inspect.Parameter.empty:
+            state[name] = parameter.default
+    counter = "num_batches_tracked"
+    if state["_buffers"].get("running_mean") is not None and counter not in state["_buffers"]:
+        state["_buffers"][counter] = torch.tensor(0, dtype=torch.long, device=device)
 
 
 def _parametrize(module: torch.nn.Module) -> None:

@@ -120,15 +120,18 @@ class _Checks:
                 raise UnsafeContent(f"{key!r} in {name} of {place} is something else")
 
     def check_attribute(self, owner: Value, cls: type, name: str, value: Value, place: str) -> None:
-        """Raise if an attribute takes the place of something that the class defines as code."""
+        """Raise if an attribute makes a call of the class's own run something else.
+
+        A number or a text may well be called like a method (`self.type = "conv"`).
+        """
         if _is_special(name):
             raise UnsafeContent(f"an attribute of {place} is called {name}")
         if name in _NEVER and value is not None:
             raise UnsafeContent(f"an attribute of {place} is called {name}")
-        defined = _defined(cls, name)
-        if not _is_code(defined) or self.is_own_forward(owner, value):
+        if not _is_code(_defined(cls, name)) or not _may_be_called(value):
             return
-        raise UnsafeContent(f"{place} has an attribute {name!r} in place of the method")
+        if not self.is_own_forward(owner, value):
+            raise UnsafeContent(f"{place} has an attribute {name!r} in place of the method")
 
     def is_own_forward(self, owner: Value, value: Value) -> bool:
         """Whether a value is the module's own way to run, as `self.forward = self.forward_slow`."""
@@ -151,9 +154,8 @@ class _Checks:
         for name, item in value.attributes.items():
             if not isinstance(name, str) or _is_special(name):
                 raise UnsafeContent(f"an attribute of {place} is called {name}")
-            if _is_code(_defined(cls, name)):
+            if _is_code(_defined(cls, name)) and _may_be_called(item):
                 raise UnsafeContent(f"{place} has an attribute {name!r} in place of the method")
-            del item
 
     def check_partial(self, value: Object, place: str) -> None:
         parts = value.state if isinstance(value.state, tuple) and len(value.state) == 4 else ()
@@ -198,6 +200,10 @@ def _is_special(name: str) -> bool:
 def _defined(cls: type, name: str) -> Any:
     """Return what a class has under a name, not bound; None if it has nothing."""
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _may_be_called(value: Value) -> bool:
+    return isinstance(value, Global | Object)
 
 
 def _is_code(defined: Any) -> bool:
