@@ -48,6 +48,7 @@ CLASSES = frozenset(
                 "BalancedPositiveNegativeSampler BoxCoder BoxLinearCoder Matcher SSDMatcher".split()
             )
         ),
+        "torchvision.ops.poolers.LevelMapper",
     }
 )
 """Classes of plain objects: they are made without their constructor, and get their attributes."""
@@ -105,19 +106,19 @@ _LAYOUTS = (
 ).split()
 
 
-def is_known(name: Global, *, is_class: bool) -> bool:
+def is_known(name: Global, *, is_module: bool) -> bool:
     """Whether a name may be used without asking.
 
     Args:
         name: the name.
-        is_class: whether it is a class, which has to be one of a module or an enumeration then.
+        is_module: whether it is a class of modules, or an enumeration.
 
-    >>> is_known(Global("torch.nn.modules.linear", "Linear"), is_class=True)
+    >>> is_known(Global("torch.nn.modules.linear", "Linear"), is_module=True)
     True
-    >>> is_known(Global("timm.models", "load_checkpoint"), is_class=False)
+    >>> is_known(Global("timm.models", "load_checkpoint"), is_module=False)
     False
     """
-    if is_class and is_among_modules(name.module):
+    if is_module and is_among_modules(name.module):
         return True
     path = str(name)
     return path in CLASSES or path in CALLS or path in FUNCTIONS or is_torch_value(name)

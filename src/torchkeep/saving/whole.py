@@ -11,6 +11,7 @@ torch/nn/utils/parametrize.py (a parametrized module's class is made at run time
 from __future__ import annotations
 
 import copyreg
+import enum
 import pickle
 import sys
 import types
@@ -93,8 +94,8 @@ def describe_whole(model: object, state: Mapping[str, Any]) -> Described:
             advice="Leave whole=True out.",
         )
     describer = _Describer(state)
-    describer.name_tensors(model)
     try:
+        describer.name_tensors(model)
         root = describer.value(model, "")
     except RecursionError:
         raise SaveRefused("the model is nested too deeply to be described") from None
@@ -103,7 +104,7 @@ def describe_whole(model: object, state: Mapping[str, Any]) -> Described:
     needs = [
         str(name)
         for name, value in named.items()
-        if not is_known(name, is_class=isinstance(value, type))
+        if not is_known(name, is_module=_is_class_of(value, torch.nn.Module | enum.Enum))
     ]
     texts = {STRUCTURE: write_structure(structure)}
     return Described(texts, tuple(needs), tuple(describer.left_out))
@@ -197,12 +198,13 @@ class _Describer:
     # --- Modules -------------------------------------------------------------------------------
 
     def _module(self, module: torch.nn.Module, path: str) -> Object:
-        if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
-            raise SaveRefused(
-                f"{path or 'the model'} is a {type(module).__qualname__}, whose code is made at "
-                "run time",
-                advice="Save the model that it was made from.",
-            )
+        for kind in (torch.jit.ScriptModule, torch.fx.GraphModule):
+            if isinstance(module, kind):
+                raise SaveRefused(
+                    f"{path or 'the model'} is a {kind.__qualname__}, whose code is made at run "
+                    "time",
+                    advice="Save the model that it was made from.",
+                )
         cls = type(module)
         state = vars(module)
         if parametrize.is_parametrized(module):
@@ -391,6 +393,10 @@ def _libraries(named: Iterable[Global]) -> dict[str, str]:
     tops = dict.fromkeys(name.module.partition(".")[0] for name in named)
     versions = {top: getattr(sys.modules.get(top), "__version__", None) for top in tops}
     return {top: str(version) for top, version in versions.items() if version is not None}
+
+
+def _is_class_of(value: object, kind: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, kind)
 
 
 def _is_numpy(value: object) -> bool:

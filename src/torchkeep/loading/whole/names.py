@@ -144,6 +144,7 @@ def _look_up(name: Global) -> Any:
         if not isinstance(value, type):
             return None
         value = next((vars(cls)[part] for cls in value.__mro__ if part in vars(cls)), None)
+        value = value.__func__ if isinstance(value, staticmethod) else value
     return value
 
 
