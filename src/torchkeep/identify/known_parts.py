@@ -83,8 +83,8 @@ _ELEMENTWISE = (
     "sigmoid sign sin sinh softmax sqrt square stack std sub sum tan tanh threshold transpose var"
 ).split()
 _ACTIVATIONS = (
-    "gelu gelu_tanh hard_mish hard_sigmoid hard_swish mish prelu sigmoid swish tanh quick_gelu"
-)
+    "gelu gelu_tanh hard_mish hard_sigmoid hard_swish mish prelu quick_gelu sigmoid swish tanh"
+).split()
 
 FUNCTIONS = frozenset(
     {
