@@ -20,7 +20,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks architectures clean
+.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks test-models architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +65,9 @@ test-frameworks: $(FRAMEWORKS)/stamp ## inspect files that some forty frameworks
 test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, without torchvision
 	$(OLDEST)/bin/python -m pytest -rs -W '$(OLD_WARNING)' \
 		$(filter-out $(NEED_TORCHVISION),$(wildcard tests/test_*.py tests/*/))
+
+test-models: $(VENV)/dev.stamp ## save and load all of torchvision's networks and timm's families
+	TORCHKEEP_MODELS=all $(BIN)/python -m pytest tests/loading/test_round_trips.py
 
 NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/
 # torch 2.13 warns of itself when parts of it are imported; the newest does not.

@@ -95,6 +95,29 @@ def test_every_format_is_inspected_without_torch_and_numpy(files: list[Path]):
     assert done.stdout.splitlines() == [torchkeep.inspect(path).summary for path in files]
 
 
+def test_both_formats_are_written_without_torch_and_numpy(tmp_path: Path):
+    program = """
+from torchkeep.contents import Storage, TensorEntry
+from torchkeep.writing.payload import of_bytes
+from torchkeep.writing.safetensors import TensorData
+from torchkeep.writing.shards import write_shards
+from torchkeep.writing.torch_zip import write_torch_zip
+data = of_bytes(bytes(range(48)))
+turned = TensorEntry("int32", (3, 4), (1, 3), Storage("", 48, None))
+write_torch_zip({"x": [turned], "epoch": 3}, lambda storage: data, sys.argv[1] + "/a.pth")
+tensors = {"a": TensorData("uint8", (48,), data), "b": TensorData("int32", (12,), data)}
+write_shards(tensors, sys.argv[1] + "/model.safetensors", 50)
+"""
+    done = run_blocked(program, tmp_path)
+    assert (done.stderr, done.returncode) == ("", 0)
+    expected = torch.tensor(list(range(48)), dtype=torch.uint8)
+    found = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert torch.equal(found["x"][0], expected.view(torch.int32).view(4, 3).t())
+    parts = torchkeep.load(tmp_path / "model.safetensors.index.json")
+    assert torch.equal(parts["a"], expected)
+    assert torchkeep.verify(tmp_path).verified
+
+
 @pytest.mark.parametrize("options", [(), ("--json", "--tensors"), ("--tree",)])
 def test_the_command_line_works_without_torch_and_numpy(files: list[Path], options: tuple[str]):
     program = "from torchkeep.cli import main; sys.exit(main(sys.argv[1:]))"

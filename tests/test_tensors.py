@@ -173,7 +173,7 @@ def test_the_other_byte_order_is_turned(tmp_path: Path, dtype: str, mmap: bool) 
         assert torch.equal(reader.materialize(entry), values)
         reader.fill(live, entry)
         assert torch.equal(live, values)
-        assert reader.matches(values, entry)
+        assert reader.match(values, entry)
 
 
 def test_parameters_and_gradient_flags_come_back(tmp_path: Path) -> None:
@@ -251,15 +251,15 @@ def test_one_different_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
     values = torch.arange(_COMPARED_NBYTES + 13, dtype=torch.int64).to(torch.uint8)
     entry = entry_of(tmp_path, "uint8", tuple(values.shape), 5)
     with TensorReader(file_of(tmp_path, values, before=5)) as reader:
-        assert reader.matches(values, entry)
+        assert reader.match(values, entry)
         assert same_bits(values, values.clone())
         for place in (0, _COMPARED_NBYTES - 1, _COMPARED_NBYTES, len(values) - 1):
             changed = values.clone()
             changed[place] ^= 1
-            assert not reader.matches(changed, entry)
+            assert not reader.match(changed, entry)
             assert not same_bits(changed, values)
-        assert not reader.matches(values[:-1], entry)
-        assert not reader.matches(values.to(torch.int8), entry)
+        assert not reader.match(values[:-1], entry)
+        assert not reader.match(values.to(torch.int8), entry)
 
 
 # --- Refusals ----------------------------------------------------------------------------------
@@ -399,5 +399,5 @@ def test_a_lazily_conjugated_or_negated_tensor_loads_as_torch_loads_it(
     model = torch.nn.Module()
     model.a = torch.nn.Module()
     model.a.register_buffer("weight", torch.zeros_like(expected.resolve_conj().resolve_neg()))
-    assert torchkeep.load_into(model, tmp_path / "a.pth").proven
+    assert torchkeep.load_into(model, tmp_path / "a.pth").digests
     assert torch.equal(model.a.weight, expected.resolve_neg())

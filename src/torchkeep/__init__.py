@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
-    from torchkeep.loading import LoadReport, TensorFile, load, load_into, load_model, open
+    from torchkeep.loading import (
+        ClassNames,
+        LoadPlan,
+        LoadReport,
+        TensorFile,
+        load,
+        load_into,
+        load_model,
+        open,
+        plan,
+    )
     from torchkeep.pickles.limits import Limits
     from torchkeep.rescuing import RescueReport, rescue
     from torchkeep.saving import SaveReport, save
@@ -33,10 +43,13 @@ _HOMES = {
     "Scanned": "torchkeep.identify.scan",
     "scan": "torchkeep.identify.scan",
     "Limits": "torchkeep.pickles.limits",
+    "ClassNames": "torchkeep.loading",
+    "LoadPlan": "torchkeep.loading",
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
     "load_model": "torchkeep.loading",
+    "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
     "RescueReport": "torchkeep.rescuing",
@@ -48,9 +61,11 @@ _HOMES = {
 
 __all__ = [
     "Checkpointer",
+    "ClassNames",
     "Inspection",
     "Integrity",
     "Limits",
+    "LoadPlan",
     "LoadReport",
     "RescueReport",
     "SaveReport",
@@ -64,6 +79,7 @@ __all__ = [
     "load_into",
     "load_model",
     "open",
+    "plan",
     "rescue",
     "restore",
     "save",

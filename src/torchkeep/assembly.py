@@ -7,23 +7,16 @@ become the one tensor again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from torchkeep.contents import ROW_BITS, TensorEntry, contiguous_stride
+from torchkeep.contents import ROW_BITS, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 
 Materialize = Callable[[TensorEntry, str], torch.Tensor]
 """Makes the tensor of an entry; the second argument is what to call it in an error."""
-
-_PLAIN_DTYPES: Mapping[str, str] = MappingProxyType(
-    {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
-)
-"""The dtype of a quantized tensor's numbers, by the quantized one, if they are whole bytes."""
 
 
 def assemble(entry: TensorEntry, name: str, materialize: Materialize) -> torch.Tensor:
@@ -61,7 +54,8 @@ def _sparse(entry: TensorEntry, parts: Mapping[str, torch.Tensor]) -> torch.Tens
     values = parts["values"]
     if entry.layout == "sparse_coo":
         made = torch.sparse_coo_tensor(parts["indices"], values, entry.shape, check_invariants=True)
-        return made.coalesce() if _is_sorted(parts["indices"]) else made
+        is_coalesced = entry.is_coalesced is not False and _is_sorted(parts["indices"])
+        return made.coalesce() if is_coalesced else made
     compressed, plain = (tensor for key, tensor in parts.items() if key != "values")
     return torch.sparse_compressed_tensor(
         compressed,
@@ -101,14 +95,6 @@ def _unwrapped(entry: TensorEntry, name: str, parts: Mapping[str, torch.Tensor])
         f"tensor {name!r} is a {entry.class_path or entry.layout} made of parts ({listed})",
         advice="Only its own class can put it together; its parts can be read one by one.",
     )
-
-
-def numbers_of(entry: TensorEntry) -> TensorEntry:
-    """Return the plain tensor whose numbers a quantized one has, bytes where they share these."""
-    if entry.dtype in ROW_BITS:
-        shape = (entry.nbytes,)
-        return TensorEntry("uint8", shape, contiguous_stride(shape), entry.storage)
-    return replace(entry, dtype=_PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
 
 
 def quantized(

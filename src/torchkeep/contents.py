@@ -177,6 +177,8 @@ class TensorEntry:
     """The tensors that it is made of, where it has no storage of its own: indices and values."""
     chunks: tuple[Chunk, ...] = ()
     """The pieces that it is put together from, where it is spread over shards."""
+    is_coalesced: bool | None = None
+    """Of a `sparse_coo` tensor: whether its indices are said to be sorted and each there once."""
 
     @property
     def numel(self) -> int:
@@ -245,6 +247,18 @@ def contiguous_stride(shape: tuple[int, ...], *, fortran: bool = False) -> tuple
         stride.append(step)
         step *= max(size, 1)
     return tuple(reversed(stride))
+
+
+_PLAIN_DTYPES: dict[str, str] = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""The dtype of a quantized tensor's numbers, by the quantized one, if they are whole bytes."""
+
+
+def numbers_of(entry: TensorEntry) -> TensorEntry:
+    """Return the plain tensor whose numbers a quantized one has, bytes where they share these."""
+    if entry.dtype in ROW_BITS:
+        shape = (entry.nbytes,)
+        return TensorEntry("uint8", shape, contiguous_stride(shape), entry.storage)
+    return replace(entry, dtype=_PLAIN_DTYPES[entry.dtype], quantizer=(), parts=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +336,13 @@ def attributes_of(state: Value) -> dict[Value, Value]:
     """Return the attributes in what an object's state is set to: a dict, or one and slots."""
     parts = state if isinstance(state, tuple) else (state,)
     return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
+
+
+def repr_key(key: Value) -> str:
+    """Return a dictionary key that is no text as one component of a path."""
+    if isinstance(key, tuple | frozenset):
+        return f"<{type(key).__name__} of {len(key)}>"
+    return str(key) if not isinstance(key, Object) else f"<{key.class_path}>"
 
 
 class DictObject(dict[Value, Value]):

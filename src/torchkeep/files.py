@@ -378,6 +378,11 @@ class OutputFile:
             # works beside us, and the sync at the end has little left to wait for.
             os.posix_fadvise(self.fd, start, nbytes, os.POSIX_FADV_DONTNEED)
 
+    def sync(self) -> None:
+        """Bring what was written to the disk now, if it is to be there at the end at all."""
+        if self.durable:
+            os.fsync(self.fd)
+
 
 _WRITEBACK_NBYTES = 1 << 20
 
@@ -510,6 +515,21 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
             _remove_tree(temporary)
     if durable:
         sync_folder(final.parent)
+
+
+def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
+    """Delete files in their order, each for good before the next if `durable`.
+
+    Raises:
+        SaveRefused: the system refuses.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if durable:
+            sync_folder(path.parent)
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:

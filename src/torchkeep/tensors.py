@@ -11,19 +11,20 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 import torch
 
-from torchkeep.assembly import assemble, numbers_of, quantized
+from torchkeep.assembly import assemble, quantized
 from torchkeep.contents import (
     ITEM_SIZE,
     Memory,
     Storage,
     TensorEntry,
     nbytes_of,
+    numbers_of,
 )
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile, digest, new_digest
@@ -34,6 +35,9 @@ _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
 }
 _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
+
+MAPPED = "mapped"
+"""What `TensorReader.match` returns for a tensor whose memory is the mapped file."""
 
 _COMPARED_NBYTES = 1 << 20
 """What is compared in one go: it is still in the cache when it was just read."""
@@ -105,6 +109,7 @@ class TensorReader:
             to such a tensor stays private. The file must not be changed meanwhile.
         digests: the digests that a tensor may have, by `TensorEntry.memory`. Each of these is
             compared when it is first read; mapping reads nothing, and so compares nothing.
+        remember: keep the digest of everything that is read, for `match`.
 
     Raises:
         FileMissing: there is nothing at the path.
@@ -118,6 +123,7 @@ class TensorReader:
         device: str | torch.device = "cpu",
         mmap: bool = False,
         digests: Mapping[Memory, Collection[str]] = MappingProxyType({}),
+        remember: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.path = Path(path)
@@ -129,7 +135,8 @@ class TensorReader:
         self._opening = threading.Lock()
         self._storages: dict[int, tuple[Storage, torch.UntypedStorage]] = {}
         self._unchecked = dict(digests)
-        self._checked: dict[Memory, str] = {}
+        self._remember = remember
+        self._known: dict[Memory, str] = {}
 
     def _file(self, storage: Storage) -> InputFile:
         path = storage.path or self.path
@@ -200,25 +207,38 @@ class TensorReader:
             else:
                 tensor.copy_(self.read(entry, name))
 
-    def matches(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> bool:
-        """Whether a tensor equals the entry bit for bit, NaNs and signed zeros included.
+    def own(self, entry: TensorEntry, name: str = "") -> torch.Tensor:
+        """Return the tensor for a model to keep: mapped, if the reader maps, else as `read` does.
 
-        An entry that was found to have its digest is not read again: the tensor must have it too.
+        Arguments and errors are those of `materialize`.
+        """
+        if self._mmap and self._is_plain_run(entry):
+            return self.materialize(entry, name).detach()
+        return self.read(entry, name)
+
+    def match(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> str:
+        """Return a tensor's digest if it equals the entry, NaNs and signed zeros included.
+
+        If it doesn't, the text is empty. A tensor that is the mapped file at the entry's place is
+        not read for this, and its digest is `MAPPED`.
 
         Arguments and errors are those of `materialize`.
         """
         self.check(entry, name)
         if tuple(tensor.shape) != entry.shape or dtype_name(tensor.dtype) != entry.dtype:
+            return ""
+        if self._is_mapped(tensor, entry):
+            return MAPPED
+        found = digest(bytes_of(plain_on_cpu(tensor)))
+        if entry.memory in self._known:
+            return found if found == self._known[entry.memory] else ""
+        return found if same_bits(tensor, self.read(entry, name)) else ""
+
+    def _is_mapped(self, tensor: torch.Tensor, entry: TensorEntry) -> bool:
+        path = entry.storage.path or self.path
+        if path not in self._maps or tensor.device.type != "cpu" or not tensor.is_contiguous():
             return False
-        if entry.memory in self._checked:
-            return digest(bytes_of(plain_on_cpu(tensor))) == self._checked[entry.memory]
-        if not self._is_plain_run(entry):
-            return same_bits(tensor, self.read(entry, name))
-        view = bytes_of(plain_on_cpu(tensor))
-        return all(
-            _are_same_bytes(chunk, view[start : start + len(chunk)])
-            for start, chunk in self._chunks(entry)
-        )
+        return tensor.data_ptr() == self._maps[path].data_ptr() + _first_byte(entry)
 
     def verify(self, entry: TensorEntry, name: str = "") -> None:
         """Compare the entry's bytes in the file with its digest, unless that was done.
@@ -232,7 +252,11 @@ class TensorReader:
             self.read(entry, name)
             return
         state = new_digest()
-        for _, chunk in self._chunks(entry):
+        start = _first_byte(entry)
+        buffer = memoryview(bytearray(min(entry.nbytes, _COMPARED_NBYTES)))
+        for position in range(0, entry.nbytes, _COMPARED_NBYTES):
+            chunk = buffer[: entry.nbytes - position]
+            self._file(entry.storage).read_into(start + position, chunk)
             state.update(chunk)
         self._settle(entry, state.hexdigest(), name)
 
@@ -288,10 +312,14 @@ class TensorReader:
         # Digests are of the bytes as they are stored.
         return entry.memory in self._unchecked and entry.storage.byteorder == sys.byteorder
 
+    def _wants_digest(self, entry: TensorEntry) -> bool:
+        is_unknown = self._remember and entry.memory not in self._known
+        return is_unknown or self._has_unchecked_digest(entry)
+
     def _read_run(self, entry: TensorEntry, target: memoryview, name: str) -> None:
         """Read an entry that is a plain run, and compare it while it is in the cache."""
         start = _first_byte(entry)
-        if not self._has_unchecked_digest(entry):
+        if not self._wants_digest(entry):
             self._file(entry.storage).read_into(start, target)
             return
         state = new_digest()
@@ -303,17 +331,18 @@ class TensorReader:
 
     def _compare(self, tensor: torch.Tensor, entry: TensorEntry, name: str) -> None:
         """Compare a tensor that was made from the file with its digest, unless that was done."""
-        if self._has_unchecked_digest(entry) and tensor.device.type != "meta":
+        if self._wants_digest(entry) and tensor.device.type != "meta":
             self._settle(entry, digest(bytes_of(plain_on_cpu(tensor))), name)
 
     def _settle(self, entry: TensorEntry, found: str, name: str) -> None:
-        if found not in self._unchecked.get(entry.memory, (found,)):
+        wanted = self._unchecked.get(entry.memory) if self._has_unchecked_digest(entry) else None
+        if wanted is not None and found not in wanted:
             raise DamagedFile(
                 f"tensor {name!r} differs from what was saved: its digest is another one",
                 advice="Copy or download the file again, or take an older one.",
                 path=entry.storage.path or self.path,
             )
-        self._checked[entry.memory] = found
+        self._known[entry.memory] = found
         self._unchecked.pop(entry.memory, None)  # another thread may have been here
 
     def _storage(self, entry: TensorEntry, name: str) -> torch.UntypedStorage:
@@ -404,15 +433,6 @@ class TensorReader:
             and entry.is_contiguous
             and not (entry.is_conj or entry.is_neg)
         )
-
-    def _chunks(self, entry: TensorEntry) -> Iterator[tuple[int, memoryview]]:
-        """Yield the entry's bytes as (position, bytes); the memory is used again."""
-        start, nbytes = _first_byte(entry), entry.nbytes
-        buffer = memoryview(bytearray(min(nbytes, _COMPARED_NBYTES)))
-        for position in range(0, nbytes, _COMPARED_NBYTES):
-            chunk = buffer[: nbytes - position]
-            self._file(entry.storage).read_into(start + position, chunk)
-            yield position, chunk
 
     def close(self) -> None:
         """Close the file. Tensors that were made stay valid, mapped ones too."""

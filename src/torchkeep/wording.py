@@ -28,6 +28,15 @@ def size(nbytes: int) -> str:
     return f"{value:.1f} {units[-1]}"
 
 
+def share(number: float) -> str:
+    """Return a share in percent, rounded down, so that only all of it is 100.0%.
+
+    >>> share(1.0), share(0.9999), share(0.512345)
+    ('100.0%', '99.9%', '51.2%')
+    """
+    return f"{int(number * 1000 + 1e-9) / 10:.1f}%"
+
+
 def printable(text: str) -> str:
     r"""Return `text` with everything that is not a plain visible character escaped.
 

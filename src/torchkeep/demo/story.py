@@ -188,7 +188,7 @@ class Story:
             "every parameter loaded and compared",
             "bits in memory and in the file",
             f"{result['coverage']:.0%} of the parameters",
-            holds=result["proven"] and result["coverage"] == 1.0,
+            holds=result["num_proven"] == result["num_loaded"] and result["coverage"] == 1.0,
         )
         self._prove(
             "same accuracy in a fresh process",

@@ -110,7 +110,11 @@ def verify(
 
 
 def identify(
-    contents: Contents, limits: Limits = DEFAULT_LIMITS, *, is_part: bool = False
+    contents: Contents,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    is_part: bool = False,
+    architectures: bool = True,
 ) -> Inspection:
     """Return what a description of a file amounts to.
 
@@ -118,6 +122,8 @@ def identify(
         contents: the description.
         limits: bounds of the walks over its tree.
         is_part: whether it lies in an archive or a folder.
+        architectures: whether to look for the networks that the state dicts fit; who loads needs
+            none.
 
     Raises:
         LimitReached: as `inspect` does.
@@ -130,7 +136,7 @@ def identify(
     several = main is not None and _are_several_models(contents, members, main)
     written_by = framework(contents)
     architecture: tuple[ArchitectureMatch, ...] = ()
-    if main and not several:
+    if main and not several and architectures:
         architecture = _architecture(main, found, contents, written_by)
     return Inspection(
         path=contents.path,
@@ -144,7 +150,7 @@ def identify(
             architecture,
             framework=written_by,
             several=several,
-            networks=[] if several else _networks(found, contents),
+            networks=_networks(found, contents) if architectures and not several else [],
         ),
         state_dicts=tuple(found.state_dicts),
         optimizers=tuple(found.optimizers),

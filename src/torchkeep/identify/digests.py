@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torchkeep.contents import Contents, Memory
+from collections.abc import Iterator
+
+from torchkeep.contents import Contents, Memory, TensorEntry, numbers_of
 from torchkeep.formats.own.metadata import DIGESTS, stored_table
 from torchkeep.identify.tree import Budget, named_tensors
 from torchkeep.pickles.limits import DEFAULT_LIMITS
@@ -31,11 +33,20 @@ def _of_own_table(contents: Contents) -> dict[Memory, frozenset[str]]:
         return {}
     digests: dict[Memory, frozenset[str]] = {}
     for item in named_tensors(contents.root, Budget.for_contents(contents, DEFAULT_LIMITS)):
-        path = item.path
-        known = set(digests.get(item.entry.memory, ()))
-        while path in table:
-            known.add(table[path])
-            path += "~"
-        if known:
-            digests[item.entry.memory] = frozenset(known)
+        for path, entry in _stored(item.path, item.entry):
+            known = set(digests.get(entry.memory, ()))
+            while path in table:
+                known.add(table[path])
+                path += "~"
+            if known:
+                digests[entry.memory] = frozenset(known)
     return digests
+
+
+def _stored(path: str, entry: TensorEntry) -> Iterator[tuple[str, TensorEntry]]:
+    """Yield a tensor, the plain numbers of a quantized one, and what a tensor is made of."""
+    yield path, entry
+    if entry.quantizer:
+        yield path, numbers_of(entry)
+    for name, part in entry.parts:
+        yield f"{path}.{name}", part

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Array, Contents, Memory, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, Memory, Object, TensorEntry, Value, repr_key
 from torchkeep.errors import LimitReached
 from torchkeep.pickles.limits import Limits, how_to_raise
 
@@ -95,13 +95,6 @@ def _parts(value: Object) -> Iterator[tuple[str, Value]]:
         yield "state", value.state
     yield from children(value.items)
     yield from children(value.pairs)
-
-
-def repr_key(key: Value) -> str:
-    """Return a dictionary key as one component of a path."""
-    if isinstance(key, tuple | frozenset):
-        return f"<{type(key).__name__} of {len(key)}>"
-    return str(key) if not isinstance(key, Object) else f"<{key.class_path}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchkeep.contents import TensorEntry, Value, name_within
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import DamagedFile, LoadMismatch
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.tree import children
 from torchkeep.wording import counted
@@ -111,3 +112,45 @@ def value_at(root: Value, path: str) -> Value:
             if found is not None:
                 return found
     return None
+
+
+_CLASS_LISTS = ("classes", "class_names", "names", "labels", "id2label", "idx_to_class")
+_CLASS_INDEXES = ("class_to_idx", "label2id")
+
+
+def class_names(inspection: Inspection) -> tuple[str, ...]:
+    """Return what the outputs of the file's classifier are called, in order, if it is said.
+
+    Looked for are a list of names or a table of numbers, under the usual keys, among the file's
+    values and in its metadata.
+    """
+    values = {path.rpartition(".")[2]: value for path, value in inspection.values.items()}
+    values |= {key: _parsed(text) for key, text in inspection.metadata.items()}
+    for key in _CLASS_LISTS:
+        names = _in_order(values.get(key))
+        if names:
+            return names
+    for key in _CLASS_INDEXES:
+        table = values.get(key)
+        if isinstance(table, dict):
+            names = _in_order({number: name for name, number in table.items()})
+            if names:
+                return names
+    return ()
+
+
+def _parsed(text: str) -> Value:
+    try:
+        return parse_json(text.encode())
+    except (DamagedFile, UnicodeEncodeError):
+        return text
+
+
+def _in_order(value: Value) -> tuple[str, ...]:
+    """Return texts given as a list or by their numbers from 0 on; empty if they are neither."""
+    if isinstance(value, dict):
+        numbered = {str(key): item for key, item in value.items()}
+        value = [numbered.get(str(number)) for number in range(len(value))]
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        return ()
+    return tuple(value) if len(set(value)) == len(value) else ()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.nn.modules.module import _IncompatibleKeys
 
-from torchkeep.errors import LoadMismatch
-from torchkeep.matching.slots import Slot
+from torchkeep.errors import LoadMismatch, WrongArgument
+from torchkeep.matching.slots import ANY_DTYPE, Slot
+from torchkeep.saving.modules import without, wrapped_paths
 from torchkeep.tensors import dtype_name, identity
 
 EXTRA_STATE = "_extra_state"
@@ -28,29 +30,43 @@ class Target:
     """What fits there; extra states included."""
 
     @classmethod
-    def of(cls, model: torch.nn.Module, *, assign: bool) -> Target:
+    def of(
+        cls,
+        model: torch.nn.Module,
+        *,
+        assign: bool = False,
+        dtype: torch.dtype | Literal["file"] | None = None,
+    ) -> Target:
         """Return a model's places.
 
         Args:
             model: the model, wrapped or not.
             assign: whether the tensors will be replaced rather than written to.
+            dtype: what the floating-point ones will be then, if not what they are; `file` for what
+                the file has.
 
         Raises:
             LoadMismatch: a tensor of it can't be written to; it is named.
         """
-        state: Mapping[str, Any] = model.state_dict(keep_vars=True)
+        wrapped = wrapped_paths(model)
+        parameters = {id(parameter) for parameter in model.parameters()}
         slots: dict[str, Slot] = {}
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = live_tensors(model)
         first: dict[object, str] = {}
-        for key, value in state.items():
-            if key.rpartition(".")[2] == EXTRA_STATE or not isinstance(value, torch.Tensor):
-                slots[key] = Slot("any value", (), is_extra=True)
+        for key in model.state_dict(keep_vars=True):
+            name, value = without(key, wrapped), tensors.get(key)
+            if value is None:
+                slots[key] = Slot("any value", (), name=name, is_extra=True)
                 continue
             _check_writable(key, value, assign=assign)
             tied_to = first.setdefault(identity(value), key)
-            shape = tuple(value.shape)
-            slots[key] = Slot(dtype_name(value.dtype), shape, None if tied_to == key else tied_to)
-            tensors[key] = value
+            slots[key] = Slot(
+                dtype=_wanted_dtype(value, dtype),
+                shape=tuple(value.shape),
+                tied_to=None if tied_to == key else tied_to,
+                name=name,
+                is_buffer=id(value) not in parameters,
+            )
         return cls(model, tensors, slots)
 
     def first_of(self, key: str) -> str:
@@ -63,7 +79,7 @@ class Target:
         Tied parameters stay tied; parameters stay parameters and keep their `requires_grad`.
         """
         new: dict[int, torch.Tensor] = {}
-        for key, (module, name) in self._owners().items():
+        for key, module, name in self._owners():
             value = values.get(self.first_of(key))
             if value is None:
                 continue
@@ -75,18 +91,67 @@ class Target:
                 )
             setattr(module, name, new[id(old)])
 
-    def _owners(self) -> dict[str, tuple[torch.nn.Module, str]]:
-        """Return the module and the attribute that hold each tensor."""
-        return {
-            key: (module, name)
-            for path, module in self.model.named_modules(remove_duplicate=False)
-            for name in (*module._parameters, *module._buffers)
-            if (key := f"{path}.{name}" if path else name) in self.tensors
-        }
+    def check_reset(self, keys: Iterable[str]) -> list[torch.nn.Module]:
+        """Return the modules of some keys.
+
+        Raises:
+            WrongArgument: one of them has no `reset_parameters`.
+        """
+        wanted = set(keys)
+        modules = {id(module): (key, module) for key, module, _ in self._owners() if key in wanted}
+        for key, module in modules.values():
+            if not callable(getattr(module, "reset_parameters", None)):
+                raise WrongArgument(
+                    f"{key!r} can't be reset: a {type(module).__name__} has no reset_parameters()",
+                    advice="Use 'skip', and give it values yourself.",
+                )
+        return [module for _, module in modules.values()]
+
+    def reset(self, keys: Iterable[str]) -> Target:
+        """Have the modules of some keys make fresh values; return the places anew.
+
+        Arguments and errors are those of `check_reset`.
+        """
+        modules: list[Any] = self.check_reset(keys)
+        for module in modules:
+            if any(value.is_meta for value in module.parameters(recurse=False)):
+                module.to_empty(device="cpu", recurse=False)
+            module.reset_parameters()
+        return Target(self.model, live_tensors(self.model), self.slots) if modules else self
+
+    def _owners(self) -> Iterator[tuple[str, torch.nn.Module, str]]:
+        """Yield each tensor's key, and the module and the attribute that hold it."""
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            for name in (*module._parameters, *module._buffers):
+                key = f"{path}.{name}" if path else name
+                if key in self.tensors:
+                    yield key, module, name
 
     def set_extra_state(self, key: str, value: object) -> None:
         """Give a module back what its `get_extra_state` returned."""
         self.model.get_submodule(key.rpartition(".")[0]).set_extra_state(value)
+
+    def run_hooks(self) -> None:
+        """Call what modules registered to be called after a state dict was loaded into them."""
+        for module in self.model.modules():
+            for hook in module._load_state_dict_post_hooks.values():
+                hook(module, _IncompatibleKeys([], []))
+
+
+def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's parameters and persistent buffers by key, themselves and not detached."""
+    state: Mapping[str, Any] = model.state_dict(keep_vars=True)
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor) and key.rpartition(".")[2] != EXTRA_STATE
+    }
+
+
+def _wanted_dtype(tensor: torch.Tensor, dtype: torch.dtype | Literal["file"] | None) -> str:
+    if dtype is None or not tensor.is_floating_point():
+        return dtype_name(tensor.dtype)
+    return ANY_DTYPE if dtype == "file" else dtype_name(dtype)
 
 
 def _check_writable(key: str, tensor: torch.Tensor, *, assign: bool) -> None:

@@ -1,22 +1,19 @@
-"""What a person needs to know about a plan that leaves something over, and the call that helps."""
+"""What a person needs to know about a plan: in one line, as a table, and as the call that helps."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from torchkeep.matching.keys import strip_wrappers
-from torchkeep.matching.plan import LoadPlan, Mismatch
+from torchkeep.matching.plan import Assignment, LoadPlan, Mismatch
+from torchkeep.wording import counted, share
 
 _MAX_ROWS = 8
-_MAX_PATTERNS = 6
 _MAX_CANDIDATES = 500
 
 
 def summarize(plan: LoadPlan) -> str:
-    """Return what is left over, in one line: `2 missing, 1 mismatched`."""
+    """Return what is left over, in one line: `2 missing in the file`."""
     counts = {
         "missing in the file": plan.missing,
         "with another shape or dtype": plan.mismatched,
@@ -25,27 +22,75 @@ def summarize(plan: LoadPlan) -> str:
     return ", ".join(f"{len(keys)} {what}" for what, keys in counts.items() if keys)
 
 
+def overview(plan: LoadPlan) -> str:
+    """Return what would be done, in a few lines, and everything that is not a plain copy."""
+    tensors = [step for step in plan.assignments if not step.is_extra]
+    adapted = [step for step in tensors if step.adaptations]
+    counts = [
+        f"{counted(len(tensors) - len(adapted), 'tensor')} as they are",
+        *(f"{len(keys)} {what}" for what, keys in _other_counts(plan, adapted).items() if keys),
+    ]
+    lines = [plan.why] if plan.why else []
+    lines += [f"{', '.join(counts)}; {share(plan.coverage)} of the model's parameters"]
+    lines += naming(plan)
+    lines += _section("adapted", [_adapted_row(step) for step in adapted])
+    lines += _section("kept as the model has it", plan.skipped)
+    lines += _section("given fresh values", plan.reset)
+    return "\n".join([*lines, *filter(None, [table(plan), plan.advice])])
+
+
+def _other_counts(plan: LoadPlan, adapted: Collection[object]) -> dict[str, Collection[object]]:
+    return {
+        "adapted": adapted,
+        "with extra state": [step for step in plan.assignments if step.is_extra],
+        "skipped": plan.skipped,
+        "reset": plan.reset,
+        "unused in the file": plan.unused,
+        "missing in the file": plan.missing,
+        "that don't fit": plan.mismatched,
+        "unexpected in the file": plan.unexpected,
+    }
+
+
+def naming(plan: LoadPlan) -> list[str]:
+    """Return a sentence for each way in which the file's keys and the model's are called apart."""
+    texts = {
+        "dropped from the file's names": plan.stripped,
+        "added to the file's names": plan.added,
+        "names of another time": plan.renamed,
+    }
+    told = [f"{what}: {', '.join(parts)}" for what, parts in texts.items() if parts]
+    if plan.converted:
+        told.append(f"{counted(len(plan.converted), 'key')} converted by the model's own code")
+    return told
+
+
 def table(plan: LoadPlan) -> str:
     """Return every kind of left-over with its keys, long lists cut; nearest names beside them."""
     return "\n".join(
         line
         for title, rows in (
             ("missing in the file", _near(plan.missing, plan.unexpected)),
-            ("with another shape or dtype", [_row(item) for item in plan.mismatched]),
-            ("unexpected in the file", list(plan.unexpected)),
+            ("with another shape or dtype", [_mismatch_row(item) for item in plan.mismatched]),
+            ("unexpected in the file", plan.unexpected),
         )
         for line in _section(title, rows)
     )
 
 
-def _row(mismatch: Mismatch) -> str:
-    return f"{mismatch.target}: {mismatch.found} in the file, {mismatch.expected} in the model"
+def _adapted_row(step: Assignment) -> str:
+    return f"{step.target}: {', then '.join(map(str, step.adaptations))}"
 
 
-def _section(title: str, rows: list[str]) -> Iterator[str]:
+def _mismatch_row(mismatch: Mismatch) -> str:
+    text = f"{mismatch.target}: {mismatch.found} in the file, {mismatch.expected} in the model"
+    return f"{text}; {' and '.join(mismatch.would_fit)} would do" if mismatch.would_fit else text
+
+
+def _section(title: str, rows: Collection[str]) -> Iterator[str]:
     if rows:
         yield f"  {title} ({len(rows)}):"
-        yield from (f"    {row}" for row in rows[:_MAX_ROWS])
+        yield from (f"    {row}" for row in list(rows)[:_MAX_ROWS])
     if len(rows) > _MAX_ROWS:
         yield f"    ... and {len(rows) - _MAX_ROWS} more"
 
@@ -60,90 +105,10 @@ def _near(missing: Iterable[str], candidates: Collection[str]) -> list[str]:
     return rows
 
 
-def advise(plan: LoadPlan, source: Collection[str], target: Collection[str], call: Call) -> str:
-    """Return what to do next, with the exact call if there is one.
+def options(named: Mapping[str, object]) -> str:
+    """Return keyword arguments as source text, those that are empty left out.
 
-    Args:
-        plan: the plan that leaves something over.
-        source: the file's keys.
-        target: the model's keys.
-        call: the call that was made.
+    >>> options({"select": "ema", "adapt": {}})
+    ", select='ema'"
     """
-    uncastable = [item for item in plan.mismatched if not item.can_cast]
-    if not plan.assignments and len(uncastable) == len(plan.mismatched):
-        return _advise_on_nothing(source, target, call)
-    left_over = [*plan.missing, *plan.unexpected, *(item.target for item in uncastable)]
-    patterns = _patterns(left_over, strip_wrappers(target) | strip_wrappers(source))
-    if len(patterns) > _MAX_PATTERNS:
-        return f"Only {plan.coverage:.0%} of the model would be loaded: is it another network?"
-    rules = dict.fromkeys(patterns, "skip") | dict(call.adapt)
-    does = "load the rest"
-    if len(uncastable) < len(plan.mismatched):
-        rules["*"] = "cast"
-        does = "load the rest, cast to the model's dtypes" if patterns else "cast"
-    return f"To {does}: {call.with_adapt(rules)}."
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of `load_into`, to be printed with what would make it work."""
-
-    path: str
-    """The file."""
-    select: str = "auto"
-    """The state dict that was asked for."""
-    adapt: Mapping[str, str] = field(default_factory=dict)
-    """The adaptations that were asked for."""
-    assign: bool = False
-    """Whether the model's tensors were to be replaced."""
-
-    def with_adapt(self, adapt: Mapping[str, str]) -> str:
-        """Return the call as source text, with these adaptations."""
-        return self._text("model", f", adapt={dict(adapt)}")
-
-    def with_model(self, model: str) -> str:
-        """Return the call as source text, with this expression for the model."""
-        return self._text(model, f", adapt={dict(self.adapt)}" if self.adapt else "")
-
-    def _text(self, model: str, adapt: str) -> str:
-        select = "" if self.select == "auto" else f", select={self.select!r}"
-        assign = ", assign=True" if self.assign else ""
-        return f"load_into({model}, {self.path!r}{select}{adapt}{assign})"
-
-
-def _advise_on_nothing(source: Collection[str], target: Collection[str], call: Call) -> str:
-    names, wanted = set(strip_wrappers(source).values()), set(strip_wrappers(target).values())
-    firsts = Counter(name.partition(".")[0] for name in names if "." in name)
-    prefix, count = firsts.most_common(1)[0] if firsts else ("", 0)
-    inner = {name.removeprefix(f"{prefix}.") for name in names}
-    if 2 * count > len(names) and 2 * len(inner & wanted) > len(wanted):
-        text = call.with_model(f"torch.nn.ModuleDict({{{prefix!r}: model}})")
-        return f"The file's keys match after their first part, {prefix!r}: {text}."
-    return "Nothing matches: the file is another model's, or a part of one."
-
-
-def _patterns(left_over: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    """Return patterns that cover the keys left over, and no other.
-
-    >>> _patterns(["fc.weight", "fc.bias"], {key: key for key in ("a.w", "fc.weight", "fc.bias")})
-    ['fc.*']
-    """
-    left = dict.fromkeys(names[key] for key in left_over)
-    kept = {folder for name in names.values() if name not in left for folder in _folders(name)}
-    patterns: dict[str, None] = {}
-    for name in left:
-        outer = next((folder for folder in _folders(name) if folder not in kept), None)
-        patterns[f"{outer}.*" if outer else name] = None
-    return list(patterns)
-
-
-def _folders(name: str) -> Iterator[str]:
-    """Yield the modules that a key lies in, outermost first.
-
-    >>> list(_folders("layer.0.weight"))
-    ['layer', 'layer.0']
-    """
-    position = name.find(".")
-    while position >= 0:
-        yield name[:position]
-        position = name.find(".", position + 1)
+    return "".join(f", {name}={value!r}" for name, value in named.items() if value)

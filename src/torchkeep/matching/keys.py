@@ -10,7 +10,7 @@ may use itself: it is a wrapper only at the front, and only if every key has it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 WRAPPERS: dict[str, str] = {
     "module": "DataParallel or DDP",
@@ -38,15 +38,29 @@ def strip_wrappers(keys: Iterable[str]) -> dict[str, str]:
     {'module.weight': 'module.weight', 'fc.weight': 'fc.weight'}
     """
     keys = list(keys)
-    parts = [[part for part in key.split(".") if part not in _PRIVATE] for key in keys]
-    wrapped = [key for key in parts if key != [AVERAGE_COUNTER]]
-    while wrapped and all(len(key) > 1 and key[0] == "module" for key in wrapped):
-        for key in wrapped:
-            del key[0]
-    bare = [".".join(key) for key in parts]
-    if len(set(bare)) < len(bare) or "" in bare:
-        bare = keys
-    return dict(zip(keys, bare, strict=True))
+    return levels(dict(zip(keys, keys, strict=True)))[-1]
+
+
+def levels(names: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return names with ever more wrappers taken off them.
+
+    First as they are, then without private components, without one `module` before all, without
+    two. Names that would become equal, or empty, end the list.
+    """
+    found = [dict(names)]
+    parts = [[part for part in name.split(".") if part not in _PRIVATE] for name in names.values()]
+    while True:
+        bare = [".".join(name) for name in parts]
+        if len(set(bare)) < len(bare) or "" in bare:
+            return found
+        level = dict(zip(names, bare, strict=True))
+        if level != found[-1]:
+            found.append(level)
+        wrapped = [name for name in parts if name != [AVERAGE_COUNTER]]
+        if not wrapped or not all(len(name) > 1 and name[0] == "module" for name in wrapped):
+            return found
+        for name in wrapped:
+            del name[0]
 
 
 def wrappers_in(keys: Iterable[str]) -> tuple[str, ...]:

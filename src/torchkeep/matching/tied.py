@@ -18,7 +18,7 @@ def tied_names(contents: Contents) -> dict[str, str]:
     Raises:
         DamagedFile: torchkeep's table of them is broken.
     """
-    if contents.container != "safetensors":
+    if contents.container not in ("safetensors", "safetensors-sharded"):
         return {}
     own = stored_table(contents, TIED)
     names = contents.root

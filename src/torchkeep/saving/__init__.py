@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchkeep.errors import SaveRefused
+from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
-from torchkeep.saving.report import SaveReport
+from torchkeep.saving.naming import filled_path
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.torch_zip import write_torch_zip
 from torchkeep.saving.whole import Described, describe_whole
+from torchkeep.writing.payload import Progress
+from torchkeep.writing.report import SaveReport
 
 _SAFETENSORS = (".safetensors",)
 _TORCH_ZIP = (".pth", ".pt", ".ckpt", ".bin")
@@ -28,8 +31,10 @@ def save(
     *,
     metadata: Mapping[str, JSON] | None = None,
     whole: bool = False,
+    shard_nbytes: int | None = None,
     durable: bool = True,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> SaveReport:
     """Save a model's parameters, a state dict or a checkpoint; return what was written.
 
@@ -40,40 +45,48 @@ def save(
     Args:
         obj: a module (its state dict is saved, under the names it has without DataParallel,
             DistributedDataParallel, FSDP and torch.compile), a state dict, or a tree.
-        path: the file; its folder must exist.
+        path: the file; its folder must exist. The name may have fields, as in
+            `net-{version}-{date}.pth`: keys of the metadata, the `date` (the day) and the versions
+            that every save has. A brace is written twice.
         metadata: JSON values to keep with it, such as a version, the training parameters, the
             data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
             `date` given here takes the place of the clock's.
         whole: store the model's structure beside its parameters, so that `load_model` rebuilds it.
             The file is a plain state dict to everyone else.
+        shard_nbytes: bytes of tensors in a file at the most (safetensors only). What has more is
+            written to `model-00001-of-00003.safetensors` and so on, with an index beside them, as
+            Hugging Face's libraries do; a single tensor that has more gets a file of its own.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there. Without it an existing file is left alone.
+        progress: is called with the bytes that are written so far and with all, as they are
+            written; from other threads than the caller's, one at a time.
 
     Raises:
         SaveRefused: a value can't be stored in this format (it is named), the suffix is unknown,
-            the place is taken or can't be written to, or the disk is full. An old file is intact.
+            a field of the name has no value, the place is taken or can't be written to, or the disk
+            is full. An old file is intact.
+        WrongArgument: `shard_nbytes` is of no use here.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _SAFETENSORS + _TORCH_ZIP:
-        raise SaveRefused(
-            f"{os.fspath(path)}: the suffix {suffix!r} names no format",
-            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
-        )
+    texts = save_metadata(metadata)
+    path = filled_path(path, metadata or {}, texts)
+    suffix = _checked_suffix(path, shard_nbytes)
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
+    # What torchkeep itself keeps with a model, under keys that begin with `torchkeep.`, joins here.
+    own: dict[str, str] = {}
     model, described = obj, Described()
     if isinstance(model, torch.nn.Module):
         not_saved = () if whole else non_persistent_buffers(model)
         obj, stripped = unwrapped_state(model)
     if whole:
         described = describe_whole(model, obj)
-    write = write_safetensors if suffix in _SAFETENSORS else write_torch_zip
+        own |= described.texts
+    if suffix in _SAFETENSORS:
+        write = partial(write_safetensors, _flat(obj), shard_nbytes=shard_nbytes)
+    else:
+        write = partial(write_torch_zip, obj)
     report = write(
-        _flat(obj) if suffix in _SAFETENSORS else obj,
-        path,
-        metadata=save_metadata(metadata) | described.texts,
-        durable=durable,
-        overwrite=overwrite,
+        path, metadata=texts | own, durable=durable, overwrite=overwrite, progress=progress
     )
     return replace(
         report,
@@ -82,6 +95,26 @@ def save(
         needs=described.needs,
         left_out=described.left_out,
     )
+
+
+def _checked_suffix(path: Path, shard_nbytes: int | None) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in _SAFETENSORS + _TORCH_ZIP:
+        raise SaveRefused(
+            f"{path}: the suffix {suffix!r} names no format",
+            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
+        )
+    if shard_nbytes is not None and suffix not in _SAFETENSORS:
+        raise WrongArgument(
+            f"shard_nbytes is given, and a {suffix} file is never split",
+            advice="Save as .safetensors.",
+        )
+    if shard_nbytes is not None and shard_nbytes < 1:
+        raise WrongArgument(
+            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
+            advice="Give the bytes of a file, such as 5 * 10**9.",
+        )
+    return suffix
 
 
 def _flat(obj: object) -> Mapping[str, torch.Tensor]:

@@ -1,26 +1,30 @@
 """A tree as it will be stored: only what plain `torch.load(weights_only=True)` reads back.
 
-The tree that the user gives is copied, tensors excepted, into one of exact built-in types, so that
-nothing in it can ask pickle for more. Lists and dicts that stand in it twice stay one; tensors are
-collected with their paths.
+The tree that the user gives is copied into one of inert values, so that nothing in it can ask
+pickle for more. Lists and dicts that stand in it twice stay one.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from torchkeep.contents import DictObject, Global, Object, Value, repr_key
 from torchkeep.errors import SaveRefused
-from torchkeep.saving.leaves import check_tensor
+from torchkeep.saving.live import LiveTensors
 
 Tree = Any
 """Dicts, lists, tuples and sets of tensors and plain values."""
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
-_TORCH_VALUES = (torch.dtype, torch.device, torch.Size)
+_TORCH_VALUES: dict[type, Callable[[Any], Value]] = {
+    torch.dtype: lambda dtype: Global("torch", str(dtype).removeprefix("torch.")),
+    torch.device: lambda device: Object(Global("torch", "device"), _device(device)),
+    torch.Size: lambda size: Object(Global("torch", "Size"), (tuple(size),)),
+}
 _ADVICE = {
     "numpy.ndarray": "Save torch.from_numpy(array).",
     "builtins.frozenset": "Save a set.",
@@ -32,19 +36,19 @@ _ADVICE = {
 
 
 class StoredTree:
-    """A checked copy of a tree, and the tensors in it.
+    """A checked copy of a tree.
 
     Attributes:
-        root: the copy.
-        tensors: each tensor by its path: keys and positions from the root, joined by dots.
+        root: the copy, of inert values (see `contents`).
+        live: describes the tensors in it, and has their bytes.
 
     Raises:
         SaveRefused: a value can't be stored as data; the message has its path and type.
     """
 
     def __init__(self, tree: Tree) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        self._copies: dict[int, tuple[Tree, Tree]] = {}
+        self.live = LiveTensors()
+        self._copies: dict[int, tuple[Tree, Value]] = {}
         self._open: set[int] = set()
         try:
             self.root = self._copy(tree, "")
@@ -53,11 +57,13 @@ class StoredTree:
                 "the value is nested too deeply to be stored", advice="Flatten it."
             ) from None
 
-    def _copy(self, value: Tree, path: str) -> Tree:
-        if type(value) in _PLAIN or type(value) in _TORCH_VALUES:
+    def _copy(self, value: Tree, path: str) -> Value:
+        if type(value) in _PLAIN:
             return value
         if isinstance(value, torch.Tensor):
-            return self._copy_tensor(value, path)
+            return self.live.entry(value, path)
+        if type(value) in _TORCH_VALUES:
+            return _TORCH_VALUES[type(value)](value)
         if _is_numpy_scalar(value):
             return self._copy(value.item(), path)
         if id(value) in self._copies:
@@ -73,29 +79,18 @@ class StoredTree:
         self._copies[id(value)] = (value, copy)
         return copy
 
-    def _copy_tensor(self, tensor: torch.Tensor, path: str) -> torch.Tensor:
-        check_tensor(tensor, path)
-        if tensor.is_conj() or tensor.is_neg():
-            # Its sign is in a flag that no file has; a copy has it in its bytes.
-            tensor = (
-                tensor.detach().resolve_conj().resolve_neg().requires_grad_(tensor.requires_grad)
-            )
-        while path in self.tensors:  # {"a": {"b": ..}, "a.b": ..} has two of the same path
-            path += "~"
-        self.tensors[path] = tensor
-        return tensor
-
-    def _copy_container(self, value: Tree, path: str) -> Tree:
+    def _copy_container(self, value: Tree, path: str) -> Value:
         kind = type(value)
         if kind in (list, tuple):
             return kind(self._copy_items(value, path))
-        if kind in (dict, Counter):
-            return kind(dict(self._copy_pairs(value, path)))
-        if kind is OrderedDict:
-            copy = OrderedDict(self._copy_pairs(value, path))
+        if kind is dict:
+            return dict(self._copy_pairs(value, path))
+        if kind in (OrderedDict, Counter):
+            copy = DictObject(f"collections.{kind.__name__}")
+            copy.update(self._copy_pairs(value, path))
             metadata = getattr(value, "_metadata", None)
             if metadata is not None:  # a module's state dict keeps its versions there
-                copy._metadata = self._copy(metadata, _join(path, "_metadata"))  # type: ignore[attr-defined]
+                copy.attributes["_metadata"] = self._copy(metadata, _join(path, "_metadata"))
             return copy
         if kind is set:
             return {self._copy_key(item, path) for item in value}
@@ -117,7 +112,8 @@ class StoredTree:
 
 
 def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    name = key if isinstance(key, str) else repr_key(key)
+    return f"{path}.{name}" if path else name
 
 
 def _is_numpy_scalar(value: object) -> bool:
@@ -134,3 +130,7 @@ def _refused(value: object, path: str) -> SaveRefused:
     else:
         advice = _ADVICE.get(name, "Save it as plain values: numbers, texts, lists, dicts.")
     return SaveRefused(f"{place} is of type {name}, which can't be stored as data", advice=advice)
+
+
+def _device(device: torch.device) -> tuple[Value, ...]:
+    return (device.type,) if device.index is None else (device.type, device.index)

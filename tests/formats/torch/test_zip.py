@@ -112,7 +112,7 @@ def test_a_file_that_was_zipped_anew_is_loaded_as_torch_loads_it(path: Path, mma
         live = torch.zeros(4)
         reader.fill(live, entry)
         assert same_bits(live, expected)
-        assert reader.matches(live, entry)
+        assert reader.match(live, entry)
 
 
 def test_tensor_bytes_that_are_packed_in_another_way_are_refused(path: Path) -> None:

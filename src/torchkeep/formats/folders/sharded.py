@@ -36,6 +36,7 @@ from torchkeep.errors import (
 )
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
 from torchkeep.formats.joining import join_members
+from torchkeep.formats.own.metadata import RESERVED
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.wording import counted
 
@@ -136,7 +137,8 @@ class _Reading:
         facts = {
             key: str(value)
             for key, value in self.index.metadata.items()
-            if isinstance(value, str | int | float) and len(str(value)) < _LONGEST_FACT
+            if isinstance(value, str | int | float)
+            and (key.startswith(RESERVED) or len(str(value)) < _LONGEST_FACT)
         }
         metadata = {**_common_metadata(self.members), **facts}
         return replace(joined, root=self.root if self.members else None, metadata=metadata)

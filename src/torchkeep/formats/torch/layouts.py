@@ -73,7 +73,9 @@ def _rebuild_sparse(layout: Value, data: Value) -> TensorEntry:
         raise ValueError("the indices of a sparse tensor do not fit its values and shape")
     entry = elsewhere(values.dtype, shape, (), values.storage.device)
     parts = tuple(zip(names, tensors, strict=True))
-    return replace(entry, layout=kind, parts=parts, requires_grad=values.requires_grad)
+    told = rest[1] if len(rest) > 1 and isinstance(rest[1], bool) else None
+    entry = replace(entry, layout=kind, parts=parts, is_coalesced=told)
+    return replace(entry, requires_grad=values.requires_grad)
 
 
 def _sparse_by_class(*args: Value) -> TensorEntry:

@@ -13,9 +13,9 @@ class SaveReport:
     """What a save did."""
 
     path: Path
-    """The file that was written."""
+    """The file that was written; of a model in several files its index."""
     nbytes: int
-    """Its size."""
+    """Its size, or that of all its files."""
     num_tensors: int
     """Tensors in it, tied ones counted once per name."""
     digests: dict[str, str] = field(default_factory=dict)
@@ -31,9 +31,13 @@ class SaveReport:
     given, since they are neither PyTorch's nor torchvision's nor timm's."""
     left_out: tuple[str, ...] = ()
     """Of a whole model: what is no data and is not in the file (hooks, locks), with its place."""
+    files: tuple[Path, ...] = ()
+    """The files of a model in several: the index, then those with tensors."""
 
     def __str__(self) -> str:
         text = f"{self.path}: {counted(self.num_tensors, 'tensor')}, {self.nbytes:,} bytes"
+        if self.files:
+            text += f" in {counted(len(self.files) - 1, 'file')}"
         if self.stripped:
             text += f"; dropped from the names: {', '.join(self.stripped)}"
         if self.not_saved:

@@ -1,4 +1,4 @@
-"""saving/zip_layout.py: sizes past 4 GiB, without writing 4 GiB."""
+"""writing/zip_layout.py: sizes past 4 GiB, without writing 4 GiB."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchkeep.saving.zip_layout import ALIGNMENT, central_directory, lay_out, local_header
+from torchkeep.writing.zip_layout import ALIGNMENT, central_directory, lay_out, local_header
 
 
 @pytest.mark.parametrize("large", [(1 << 32) - 2, (1 << 32) - 1, 1 << 32, 5 << 32])

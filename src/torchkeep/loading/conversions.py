@@ -1,0 +1,102 @@
+"""What a model's own loading code would make of a file's keys.
+
+Modules convert old state dicts while they load: torchvision's detectors and vision transformers
+rename keys of earlier releases, a frozen BatchNorm drops a counter, users register hooks. That is
+code of the model, so it is asked, on stand-ins: each module is a shallow copy with tensors on
+`meta`, and so are the file's tensors. Where these end up in the state dict tells what was renamed.
+What is computed from several tensors can't be told so; it stays missing, and is said to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from torchkeep.contents import TensorEntry, Value
+from torchkeep.loading.targets import Target
+from torchkeep.matching.names import match_names
+from torchkeep.matching.plan import Conversion, names_of
+from torchkeep.saving.modules import without, wrapped_paths
+from torchkeep.tensors import torch_dtype
+
+
+def own_conversion(
+    target: Target,
+    source: Mapping[str, TensorEntry | Value],
+    rename: Mapping[str, str],
+    versions: Mapping[str, Mapping[str, Any]],
+) -> Conversion:
+    """Return what the model's modules do to the keys of a state dict before they load it.
+
+    Args:
+        target: the model; it is not changed.
+        source: the file's state dict.
+        rename: the user's renames.
+        versions: the modules' versions by path, as a state dict's `_metadata` has them.
+    """
+    names = match_names(source, names_of(target.slots), rename).names
+    stand_ins = {
+        key: torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
+        for key, entry in source.items()
+        if isinstance(entry, TensorEntry)
+    }
+    state = OrderedDict((names[key], tensor) for key, tensor in stand_ins.items())
+    for path, module in _converting(target.model):
+        _convert(_stand_in(module), state, path, dict(versions.get(path, {})))
+    now = {id(tensor): name for name, tensor in state.items()}
+    ours = {id(tensor) for tensor in stand_ins.values()}
+    return Conversion(
+        renamed={
+            key: now[id(tensor)]
+            for key, tensor in stand_ins.items()
+            if now.get(id(tensor), names[key]) != names[key]
+        },
+        dropped=frozenset(key for key, tensor in stand_ins.items() if id(tensor) not in now),
+        kept=frozenset(
+            name for name, value in state.items() if id(value) not in ours and _has_values(value)
+        ),
+    )
+
+
+def _converting(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the modules that have loading code of their own, with their paths without wrappers."""
+    wrapped = wrapped_paths(model)
+    for path, module in model.named_modules(remove_duplicate=False):
+        has_own = type(module)._load_from_state_dict is not torch.nn.Module._load_from_state_dict
+        if (has_own or module._load_state_dict_pre_hooks) and not _is_lazy(module):
+            yield without(path, wrapped), module
+
+
+def _stand_in(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a module with the same attributes, but for its tensors, which are on `meta`."""
+    made: torch.nn.Module = type(module).__new__(type(module))
+    tensors = {
+        kind: {
+            name: None if item is None else item.detach().to("meta")
+            for name, item in vars(module)[kind].items()
+        }
+        for kind in ("_parameters", "_buffers")
+    }
+    made.__dict__ = {**vars(module), **tensors}
+    return made
+
+
+def _convert(
+    module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
+) -> None:
+    prefix = f"{path}." if path else ""
+    with contextlib.suppress(Exception):  # a user's code may need values; then nothing is converted
+        module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
+
+
+def _is_lazy(module: torch.nn.Module) -> bool:
+    """Whether it has parameters that loading would make."""
+    return any(torch.nn.parameter.is_lazy(item) for item in module.parameters(recurse=False))
+
+
+def _has_values(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_meta

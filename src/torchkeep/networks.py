@@ -1,0 +1,153 @@
+"""Networks by name: torchvision's, timm's, and the user's own, without weights."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from torchkeep.errors import MissingExtra, WrongArgument
+
+_NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
+_OWN = re.compile(r"([\w.]+):([\w.]+)")
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_channels: int | None = None,
+    device: str | torch.device = "cpu",
+) -> torch.nn.Module:
+    """Return a network with fresh values.
+
+    Args:
+        name: as `inspect` names them: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`,
+            `torchvision/googlenet(aux_logits=False)`. Without a library, torchvision is asked
+            first. `module:callable` is imported and called: code of the user's own.
+        num_classes: the number of classes, if not the default.
+        input_channels: the number of input channels, if not the default; timm's models take it.
+        device: where its tensors are made. `meta` takes no memory; a network that computes with
+            its parameters while it is made is made on the CPU, and moved.
+
+    Raises:
+        WrongArgument: there is no such network, or it has no such argument.
+        MissingExtra: its library is not installed.
+    """
+    make, arguments = _maker(name)
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    if input_channels is not None:
+        arguments["in_chans"] = input_channels
+    try:
+        try:
+            with torch.device(device):
+                made = make(**arguments)
+        except NotImplementedError:  # it computes with values, and meta has none
+            made = make(**arguments).to(device)
+    except TypeError as error:
+        raise WrongArgument(
+            f"{name} can't be made with {_written(arguments)}: {error}",
+            advice="Leave the option out, or build the model in Python.",
+        ) from None
+    if not isinstance(made, torch.nn.Module):
+        raise WrongArgument(f"{name} gave a {type(made).__name__}, and no torch.nn.Module")
+    return made
+
+
+def _written(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
+
+
+def _maker(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    own = _OWN.fullmatch(name)
+    if own:
+        return _own(*own.groups()), {}
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise WrongArgument(
+            f"{name!r} is no name of a network",
+            advice="Write torchvision/resnet18, timm/resnet18 or module:callable.",
+        )
+    library, model, text = found.groups()
+    arguments = _parsed(name, text or "")
+    makers = [_MAKERS[library]] if library else list(_MAKERS.values())
+    for maker in makers:
+        made = maker(model)
+        if made is not None:
+            return made[0], made[1] | arguments
+    near = get_close_matches(model, sorted(_all_names(library)), n=3)
+    raise WrongArgument(
+        f"there is no network called {name!r}",
+        advice=f"Is it {' or '.join(near)}?" if near else "Check its name.",
+    )
+
+
+def _parsed(name: str, text: str) -> dict[str, Any]:
+    """Return keyword arguments that are written as Python has them."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError
+        return {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+    except (SyntaxError, ValueError):
+        raise WrongArgument(f"the arguments in {name!r} can't be read") from None
+
+
+def _torchvision(model: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    models = _library("torchvision.models")
+    if model not in models.list_models():
+        return None
+    builder = models.get_model_builder(model)
+    parameters = inspect.signature(builder).parameters
+    known = {key: None for key in ("weights", "weights_backbone") if key in parameters}
+    # These two warn unless they are told what is the default anyway.
+    told = {"init_weights": True} if model in ("googlenet", "inception_v3") else {}
+    return builder, known | told
+
+
+def _timm(model: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    timm = _library("timm")
+    if not timm.is_model(model):
+        return None
+    return timm.create_model, {"model_name": model, "pretrained": False}
+
+
+_MAKERS = {"torchvision": _torchvision, "timm": _timm}
+
+
+def _all_names(library: str | None) -> set[str]:
+    modules = {"torchvision": "torchvision.models", "timm": "timm"}
+    chosen = [module for key, module in modules.items() if library in (None, key)]
+    return {str(name) for module in chosen for name in _library(module).list_models()}
+
+
+def _library(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise MissingExtra.for_modules("a network by name", [str(error.name)], "train") from None
+
+
+def _own(module: str, path: str) -> Callable[..., Any]:
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise WrongArgument(
+            f"{module}:{path} can't be imported: {error}",
+            advice="Check the name, and that its folder is on PYTHONPATH.",
+        ) from None
+    if not callable(found):
+        raise WrongArgument(f"{module}:{path} can't be called")
+    made: Callable[..., Any] = found
+    return made

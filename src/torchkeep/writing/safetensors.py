@@ -1,0 +1,252 @@
+"""The writer of safetensors files. `formats/safetensors.py` has the layout.
+
+Sizes and places follow from names, shapes and dtypes alone, so the whole file is reserved before
+the first byte is written. Two threads then hash and write the tensors, and the header comes last,
+since it holds their digests. Never more than a few tensors are copied at a time.
+
+Tensors are ordered by dtype, widest first, then by name, as the reference implementation does, so
+that each is aligned to its element size. Names that are the same tensor are stored once, and the
+others recorded in `__metadata__` under `torchkeep.tied`, and once more as `dropped name: kept
+name`, which is how `safetensors.torch.save_model` does it. A reader can't tell the latter from
+other metadata, and trusts the former.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchkeep.contents import FOREIGN_BITS
+from torchkeep.errors import SaveRefused
+from torchkeep.files import (
+    OutputFile,
+    atomic_file,
+    digest,
+    grouped_by_size,
+    in_parallel,
+    new_digest,
+)
+from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
+from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
+from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.report import SaveReport
+from torchkeep.writing.stream import Meter, write_payload
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()} | {
+    dtype: dtype.upper() for dtype in FOREIGN_BITS
+}
+"""The format's names of the dtypes that it has."""
+
+_ORDER = (
+    *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8"),
+    *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
+)
+"""The reference implementation's order of dtypes, narrowest first."""
+
+_RANKS = {name: -rank for rank, name in enumerate(_ORDER)}
+_NO_DIGEST = "0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class TensorData:
+    """A tensor that is to be written: what the header says of it, and its bytes."""
+
+    dtype: str
+    """PyTorch's name of the element type, or one of `contents.FOREIGN_BITS`."""
+    shape: tuple[int, ...]
+    """Its sizes."""
+    payload: Payload
+    """Its elements in C order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor and where it goes, in bytes from the start of the payload."""
+
+    name: str
+    dtype: str
+    data: TensorData
+    begin: int
+    end: int
+
+    def row(self) -> str:
+        """Return what the header says about it, as JSON."""
+        shape = list(self.data.shape)
+        if self.data.dtype in _PAIRS:  # PyTorch counts pairs, the format elements
+            shape[-1] *= 2
+        sizes = ",".join(map(str, shape))
+        return (
+            f'{_text(self.name)}:{{"dtype":"{self.dtype}","shape":[{sizes}],'
+            f'"data_offsets":[{self.begin},{self.end}]}}'
+        )
+
+
+_PAIRS = ("float4_e2m1fn_x2",)
+_text = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def write_safetensors(
+    tensors: Mapping[str, TensorData],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    durable: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Write named tensors; the file appears whole or not at all.
+
+    The bytes follow from the arguments alone: the same tensors and metadata give the same file.
+
+    Args:
+        tensors: what is stored, by name. Names that have the very same object are one tensor, which
+            is stored once. Payloads are read once, from several threads.
+        path: the file.
+        metadata: texts for the header's `__metadata__`. The tensors' digests are added.
+        durable: sync the file and its folder, so that a power loss can't undo the save.
+        overwrite: replace what is there.
+        progress: is called as the tensors' bytes are written.
+
+    Raises:
+        SaveRefused: a tensor can't be stored in this format (it is named), or the place can't be
+            written to. An old file is intact.
+    """
+    layout = Layout(tensors, metadata or {})
+    meter = Meter(progress, layout.payload_nbytes)
+    with atomic_file(path, durable=durable, overwrite=overwrite) as file:
+        digests = layout.write(file, meter)
+    return SaveReport(Path(path), layout.nbytes, len(digests), digests, layout.tied)
+
+
+class Layout:
+    """A file that is laid out and can be written: its rows, its texts, the place of each tensor.
+
+    Args:
+        tensors: what is stored, by name; one tensor may have several.
+        metadata: texts for the header.
+
+    Attributes:
+        tied: the names that are left out, each with the one that stands for it.
+        nbytes: the size of the file.
+        payload_nbytes: that of the tensors in it.
+
+    Raises:
+        SaveRefused: a tensor, a name or a key can't be stored in this format, or there are so many
+            that the header would be larger than the format allows.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorData], metadata: Mapping[str, str]) -> None:
+        _check_names(tensors)
+        _check_keys(metadata, tensors)
+        kept, self.tied = untied(tensors)
+        self._names = tuple(tensors)
+        self._places = _place(kept)
+        self._texts = {**self.tied, "format": "pt", **metadata, TIED: _compact(self.tied)}
+        self._rows = f"{{{','.join([place.row() for place in self._places])}}}"
+        self._header_nbytes = len(self._header(dict.fromkeys(self._names, _NO_DIGEST)))
+        self.payload_nbytes = self._places[-1].end if self._places else 0
+        self.nbytes = self._header_nbytes + self.payload_nbytes
+
+    def write(self, file: OutputFile, meter: Meter) -> dict[str, str]:
+        """Write everything; return the digests by name."""
+        file.reserve(self.nbytes)
+        groups = grouped_by_size(self._places, lambda place: place.end - place.begin)
+        written = in_parallel(lambda group: self._write_group(file, group, meter), groups)
+        found = {name: text for digests in written for name, text in digests.items()}
+        found.update({name: found[kept] for name, kept in self.tied.items()})
+        digests = {name: found[name] for name in self._names}
+        file.write_at(0, self._header(digests))
+        return digests
+
+    def _write_group(self, file: OutputFile, group: list[_Place], meter: Meter) -> dict[str, str]:
+        """Write neighbours, small ones in one call; return their digests by name."""
+        offset = self._header_nbytes + group[0].begin
+        if len(group) == 1:
+            place, state = group[0], new_digest()
+            write_payload(file, offset, place.data.payload, meter, state.update)
+            return {place.name: state.hexdigest()}
+        views = [place.data.payload.joined(0, place.end - place.begin) for place in group]
+        meter.add(group[-1].end - group[0].begin)
+        file.write_at(offset, b"".join(views))
+        return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
+
+    def _header(self, digests: Mapping[str, str]) -> bytes:
+        """Return the length and the JSON, padded so that the payload starts at a multiple of 8."""
+        metadata = _compact({**self._texts, DIGESTS: _compact(digests)})
+        separator = "," if self._places else ""
+        text = f'{{"__metadata__":{metadata}{separator}{self._rows[1:]}'.encode()
+        text += b" " * (-len(text) % 8)
+        if len(text) > MAX_HEADER_NBYTES:
+            raise SaveRefused(
+                f"the header would take {len(text):,} bytes, and safetensors allows "
+                f"{MAX_HEADER_NBYTES:,}",
+                advice="Save less metadata, or as .pth.",
+            )
+        return len(text).to_bytes(8, "little") + text
+
+
+def untied(tensors: Mapping[str, TensorData]) -> tuple[dict[str, TensorData], dict[str, str]]:
+    """Return the tensors to store, and the names left out by the name that stands for them."""
+    kept: dict[str, TensorData] = {}
+    tied: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    for name, data in tensors.items():
+        first = seen.setdefault(id(data), name)
+        if first == name:
+            kept[name] = data
+        else:
+            tied[name] = first
+    return kept, tied
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not isinstance(name, str) or name == "__metadata__" or not _is_utf8(name):
+            raise SaveRefused(
+                f"{name!r} is no name that safetensors can store",
+                advice="Rename it, or save as .pth.",
+            )
+
+
+def _check_keys(metadata: Iterable[str], names: Container[str]) -> None:
+    """Raise if the header would say two things under one name."""
+    for key in metadata:
+        if key in names and key not in FACTS:
+            raise SaveRefused(
+                f"metadata key {key!r} is the name of a tensor too", advice="Rename the key."
+            )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _place(tensors: Mapping[str, TensorData]) -> list[_Place]:
+    for name, data in tensors.items():
+        _check_dtype(name, data)
+    dtypes = {name: _NAMES[data.dtype] for name, data in tensors.items()}
+    places, position = [], 0
+    for name in sorted(tensors, key=lambda name: (_RANKS[dtypes[name]], name.encode())):
+        end = position + tensors[name].payload.nbytes
+        places.append(_Place(name, dtypes[name], tensors[name], position, end))
+        position = end
+    return places
+
+
+def _check_dtype(name: str, data: TensorData) -> None:
+    if data.dtype not in _NAMES or (data.dtype in _PAIRS and not data.shape):
+        raise SaveRefused(
+            f"tensor {name!r} has dtype {data.dtype}, which safetensors lacks",
+            advice="Save as .pth, or convert it first.",
+        )
+
+
+def _compact(table: object) -> str:
+    return json.dumps(table, ensure_ascii=False, separators=(",", ":"))

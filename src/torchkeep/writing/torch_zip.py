@@ -1,0 +1,270 @@
+"""The writer of torch zips (`.pth`). `formats/torch/zip.py` has the layout.
+
+It differs from `torch.save` in what it leaves out and adds:
+
+* only the range of a storage that the saved tensors cover is written, not the whole of it;
+* every record has its CRC-32, which `zipfile` and `unzip -t` check (`torch.load` does not);
+* a record `torchkeep.json` holds the metadata and the tensors' digests; `torch.load` ignores it;
+* the same values give the same bytes, whatever the file's name.
+
+Plain `torch.load(weights_only=True)` reads the result, also with `mmap=True`, as far as what the
+tree names is known to it. Tensors that shared memory share it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, Storage, TensorEntry, Value
+from torchkeep.errors import SaveRefused
+from torchkeep.files import (
+    OutputFile,
+    atomic_file,
+    digest,
+    grouped_by_size,
+    in_parallel,
+    new_digest,
+)
+from torchkeep.formats.own.metadata import DIGESTS, METADATA_RECORD
+from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.pickling import Pickling
+from torchkeep.writing.report import SaveReport
+from torchkeep.writing.stream import Meter, write_payload
+from torchkeep.writing.strided import elements, with_signs
+from torchkeep.writing.zip_layout import central_directory, lay_out, local_header
+
+_NO_DIGEST = "0" * 32
+
+PayloadOf = Callable[[Storage], Payload]
+"""Gives the bytes of a storage, in this machine's byte order."""
+
+
+@dataclass(slots=True)
+class _Block:
+    """The bytes that some tensors share, cut to what they cover."""
+
+    record: str
+    storage: Storage
+    entries: dict[str, TensorEntry] = field(default_factory=dict)
+    begin: int = sys.maxsize
+    end: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return max(self.end - self.begin, 0)
+
+    def add(self, path: str, entry: TensorEntry) -> None:
+        if self.entries:
+            self._check_dtype(path, entry)
+        self.entries[path] = entry
+        if entry.numel:
+            begin, end = _extent(entry)
+            if end > self.storage.nbytes:
+                raise SaveRefused(
+                    f"tensor {path!r} reaches to byte {end} of a storage of {self.storage.nbytes}"
+                )
+            self.begin, self.end = min(self.begin, begin), max(self.end, end)
+
+    def _check_dtype(self, path: str, entry: TensorEntry) -> None:
+        first = next(iter(self.entries))
+        if entry.dtype != self.entries[first].dtype:
+            raise SaveRefused(
+                f"tensors {first!r} ({self.entries[first].dtype}) and "
+                f"{path!r} ({entry.dtype}) are the same memory with two dtypes",
+                advice="Save a clone() of one of them.",
+            )
+
+    def covering(self, entry: TensorEntry) -> bool:
+        """Whether the tensor's elements in C order are the block's bytes."""
+        return (
+            entry.nbytes == self.nbytes
+            and (entry.is_contiguous or entry.dtype in ROW_BITS)
+            and not (entry.is_conj or entry.is_neg)
+        )
+
+
+def _extent(entry: TensorEntry) -> tuple[int, int]:
+    """Return the range of bytes in its storage that a non-empty tensor covers."""
+    if entry.dtype in ROW_BITS:  # its elements share bytes
+        return 0, entry.nbytes_needed
+    begin, width = entry.storage_offset, ITEM_SIZE[entry.dtype]
+    steps = zip(entry.shape, entry.stride, strict=True)
+    count = 1 + sum([(size - 1) * step for size, step in steps])
+    return begin * width, (begin + count) * width
+
+
+def write_torch_zip(
+    root: Value,
+    payload_of: PayloadOf,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    durable: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Write a tree of inert values; the file appears whole or not at all.
+
+    Args:
+        root: the tree, see `contents`. NumPy arrays have no place in it.
+        payload_of: gives the bytes of a tensor's storage. It is asked once for each, from several
+            threads.
+        path: the file.
+        metadata: texts for the record `torchkeep.json`. The tensors' digests are added.
+        durable: sync the file and its folder, so that a power loss can't undo the save.
+        overwrite: replace what is there.
+        progress: is called as the tensors' bytes are written.
+
+    Raises:
+        SaveRefused: a value can't be stored (its path is named), or the place can't be written to.
+            An old file is intact.
+    """
+    archive = _Archive(root, payload_of, metadata or {}, progress)
+    with atomic_file(path, durable=durable, overwrite=overwrite) as file:
+        file.reserve(archive.directory_offset)
+        digests, nbytes = archive.write(file)
+    return SaveReport(Path(path), nbytes, len(digests), digests)
+
+
+class _Archive:
+    """All records of the archive and their places. Checksums are known when they are written."""
+
+    def __init__(
+        self,
+        root: Value,
+        payload_of: PayloadOf,
+        metadata: Mapping[str, str],
+        progress: Progress | None,
+    ) -> None:
+        self.metadata = metadata
+        self.payload_of = payload_of
+        pickling = Pickling(root)
+        self.tensors = pickling.tensors
+        self.blocks = _blocks(pickling)
+        places = {
+            key: (min(block.begin, block.end), block.nbytes) for key, block in self.blocks.items()
+        }
+        self.small = {
+            "data.pkl": pickling.finished(places),
+            "byteorder": sys.byteorder.encode(),
+            "version": b"3\n",
+            ".data/serialization_id": b"0" * 40,
+            METADATA_RECORD: self._metadata_text(dict.fromkeys(self.tensors, _NO_DIGEST)),
+        }
+        sizes = [(name, len(data)) for name, data in self.small.items()]
+        sizes += [(block.record, block.nbytes) for block in self.blocks.values()]
+        self.records = {record.name: record for record in lay_out(sizes)}
+        self.directory_offset = max(record.end for record in self.records.values())
+        self.meter = Meter(progress, sum(block.nbytes for block in self.blocks.values()))
+
+    def write(self, file: OutputFile) -> tuple[dict[str, str], int]:
+        """Write everything; return the tensors' digests by path, and the archive's size."""
+        groups = grouped_by_size(self.blocks.values(), lambda block: block.nbytes)
+        written = in_parallel(lambda group: self._write_blocks(file, group), groups)
+        sums = list(chain.from_iterable(written))
+        found = {path: text for item in sums for path, text in item.digests.items()}
+        digests = {path: found[path] for path in self.tensors}
+        crc32s = {item.record: item.crc32 for item in sums}
+        self.small[METADATA_RECORD] = self._metadata_text(digests)
+        self.small[".data/serialization_id"] = _serialization_id(self.small["data.pkl"], crc32s)
+        for name, data in self.small.items():
+            record, crc32s[name] = self.records[name], zlib.crc32(data)
+            file.write_at(record.header_offset, local_header(record, crc32s[name]) + data)
+        directory = central_directory(list(self.records.values()), crc32s)
+        file.write_at(self.directory_offset, directory)
+        return digests, self.directory_offset + len(directory)
+
+    def _write_blocks(self, file: OutputFile, blocks: list[_Block]) -> list[_Sums]:
+        """Write neighbours, small ones in one call."""
+        first = self.records[blocks[0].record]
+        if len(blocks) == 1:
+            sums = [self._write_block(file, first.offset, blocks[0])]
+            file.write_at(first.header_offset, local_header(first, sums[0].crc32))
+            return sums
+        sums = []
+        parts: list[bytes | bytearray | memoryview] = []
+        for block in blocks:
+            payload = self._kept(block)
+            data = payload.joined(0, payload.nbytes)
+            crc32 = zlib.crc32(data)
+            sums.append(_Sums(block.record, crc32, _digests(block, digest(data), payload)))
+            parts += [local_header(self.records[block.record], crc32), data]
+        self.meter.add(sum(block.nbytes for block in blocks))
+        file.write_at(first.header_offset, b"".join(parts))
+        return sums
+
+    def _write_block(self, file: OutputFile, offset: int, block: _Block) -> _Sums:
+        crc32, state = 0, new_digest()
+
+        def observe(chunk: memoryview) -> None:
+            nonlocal crc32
+            crc32 = zlib.crc32(chunk, crc32)
+            state.update(chunk)
+
+        payload = self._kept(block)
+        write_payload(file, offset, payload, self.meter, observe)
+        return _Sums(block.record, crc32, _digests(block, state.hexdigest(), payload))
+
+    def _kept(self, block: _Block) -> Payload:
+        payload = self.payload_of(block.storage)
+        return payload.part(block.begin, block.end) if block.nbytes else payload.part(0, 0)
+
+    def _metadata_text(self, digests: Mapping[str, str]) -> bytes:
+        table = {**self.metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}
+        return json.dumps(table, indent=1).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What was computed of a block while it was written."""
+
+    record: str
+    crc32: int
+    digests: dict[str, str]
+
+
+def _digests(block: _Block, whole: str, payload: Payload) -> dict[str, str]:
+    """Return the digests of the block's tensors; `whole` is that of all its bytes."""
+    digests = dict.fromkeys(block.entries, whole)
+    views = {path: entry for path, entry in block.entries.items() if not block.covering(entry)}
+    if views:
+        memory = memoryview(payload.joined(0, payload.nbytes))
+        found: dict[int, str] = {}
+        for path, entry in views.items():
+            if id(entry) not in found:
+                found[id(entry)] = _digest_of_view(entry, memory, block.begin)
+            digests[path] = found[id(entry)]
+    return digests
+
+
+def _digest_of_view(entry: TensorEntry, memory: memoryview, begin: int) -> str:
+    """Return the digest of a tensor's elements in C order; `memory` starts at byte `begin`."""
+    state, width = new_digest(), ITEM_SIZE[entry.dtype]
+    offset = entry.storage_offset - begin // width
+    for piece in elements(memory, width, entry.shape, entry.stride, offset):
+        state.update(with_signs(piece, entry))
+    return state.hexdigest()
+
+
+def _blocks(pickling: Pickling) -> dict[int, _Block]:
+    """Return the storages of a tree by their `id`, each with what its tensors cover."""
+    blocks = {
+        key: _Block(f"data/{number}", storage)
+        for number, (key, storage) in enumerate(pickling.storages.items())
+    }
+    for path, entry in pickling.tensors.items():
+        blocks[id(entry.storage)].add(path, entry)
+    return blocks
+
+
+def _serialization_id(pickled: bytes, crc32s: Mapping[str, int]) -> bytes:
+    """Return 40 decimal digits that follow from the contents, as PyTorch's own do."""
+    text = repr((digest(pickled), sorted(crc32s.items())))
+    return f"{int(digest(text.encode()), 16):040d}".encode()
