@@ -373,6 +373,7 @@ def test_what_our_files_keep_that_readers_of_pickles_do_not(tmp_path: Path, suff
     assert again.format is torch.channels_last
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 @pytest.mark.parametrize("name", ["zip.pt", "legacy.pt"])
 def test_buffers_of_every_layout_come_back(tmp_path: Path, name: str):
     model = nn.Linear(2, 2)

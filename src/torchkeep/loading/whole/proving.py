@@ -54,7 +54,8 @@ def _prove_module(
                 raise _differs(place, "its values")
             if tensor.requires_grad is not entry.requires_grad:
                 raise _differs(place, "its requires_grad")
-            if tied.setdefault(entry.memory, identity(tensor)) != identity(tensor):
+            place_of = (id(tensor),) if entry.is_composite else identity(tensor)
+            if tied.setdefault(entry.memory, place_of) != place_of:
                 raise _differs(place, "it was one tensor with another, and is on its own")
 
 
