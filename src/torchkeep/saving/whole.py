@@ -255,8 +255,9 @@ class _Describer:
     # --- Tensors and objects -------------------------------------------------------------------
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> TensorEntry:
-        check_tensor(tensor, path)
         key = self._names.get(id(tensor))
+        if key is None:
+            check_tensor(tensor, path)
         shape = tuple(tensor.shape)
         return TensorEntry(
             dtype_name(tensor.dtype),
@@ -337,7 +338,7 @@ def _is_stored(tensor: torch.Tensor | None, stored: torch.Tensor) -> bool:
     """Whether a live tensor is what the state dict has under its name."""
     if tensor is None:
         return False
-    if tensor.numel() == 0 or tensor.device.type == "meta":
+    if tensor.numel() == 0 or tensor.device.type == "meta" or tensor.layout != torch.strided:
         return (tensor.shape, tensor.dtype) == (stored.shape, stored.dtype)
     return identity(tensor) == identity(stored)
 

@@ -373,6 +373,24 @@ def test_what_our_files_keep_that_readers_of_pickles_do_not(tmp_path: Path, suff
     assert again.format is torch.channels_last
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.parametrize("name", ["zip.pt", "legacy.pt"])
+def test_buffers_of_every_layout_come_back(tmp_path: Path, name: str):
+    model = nn.Linear(2, 2)
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    model.register_buffer("rows", torch.eye(2).to_sparse_csr())
+    model.register_buffer("strided", torch.arange(6.0).reshape(2, 3).t())
+    model.register_buffer("complex", torch.ones(2, dtype=torch.complex64).conj())
+    model.register_buffer("nothing", torch.empty(0, 3))
+    WRITERS[name](model, tmp_path / name)
+    again = load_model(tmp_path / name)
+    assert torch.equal(again.sparse.to_dense(), torch.eye(2))
+    assert again.rows.layout == torch.sparse_csr
+    assert again.strided.stride() == (1, 3)
+    assert same_bits(again.complex, model.complex)
+    assert again.nothing.shape == (0, 3)
+
+
 class Turned(nn.Linear):
     """Has another way to run, and takes it."""
 

@@ -11,7 +11,7 @@ from torchkeep.contents import Memory, Object, TensorEntry, Value
 from torchkeep.errors import ProofFailed
 from torchkeep.identify.modules import is_module, module_state
 from torchkeep.loading.whole.parts import every_part
-from torchkeep.tensors import TensorReader, identity
+from torchkeep.tensors import TensorReader, identity, same_bits
 
 
 def prove(root: Value, made: Mapping[int, Any], reader: TensorReader) -> None:
@@ -50,12 +50,25 @@ def _prove_module(
                 if tensor is not None:
                     raise _differs(place, "it was None")
                 continue
-            if tensor is None or not reader.matches(tensor, entry, place):
+            if tensor is None or not _is_same(tensor, entry, place, reader):
                 raise _differs(place, "its values")
             if tensor.requires_grad is not entry.requires_grad:
                 raise _differs(place, "its requires_grad")
-            if tied.setdefault(entry.memory, identity(tensor)) != identity(tensor):
+            place_of = (id(tensor),) if entry.is_composite else identity(tensor)
+            if tied.setdefault(entry.memory, place_of) != place_of:
                 raise _differs(place, "it was one tensor with another, and is on its own")
+
+
+def _is_same(tensor: torch.Tensor, entry: TensorEntry, place: str, reader: TensorReader) -> bool:
+    if not (entry.is_composite or entry.quantizer):
+        return reader.matches(tensor, entry, place)
+    other = reader.read(entry, place)
+    return tensor.layout == other.layout and same_bits(_dense(tensor), _dense(other))
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of a sparse or a quantized tensor."""
+    return tensor.int_repr() if tensor.is_quantized else tensor.detach().to_dense()
 
 
 def _differs(place: str, what: str) -> ProofFailed:
