@@ -61,7 +61,7 @@ def _prove_module(
 
 def _is_same(tensor: torch.Tensor, entry: TensorEntry, place: str, reader: TensorReader) -> bool:
     if not (entry.is_composite or entry.quantizer):
-        return reader.matches(tensor, entry, place)
+        return bool(reader.match(tensor, entry, place))
     other = reader.read(entry, place)
     return tensor.layout == other.layout and same_bits(_dense(tensor), _dense(other))
 
