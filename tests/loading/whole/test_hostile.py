@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import types
 import warnings
@@ -192,7 +193,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     for cls in (Config,):
         cls.__module__, cls.__qualname__ = "mine", cls.__name__
         setattr(made, cls.__name__, cls)
-    made.listing = os.listdir
+    made.listing = shutil.rmtree
     monkeypatch.setitem(sys.modules, "mine", made)
     return made
 
