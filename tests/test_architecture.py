@@ -126,6 +126,48 @@ def test_the_command_line_works_without_torch_and_numpy(files: list[Path], optio
     assert len(done.stdout.splitlines()) >= len(files)
 
 
+def test_a_whole_model_is_rescued_without_torch_and_numpy(files: list[Path], tmp_path: Path):
+    program = "from torchkeep.cli import main; sys.exit(main(['rescue', *sys.argv[1:]]))"
+    whole = next(path for path in files if path.stem == "whole")
+    done = run_blocked(program, whole, tmp_path / "out")
+    assert (done.stderr, done.returncode) == ("", 0)
+    model = torch.nn.Linear(3, 2)
+    torchkeep.load_into(model, tmp_path / "out" / "weights.safetensors")
+    assert torch.equal(model.weight, torch.load(whole, weights_only=False).weight)
+
+
+def test_files_are_compared_without_torch_and_numpy(files: list[Path]):
+    program = "from torchkeep.cli import main; sys.exit(main(['diff', *sys.argv[1:]]))"
+    whole, old = (next(path for path in files if path.stem == name) for name in ("whole", "legacy"))
+    for path in files:
+        done = run_blocked(program, path, path)
+        assert (done.stderr, done.returncode) == ("", 0)
+        assert done.stdout.startswith("equal: ")
+    torch.save(torch.nn.Linear(3, 2), whole)
+    done = run_blocked(program, whole, old)
+    assert (done.stderr, done.returncode) == ("", 1)
+    assert done.stdout.startswith("different: 2 changed of 2 tensors")
+    assert "needs PyTorch: pip install 'torchkeep[torch]'" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_are_converted_without_torch_and_numpy(
+    suffix: str, files: list[Path], tmp_path: Path
+):
+    program = "from torchkeep.cli import main; sys.exit(main(['convert', *sys.argv[1:]]))"
+    for path in files:
+        if path.suffix == ".pkl" and suffix == ".safetensors":
+            continue  # it has no tensors
+        made = tmp_path / f"{path.stem}{suffix}"
+        done = run_blocked(program, path, made)
+        assert (done.stderr, done.returncode) == ("", 0)
+        shapes = [
+            sorted(item.entry.shape for item in torchkeep.inspect(file).tensors())
+            for file in (path, made)
+        ]
+        assert shapes[0] == shapes[1]
+
+
 def test_importing_torchkeep_loads_nothing_heavy():
     program = (
         "import sys, torchkeep.cli\n"

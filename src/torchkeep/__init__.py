@@ -13,6 +13,8 @@ from torchkeep.errors import MissingExtra, TorchkeepError
 
 if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
+    from torchkeep.comparing import Difference, diff
+    from torchkeep.converting import ConvertReport, convert
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import (
@@ -36,6 +38,10 @@ _HOMES = {
     "Checkpointer": "torchkeep.checkpointing",
     "capture": "torchkeep.checkpointing",
     "restore": "torchkeep.checkpointing",
+    "Difference": "torchkeep.comparing",
+    "diff": "torchkeep.comparing",
+    "ConvertReport": "torchkeep.converting",
+    "convert": "torchkeep.converting",
     "Inspection": "torchkeep.identify",
     "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
@@ -62,6 +68,8 @@ _HOMES = {
 __all__ = [
     "Checkpointer",
     "ClassNames",
+    "ConvertReport",
+    "Difference",
     "Inspection",
     "Integrity",
     "Limits",
@@ -74,6 +82,8 @@ __all__ = [
     "TorchkeepError",
     "__version__",
     "capture",
+    "convert",
+    "diff",
     "inspect",
     "load",
     "load_into",

@@ -477,6 +477,39 @@ def _publish(temporary: Path, final: Path, *, overwrite: bool) -> None:
         temporary.replace(final)
 
 
+@contextlib.contextmanager
+def staged_file(
+    path: str | os.PathLike[str], *, durable: bool = True, overwrite: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; a file written there takes the name at the end.
+
+    For who wants to look at a written file before it takes its place. If the block fails, it is
+    removed.
+
+    Args:
+        path: the final name, as in `atomic_file`.
+        durable: sync the folder; the file itself should be written with the same `durable`.
+        overwrite: replace what is there; its mode is kept.
+
+    Raises:
+        SaveRefused: as by `atomic_file`.
+    """
+    final = Path(os.path.realpath(path))
+    if not overwrite and final.exists():
+        raise _exists(path)
+    temporary = _temporary_beside(final)
+    try:
+        yield temporary
+        _publish(temporary, final, overwrite=overwrite)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    if durable:
+        sync_folder(final.parent)
+
+
 def write_file(
     path: str | os.PathLike[str], data: Buffer, *, durable: bool = True, overwrite: bool = False
 ) -> None:

@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchkeep.contents import TensorEntry
-from torchkeep.errors import FileProblem
+from torchkeep.contents import Memory, TensorEntry
+from torchkeep.elements import ElementReader
+from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import Scratch, atomic_folder, write_file
 from torchkeep.formats import describe_whole
 from torchkeep.identify import Inspection, identify
@@ -32,6 +33,7 @@ from torchkeep.identify.modules import ModuleNode
 from torchkeep.identify.whole_models import WholeModel, whole_models
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.wording import counted, printable
+from torchkeep.writing.safetensors import TensorData, write_safetensors
 
 WEIGHTS = "weights.safetensors"
 OTHER_TENSORS = "other-tensors.safetensors"
@@ -160,17 +162,22 @@ def _is_plain(entry: TensorEntry) -> bool:
 
 def _write_tensors(inspection: Inspection, entries: Mapping[str, TensorEntry], path: Path) -> None:
     """Write the plain ones of some tensors; each that stands under two names is stored once."""
-    from torchkeep.saving import write_safetensors
-    from torchkeep.tensors import TensorReader
-
+    data: dict[Memory, TensorData] = {}
+    tensors: dict[str, TensorData] = {}
+    with ElementReader(inspection.contents.path) as reader:
+        for name, entry in entries.items():
+            if _is_plain(entry):
+                made = TensorData(entry.dtype, entry.shape, reader.payload(entry, name))
+                tensors[name] = data.setdefault(entry.memory, made)
+        report = write_safetensors(tensors, path, durable=False)
     digests = stored_digests(inspection.contents)
-    with TensorReader(inspection.contents.path, digests=digests) as reader:
-        tensors = {
-            name: reader.materialize(entry, name).detach()
-            for name, entry in entries.items()
-            if _is_plain(entry)
-        }
-        write_safetensors(tensors, path, durable=False)
+    for name, found in report.digests.items():
+        if found not in digests.get(entries[name].memory, {found}):
+            raise DamagedFile(
+                f"tensor {name!r} differs from its digest in the file",
+                advice="Copy or download the file again.",
+                path=inspection.path,
+            )
 
 
 def _write_text(path: Path, text: str) -> None:

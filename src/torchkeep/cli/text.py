@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from torchkeep.identify import Integrity
 
 
+def columns(stream: TextIO) -> int:
+    """Return how wide the stream's terminal is; 0 for a pipe or a file."""
+    if not stream.isatty():
+        return 0
+    import shutil  # a pipe does not need it
+
+    return shutil.get_terminal_size().columns
+
+
 def wrapped(text: str, stream: TextIO, *, indent: int = 0) -> str:
     """Return a line as the stream's terminal is wide, broken between words; as it is for a pipe.
 
@@ -22,14 +31,14 @@ def wrapped(text: str, stream: TextIO, *, indent: int = 0) -> str:
         stream: where it is to be written.
         indent: how far its further lines are moved to the right.
     """
-    if not stream.isatty():
+    width = columns(stream)
+    if not width:
         return text
-    import shutil  # a pipe needs neither
-    import textwrap
+    import textwrap  # nor this
 
     return textwrap.fill(
         text,
-        shutil.get_terminal_size().columns,
+        width,
         subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,

@@ -18,10 +18,10 @@ from torchkeep.identify import Inspection, StateDict, identify
 from torchkeep.identify.architectures import recognise
 from torchkeep.identify.architectures.words import in_words
 from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.acting import Act
 from torchkeep.loading.conversions import own_conversion
 from torchkeep.loading.report import LoadReport
-from torchkeep.loading.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.targets import Target
 from torchkeep.matching.adaptations import ClassNames
 from torchkeep.matching.explain import options, summarize, table

@@ -15,7 +15,7 @@ from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
 from torchkeep.identify import identify
 from torchkeep.identify.digests import stored_digests
-from torchkeep.loading.selection import choose
+from torchkeep.identify.selection import choose
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.tied import tied_names
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits

@@ -57,6 +57,7 @@ class Pickling(PickleStream):
         self._sizes: dict[tuple[int, ...], bytes] = {}
         self._keys: dict[int, bytes] = {}
         self._part_names: dict[int, str] = {}
+        self._recipes: list[Value] = []  # kept, since what was written is recalled by its id
         try:
             self.write(root, "")
         except RecursionError:
@@ -90,7 +91,8 @@ class Pickling(PickleStream):
     def _plain_tensor(self, entry: TensorEntry, path: str, *, requires_grad: bool) -> None:
         if entry.layout != "strided" or entry.is_composite:
             self._part_names |= {id(part): f"{path}.{name}" for name, part in entry.parts}
-            self.write(recipe(entry, path), path)
+            self._recipes.append(recipe(entry, path))
+            self.write(self._recipes[-1], path)
             return
         path = self._part_names.get(id(entry), path)
         while path in self.tensors:  # {"a": {"b": ..}, "a.b": ..} has two of the same path
@@ -102,7 +104,8 @@ class Pickling(PickleStream):
         self._view(entry, kind or "UntypedStorage")
         if entry.quantizer:
             self._part_names |= {id(part): f"{path}.{name}" for name, part in entry.parts}
-            self.write(_quantizer(entry), path)
+            self._recipes.append(_quantizer(entry))
+            self.write(self._recipes[-1], path)
         # A dictionary of its own: hooks of one tensor are not another's.
         self.out += (FLAGS[requires_grad], self.name(_ORDERED), b")R")
         if kind is None:

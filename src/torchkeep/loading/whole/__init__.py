@@ -22,7 +22,7 @@ from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.module_lines import tree_lines
 from torchkeep.identify.whole_models import WholeModel, whole_models
-from torchkeep.loading.selection import choose
+from torchkeep.identify.selection import choose
 from torchkeep.loading.whole.building import Builder
 from torchkeep.loading.whole.checks import check_parts
 from torchkeep.loading.whole.names import Allowed, resolve

@@ -1,4 +1,4 @@
-"""loading/selection.py: the state dict that is meant, or the list to choose from."""
+"""identify/selection.py: the state dict that is meant, or the list to choose from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from torchkeep.errors import LoadMismatch
 from torchkeep.identify import inspect
-from torchkeep.loading.selection import all_values, choose, value_at
+from torchkeep.identify.selection import all_values, choose, value_at
 
 
 def chosen(tmp_path: Path, tree: object, select: str = "auto") -> tuple[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torchkeep.contents import TensorEntry, Value, name_within
 from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.identify import Inspection, StateDict
+from torchkeep.identify.inspection import Inspection
+from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.tree import children
 from torchkeep.wording import counted
 

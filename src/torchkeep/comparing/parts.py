@@ -1,0 +1,224 @@
+"""What of one file is compared with what of the other: state dicts, optimizers, modules, values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torchkeep.comparing.difference import PartKind
+from torchkeep.comparing.leaves import leaves
+from torchkeep.contents import Array, Object, TensorEntry, Value
+from torchkeep.errors import DamagedFile, LoadMismatch
+from torchkeep.formats.own.metadata import CHECKPOINT
+from torchkeep.formats.plain_json import parse_json
+from torchkeep.identify import Inspection, StateDict
+from torchkeep.identify.selection import all_values, choose, value_at
+from torchkeep.identify.state_dicts import state_dict_of_mapping
+from torchkeep.identify.tree import Budget
+from torchkeep.identify.user_metadata import user_metadata
+from torchkeep.matching.keys import strip_wrappers, wrappers_in
+from torchkeep.matching.tied import tied_names
+from torchkeep.wording import counted
+
+_OF_A_CHECKPOINT = ("date", "versions")
+"""What tells how a checkpoint of ours came about, and not what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a file."""
+
+    kind: PartKind
+    """What it is."""
+    name: str
+    """Its path in the file; empty for the root."""
+    leaves: dict[str, Value]
+    """Its tensors and plain values by path, without what wrappers put into the names."""
+    stripped: tuple[str, ...] = ()
+    """The components of wrappers that the names had."""
+    why: str = ""
+    """Why it was taken; empty if there was nothing to choose."""
+
+    def __str__(self) -> str:
+        if self.kind == "values":
+            return counted(len(self.leaves), "other value")
+        return f"the {self.kind} {self.name!r}" if self.name else f"the {self.kind} at the root"
+
+
+@dataclass(slots=True)
+class Pairing:
+    """Which parts are compared, and which have no counterpart."""
+
+    pairs: list[tuple[Part, Part]] = field(default_factory=list)
+    left_out_a: list[Part] = field(default_factory=list)
+    left_out_b: list[Part] = field(default_factory=list)
+
+    def add_all(self, a: Sequence[Part], b: Sequence[Part]) -> None:
+        """Pair parts of one kind: by name, or if each side has just one, these."""
+        names = {part.name: part for part in b}
+        pairs = [(part, names[part.name]) for part in a if part.name in names]
+        if len(a) == len(b) == 1:
+            pairs = [(a[0], b[0])]
+        self.pairs += pairs
+        self.left_out_a += _others(a, [one for one, _ in pairs])
+        self.left_out_b += _others(b, [two for _, two in pairs])
+
+
+def _others(parts: Iterable[Part], taken: Iterable[Part]) -> list[Part]:
+    ids = set(map(id, taken))
+    return [part for part in parts if id(part) not in ids]
+
+
+def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pairing:
+    """Return what of two files is to be compared.
+
+    Args:
+        a: the first file.
+        b: the second file.
+        select_a: which state dict of A, as `choose` takes it; `auto` for all that both have.
+        select_b: the same of B.
+
+    Raises:
+        LoadMismatch: only one of them has a state dict, or it is not clear which is meant.
+        LimitReached: the values of a file unfold too far.
+    """
+    pairing = Pairing()
+    if (select_a, select_b) != ("auto", "auto"):
+        pairing.pairs.append(tuple(map(_chosen, (a, b), (select_a, select_b))))  # type: ignore[arg-type]
+        return pairing
+    if a.state_dicts or b.state_dicts:
+        _pair_state_dicts(pairing, a, b)
+    pairing.add_all(_optimizers(a), _optimizers(b))
+    pairing.add_all(_modules(a), _modules(b))
+    with_table = bool(a.state_dicts or b.state_dicts)
+    values = [_values(it, with_table=with_table) for it in (a, b)]
+    for one, other in (values, values[::-1]):
+        if one and other:
+            _read_metadata(one[0].leaves, other[0].leaves, _budget(a))
+    pairing.add_all(*values)
+    return pairing
+
+
+def _pair_state_dicts(pairing: Pairing, a: Inspection, b: Inspection) -> None:
+    """Pair the main ones, and others by name."""
+    others = [[_state_dict(it, found) for found in _state_dicts(it)] for it in (a, b)]
+    try:
+        main = [_chosen(it, "auto") for it in (a, b)]
+    except LoadMismatch:
+        if not {part.name for part in others[0]} & {part.name for part in others[1]}:
+            raise
+        pairing.add_all(*others)
+        return
+    pairing.pairs.append((main[0], main[1]))
+    rest = [
+        [part for part in parts if part.name != one.name]
+        for parts, one in zip(others, main, strict=True)
+    ]
+    shared = {part.name for part in rest[0]} & {part.name for part in rest[1]}
+    pairing.add_all(*([part for part in parts if part.name in shared] for parts in rest))
+    pairing.left_out_a += [part for part in rest[0] if part.name not in shared]
+    pairing.left_out_b += [part for part in rest[1] if part.name not in shared]
+
+
+def _state_dicts(inspection: Inspection) -> Sequence[StateDict]:
+    """Return a file's state dicts; a mere table of tensors is one beside a file that has one."""
+    root = inspection.contents.root
+    if inspection.state_dicts or not isinstance(root, dict):
+        return inspection.state_dicts
+    is_table = all(
+        isinstance(key, str) and isinstance(item, TensorEntry | Array) for key, item in root.items()
+    )
+    return [state_dict_of_mapping("", root)] if is_table else []
+
+
+def _chosen(inspection: Inspection, select: str) -> Part:
+    if select == "auto" and not inspection.state_dicts:
+        for table in _state_dicts(inspection):
+            return _state_dict(inspection, table, "It is a table of tensors.")
+    chosen, why = choose(inspection, select)
+    return _state_dict(inspection, chosen, why)
+
+
+def _state_dict(inspection: Inspection, found: StateDict, why: str = "") -> Part:
+    table = all_values(inspection, found)
+    bare = strip_wrappers(key for key in table if isinstance(key, str))
+    budget = _budget(inspection)
+    parts: dict[str, Value] = {}
+    for key, value in table.items():
+        parts |= leaves(value, budget, start=bare.get(key, str(key)))
+    for name, kept in tied_names(inspection.contents).items():
+        if kept in bare and isinstance(table[kept], TensorEntry):
+            parts.setdefault(name, table[kept])
+    return Part("state dict", found.name, parts, wrappers_in(bare), why)
+
+
+def _optimizers(inspection: Inspection) -> list[Part]:
+    return [_subtree("optimizer", inspection, item.name) for item in inspection.optimizers]
+
+
+def _modules(inspection: Inspection) -> list[Part]:
+    """Return the pickled modules without the tensors of their state dicts."""
+    state = {entry.memory for found in inspection.state_dicts for entry in found.entries.values()}
+    parts = []
+    for name, _ in inspection.modules:
+        part = _subtree("module", inspection, name)
+        for path, value in list(part.leaves.items()):
+            if isinstance(value, TensorEntry) and value.memory in state:
+                del part.leaves[path]
+        parts.append(part)
+    return parts
+
+
+def _subtree(kind: PartKind, inspection: Inspection, name: str) -> Part:
+    tree = value_at(inspection.contents.root, name)
+    return Part(kind, name, leaves(tree, _budget(inspection)))
+
+
+def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
+    """Return everything that is no other part, and the metadata; nothing if there is nothing."""
+    root = inspection.contents.root
+    tables = _state_dicts(inspection) if with_table else inspection.state_dicts
+    names = [item.name for item in tables]
+    names += [item.name for item in inspection.optimizers]
+    names += [name for name, _ in inspection.modules]
+    skipped = {id(value) for name in names if isinstance(value := value_at(root, name), _TREES)}
+    found: dict[str, Value] = {}
+    if id(root) not in skipped:
+        found = leaves(root, _budget(inspection), skipped=skipped)
+    if inspection.container == CHECKPOINT:
+        found = {k: v for k, v in found.items() if k.partition(".")[0] not in _OF_A_CHECKPOINT}
+    found |= {f"{_METADATA}{key}": text for key, text in user_metadata(inspection.contents).items()}
+    return [Part("values", "", found)] if found else []
+
+
+_METADATA = "metadata."
+"""What the paths of metadata begin with, among the values."""
+
+
+def _read_metadata(found: dict[str, Value], other: Mapping[str, Value], budget: Budget) -> None:
+    """Put metadata in the place of the values that the other file has under the same path.
+
+    A safetensors file has no values, and keeps them there, what is no text as JSON.
+    """
+    tops = {path.partition(".")[0] for path in other} | other.keys()
+    for key in [key for key in found if key.startswith(_METADATA) and key not in other]:
+        path = key.removeprefix(_METADATA)
+        if path in tops and path not in found:
+            value = found.pop(key)
+            if not isinstance(other.get(path), str):
+                value = _parsed(value)
+            found |= leaves(value, budget, start=path)
+
+
+def _parsed(text: str) -> Value:
+    try:
+        return parse_json(text.encode("utf-8", "surrogatepass"))
+    except DamagedFile:
+        return text
+
+
+_TREES = (dict, list, Object)
+
+
+def _budget(inspection: Inspection) -> Budget:
+    return Budget.for_contents(inspection.contents, inspection.limits)

@@ -1,0 +1,314 @@
+"""A model file in another format: streaming, proven, and without torch where nothing is computed.
+
+`preparing` says what is to be written, `supply` hands out the tensors, the packages `writing` and
+`elements` do the work, and `proof` reads the result back before it takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from torchkeep.contents import Value
+from torchkeep.converting.casting import Caster
+from torchkeep.converting.names import Strip
+from torchkeep.converting.preparing import (
+    Outgoing,
+    Prepared,
+    Wish,
+    metadata_for,
+    own_texts,
+    prepare_state_dict,
+    prepare_tree,
+)
+from torchkeep.converting.proof import Expected, leaves_of, prove
+from torchkeep.converting.report import Cast, ConvertReport
+from torchkeep.converting.supply import Supply
+from torchkeep.elements import ElementReader
+from torchkeep.errors import FileProblem, SaveRefused, WrongArgument
+from torchkeep.files import Scratch, staged_file
+from torchkeep.formats import describe, describe_whole
+from torchkeep.identify import Inspection, Progress, identify
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.writing.report import SaveReport
+from torchkeep.writing.safetensors import TensorData, write_safetensors
+from torchkeep.writing.shards import write_shards
+from torchkeep.writing.suffixes import format_of
+from torchkeep.writing.torch_zip import write_torch_zip
+
+
+def convert(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    select: str | None = None,
+    drop_optimizer: bool = False,
+    drop_objects: bool = False,
+    strip: Strip = None,
+    rename: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    allow_overflow: bool = False,
+    shard_nbytes: int | None = None,
+    durable: bool = True,
+    overwrite: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write a model file in another format, and prove that it holds the same.
+
+    The suffix of `path` chooses the format. A `.safetensors` file gets one flat state dict, and the
+    plain values of the source (epoch, class names) as metadata; a `.pth`, `.pt`, `.ckpt` or `.bin`
+    the whole tree, so that a checkpoint stays one. A whole model becomes its state dict. Tied
+    tensors stay tied, views of one storage stay views in a torch zip, the source's metadata goes
+    along, and what it was made from stands there as `converted_from`.
+
+    Tensors stream from file to file; memory stays near a few megabytes, or near a tensor that does
+    not lie in one run. Before the new file takes its place it is read back, and each tensor is
+    compared with the source. Nothing in the source runs, and PyTorch is needed only for `dtype`.
+
+    Args:
+        source: any file or folder whose tensors can be read.
+        path: the new file.
+        select: one state dict alone, as `load_into` takes it: `auto`, `ema`, or a name. None means
+            the whole tree for a torch zip, and `auto` for safetensors.
+        drop_optimizer: leave out the states of optimizers.
+        drop_objects: leave out what would need a class or a function when it is loaded, instead of
+            refusing it.
+        strip: True takes away what wrappers put into the keys; a text, this prefix of them.
+        rename: rules for the keys, new by old, `*` standing for any text: `{"encoder.*": "*"}`. In
+            a whole tree they are meant for the main state dict, and for one of the same keys.
+        dtype: cast the floating tensors of state dicts, as in `"float16"`; the report has the cost.
+        allow_overflow: let finite numbers become infinite in that; else it is refused.
+        shard_nbytes: bytes of tensors in a file at the most (safetensors only); what has more is
+            written to several files and an index, as `save` does it. These take their places before
+            they are read back.
+        durable: sync the file and its folder.
+        overwrite: replace what is there, even the source itself.
+        limits: bounds of the work that the source may cause.
+        progress: is told the bytes that were written and read back, and how many there are.
+
+    Raises:
+        FileProblem: the source is missing, damaged, or of no readable kind.
+        LoadMismatch: it is not clear which state dict is meant.
+        SaveRefused: a value can't be stored in this format (it is named), a number overflows, the
+            place is taken or can't be written to. An old file is intact.
+        WrongArgument: a rule, a prefix or a dtype is of no use.
+        MissingExtra: a cast is asked for, and PyTorch is not installed.
+        ProofFailed: what was read back differs from the source. An old file is intact.
+    """
+    container = format_of(path)
+    if shard_nbytes is not None:
+        _check_shards(path, shard_nbytes)
+    wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
+    caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
+    with Scratch() as scratch:
+        inspection = _inspected(source, limits, scratch)
+        _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
+        with ElementReader(inspection.path, checksums=True) as reader:
+            supply = Supply(reader, caster)
+            is_cast = caster is not None
+            conversion = _Conversion(inspection, supply, wish, container, is_cast=is_cast)
+            if shard_nbytes is not None:
+                saved = conversion.run_shards(
+                    Path(path),
+                    shard_nbytes,
+                    durable=durable,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            else:
+                with staged_file(path, durable=durable, overwrite=overwrite) as temporary:
+                    saved = conversion.run(
+                        temporary, Path(path), durable=durable, progress=progress
+                    )
+    cast = caster.cost() if caster is not None else None
+    return conversion.report(Path(source), Path(path), saved, cast)
+
+
+def _inspected(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -> Inspection:
+    try:
+        return identify(describe_whole(path, limits=limits, scratch=scratch), limits)
+    except FileProblem as problem:
+        raise problem.in_file(path) from None
+
+
+def _check_shards(path: str | os.PathLike[str], shard_nbytes: int) -> None:
+    if format_of(path) != "safetensors":
+        raise WrongArgument(
+            f"{os.fspath(path)}: only safetensors can be split into shards",
+            advice="Give a name that ends in .safetensors.",
+        )
+    if shard_nbytes < 1:
+        raise WrongArgument(
+            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
+            advice="Give the bytes of a file, such as 5 * 10**9.",
+        )
+
+
+def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded: bool) -> None:
+    """Raise if the new file would take the place of the source unasked, or of a part of it."""
+    parts = {item.entry.storage.path for item in inspection.tensors(arrays=True)} - {None}
+    if inspection.path.is_file():
+        parts.add(inspection.path)
+    is_itself = inspection.path.is_file() and path.exists() and inspection.path.samefile(path)
+    if is_itself and not overwrite:
+        raise SaveRefused(
+            f"{path}: this is the source itself",
+            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+        )
+    in_the_way = [part for part in parts if part and _is_taken_by(part, path, sharded=sharded)]
+    if in_the_way and (sharded or not is_itself):
+        raise SaveRefused(
+            f"{path}: {in_the_way[0]} is a part of the source, and would be replaced",
+            advice="Choose another name or folder.",
+        )
+
+
+def _is_taken_by(part: Path, path: Path, *, sharded: bool) -> bool:
+    """Whether a file has the name of the new one, or may have that of one of its shards."""
+    if not part.exists():  # it was unpacked into memory
+        return False
+    if not sharded:
+        return path.exists() and part.samefile(path)
+    return part.resolve().parent == path.resolve().parent and part.name.startswith(path.stem)
+
+
+class _Conversion:
+    """One conversion: what is written, and what it has to be."""
+
+    def __init__(
+        self,
+        inspection: Inspection,
+        supply: Supply,
+        wish: Wish,
+        container: Literal["safetensors", "torch-zip"],
+        *,
+        is_cast: bool,
+    ) -> None:
+        self.inspection = inspection
+        self.supply = supply
+        self.container = container
+        self.outgoing = Outgoing(inspection, supply)
+        self.expected: dict[str, Expected | Value] = {}
+        is_flat = container == "safetensors" or wish.select is not None
+        try:
+            self.prepared: Prepared = (
+                prepare_state_dict(inspection, wish)
+                if is_flat
+                else prepare_tree(inspection, wish, supply)
+            )
+        except FileProblem as problem:
+            raise problem.in_file(inspection.path) from None
+        own = own_texts(inspection.contents)
+        if self.prepared.renamed or is_cast:  # it is of other names, or of other numbers
+            left_out = (*self.prepared.left_out, *own)
+            own, self.prepared = {}, replace(self.prepared, left_out=left_out)
+        self.metadata = own | metadata_for(inspection.contents, self.prepared.texts)
+
+    def run(
+        self, temporary: Path, path: Path, *, durable: bool, progress: Progress | None
+    ) -> SaveReport:
+        """Write a temporary file, and prove it; errors name the final `path`."""
+        steps = _Steps(progress)
+        write = self.zip_writer() if self.container == "torch-zip" else self.safetensors_writer()
+        try:
+            saved = write(temporary, durable=durable, progress=steps.writing)
+        except SaveRefused as error:
+            problem = error.problem.replace(str(temporary), str(path))
+            raise SaveRefused(problem, advice=error.advice) from None
+        self.prove(temporary, path, steps)
+        return saved
+
+    def run_shards(
+        self,
+        path: Path,
+        shard_nbytes: int,
+        *,
+        durable: bool,
+        overwrite: bool,
+        progress: Progress | None,
+    ) -> SaveReport:
+        """Write safetensors files of a given size, and prove them."""
+        steps = _Steps(progress)
+        saved = write_shards(
+            self.data(),
+            path,
+            shard_nbytes,
+            metadata=self.metadata,
+            durable=durable,
+            overwrite=overwrite,
+            progress=steps.writing,
+        )
+        self.prove(saved.path, saved.path, steps)
+        return saved
+
+    def data(self) -> dict[str, TensorData]:
+        """Return the tensors for safetensors, and note what has to come out."""
+        tensors = self.prepared.tensors or {}
+        data = self.outgoing.data(tensors)
+        self.expected = self.outgoing.expected_data(data, tensors)
+        return data
+
+    def safetensors_writer(self) -> Callable[..., SaveReport]:
+        """Return what writes a file, given its path."""
+        return partial(write_safetensors, self.data(), metadata=self.metadata)
+
+    def zip_writer(self) -> Callable[..., SaveReport]:
+        """Return what writes a file, given its path."""
+        tensors = self.prepared.tensors
+        root = self.prepared.root if tensors is None else self.outgoing.entries(tensors)
+        self.expected = self.outgoing.expected_tree(root)
+        return partial(write_torch_zip, root, self.supply.payload_of, metadata=self.metadata)
+
+    def prove(self, written: Path, path: Path, steps: _Steps) -> None:
+        """Raise unless what was written is what it should be."""
+        found = leaves_of(describe(written))
+        prove(found, self.expected, self.inspection.path, path, steps.proving)
+
+    def report(
+        self, source: Path, path: Path, saved: SaveReport, cast: Cast | None
+    ) -> ConvertReport:
+        """Return what was done."""
+        prepared = self.prepared
+        return ConvertReport(
+            source=source,
+            path=saved.path if saved.files else path,
+            container=self.container,
+            nbytes=saved.nbytes,
+            num_tensors=saved.num_tensors,
+            state_dict=prepared.state_dict,
+            why=prepared.why,
+            renamed=prepared.renamed,
+            tied=saved.tied,
+            cast=cast,
+            in_metadata=tuple(prepared.texts),
+            left_out=prepared.left_out,
+            notes=prepared.notes,
+            shards=saved.files[1:],
+        )
+
+
+class _Steps:
+    """Two passes over the same bytes, writing and proving, told as one."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._written = 0
+
+    def writing(self, done: int, total: int) -> None:
+        """Tell how far the first pass is."""
+        self._written = total
+        if self._progress is not None:
+            self._progress(done, 2 * total)
+
+    def proving(self, done: int, total: int) -> None:
+        """Tell how far the second pass is."""
+        if self._progress is not None:
+            self._progress(self._written + done, self._written + total)
+
+
+__all__ = ["Cast", "ConvertReport", "convert"]

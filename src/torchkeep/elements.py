@@ -1,0 +1,300 @@
+"""A tensor's elements as bytes, straight from its file, without torch.
+
+Whatever the file does with them (a strided view of a larger storage, packed, big-endian, in pieces
+in several shards, conjugated by a flag), they come out in C order and little-endian, in blocks of
+one size, so that a tensor of any size takes the memory of a block. Only what does not lie in one
+run takes more: a view needs the part of the storage that it spans, pieces need the whole tensor.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import product
+from math import prod
+from pathlib import Path
+from types import TracebackType
+
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
+from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile
+from torchkeep.formats.folders.dcp_shards import piece_of
+from torchkeep.formats.zips.deflated import check_ratio, inflate_into
+from torchkeep.writing.payload import Payload
+from torchkeep.writing.strided import elements as strided_elements
+from torchkeep.writing.strided import with_signs
+
+_DAMAGED = "Copy or download the file again."
+
+
+class ElementReader:
+    """Reads the elements of entries; each file is opened when it is first needed.
+
+    Args:
+        path: what to name in an error about an entry that lies in no file of its own.
+        checksums: compare each storage that is read as a whole with the checksum that its file has
+            of it. (What lies packed always is.)
+    """
+
+    def __init__(self, path: Path, *, checksums: bool = False) -> None:
+        self.path = path
+        self._checksums = checksums
+        self._files: dict[Path, InputFile] = {}
+        self._unpacked: tuple[Storage, bytearray] | None = None
+        self._lock = threading.RLock()
+
+    def blocks(
+        self, entry: TensorEntry, name: str = "", *, nbytes: int = CHUNK_NBYTES
+    ) -> Iterator[Buffer]:
+        """Yield the elements in C order, little-endian.
+
+        Of a quantized tensor they are its integers; where elements share bytes, the bytes.
+
+        Args:
+            entry: the tensor, one that is not made of `parts`.
+            name: what to call it in an error.
+            nbytes: the size of each block but the last, a multiple of that of an element.
+
+        Raises:
+            DamagedFile: it reaches past its storage, or the storage past the file.
+            UnsupportedContent: it has no bytes: it was saved from the `meta` device, is made of
+                parts, or lies packed in an archive.
+        """
+        payload = self.payload(entry, name)
+        try:
+            yield from _in_blocks(payload.read(0, payload.nbytes), nbytes)
+        except FileProblem as problem:
+            raise problem.in_file(entry.storage.path or self.path) from None
+
+    def payload(self, entry: TensorEntry, name: str = "") -> Payload:
+        """Return the elements as what a writer takes; arguments and errors are those of `blocks`.
+
+        The entry is checked now, and its bytes are read when they are asked for.
+        """
+        called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
+        try:
+            if entry.numel:
+                self._check(entry, called)
+        except FileProblem as problem:
+            raise problem.in_file(entry.storage.path or self.path) from None
+        return Payload(entry.nbytes, lambda begin, end: self._elements(entry, called, begin, end))
+
+    def stored(self, storage: Storage, part_nbytes: int = 1) -> Payload:
+        """Return all bytes of a storage, little-endian.
+
+        Args:
+            storage: one that `payload` was asked about for an entry that looks into it.
+            part_nbytes: the size of the numbers in it, whose bytes may have to change places.
+        """
+
+        def read(begin: int, end: int) -> Iterator[Buffer]:
+            for part in self._range(storage, begin, end):
+                yield _swapped(part, part_nbytes) if storage.byteorder == "big" else part
+
+        return Payload(storage.nbytes, read)
+
+    def _elements(
+        self, entry: TensorEntry, called: str, begin: int, end: int
+    ) -> Iterator[memoryview]:
+        """Yield the bytes of the elements from one byte to another."""
+        size = ITEM_SIZE.get(entry.dtype, 1)
+        position = begin // size * size if entry.is_contiguous and not entry.chunks else 0
+        if entry.chunks:
+            pieces: Iterable[Buffer] = [self._joined(entry, called)]
+        elif entry.is_contiguous:
+            pieces = self._run(entry, position, min(-(-end // size) * size, entry.nbytes))
+        else:
+            pieces = self._gathered(entry)
+        for piece in pieces:
+            if position >= end:
+                return
+            repaired = memoryview(_repaired(piece, entry))
+            yield repaired[max(begin - position, 0) : max(end - position, 0)]
+            position += len(piece)
+
+    def _run(self, entry: TensorEntry, begin: int, end: int) -> Iterator[Buffer]:
+        """Yield bytes of an entry whose elements lie in one run, as they are stored."""
+        first = entry.storage_offset * ITEM_SIZE.get(entry.dtype, 1)
+        return self._range(entry.storage, first + begin, first + end)
+
+    def _gathered(self, entry: TensorEntry) -> Iterator[memoryview]:
+        """Yield the elements of a strided view, as they are stored."""
+        size = ITEM_SIZE[entry.dtype]
+        first = entry.storage_offset * size
+        spanned = memoryview(self._part(entry.storage, first, entry.nbytes_needed - first))
+        return strided_elements(spanned, size, entry.shape, entry.stride)
+
+    def _joined(self, entry: TensorEntry, called: str) -> bytearray:
+        """Return a tensor that is spread over the shards of a distributed checkpoint."""
+        whole = bytearray(entry.nbytes)
+        for chunk in entry.chunks:
+            try:
+                piece = b"".join(self.blocks(piece_of(chunk, entry.dtype)))
+            except DamagedFile as problem:
+                text = f"a piece of {called} can't be used: {problem.problem}"
+                raise DamagedFile(text, path=chunk.path) from None
+            _put(piece, chunk, whole, entry)
+        return whole
+
+    def _range(self, storage: Storage, begin: int, end: int) -> Iterator[Buffer]:
+        """Yield a range of a storage in pieces, as it is stored."""
+        is_whole = (begin, end) == (0, storage.nbytes) and storage.deflated is None
+        is_compared, crc32 = self._checksums and is_whole and storage.crc32 is not None, 0
+        for start in range(begin, end, CHUNK_NBYTES):
+            part = self._part(storage, start, min(CHUNK_NBYTES, end - start))
+            crc32 = zlib.crc32(part, crc32) if is_compared else 0
+            yield part
+        if is_compared and crc32 != storage.crc32:
+            raise DamagedFile(
+                f"the bytes of storage {storage.key!r} do not match the archive's checksum",
+                advice=_DAMAGED,
+                path=storage.path or self.path,
+            )
+
+    def _part(self, storage: Storage, start: int, nbytes: int) -> Buffer:
+        """Return bytes of a storage, as they are stored."""
+        if storage.data is not None:
+            return memoryview(storage.data)[start : start + nbytes]
+        if storage.deflated is None:
+            return self._file(storage).read_at((storage.offset or 0) + start, nbytes)
+        return memoryview(self._inflated(storage))[start : start + nbytes]
+
+    def _inflated(self, storage: Storage) -> bytearray:
+        """Return a storage that lies packed, unpacked; the last one is kept for its next part."""
+        with self._lock:
+            if self._unpacked is None or self._unpacked[0] is not storage:
+                self._unpacked = None
+                unpacked = bytearray(storage.nbytes)
+                inflate_into(memoryview(unpacked), self._file(storage), storage)
+                self._unpacked = storage, unpacked
+            return self._unpacked[1]
+
+    def _check(self, entry: TensorEntry, called: str) -> None:
+        """Raise, as `blocks` does, if the entry can't be read."""
+        if entry.chunks:
+            return
+        if entry.is_composite:
+            raise UnsupportedContent(f"{called} is made of parts, and has no bytes of its own")
+        if entry.is_neg and not entry.dtype.startswith(("float", "bfloat", "complex")):
+            raise UnsupportedContent(f"{called} of {entry.dtype} is negated by a flag")
+        is_packed = entry.dtype not in ITEM_SIZE or entry.dtype in ROW_BITS
+        if is_packed and not entry.is_whole:
+            text = f"{called} is a view whose elements ({entry.dtype}) share bytes"
+            raise UnsupportedContent(text, advice="Save it as a tensor of its own.")
+        if (
+            min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
+            or entry.nbytes_needed > entry.storage.nbytes
+        ):
+            raise DamagedFile(
+                f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
+                f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
+                advice=_DAMAGED,
+            )
+        self._check_place(entry.storage, called)
+
+    def _check_place(self, storage: Storage, called: str) -> None:
+        if storage.data is not None:
+            return
+        if storage.device == "meta":
+            text = f"{called} has no values: it was saved from the meta device"
+            raise UnsupportedContent(text, advice="Save it from another device.")
+        if storage.offset is None and storage.deflated is None:
+            raise DamagedFile(f"{called} has no bytes in the file")
+        if storage.path is None:
+            text = f"{called} lies packed in an archive"
+            raise UnsupportedContent(text, advice="Unpack the archive, and give what comes out.")
+        start, held = storage.offset or 0, storage.nbytes
+        if storage.deflated is not None:
+            start, held = storage.deflated.offset, storage.deflated.nbytes
+            check_ratio(storage, called)
+        end, nbytes = start + held, self._file(storage).nbytes
+        if end > nbytes:
+            raise DamagedFile(
+                f"{called} lies in bytes {start} to {end}, and the file ends at {nbytes}",
+                advice=_DAMAGED,
+            )
+
+    def _file(self, storage: Storage) -> InputFile:
+        path = storage.path or self.path
+        with self._lock:  # writers read in several threads
+            if path not in self._files:
+                self._files[path] = InputFile(path)
+            return self._files[path]
+
+    def close(self) -> None:
+        """Close the files."""
+        self._unpacked = None
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __enter__(self) -> ElementReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _repaired(piece: Buffer, entry: TensorEntry) -> Buffer:
+    """Return elements as they are stored little-endian, and with the signs that flags give them."""
+    if entry.storage.byteorder == "big" and not entry.chunks:
+        piece = _swapped(piece, part_nbytes(entry.dtype))
+    return with_signs(memoryview(piece), entry)
+
+
+def part_nbytes(dtype: str) -> int:
+    """Return the bytes of the numbers that elements of a dtype consist of."""
+    size = ITEM_SIZE.get(dtype, 1)
+    return size // 2 if "complex" in dtype else size
+
+
+def _swapped(data: Buffer, size: int) -> Buffer:
+    """Return numbers of this size with their bytes in the other order."""
+    if size == 1:
+        return data
+    made = bytearray(len(data))
+    for place in range(size):
+        made[place::size] = data[size - 1 - place :: size]
+    return made
+
+
+def _put(piece: bytes, chunk: Chunk, whole: bytearray, entry: TensorEntry) -> None:
+    """Copy a piece of a tensor to its place, run by run."""
+    axis = len(chunk.shape)  # from here on, the piece is as large as the tensor
+    while axis and chunk.shape[axis - 1] == entry.shape[axis - 1]:
+        axis -= 1
+    outer = chunk.shape[: max(axis - 1, 0)]
+    run = prod(chunk.shape[len(outer) :]) * ITEM_SIZE[entry.dtype]
+    stride = contiguous_stride(entry.shape)
+    for number, index in enumerate(product(*map(range, outer))):
+        at = [*index, *(0 for _ in chunk.shape[len(outer) :])]
+        places = zip(at, chunk.offsets, stride, strict=True)
+        to = sum((a + b) * step for a, b, step in places) * ITEM_SIZE[entry.dtype]
+        whole[to : to + run] = piece[number * run : (number + 1) * run]
+
+
+def _in_blocks(runs: Iterable[Buffer], nbytes: int) -> Iterator[Buffer]:
+    """Yield the same bytes in blocks of one size, the last one excepted."""
+    rest = bytearray()
+    for run in runs:
+        view = memoryview(run)
+        if rest:
+            missing = nbytes - len(rest)
+            rest += view[:missing]
+            view = view[missing:]
+            if len(rest) < nbytes:
+                continue
+            yield rest
+            rest = bytearray()
+        while len(view) >= nbytes:
+            yield view[:nbytes]
+            view = view[nbytes:]
+        rest += view
+    if rest:
+        yield rest
