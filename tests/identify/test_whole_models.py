@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import torchkeep
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.identify.whole_models import whole_models
 from torchkeep.saving import save
 
@@ -59,3 +59,33 @@ def test_a_file_without_one_says_what_it_is(tmp_path: Path):
     with pytest.raises(LoadMismatch) as caught:
         whole_models(inspection)
     assert f"there is no whole model in this file ({inspection.summary})" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_our_own_whole_file_is_inspected_as_a_whole_model(tmp_path: Path, suffix: str):
+    path = tmp_path / f"model{suffix}"
+    save(nn.Sequential(nn.Linear(1, 2), nn.ReLU()), path, whole=True)
+    found = torchkeep.inspect(path)
+    assert found.role == "module"
+    assert found.summary.startswith("Whole model: torch.nn.modules.container.Sequential, 4 param")
+    ((name, node),) = found.modules
+    assert [child.class_path for child in node.children] == [
+        "torch.nn.modules.linear.Linear",
+        "torch.nn.modules.activation.ReLU",
+    ]
+    assert (name, found.safety.verdict) == ("", "data-only")
+    assert [item.num_parameters for item in found.state_dicts] == [4]
+
+
+def test_a_broken_structure_is_told_of_and_the_parameters_are_there(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    save(nn.Linear(1, 2), path, whole=True)
+    path.write_bytes(path.read_bytes().replace(b'{\\"version\\":1', b'{\\"version\\":7'))
+    found = torchkeep.inspect(path)
+    assert found.role == "state_dict"
+    assert "the structure of its model can't be read (its version is 7, and 1 is known)" in [
+        item.text for item in found.contents.findings
+    ]
+    torchkeep.load_into(nn.Linear(1, 2), path)
+    with pytest.raises(DamagedFile, match="its version is 7"):
+        torchkeep.load_model(path)

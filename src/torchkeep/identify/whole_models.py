@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torchkeep.contents import Contents, Files, Object, Value
 from torchkeep.errors import LimitReached, LoadMismatch
-from torchkeep.formats.own.whole import read_structure
+from torchkeep.formats.own.whole import Structure, read_structure
 from torchkeep.identify.inspection import Inspection
 from torchkeep.identify.modules import ModuleNode, is_module, module_state, module_tree
 from torchkeep.identify.tree import Budget, children
@@ -54,9 +54,7 @@ def whole_models(inspection: Inspection) -> dict[str, WholeModel]:
         LimitReached: the file's values unfold too far.
     """
     contents = inspection.contents
-    tensors = contents.tensors
-    tied = {name: tensors[kept] for name, kept in tied_names(contents).items()}
-    structure = read_structure(contents, tensors | tied)
+    structure = own_structure(contents)
     if structure is not None:
         return {"": WholeModel("", unwrapped(structure.root), structure.sources)}
     named = {item.name for item in inspection.state_dicts}
@@ -76,6 +74,17 @@ def whole_models(inspection: Inspection) -> dict[str, WholeModel]:
             advice="Build the model, and load its parameters with torchkeep.load_into.",
         )
     return models
+
+
+def own_structure(contents: Contents) -> Structure | None:
+    """Return the structure that `save(..., whole=True)` stored in a file; None if it has none.
+
+    Raises:
+        DamagedFile: it is broken, or names a tensor that is not there.
+    """
+    tensors = contents.tensors
+    tied = {name: tensors[kept] for name, kept in tied_names(contents).items()}
+    return read_structure(contents, tensors | tied)
 
 
 def _modules(root: Value, budget: Budget) -> list[tuple[str, Object]]:
