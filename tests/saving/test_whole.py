@@ -55,7 +55,7 @@ def test_other_readers_see_a_plain_state_dict(tmp_path: Path, suffix: str):
 
 def test_the_report_says_what_is_needed_and_what_is_left_out(tmp_path: Path):
     model = Net()
-    model.register_forward_hook(print)
+    model.register_forward_hook(print, with_kwargs=True, always_call=True)
     model.fc.register_forward_pre_hook(lambda *_: None)
     report = save(model, tmp_path / "model.safetensors", whole=True)
     name = f"{Net.__module__}.Net"

@@ -57,7 +57,11 @@ _GETATTR = Global("builtins", "getattr")
 _MAPPINGS = (OrderedDict, Counter)
 _HELD = frozenset({"training", "_parameters", "_buffers", "_modules"})
 """Attributes of every module that are always described."""
-_PASSED = frozenset({"_compiled_call_impl", "_forward_hooks_with_kwargs"})
+_PASSED = frozenset(
+    "_compiled_call_impl _forward_hooks_always_called _forward_hooks_with_kwargs "
+    "_forward_pre_hooks_with_kwargs".split()
+)
+"""Attributes that say how to call hooks that are left out, or what was compiled."""
 _RECOMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 """Hooks that belong to the model: they compute a weight before each call."""
 _SPECTRAL = (SpectralNormStateDictHook, SpectralNormLoadStateDictPreHook)

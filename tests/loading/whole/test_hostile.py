@@ -171,6 +171,15 @@ def test_a_traced_model_brings_its_own_code_and_is_not_rebuilt(tmp_path: Path):
         load_model(path)
 
 
+def test_a_tensor_that_repeats_one_element_without_end_is_refused(tmp_path: Path):
+    model = nn.Linear(1, 1)
+    model.register_buffer("endless", torch.ones(1).expand(1 << 40))
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(UnsafeContent) as caught:
+        load_model(tmp_path / "model.pt")
+    assert "endless makes 4,398,046,511,104 bytes out of 4 in the file" in str(caught.value)
+
+
 def test_a_program_of_torchscript_is_refused_with_what_to_do(tmp_path: Path):
     path = tmp_path / "model.pt"
     with warnings.catch_warnings():

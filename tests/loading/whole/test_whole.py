@@ -409,6 +409,31 @@ def test_a_module_may_choose_its_forward_among_its_own_methods(write: Callable[[
     assert torch.equal(again(torch.ones(1, 2)), model(torch.ones(1, 2)))
 
 
+def add_more(module: nn.Module, args: object, kwargs: dict[str, float], made: torch.Tensor):
+    return made + kwargs["more"]
+
+
+class Adding(nn.Linear):
+    """Takes what only its hook uses."""
+
+    def forward(self, x: torch.Tensor, more: float = 0.0) -> torch.Tensor:
+        return super().forward(x)
+
+
+def test_a_hook_in_a_pickle_is_a_name_like_others(tmp_path: Path):
+    model = Adding(2, 2)
+    model.register_forward_hook(add_more, with_kwargs=True)
+    path = tmp_path / "model.pt"
+    torch.save(model, path)
+    with pytest.raises(ClassesMissing) as caught:
+        load_model(path, classes=names(Adding))
+    assert caught.value.names == (f"{__name__}.add_more",)
+    again = load_model(path, classes=names(Adding, add_more))
+    x = torch.ones(1, 2)
+    assert torch.equal(again(x, more=3.0), model(x, more=3.0))
+    assert not torch.equal(again(x, more=3.0), again(x, more=4.0))
+
+
 class Config:
     """What a model was made with, as an object with a state of its own."""
 

@@ -29,6 +29,8 @@ _NEVER = frozenset({"_compiled_call_impl", "_call_impl", "_wrapped_call_impl", "
 _MADE_AT_RUN_TIME = (torch.jit.ScriptModule, torch.fx.GraphModule)
 _BOUND = ("functools.partial", "builtins.getattr")
 """Calls whose results can be called: what is in them is looked at by itself."""
+_MOST_UNFOLDED = 1 << 30
+"""Bytes of a tensor whose elements share memory (`expand`)."""
 _IMMUTABLE = (tuple, str, bytes, int, float)
 _METHODS = (classmethod, staticmethod)
 
@@ -42,14 +44,18 @@ def check_parts(root: Value, objects: Mapping[Global, Any], given: frozenset[str
         given: the dotted names for which the user gave an object: these may be called.
 
     Raises:
-        UnsafeContent: something is called that may not be, or an attribute is set that changes
-            more than data. The message names it and its place.
+        UnsafeContent: something is called that may not be, an attribute is set that changes more
+            than data, or a tensor is far larger than its file. The message names the place.
     """
     check = _Checks(objects, given)
     for path, value in every_part(root):
         place = path or "the model"
         if isinstance(value, Object):
             check.check(value, place)
+        elif isinstance(value, TensorEntry) and _unfolds(value):
+            raise UnsafeContent(
+                f"{place} makes {value.nbytes:,} bytes out of {value.storage.nbytes:,} in the file"
+            )
         elif isinstance(value, DictObject) and value.class_path not in MAPPINGS:
             raise UnsafeContent(f"{place} is a {value.class_path}, which is no known mapping")
     if not is_module(root):
@@ -175,6 +181,11 @@ class _Checks:
             raise UnsafeContent(f"{place} is taken from something by the name {name!r}")
         if not callable(_defined(cls, name)) or hasattr(torch.nn.Module, name):
             raise UnsafeContent(f"{place} is {name!r} of a module, which is none of its methods")
+
+
+def _unfolds(entry: TensorEntry) -> bool:
+    """Whether a tensor repeats its elements so often that it would not fit into memory."""
+    return not entry.is_composite and entry.nbytes > max(entry.storage.nbytes, _MOST_UNFOLDED)
 
 
 def _check_own(name: str, value: Value, place: str) -> None:

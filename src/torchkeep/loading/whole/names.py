@@ -58,43 +58,44 @@ def resolve(
         UnsafeContent: a name is of a kind that no model needs.
         ClassesMissing: names are not known and not allowed; all of them are listed.
     """
-    objects: dict[Global, Any] = {}
-    missing: dict[Global, str] = {}
     found = list(found)
     if any(mention.name.module.startswith("__torch__") for mention in found):
         raise UnsupportedContent(
             "the model is a program of TorchScript, which has no classes in Python",
             advice="torch.jit.load runs it, if you trust it; torchkeep.load has its weights.",
         )
-    for mention in found:
-        name = mention.name
-        value = _given(name, allowed)
-        if value is None and (reason := danger(name)) and not _is_listed(name):
-            raise UnsafeContent(
-                f"the model asks for {name} at {mention.place or 'its root'!r}, which {reason}",
-                advice="Nothing was built. Take its weights with torchkeep.load or rescue.",
-            )
-        value = _known(name) if value is None else value
-        value = _trusted(name, allowed) if value is None else value
-        if value is None:
-            missing[name] = mention.place
-        else:
-            objects[name] = value
+    values = {mention.name: _object_of(mention, allowed) for mention in found}
+    objects = {name: value for name, value in values.items() if value is not None}
+    missing = [name for name in values if name not in objects]
     if missing and allowed.run_source:
-        for name, value in _run(missing, sources).items():
-            objects[name] = value
-            del missing[name]
+        objects |= _run(missing, sources)
+        missing = [name for name in missing if name not in objects]
     if missing:
+        names = tuple(str(name) for name in missing)
         raise ClassesMissing(
-            f"the model is made of classes that are not known here: "
-            f"{', '.join(str(name) for name in missing)}",
-            names=tuple(str(name) for name in missing),
+            f"the model is made of classes that are not known here: {', '.join(names)}", names=names
         )
     return objects
 
 
-def _given(name: Global, allowed: Allowed) -> Any:
-    return allowed.classes.get(str(name).lstrip("."))
+def _object_of(mention: Mention, allowed: Allowed) -> Any:
+    """Return what a name stands for; None if it is neither known nor allowed.
+
+    Raises:
+        UnsafeContent: it is of a kind that no model needs, and the user did not give it.
+    """
+    name = mention.name
+    given = allowed.classes.get(str(name).lstrip("."))
+    if given is not None:
+        return given
+    reason = "" if _is_listed(name) else danger(name)
+    if reason:
+        raise UnsafeContent(
+            f"the model asks for {name} at {mention.place or 'its root'!r}, which {reason}",
+            advice="Nothing was built. Take its weights with torchkeep.load or rescue.",
+        )
+    known = _known(name)
+    return _trusted(name, allowed) if known is None else known
 
 
 def _is_listed(name: Global) -> bool:

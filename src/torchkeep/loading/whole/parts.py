@@ -9,8 +9,8 @@ from torchkeep.contents import Array, Global, Object, TensorEntry, Value
 from torchkeep.identify.modules import is_module, module_class, module_state
 from torchkeep.identify.whole_models import unwrapped
 
-FORGOTTEN = frozenset({"_backend", "_forward_hooks_with_kwargs"})
-"""Attributes of modules that PyTorch has no use for any more, or makes anew."""
+FORGOTTEN = frozenset({"_backend"})
+"""Attributes of modules that PyTorch has no use for any more."""
 
 
 @dataclass(frozen=True, slots=True)
