@@ -21,8 +21,8 @@ from torchkeep.formats import describe_whole
 from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.module_lines import tree_lines
-from torchkeep.identify.whole_models import WholeModel, whole_models
 from torchkeep.identify.selection import choose
+from torchkeep.identify.whole_models import WholeModel, whole_models
 from torchkeep.loading.whole.building import Builder
 from torchkeep.loading.whole.checks import check_parts
 from torchkeep.loading.whole.names import Allowed, resolve
