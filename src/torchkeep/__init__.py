@@ -21,13 +21,16 @@ if TYPE_CHECKING:
         ClassNames,
         LoadPlan,
         LoadReport,
+        Replay,
         TensorFile,
         load,
         load_into,
         load_model,
         open,
         plan,
+        replay,
     )
+    from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
     from torchkeep.rescuing import RescueReport, rescue
     from torchkeep.saving import SaveReport, save
@@ -60,6 +63,9 @@ _HOMES = {
     "open": "torchkeep.loading",
     "RescueReport": "torchkeep.rescuing",
     "rescue": "torchkeep.rescuing",
+    "Replay": "torchkeep.loading",
+    "replay": "torchkeep.loading",
+    "evaluating": "torchkeep.modes",
     "SaveReport": "torchkeep.saving",
     "save": "torchkeep.saving",
 }
@@ -75,6 +81,7 @@ __all__ = [
     "Limits",
     "LoadPlan",
     "LoadReport",
+    "Replay",
     "RescueReport",
     "SaveReport",
     "Scanned",
@@ -84,12 +91,14 @@ __all__ = [
     "capture",
     "convert",
     "diff",
+    "evaluating",
     "inspect",
     "load",
     "load_into",
     "load_model",
     "open",
     "plan",
+    "replay",
     "rescue",
     "restore",
     "save",

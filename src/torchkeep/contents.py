@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torchkeep.errors import FileProblem
+    from torchkeep.files import Stamp
 
 Value = Any
 """An inert value, as listed above. (A recursive type would say no more to the checker.)"""
@@ -424,6 +425,16 @@ class Contents:
     """The files in an archive or a folder, each described in turn."""
     problem: FileProblem | None = None
     """Why no model can be read from it; None if one can."""
+    stamp: Stamp | None = field(default=None, compare=False)
+    """What the file was when it was described; None for what is no file on the disk."""
+
+    @property
+    def stamps(self) -> dict[Path, Stamp]:
+        """The stamps of the file and of its members, by path."""
+        stamps = {} if self.stamp is None else {self.path: self.stamp}
+        for member in self.members:
+            stamps |= member.stamps
+        return stamps
 
     @property
     def tensors(self) -> dict[str, TensorEntry]:

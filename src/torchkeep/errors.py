@@ -30,6 +30,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from torchkeep.wording import printable
+
 
 class TorchkeepError(Exception):
     """The root of everything that torchkeep raises on purpose.
@@ -75,7 +77,7 @@ class FileProblem(TorchkeepError):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return text if self.path is None else f"{self.path}: {text}"
+        return text if self.path is None else f"{printable(self.path)}: {text}"
 
 
 class FileMissing(FileProblem):
@@ -212,6 +214,14 @@ class WrongArgument(TorchkeepError):
 
 
 class ProofFailed(TorchkeepError):
-    """A claim that torchkeep checks (a digest, an accuracy, a loaded tensor) is not true."""
+    """A claim that torchkeep checks (a digest, an accuracy, a loaded tensor) is not true.
+
+    Attributes:
+        replay: how the model's outputs differ from stored ones (a `loading.Replay`), or None.
+    """
 
     exit_code = 1
+
+    def __init__(self, problem: str, *, advice: str = "", replay: Any = None) -> None:
+        super().__init__(problem, advice=advice)
+        self.replay = replay

@@ -17,11 +17,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import xxhash
 
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable, SaveRefused
+from torchkeep.wording import printable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -139,12 +140,40 @@ class Scratch:
         self.close()
 
 
+class Stamp(NamedTuple):
+    """What tells whether a file on disk is still the one that it was, with the same bytes."""
+
+    device: int
+    """The number of the file system."""
+    inode: int
+    """The number of the file in it."""
+    nbytes: int
+    """Its size."""
+    modified_ns: int
+    """When its bytes were changed last, in nanoseconds; file systems may count in milliseconds."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Return the stamp in a file's status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def changed(path: str | os.PathLike[str]) -> DamagedFile:
+    """Return the error that says that a file is another one than a moment ago."""
+    return DamagedFile(
+        "the file was changed or replaced while it was read",
+        advice="Wait until it is written, and read it again.",
+        path=path,
+    )
+
+
 class InputFile:
     """A regular file, open for reads at given offsets.
 
     Attributes:
         path: the path as it was given.
         nbytes: the file's size when it was opened.
+        stamp: what it was when it was opened.
         source: the same path.
         start: 0.
         scratch: where to put what lies packed in it, if it is to be loaded.
@@ -162,6 +191,8 @@ class InputFile:
             # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             self.fd = os.open(self.path, flags)
+        except ValueError as error:  # there is a null byte in it
+            raise FileMissing(f"no file can be called so ({error})", path=path) from None
         except OSError as error:
             raise _unreadable(self.path, error) from None
         status = os.fstat(self.fd)
@@ -170,6 +201,18 @@ class InputFile:
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
             raise FileUnreadable(f"this is {kind}, not a file", path=path)
         self.nbytes = status.st_size
+        self.stamp = Stamp.of(status)
+
+    def check_unchanged(self) -> None:
+        """Raise if somebody has written to the file since it was opened.
+
+        That another file has its name now does no harm: this one is read to its end.
+
+        Raises:
+            DamagedFile: it was changed.
+        """
+        if Stamp.of(os.fstat(self.fd)) != self.stamp:
+            raise changed(self.path)
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """Return exactly `nbytes` bytes from `offset` on.
@@ -184,7 +227,7 @@ class InputFile:
         while missing:
             piece = _pread(self.fd, missing, offset + nbytes - missing, self.path)
             if not piece:
-                raise DamagedFile("the file shrank while it was read", path=self.path)
+                raise changed(self.path)
             pieces.append(piece)
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -203,6 +246,7 @@ class InputFile:
             except OSError as error:
                 raise _unreadable(self.path, error) from None
             if count == 0:
+                self.check_unchanged()
                 raise DamagedFile(
                     f"the file is truncated: bytes {offset} to {offset + len(target)} are "
                     f"needed, and it ends at {offset + done}",
@@ -432,17 +476,13 @@ def atomic_file(
 
     Raises:
         SaveRefused: the place exists and `overwrite` is not set, the folder is missing or
-            read-only, or the disk is full. Nothing is left behind, and an old file is intact.
+            read-only, the disk is full, or what is there is read-only or no file. Nothing is left
+            behind, and an old file is intact, unless the message says that the new one is there.
     """
-    final = Path(os.path.realpath(path))
-    if not overwrite and final.exists():
-        raise _exists(path)
+    final = _target(path, overwrite=overwrite)
     temporary = _temporary_beside(final)
     try:
         fd = os.open(temporary, _CREATE, 0o666)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
         try:
             yield OutputFile(final, fd, durable=durable)
             if durable:
@@ -453,10 +493,56 @@ def atomic_file(
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        # Its name tells what it is, so one that can't be removed is no reason to fail.
+        with contextlib.suppress(OSError):
             temporary.unlink()
     if durable:
-        sync_folder(final.parent)
+        _sync_name(path, final.parent)
+
+
+def _target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return the file to be made or replaced, the last of a chain of symbolic links."""
+    try:
+        final = Path(os.path.realpath(path))
+        status = final.stat()
+    except FileNotFoundError:
+        return final
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    except ValueError as error:  # there is a null byte in it
+        where = printable(os.fspath(path))
+        raise SaveRefused(f"{where}: no file can be called so ({error})") from None
+    _check_replaceable(path, status, overwrite=overwrite)
+    return final
+
+
+def _check_replaceable(
+    path: str | os.PathLike[str], status: os.stat_result, *, overwrite: bool
+) -> None:
+    where = printable(os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise SaveRefused(f"{where}: this is {kind}, not a file", advice="Choose another name.")
+    if not overwrite:
+        raise _exists(path)
+    # The system would let it be replaced, if not written to; who made it so meant to keep it.
+    if not status.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        raise SaveRefused(
+            f"{where}: the file there is read-only",
+            advice="Choose another name, or make it writable (`chmod u+w`).",
+        )
+
+
+def _sync_name(path: str | os.PathLike[str], folder: Path) -> None:
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SaveRefused(
+            f"{printable(os.fspath(path))}: it is written and in its place, but its folder could "
+            f"not be synced ({reason}), so that a power loss may undo it",
+            advice="Check the disk.",
+        ) from error
 
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -586,7 +672,9 @@ def _remove_tree(folder: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}{TEMPORARY_MARK}{os.urandom(6).hex()}")
+    # A name may have 255 bytes, so a long one is shortened to leave room for the rest.
+    start = path.name.encode("utf-8", "ignore")[:200].decode("utf-8", "ignore")
+    return path.with_name(f".{start}{TEMPORARY_MARK}{os.urandom(6).hex()}")
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
@@ -620,13 +708,13 @@ def sync_folder(folder: Path) -> None:
 
 def _exists(path: str | os.PathLike[str]) -> SaveRefused:
     return SaveRefused(
-        f"{os.fspath(path)}: there is something already",
+        f"{printable(os.fspath(path))}: there is something already",
         advice="Choose another name, or pass overwrite=True to replace it.",
     )
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:
-    where = os.fspath(path)
+    where = printable(os.fspath(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SaveRefused(
             f"{where}: the disk is full; nothing was changed",
@@ -637,6 +725,8 @@ def _unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:
             f"{where}: larger than a file may be here; nothing was changed",
             advice="Raise the limit (`ulimit -f`), or save to another file system.",
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return SaveRefused(f"{where}: the name is too long", advice="Choose a shorter one.")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SaveRefused(f"{where}: its folder does not exist", advice="Create the folder first.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

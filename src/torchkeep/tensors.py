@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Collection, Mapping
+from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -27,7 +28,7 @@ from torchkeep.contents import (
     numbers_of,
 )
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import InputFile, digest, new_digest
+from torchkeep.files import InputFile, Stamp, changed, digest, new_digest
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 
@@ -110,8 +111,12 @@ class TensorReader:
         digests: the digests that a tensor may have, by `TensorEntry.memory`. Each of these is
             compared when it is first read; mapping reads nothing, and so compares nothing.
         remember: keep the digest of everything that is read, for `match`.
+        stamps: what the files were when they were described (`Contents.stamps`). One that was
+            changed or replaced since then is not read, and one that was changed meanwhile is told
+            at the end of the `with` block.
 
     Raises:
+        DamagedFile: the file is not the one that was described.
         FileMissing: there is nothing at the path.
         FileUnreadable: it may not be read.
     """
@@ -124,13 +129,17 @@ class TensorReader:
         mmap: bool = False,
         digests: Mapping[Memory, Collection[str]] = MappingProxyType({}),
         remember: bool = False,
+        stamps: Mapping[Path, Stamp] = MappingProxyType({}),
     ) -> None:
         self.device = torch.device(device)
         self.path = Path(path)
-        self._mmap = mmap
+        self.maps = mmap
         # A sharded model lies in several files, each opened when it is first needed; what it is
         # called by may be a folder.
-        self._files = {} if self.path.is_dir() else {self.path: InputFile(path)}
+        self._files: dict[Path, InputFile] = {}
+        self._stamps = stamps
+        if not self.path.is_dir():
+            self._open(self.path)
         self._maps: dict[Path, torch.UntypedStorage] = {}
         self._opening = threading.Lock()
         self._storages: dict[int, tuple[Storage, torch.UntypedStorage]] = {}
@@ -142,14 +151,23 @@ class TensorReader:
         path = storage.path or self.path
         with self._opening:  # in several threads at once
             if path not in self._files:
-                self._files[path] = InputFile(path)
+                self._open(path)
             return self._files[path]
+
+    def _open(self, path: Path) -> None:
+        file = InputFile(path)
+        if self._stamps.get(path, file.stamp) != file.stamp:
+            file.close()
+            raise changed(path)
+        self._files[path] = file
 
     def _map(self, storage: Storage) -> torch.UntypedStorage:
         file = self._file(storage)
         if file.path not in self._maps:
             size, path = file.nbytes, os.fspath(file.path)
+            _check_named(file)
             mapped = torch.from_file(path, shared=False, size=size, dtype=torch.uint8)
+            _check_named(file)
             self._maps[file.path] = mapped.untyped_storage()
         return self._maps[file.path]
 
@@ -171,7 +189,7 @@ class TensorReader:
         if entry.is_composite or entry.quantizer:
             return self._assembled(entry, name)
         tensor = _view(self._storage(entry, name), entry)
-        if not self._mmap:
+        if not self.maps:
             self._compare(tensor, entry, name)
         if entry.is_parameter:
             return torch.nn.Parameter(tensor, requires_grad=entry.requires_grad)
@@ -212,7 +230,7 @@ class TensorReader:
 
         Arguments and errors are those of `materialize`.
         """
-        if self._mmap and self._is_plain_run(entry):
+        if self.maps and self._is_plain_run(entry):
             return self.materialize(entry, name).detach()
         return self.read(entry, name)
 
@@ -275,6 +293,7 @@ class TensorReader:
         if (
             min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
             or entry.nbytes_needed > entry.storage.nbytes
+            or _overflows(entry)
         ):
             raise DamagedFile(
                 f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
@@ -349,7 +368,7 @@ class TensorReader:
         key = id(entry.storage)
         if key not in self._storages:
             storage = self._read_storage(entry, name)
-            if not self._mmap:
+            if not self.maps:
                 self._compare(_view(storage, entry), entry, name)  # while it is on the CPU
             # The storage's description is kept as well, so that its id stays its own.
             self._storages[key] = entry.storage, self._to_device(storage)
@@ -360,7 +379,7 @@ class TensorReader:
         storage = entry.storage
         if storage.offset is None and storage.data is None and storage.deflated is None:
             return _empty_storage(storage.nbytes, storage.device)
-        if self._mmap and storage.nbytes and self._can_map(entry):
+        if self.maps and storage.nbytes and self._can_map(entry):
             # A slice of a storage is a storage of its own, so that saving the tensor again
             # saves its part of the file and not all of it.
             start = storage.offset or 0
@@ -450,7 +469,22 @@ class TensorReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            for file in self._files.values():
+                if kind is None or issubclass(kind, FileProblem):
+                    file.check_unchanged()
+        finally:
+            self.close()
+
+
+def _check_named(file: InputFile) -> None:
+    """Raise unless the file's name is still its own: to map a file is to open it by its name."""
+    try:
+        is_same = Stamp.of(file.path.stat()) == file.stamp
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise changed(file.path)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -508,6 +542,12 @@ def _count_change(tensor: torch.Tensor) -> None:
     """Tell autograd that the tensor was written to, as any in-place operation does."""
     if not tensor.is_inference():
         torch.autograd.graph.increment_version(tensor)
+
+
+def _overflows(entry: TensorEntry) -> bool:
+    """Whether PyTorch can't count its elements, which it does even for an empty tensor."""
+    numel = prod(max(size, 1) for size in entry.shape)
+    return max(numel * ITEM_SIZE[entry.dtype], entry.storage_offset, *entry.stride) >= 1 << 63
 
 
 def _first_byte(entry: TensorEntry) -> int:

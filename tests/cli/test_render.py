@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 
 import torchkeep
@@ -230,3 +231,21 @@ def test_what_a_save_says_about_itself_is_shown(shown, tmp_path, suffix):
         "torch_version",
         "python_version",
     }
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_samples_and_structure_are_told_in_a_line_each(shown, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    torchkeep.save(torch.nn.Linear(3, 2), path, samples=torch.ones(5, 3), metric={"loss": 0.5})
+    output = shown(path)
+    rows = [line.split(maxsplit=1) for line in section(output, "Metadata")]
+    assert ["samples", "1 sample with its outputs, float32 [5, 3] -> float32 [5, 2]"] in rows
+    assert ["metric", '{"loss": 0.5}'] in rows
+    assert len(output) < 3_000
+
+
+def test_a_stored_structure_shows_its_size_alone(shown, tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {"fc.weight": torch.zeros(2, 2)}
+    safetensors.torch.save_file(tensors, path, {"torchkeep.structure": "x" * 5000})
+    assert section(shown(path), "Metadata") == ["  structure  5,000 characters"]

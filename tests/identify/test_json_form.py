@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torchkeep.contents import Global
-from torchkeep.identify.json_form import describe_value, jsonable
+from torchkeep.identify.json_form import describe_value, jsonable, readable_metadata
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,13 @@ def test_values_that_hold_one_another_twice_do_not_unfold():
     text = str(jsonable(level))
     assert "<list of 2>" in text
     assert len(text) < 20_000
+
+
+def test_what_only_a_program_reads_of_the_metadata_is_told_in_words():
+    metadata = {"torchkeep.samples": "[]", "torchkeep.structure": "x" * 1234, "run": "x" * 1234}
+    assert readable_metadata(metadata) == {
+        "torchkeep.samples": "its stored samples can't be read: they have no version 1; a newer "
+        "torchkeep may know them. Copy or download the file again.",
+        "torchkeep.structure": "1,234 characters",
+        "run": "x" * 1234,
+    }

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from torchkeep.errors import LoadMismatch, ProofFailed, WrongArgument
-from torchkeep.loading import load_into
+from torchkeep.loading import load, load_into
+from torchkeep.saving import save
 from torchkeep.tensors import same_bits
 
 
@@ -211,3 +212,54 @@ def test_an_empty_state_dict_fills_nothing_and_says_so(tmp_path: Path) -> None:
     Net().load_state_dict(torch.load(path)["state_dict"], strict=False)
     with pytest.raises(LoadMismatch):
         load_into(Net(), path)
+
+
+class Twins(torch.nn.Module):
+    """Has two layers of one shape."""
+
+    def __init__(self, *, swapped: bool = False) -> None:
+        super().__init__()
+        first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.one, self.two = (second, first) if swapped else (first, second)
+        self.swapped = swapped
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        one, two = (self.two, self.one) if self.swapped else (self.one, self.two)
+        return two(torch.relu(one(values)))
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_layers_of_one_shape_that_are_swapped_are_noticed(tmp_path: Path, name: str) -> None:
+    # No tensor tells: all names and shapes fit, and all values arrive.
+    model, other = Twins(), Twins(swapped=True)
+    save(model, tmp_path / name, samples=torch.randn(8, 4))
+    other.load_state_dict(load(tmp_path / name, select="auto"))
+    with pytest.raises(ProofFailed, match=r"does not do what it did .* one shape swapped"):
+        load_into(other, tmp_path / name)
+    load_into(other, tmp_path / name, replay=False)
+    report = load_into(Twins(), tmp_path / name)
+    assert report.replayed is not None
+    assert report.replayed.is_proven
+    assert "; does what it did on 1 sample" in str(report)
+
+
+def test_a_model_that_was_adapted_is_not_asked_for_what_it_did(tmp_path: Path) -> None:
+    save(Twins(), tmp_path / "a.safetensors", samples=torch.randn(8, 4))
+    report = load_into(Twins(), tmp_path / "a.safetensors", adapt={"two.*": "skip"})
+    assert report.replayed is None
+
+
+def test_a_model_that_changes_itself_while_it_runs_is_noticed(tmp_path: Path) -> None:
+    class Again(Twins):
+        calls = 0
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            result = super().forward(values)
+            self.calls += 1
+            if self.calls == 1:
+                torch.nn.init.normal_(self.two.bias)
+            return result
+
+    save(Twins(), tmp_path / "a.safetensors", samples=torch.randn(8, 4))
+    with pytest.raises(ProofFailed, match=r"'two\.bias' differs from the file's 'two\.bias' after"):
+        load_into(Again(), tmp_path / "a.safetensors")

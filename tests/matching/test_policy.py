@@ -34,6 +34,8 @@ def test_the_first_pattern_that_matches_counts() -> None:
     policy = Policy(adapt={"fc.*": "skip", "*": ("cast", "slice")})
     assert policy.rule_for("fc.w") == ("skip",)
     assert policy.rule_for("a.w") == ("cast", "slice")
+    assert Policy(adapt={"fc": "skip"}).rule_for("fc.w") == ("skip",)  # a module's name covers it
+    assert Policy(adapt={"fc": "skip"}).rule_for("fc2.w") == ()
     assert Policy().rule_for("a") == ()
 
 

@@ -20,8 +20,9 @@ from rich.text import Text
 from torchkeep.cli.folding import fold
 from torchkeep.cli.text import clip, elide, shape, show, what_was_compared
 from torchkeep.contents import name_within
-from torchkeep.formats.own.metadata import RESERVED
+from torchkeep.formats.own.metadata import RESERVED, SAMPLES, STRUCTURE
 from torchkeep.identify.architectures import best_of
+from torchkeep.identify.json_form import readable_metadata
 from torchkeep.identify.module_lines import tree_lines
 from torchkeep.wording import counted, printable, size
 
@@ -136,12 +137,15 @@ _CONTAINER_FACTS = frozenset(
 def _metadata(inspection: Inspection) -> list[tuple[str, str]]:
     """Return what the writer said about the file; what torchkeep reads for itself is left out."""
     names = {name for item in inspection.state_dicts for name in item.entries}
-    return [
+    rows = [
         (clip(key), clip(value))
         for key, value in inspection.metadata.items()
         # A value that names a tensor is how safetensors records that two are one.
         if key not in _CONTAINER_FACTS and not key.startswith(RESERVED) and value not in names
     ]
+    own = {key: text for key, text in inspection.metadata.items() if key in (SAMPLES, STRUCTURE)}
+    told = readable_metadata(own).items()
+    return rows + [(key.removeprefix(RESERVED), clip(text)) for key, text in told]
 
 
 def _overview(inspection: Inspection) -> RenderableType:

@@ -101,7 +101,8 @@ def describe_whole(
         scratch: as for `describe`.
 
     Raises:
-        DamagedFile: a file that belongs to it is missing or damaged, or lacks tensors.
+        DamagedFile: a file that belongs to it is missing or damaged, or lacks tensors, or has one
+            of which none can be made.
         FileProblem: as `describe` does.
     """
     contents = describe(path, limits=limits, scratch=scratch)
@@ -131,7 +132,8 @@ def _damaged_members(contents: Contents) -> list[Finding]:
 
 
 _ABSENT = frozenset(
-    "missing-file missing-tensor unreadable-file unreadable-folder unread-file".split()
+    "missing-file missing-tensor malformed-call "
+    "unreadable-file unreadable-folder unread-file".split()
 )
 """Rules of findings which say that the tree is not all that it should be."""
 
@@ -194,7 +196,7 @@ def examine_open(file: Readable, limits: Limits) -> Contents:
     contents = with_other_views(contents, file, head, limits)
     if contents.problem is not None:
         contents.problem.in_file(file.path)
-    return contents
+    return replace(contents, stamp=file.stamp) if isinstance(file, InputFile) else contents
 
 
 def _as_far_as_seen(file: Readable, reader: Format, problem: FileProblem) -> Contents:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.contents import Array, Finding, Global, Object, TensorEntry, Value
 from torchkeep.errors import FileProblem
+from torchkeep.formats.own.metadata import SAMPLES, STRUCTURE
+from torchkeep.formats.own.samples import summary
 from torchkeep.identify.architectures import NOT_IN_WEIGHTS, ArchitectureMatch
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:  # these have their form from here
     from torchkeep.identify.inspection import Inspection
@@ -57,7 +61,7 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
         "modules": [{**module_form(node, room), "name": path} for path, node in inspection.modules],
         "framework": inspection.framework,
         "architecture": [_architecture(match) for match in inspection.architecture] or None,
-        "metadata": dict(inspection.metadata),
+        "metadata": readable_metadata(inspection.metadata),
         "safety": _safety(inspection.safety),
         "integrity": inspection.integrity.to_json(),
         "problem": _problem(inspection.contents.problem),
@@ -66,6 +70,20 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
     if tensors:
         form["tensors"] = [_tensor(item) for item in inspection.tensors()]
     return form
+
+
+_IN_WORDS: dict[str, Callable[[str], str]] = {
+    SAMPLES: summary,
+    STRUCTURE: lambda text: counted(len(text), "character"),
+}
+"""Metadata of ours that is said in words, since it is long and only a program reads it."""
+
+
+def readable_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return a file's metadata with the samples and the structure in it told in a few words."""
+    return {
+        key: _IN_WORDS[key](text) if key in _IN_WORDS else text for key, text in metadata.items()
+    }
 
 
 def jsonable(value: Value, room: Room | None = None, depth: int = 20) -> Any:

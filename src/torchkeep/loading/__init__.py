@@ -2,6 +2,7 @@
 
 from torchkeep.loading.into import load_into, plan
 from torchkeep.loading.lazy import TensorFile, open
+from torchkeep.loading.replay import Replay, replay
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.trees import load
 from torchkeep.loading.whole import load_model
@@ -12,10 +13,12 @@ __all__ = [
     "ClassNames",
     "LoadPlan",
     "LoadReport",
+    "Replay",
     "TensorFile",
     "load",
     "load_into",
     "load_model",
     "open",
     "plan",
+    "replay",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +17,9 @@ from torchkeep.loading.targets import Target, live_tensors
 from torchkeep.loading.trees import materialize_tree
 from torchkeep.matching.plan import Assignment, LoadPlan
 from torchkeep.tensors import TensorReader, same_bits
+
+_Item = TypeVar("_Item", bound=tuple[Any, Assignment])
+_Result = TypeVar("_Result")
 
 
 class Act:
@@ -91,23 +95,28 @@ class Act:
 
     def copy(self) -> None:
         """Write into the model's tensors, after all of the file's were compared with digests."""
-        self._in_groups(self._verify_group)
+        self._in_groups(self._verify_group, self.unique)
         self._begin()
-        self._in_groups(self._copy_group)
+        self._in_groups(self._copy_group, self.unique)
         self._end()
 
     def assign(self) -> None:
         """Replace the model's tensors, on the device where they are or that was asked for."""
-        groups = grouped_by_size(self.unique, self._nbytes_of)
-        values = dict(chain.from_iterable(in_parallel(self._read_group, groups)))
+        values = dict(chain.from_iterable(self._in_groups(self._read_group, self.unique)))
         self._begin()
         self.target.replace(values)
         self._end()
 
-    def _in_groups(self, work: object) -> None:
-        in_parallel(work, grouped_by_size(self.unique, self._nbytes_of))  # type: ignore[arg-type]
+    def _in_groups(
+        self, work: Callable[[list[_Item]], _Result], items: Iterable[_Item]
+    ) -> list[_Result]:
+        """Return what is done to items, as pairs with their assignment, by several threads."""
+        groups = grouped_by_size(items, self._nbytes_of)
+        if self.reader.maps:  # nothing is read, so there is nothing to do at once
+            return [work(group) for group in groups]
+        return in_parallel(work, groups)
 
-    def _nbytes_of(self, item: tuple[object, Assignment]) -> int:
+    def _nbytes_of(self, item: tuple[Any, Assignment]) -> int:
         nbytes: int = self.source[item[1].source].nbytes
         return nbytes
 
@@ -157,8 +166,7 @@ class Act:
         """
         live = live_tensors(model)
         pairs = [(live.get(step.target), step) for step in self.tensors]
-        groups = grouped_by_size(pairs, self._nbytes_of)
-        digests = dict(chain.from_iterable(in_parallel(self._proven, groups)))
+        digests = dict(chain.from_iterable(self._in_groups(self._proven, pairs)))
         for step in self.tensors:
             if not digests[step.target]:
                 raise ProofFailed(

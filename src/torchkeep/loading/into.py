@@ -21,6 +21,7 @@ from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.acting import Act
 from torchkeep.loading.conversions import own_conversion
+from torchkeep.loading.replay import can_replay, replay_stored
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.targets import Target
 from torchkeep.matching.adaptations import ClassNames
@@ -77,6 +78,7 @@ def load_into(
     device: str | torch.device | None = None,
     dtype: torch.dtype | Literal["file"] | None = None,
     mmap: bool = False,
+    replay: bool = True,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LoadReport:
     """Load a file's parameters and persistent buffers into a model, and prove it.
@@ -96,12 +98,13 @@ def load_into(
         select: which state dict, if there are several: `auto` takes the model's, `ema` the moving
             average, anything else is its name in the file.
         rename: new names for the file's keys, by the old ones: `{"encoder.*": "*"}`.
-        adapt: what may be done to keys that don't fit, by key pattern (as in `fnmatch`, first match
-            first): `skip` leaves the model's own values, or the file's unused; `reset` has the
-            module make fresh ones; `cast` converts to the model's dtype; `resample` resizes tables
-            of positions; `sum-channels`, `repeat-channels`, `average-channels` are for another
-            number of input channels; `classes` takes the rows of classes with the same names,
-            `slice` the first rows. Several are tried in order.
+        adapt: what may be done to keys that don't fit, by pattern: as in `fnmatch`, or the name of
+            a module for all that is in it; the first that matches counts. `skip` leaves the model's
+            own values, or the file's unused; `reset` has the module make fresh ones; `cast`
+            converts to the model's dtype; `resample` resizes tables of positions; `sum-channels`,
+            `repeat-channels`, `average-channels` are for another number of input channels;
+            `classes` takes the rows of classes with the same names, `slice` the first rows. Several
+            are tried in order.
         allow: names of adaptations that may be used wherever they are usual and help.
         classes: the names of the model's classes in the order of its outputs, for `classes`. The
             file's are looked for in it; `ClassNames(file=..., model=...)` gives both.
@@ -115,6 +118,9 @@ def load_into(
         mmap: with `assign`, map the file instead of reading it: memory is used as the tensors are,
             and may be shared with other processes. The file must not be changed meanwhile, and
             nothing is compared with digests.
+        replay: run the model on the samples that the file carries (see `save`), unless something
+            was adapted or left out, or the samples are raw. That shows what no tensor does, such as
+            layers of one shape swapped.
         limits: bounds of the work that a file may cause.
 
     Raises:
@@ -123,7 +129,7 @@ def load_into(
             and mismatched, and the call that loads the rest. The model is untouched.
         WrongArgument: a name, a pattern or a rename is of no use. The model is untouched.
         ProofFailed: a tensor differs from the file's after the act, because the model changes its
-            values by itself.
+            values by itself; or the model does not do on the file's samples what it did.
     """
     if not assign and (mmap or device is not None or dtype is not None):
         raise WrongArgument(
@@ -137,13 +143,18 @@ def load_into(
         steps = file.planned(source, target, policy, assign=assign)
         if not steps.is_allowed:
             raise _mismatch(path, steps)
-        digests = stored_digests(file.inspection.contents)
-        with TensorReader(path, mmap=mmap, digests=digests, remember=True) as reader:
+        metadata = file.inspection.contents.metadata
+        will_replay = replay and steps.is_plain and can_replay(metadata, path)
+        with file.opened(mmap=mmap) as reader:
             place = None if device is None else torch.device(device)
             act = Act(reader, source, target, steps, place)
             act.check()
             act.assign() if assign else act.copy()
-            return LoadReport(Path(path), steps, act.prove(model))
+            digests = act.prove(model)
+            replayed = replay_stored(model, metadata, path) if will_replay else None
+            if will_replay:  # a model may initialise itself when it is first used
+                act.prove(model)
+        return LoadReport(Path(path), steps, digests, replayed)
 
 
 def _policy(
@@ -189,6 +200,14 @@ class _File:
         except FileProblem as problem:
             raise problem.in_file(path) from None
         return cls(path, select, inspection, *choose(inspection, select))
+
+    def opened(self, *, mmap: bool) -> TensorReader:
+        """Return the file open for its tensors: the one that was described, and no other."""
+        contents = self.inspection.contents
+        digests = stored_digests(contents)
+        return TensorReader(
+            self.path, mmap=mmap, digests=digests, remember=True, stamps=contents.stamps
+        )
 
     def source_for(self, target: Target) -> dict[str, TensorEntry | Value]:
         """Return the values by key, with tied names that the file left out and the model has."""

@@ -72,8 +72,14 @@ class TensorFile(Mapping[str, torch.Tensor]):
         return len(self._entries)
 
     def _reader(self) -> TensorReader:
-        path = self.inspection.contents.path
-        return TensorReader(path, device=self._device, mmap=self._mmap, digests=self._digests)
+        contents = self.inspection.contents
+        return TensorReader(
+            contents.path,
+            device=self._device,
+            mmap=self._mmap,
+            digests=self._digests,
+            stamps=contents.stamps,
+        )
 
     def __enter__(self) -> TensorFile:
         return self

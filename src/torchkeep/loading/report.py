@@ -9,6 +9,7 @@ import torch
 
 from torchkeep.errors import ProofFailed, WrongArgument
 from torchkeep.files import digest
+from torchkeep.loading.replay import Replay
 from torchkeep.loading.targets import live_tensors
 from torchkeep.matching.explain import naming
 from torchkeep.matching.plan import Assignment, LoadPlan
@@ -27,6 +28,8 @@ class LoadReport:
     digests: dict[str, str] = field(default_factory=dict)
     """`files.digest` of each loaded tensor as the model has it, by the model's key; `mapped` for
     what is the file itself."""
+    replayed: Replay | None = None
+    """How the model did on the samples that the file carries; None if it was not run on any."""
 
     @property
     def state_dict(self) -> str:
@@ -105,6 +108,8 @@ class LoadReport:
             ([*self.plan.unused, *self.plan.unexpected], "unused in the file"),
         ):
             text += f"; {len(items)} {what}" if items else ""
+        if self.replayed:
+            text += f"; does what it did on {counted(self.replayed.num_samples, 'sample')}"
         return "; ".join([text, *naming(self.plan)]) + f". {self.why}"
 
 

@@ -51,13 +51,14 @@ class Target:
         wrapped = wrapped_paths(model)
         parameters = {id(parameter) for parameter in model.parameters()}
         slots: dict[str, Slot] = {}
-        tensors = live_tensors(model)
+        tensors: dict[str, torch.Tensor] = {}
         first: dict[object, str] = {}
-        for key in model.state_dict(keep_vars=True):
-            name, value = without(key, wrapped), tensors.get(key)
-            if value is None:
+        for key, value in model.state_dict(keep_vars=True).items():
+            name = without(key, wrapped) if wrapped else key
+            if not _is_tensor(key, value):
                 slots[key] = Slot("any value", (), name=name, is_extra=True)
                 continue
+            tensors[key] = value
             _check_writable(key, value, assign=assign)
             tied_to = first.setdefault(identity(value), key)
             slots[key] = Slot(
@@ -98,6 +99,8 @@ class Target:
             WrongArgument: one of them has no `reset_parameters`.
         """
         wanted = set(keys)
+        if not wanted:
+            return []
         modules = {id(module): (key, module) for key, module, _ in self._owners() if key in wanted}
         for key, module in modules.values():
             if not callable(getattr(module, "reset_parameters", None)):
@@ -141,11 +144,11 @@ class Target:
 def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a model's parameters and persistent buffers by key, themselves and not detached."""
     state: Mapping[str, Any] = model.state_dict(keep_vars=True)
-    return {
-        key: value
-        for key, value in state.items()
-        if isinstance(value, torch.Tensor) and key.rpartition(".")[2] != EXTRA_STATE
-    }
+    return {key: value for key, value in state.items() if _is_tensor(key, value)}
+
+
+def _is_tensor(key: str, value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not key.endswith(EXTRA_STATE)
 
 
 def _wanted_dtype(tensor: torch.Tensor, dtype: torch.dtype | Literal["file"] | None) -> str:

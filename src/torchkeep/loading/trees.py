@@ -71,7 +71,9 @@ def _load(
     root = contents.root
     tied = tied_names(contents)
     digests = stored_digests(contents)
-    with TensorReader(path, device=device, mmap=mmap, digests=digests) as reader:
+    with TensorReader(
+        path, device=device, mmap=mmap, digests=digests, stamps=contents.stamps
+    ) as reader:
         if select is None:
             tree = materialize_tree(root, reader)
         else:

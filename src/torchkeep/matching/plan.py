@@ -107,6 +107,12 @@ class LoadPlan:
         return not (self.missing or self.mismatched or self.unexpected)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the model gets all that it has from the file, and nothing is adapted."""
+        is_adapted = any(step.adaptations for step in self.assignments)
+        return self.is_complete and not (is_adapted or self.skipped or self.reset)
+
+    @property
     def is_allowed(self) -> bool:
         """Whether it may be carried out."""
         return self.is_complete or (

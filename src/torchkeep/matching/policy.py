@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from torchkeep.errors import WrongArgument
 from torchkeep.matching.adaptations import ADAPTATIONS, NAMES, ClassNames
+from torchkeep.matching.patterns import covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Policy:
     rename: Mapping[str, str] = field(default_factory=dict)
     """New names for the file's keys by the old ones; see `renames.rename`."""
     adapt: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    """Adaptations by key pattern, as in `fnmatch`; the first pattern that matches counts. Several
+    """Adaptations by pattern (see `patterns.covers`); the first that matches a key counts. Several
     adaptations are tried in order. Patterns are compared with keys without wrapper components: the
     model's and, for `skip`, the file's."""
     allow: Collection[str] = ()
@@ -42,7 +42,7 @@ class Policy:
     def rule_for(self, name: str) -> tuple[str, ...]:
         """Return the adaptations that were asked for a key."""
         for pattern, rule in self.adapt.items():
-            if fnmatchcase(name, pattern):
+            if covers(pattern, name):
                 return listed(rule)
         return ()
 
@@ -50,7 +50,7 @@ class Policy:
         """Raise WrongArgument if a pattern of `adapt` matches none of these names."""
         names = list(names)
         for pattern in self.adapt:
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(covers(pattern, name) for name in names):
                 raise WrongArgument(
                     f"adapt: the pattern {pattern!r} matches no key of the model or the file",
                     advice="Correct it, or leave it out.",

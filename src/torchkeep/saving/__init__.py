@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.naming import filled_path
 from torchkeep.saving.safetensors import write_safetensors
+from torchkeep.saving.samples import proof_texts
 from torchkeep.saving.torch_zip import write_torch_zip
 from torchkeep.saving.whole import Described, describe_whole
 from torchkeep.writing.payload import Progress
@@ -32,6 +33,9 @@ def save(
     metadata: Mapping[str, JSON] | None = None,
     whole: bool = False,
     shard_nbytes: int | None = None,
+    samples: Any = None,
+    preprocess: Callable[..., Any] | None = None,
+    metric: Mapping[str, float] | None = None,
     durable: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -56,6 +60,12 @@ def save(
         shard_nbytes: bytes of tensors in a file at the most (safetensors only). What has more is
             written to `model-00001-of-00003.safetensors` and so on, with an index beside them, as
             Hugging Face's libraries do; a single tensor that has more gets a file of its own.
+        samples: inputs of the model, to be kept with its outputs so that `replay` can prove a later
+            load: a tensor, a tuple of arguments, a dict of named ones, or a list of such. The model
+            is run on each, in evaluation mode. At most 4 MiB with the outputs.
+        preprocess: makes of a sample what the model takes; then raw inputs are kept.
+        metric: figures that the model has reached, such as `{"accuracy": 0.973}`. They are kept as
+            the metadata `metric`, and `replay` compares them.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there. Without it an existing file is left alone.
         progress: is called with the bytes that are written so far and with all, as they are
@@ -63,24 +73,24 @@ def save(
 
     Raises:
         SaveRefused: a value can't be stored in this format (it is named), the suffix is unknown,
-            a field of the name has no value, the place is taken or can't be written to, or the disk
-            is full. An old file is intact.
+            a field of the name has no value, the place is taken or can't be written to, the disk is
+            full, or the model can't be run on the samples. An old file is intact.
         WrongArgument: `shard_nbytes` is of no use here.
     """
     texts = save_metadata(metadata)
     path = filled_path(path, metadata or {}, texts)
     suffix = _checked_suffix(path, shard_nbytes)
+    # What torchkeep itself keeps with a model, under keys that begin with `torchkeep.`, joins here.
+    own = proof_texts(obj, samples=samples, preprocess=preprocess, metric=metric, metadata=metadata)
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
-    # What torchkeep itself keeps with a model, under keys that begin with `torchkeep.`, joins here.
-    own: dict[str, str] = {}
     model, described = obj, Described()
     if isinstance(model, torch.nn.Module):
         not_saved = () if whole else non_persistent_buffers(model)
         obj, stripped = unwrapped_state(model)
     if whole:
         described = describe_whole(model, obj)
-        own |= described.texts
+        own = own | described.texts
     if suffix in _SAFETENSORS:
         write = partial(write_safetensors, _flat(obj), shard_nbytes=shard_nbytes)
     else:

@@ -3,8 +3,8 @@
 What needs torchvision is in `torchkeep.training.data`.
 """
 
+from torchkeep.modes import evaluating, training
 from torchkeep.training.loop import Evaluation, evaluate, train_epoch
-from torchkeep.training.modes import evaluating, training
 from torchkeep.training.surgery import Head, freeze, replace_head, trainable, unfreeze
 
 __all__ = [

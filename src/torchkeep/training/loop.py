@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from torchkeep.errors import WrongArgument
-from torchkeep.training.modes import evaluating
+from torchkeep.modes import evaluating
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs `[n, ...]` and labels `[n]`."""

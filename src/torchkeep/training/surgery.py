@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
 from torch import nn
 
 from torchkeep.errors import WrongArgument
+from torchkeep.matching.patterns import covers
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -84,9 +84,7 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(
-        fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns
-    )
+    return any(covers(pattern, name) for pattern in patterns)
 
 
 def _refuse_idle(model: nn.Module, patterns: Iterable[str]) -> None:

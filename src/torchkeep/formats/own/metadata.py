@@ -24,8 +24,14 @@ DIGESTS = "torchkeep.digests"
 TIED = "torchkeep.tied"
 """Metadata key of the names that share one tensor: a table from a name left out to the one kept."""
 
+SAMPLES = "torchkeep.samples"
+"""Metadata key of sample inputs with their outputs; see `formats/own/samples.py`."""
+
 STRUCTURE = "torchkeep.structure"
-"""Metadata key of what makes a state dict a whole model: see `own.whole`."""
+"""Metadata key of the module tree of a model that was saved whole."""
+
+METRIC = "metric"
+"""Metadata key of the figures that a model had reached: a JSON object of numbers."""
 
 FACTS = ("date", "torchkeep_version", "torch_version", "python_version")
 """Metadata keys that every save has."""
