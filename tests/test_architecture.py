@@ -126,6 +126,16 @@ def test_the_command_line_works_without_torch_and_numpy(files: list[Path], optio
     assert len(done.stdout.splitlines()) >= len(files)
 
 
+def test_a_whole_model_is_rescued_without_torch_and_numpy(files: list[Path], tmp_path: Path):
+    program = "from torchkeep.cli import main; sys.exit(main(['rescue', *sys.argv[1:]]))"
+    whole = next(path for path in files if path.stem == "whole")
+    done = run_blocked(program, whole, tmp_path / "out")
+    assert (done.stderr, done.returncode) == ("", 0)
+    model = torch.nn.Linear(3, 2)
+    torchkeep.load_into(model, tmp_path / "out" / "weights.safetensors")
+    assert torch.equal(model.weight, torch.load(whole, weights_only=False).weight)
+
+
 def test_files_are_compared_without_torch_and_numpy(files: list[Path]):
     program = "from torchkeep.cli import main; sys.exit(main(['diff', *sys.argv[1:]]))"
     whole, old = (next(path for path in files if path.stem == name) for name in ("whole", "legacy"))

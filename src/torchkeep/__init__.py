@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         TensorFile,
         load,
         load_into,
+        load_model,
         open,
         plan,
         replay,
     )
     from torchkeep.modes import evaluating
     from torchkeep.pickles.limits import Limits
+    from torchkeep.rescuing import RescueReport, rescue
     from torchkeep.saving import SaveReport, save
 
 __version__ = "0.1.0"
@@ -55,9 +57,12 @@ _HOMES = {
     "LoadReport": "torchkeep.loading",
     "load": "torchkeep.loading",
     "load_into": "torchkeep.loading",
+    "load_model": "torchkeep.loading",
     "plan": "torchkeep.loading",
     "TensorFile": "torchkeep.loading",
     "open": "torchkeep.loading",
+    "RescueReport": "torchkeep.rescuing",
+    "rescue": "torchkeep.rescuing",
     "Replay": "torchkeep.loading",
     "replay": "torchkeep.loading",
     "evaluating": "torchkeep.modes",
@@ -77,6 +82,7 @@ __all__ = [
     "LoadPlan",
     "LoadReport",
     "Replay",
+    "RescueReport",
     "SaveReport",
     "Scanned",
     "TensorFile",
@@ -89,9 +95,11 @@ __all__ = [
     "inspect",
     "load",
     "load_into",
+    "load_model",
     "open",
     "plan",
     "replay",
+    "rescue",
     "restore",
     "save",
     "scan",

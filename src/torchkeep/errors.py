@@ -8,6 +8,8 @@
     │   ├── DamagedFile            truncated, or its parts contradict      exit code 5
     │   ├── LimitReached           sound so far, larger than allowed       exit code 6
     │   └── UnsupportedContent     recognised, and not readable (yet)      exit code 7
+    │       ├── ClassesMissing     a whole model of classes that are not given
+    │       └── UnsafeContent      a whole model that asks for what none needs
     ├── SaveRefused                this value, or this place, can't be written   exit code 8
     ├── LoadMismatch               the file and the model differ           exit code 9
     ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
@@ -112,6 +114,29 @@ class UnsupportedContent(FileProblem):
     """The file, or a part of it, is recognised and can't be read."""
 
     exit_code = 7
+
+
+class ClassesMissing(UnsupportedContent):
+    """A whole model is made of classes that are not known here, and were not given.
+
+    Attributes:
+        names: their dotted names in the file.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        advice: str = "",
+        path: str | os.PathLike[str] | None = None,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(problem, advice=advice, path=path)
+        self.names = names
+
+
+class UnsafeContent(UnsupportedContent):
+    """A whole model asks for what no model needs; nothing of it was built."""
 
 
 class SaveRefused(TorchkeepError):

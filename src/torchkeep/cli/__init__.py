@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import torchkeep
-from torchkeep.cli import convert, demo, diff, failures, inspect, match, scan, verify
+from torchkeep.cli import convert, demo, diff, failures, inspect, match, rescue, scan, verify
 from torchkeep.errors import TorchkeepError
 
-VERBS = (inspect, scan, verify, match, diff, convert, demo)
+VERBS = (inspect, scan, verify, match, diff, convert, rescue, demo)
 
 DESCRIPTION = """\
 Look into PyTorch model files without running anything in them, scan and verify
@@ -32,6 +32,7 @@ examples:
   torchkeep match model.pth --arch timm/resnet18   would it load?
   torchkeep diff before.pth after.pth    what changed, and how far?
   torchkeep convert a.pth b.safetensors  the same in another format, proven
+  torchkeep rescue model.pt rescued/     its classes are gone: what is left?
   torchkeep demo                         train, kill, resume, and prove it
 
 `torchkeep VERB --help` explains a verb. From Python: `import torchkeep`."""

@@ -20,9 +20,9 @@ from rich.text import Text
 from torchkeep.cli.folding import fold
 from torchkeep.cli.metadata import metadata_rows
 from torchkeep.cli.text import clip, elide, shape, show, what_was_compared
-from torchkeep.cli.tree import tree_lines
 from torchkeep.contents import name_within
 from torchkeep.identify.architectures import best_of
+from torchkeep.identify.module_lines import tree_lines
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:

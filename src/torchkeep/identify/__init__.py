@@ -13,6 +13,7 @@ from dataclasses import replace
 from torchkeep.contents import Contents, Files, Finding, Value, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
 from torchkeep.formats import examine
+from torchkeep.formats.own.metadata import STRUCTURE
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
     ArchitectureMatch,
@@ -31,7 +32,7 @@ from torchkeep.identify.integrity import (
     verify_file,
     verify_inspected,
 )
-from torchkeep.identify.modules import ModuleNode
+from torchkeep.identify.modules import ModuleNode, is_module, module_tree
 from torchkeep.identify.optimizers import Optimizer
 from torchkeep.identify.safety import Safety, judge
 from torchkeep.identify.state_dicts import StateDict
@@ -44,6 +45,7 @@ from torchkeep.identify.summary import (
 )
 from torchkeep.identify.survey import Survey, survey
 from torchkeep.identify.tree import Budget, NamedTensor
+from torchkeep.identify.whole_models import own_structure
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 
@@ -131,6 +133,7 @@ def identify(
     safety = judge(contents, limits, is_part=is_part)
     contents, members = _with_members(contents, limits)
     found = _surveyed(contents, limits)
+    contents = _with_structure(contents, found, limits)
     role = role_of(contents, found)
     main = main_state_dict(found)
     several = main is not None and _are_several_models(contents, members, main)
@@ -174,6 +177,22 @@ def _surveyed(contents: Contents, limits: Limits) -> Survey:
         return survey(contents, Budget.for_contents(contents, limits))
     except RecursionError:  # a module in a module takes several of Python's own frames
         raise LimitReached("the file's values are nested too deep to be walked") from None
+
+
+def _with_structure(contents: Contents, found: Survey, limits: Limits) -> Contents:
+    """Put the modules of a file that was saved whole among what was found.
+
+    The parameters are there without them, so a structure that is broken is only told of.
+    """
+    try:
+        structure = own_structure(contents)
+    except DamagedFile as problem:
+        finding = Finding("structure", "damaged", STRUCTURE, problem.problem)
+        return replace(contents, findings=(*contents.findings, finding))
+    if structure is not None and is_module(structure.root):
+        budget = Budget.for_contents(contents, limits)
+        found.modules.append(("", module_tree(structure.root, structure.sources, budget)))
+    return contents
 
 
 def _with_members(contents: Contents, limits: Limits) -> tuple[Contents, tuple[Inspection, ...]]:

@@ -58,7 +58,7 @@ def json_form(inspection: Inspection, *, tensors: bool) -> dict[str, Any]:
         "scalers": list(inspection.scalers),
         "rng": list(inspection.rng),
         "values": {path: jsonable(value, room) for path, value in inspection.values.items()},
-        "modules": [{**_module(node, room), "name": path} for path, node in inspection.modules],
+        "modules": [{**module_form(node, room), "name": path} for path, node in inspection.modules],
         "framework": inspection.framework,
         "architecture": [_architecture(match) for match in inspection.architecture] or None,
         "metadata": readable_metadata(inspection.metadata),
@@ -156,7 +156,8 @@ def _optimizer(item: Optimizer, room: Room) -> dict[str, Any]:
     }
 
 
-def _module(node: ModuleNode, room: Room) -> dict[str, Any]:
+def module_form(node: ModuleNode, room: Room) -> dict[str, Any]:
+    """Return a module and all below it in JSON's terms."""
     form: dict[str, Any] = {
         "name": node.name,
         "class": node.class_path,
@@ -164,7 +165,7 @@ def _module(node: ModuleNode, room: Room) -> dict[str, Any]:
         "attributes": {name: jsonable(value, room) for name, value in node.attributes.items()},
         "parameters": {name: _shape(entry) for name, entry in node.parameters.items()},
         "buffers": {name: _shape(entry) for name, entry in node.buffers.items()},
-        "children": [_module(child, room) for child in node.children],
+        "children": [module_form(child, room) for child in node.children],
     }
     if node.source is not None and room.left > 0:
         room.left -= len(node.source)  # the same text stands at every module of a class

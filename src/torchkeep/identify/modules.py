@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Object, TensorEntry, Value, attributes_of
+from torchkeep.contents import Global, Object, TensorEntry, Value, attributes_of
 from torchkeep.identify.tree import Budget
 
 _REQUIRED = ("_parameters", "_modules")
@@ -78,7 +78,7 @@ def is_module(value: Value) -> bool:
     """Whether a value is a pickled `nn.Module`."""
     if not isinstance(value, Object):
         return False
-    state = _state_of(value)
+    state = module_state(value)
     return all(isinstance(state.get(name), dict) for name in _REQUIRED)
 
 
@@ -88,9 +88,25 @@ def _with_source(value: Object) -> dict[Value, Value]:
     return meta if isinstance(meta, dict) else {}
 
 
-def _state_of(value: Object) -> dict[Value, Value]:
+def module_state(value: Object) -> dict[Value, Value]:
+    """Return the attributes of a pickled module."""
     meta = _with_source(value)
     return attributes_of(meta.get("state")) if meta else value.attributes
+
+
+def module_class(value: Object) -> Value:
+    """Return the name of a pickled module's class: a `Global`, as a rule."""
+    name = _with_source(value).get("class_name")
+    if not isinstance(name, str):
+        return value.callee
+    module, _, last = name.rpartition(".")
+    return Global(module, last)
+
+
+def module_source(value: Object) -> str | None:
+    """Return the source text that a pickled module carries itself; None if it has none."""
+    text = _with_source(value).get("module_src")
+    return text if isinstance(text, str) else None
 
 
 def module_tree(
@@ -108,16 +124,15 @@ def module_tree(
     Raises:
         LimitReached: the tree unfolds too far.
     """
-    state, meta = _state_of(value), _with_source(value)
-    class_path = meta.get("class_name", value.class_path)
-    source = meta.get("module_src", sources.get(value.class_path))
+    state, cls = module_state(value), module_class(value)
+    class_path = str(cls) if isinstance(cls, Global) else value.class_path
     budget.spend(depth, num_attributes=len(state))
     modules = state["_modules"]
     non_persistent = state.get("_non_persistent_buffers_set")
     training = state.get("training")
     return ModuleNode(
         name=name,
-        class_path=class_path if isinstance(class_path, str) else value.class_path,
+        class_path=class_path.lstrip("."),
         attributes={
             key: item
             for key, item in state.items()
@@ -134,7 +149,7 @@ def module_tree(
             if is_module(child)
         ),
         training=training if isinstance(training, bool) else None,
-        source=source if isinstance(source, str) else None,
+        source=module_source(value) or sources.get(value.class_path),
     )
 
 

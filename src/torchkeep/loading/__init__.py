@@ -5,6 +5,7 @@ from torchkeep.loading.lazy import TensorFile, open
 from torchkeep.loading.replay import Replay, replay
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.trees import load
+from torchkeep.loading.whole import load_model
 from torchkeep.matching.adaptations import ClassNames
 from torchkeep.matching.plan import LoadPlan
 
@@ -16,6 +17,7 @@ __all__ = [
     "TensorFile",
     "load",
     "load_into",
+    "load_model",
     "open",
     "plan",
     "replay",

@@ -18,6 +18,7 @@ from torchkeep.saving.naming import filled_path
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.samples import proof_texts
 from torchkeep.saving.torch_zip import write_torch_zip
+from torchkeep.saving.whole import Described, describe_whole
 from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 
@@ -30,6 +31,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, JSON] | None = None,
+    whole: bool = False,
     shard_nbytes: int | None = None,
     samples: Any = None,
     preprocess: Callable[..., Any] | None = None,
@@ -53,6 +55,8 @@ def save(
         metadata: JSON values to keep with it, such as a version, the training parameters, the
             data set. The date (UTC) and the versions of torchkeep, torch and Python are added; a
             `date` given here takes the place of the clock's.
+        whole: store the model's structure beside its parameters, so that `load_model` rebuilds it.
+            The file is a plain state dict to everyone else.
         shard_nbytes: bytes of tensors in a file at the most (safetensors only). What has more is
             written to `model-00001-of-00003.safetensors` and so on, with an index beside them, as
             Hugging Face's libraries do; a single tensor that has more gets a file of its own.
@@ -80,9 +84,13 @@ def save(
     own = proof_texts(obj, samples=samples, preprocess=preprocess, metric=metric, metadata=metadata)
     stripped: tuple[str, ...] = ()
     not_saved: tuple[str, ...] = ()
-    if isinstance(obj, torch.nn.Module):
-        not_saved = non_persistent_buffers(obj)
-        obj, stripped = unwrapped_state(obj)
+    model, described = obj, Described()
+    if isinstance(model, torch.nn.Module):
+        not_saved = () if whole else non_persistent_buffers(model)
+        obj, stripped = unwrapped_state(model)
+    if whole:
+        described = describe_whole(model, obj)
+        own = own | described.texts
     if suffix in _SAFETENSORS:
         write = partial(write_safetensors, _flat(obj), shard_nbytes=shard_nbytes)
     else:
@@ -90,7 +98,13 @@ def save(
     report = write(
         path, metadata=texts | own, durable=durable, overwrite=overwrite, progress=progress
     )
-    return replace(report, stripped=stripped, not_saved=not_saved)
+    return replace(
+        report,
+        stripped=stripped,
+        not_saved=not_saved,
+        needs=described.needs,
+        left_out=described.left_out,
+    )
 
 
 def _checked_suffix(path: Path, shard_nbytes: int | None) -> str:

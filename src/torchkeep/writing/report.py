@@ -26,6 +26,11 @@ class SaveReport:
     """Key components of wrappers that were dropped: `module`, `_orig_mod`, ..."""
     not_saved: tuple[str, ...] = ()
     """Non-persistent buffers of the module, which a state dict leaves out."""
+    needs: tuple[str, ...] = ()
+    """Of a whole model: the classes and functions, by dotted name, that `load_model` has to be
+    given, since they are neither PyTorch's nor torchvision's nor timm's."""
+    left_out: tuple[str, ...] = ()
+    """Of a whole model: what is no data and is not in the file (hooks, locks), with its place."""
     files: tuple[Path, ...] = ()
     """The files of a model in several: the index, then those with tensors."""
 
@@ -37,4 +42,8 @@ class SaveReport:
             text += f"; dropped from the names: {', '.join(self.stripped)}"
         if self.not_saved:
             text += f"; not saved (non-persistent buffers): {', '.join(self.not_saved)}"
+        if self.needs:
+            text += f"; to be given when it is loaded: {', '.join(self.needs)}"
+        if self.left_out:
+            text += f"; not saved, being no data: {', '.join(self.left_out)}"
         return text

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.text import clip, show
+from torchkeep.showing import clip, show
 from torchkeep.wording import counted
 
 if TYPE_CHECKING:
-    from torchkeep.identify import ModuleNode
+    from torchkeep.identify.modules import ModuleNode
 
 INDENT = "  "
 MAX_DEPTH = 40

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from torchkeep.cli.text import clip, show
 from torchkeep.contents import DictObject, Global, Object, Storage, TensorEntry
+from torchkeep.showing import clip, show
 
 WEIGHT = TensorEntry("float32", (2, 3), (3, 1), Storage("0", 24, 0))
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from torchkeep.cli.tree import MAX_DEPTH, tree_lines
 from torchkeep.contents import Storage, TensorEntry
 from torchkeep.identify import ModuleNode
+from torchkeep.identify.module_lines import MAX_DEPTH, tree_lines
 
 
 def node(name: str, *children: ModuleNode, kind: str = "a.Block", **attributes: object):

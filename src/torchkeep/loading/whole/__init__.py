@@ -1,0 +1,151 @@
+"""Whole models, rebuilt without unpickling: from our own files, and from `torch.save(model)`.
+
+Both are the same inert values, read by their formats. `parts` walks them, `names` finds the classes
+that are allowed, `checks` looks at every object before `building` makes any, `proving` compares
+the result with the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from torchkeep.contents import Object
+from torchkeep.errors import ClassesMissing, FileProblem, UnsupportedContent
+from torchkeep.files import Scratch
+from torchkeep.formats import describe_whole
+from torchkeep.identify import Inspection, identify
+from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.module_lines import tree_lines
+from torchkeep.identify.selection import choose
+from torchkeep.identify.whole_models import WholeModel, whole_models
+from torchkeep.loading.whole.building import Builder
+from torchkeep.loading.whole.checks import check_parts
+from torchkeep.loading.whole.names import Allowed, resolve
+from torchkeep.loading.whole.parts import mentions
+from torchkeep.loading.whole.proving import prove
+from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.tensors import TensorReader
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    select: str = "auto",
+    classes: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    run_source: bool = False,
+    device: str | torch.device = "cpu",
+    limits: Limits = DEFAULT_LIMITS,
+) -> torch.nn.Module:
+    """Return the whole model in a file, rebuilt without unpickling anything, and proven.
+
+    It takes what `save(model, path, whole=True)` wrote, and what plain `torch.save(model, path)`
+    did in any release. Modules are made as unpickling makes them, without their constructors. The
+    classes of torch.nn, torchvision and timm are known; any other must be given or allowed.
+    Wrappers (DataParallel, DistributedDataParallel, torch.compile) are left out. At the end every
+    parameter and buffer is compared with the file, bit for bit.
+
+    Args:
+        path: the file.
+        select: which model, if the file has several (`model`, `ema`); as for `load_into`.
+        classes: classes (or functions) by the dotted names that the file has for them, such as
+            `{"old.path.Net": Net}` for one that was moved or renamed.
+        trust: packages whose classes may be imported by the names in the file.
+        run_source: run the source text that the file has of its classes. That is a stranger's
+            program: read it before, with `torchkeep rescue`.
+        device: where the tensors are made, whatever they were saved from.
+        limits: bounds of the work that a file may cause.
+
+    Raises:
+        ClassesMissing: classes are not known here; the message has all of them, the model's tree,
+            and the call that would help.
+        UnsafeContent: the file asks for what no model needs. Nothing was built.
+        UnsupportedContent: a class can't take what the file has for it.
+        FileProblem: the file is missing, damaged, or of no readable kind.
+        LoadMismatch: there is no whole model in it, or it is not clear which one is meant.
+        ProofFailed: the result differs from the file, because a class changes what it is given.
+    """
+    allowed = Allowed(dict(classes or {}), tuple(trust), run_source)
+    with Scratch() as scratch:
+        inspection = identify(describe_whole(path, limits=limits, scratch=scratch), limits)
+        try:
+            model = _chosen(inspection, select)
+            objects = resolve(mentions(model.root), allowed, model.sources)
+            check_parts(model.root, objects, frozenset(allowed.classes))
+        except ClassesMissing as problem:
+            raise _explained(problem, inspection, model) from None
+        except FileProblem as problem:
+            raise problem.in_file(path) from None
+        digests = stored_digests(inspection.contents)
+        with TensorReader(path, device=device, digests=digests, stamps=contents.stamps) as reader:
+            return _built(model.root, objects, reader)
+
+
+def _built(root: Object, objects: Mapping[Any, Any], reader: TensorReader) -> torch.nn.Module:
+    builder = Builder(objects, reader)
+    try:
+        model: torch.nn.Module = builder.build(root)
+        prove(root, builder.made, reader)
+    except RecursionError:
+        raise UnsupportedContent(
+            "the model is nested too deeply to be built", path=reader.path
+        ) from None
+    except FileProblem as problem:
+        raise problem.in_file(reader.path) from None
+    return model
+
+
+def _chosen(inspection: Inspection, select: str) -> WholeModel:
+    """Return the whole model that is meant.
+
+    Raises:
+        LoadMismatch: there is none, or it is not clear which.
+        DamagedFile: the structure in a file of ours is broken.
+    """
+    models = whole_models(inspection)
+    if list(models) == [""] and select == "auto":
+        return models[""]
+    among = tuple(item for item in inspection.state_dicts if item.name in models)
+    chosen, _ = choose(replace(inspection, state_dicts=among), select)
+    return models[chosen.name]
+
+
+def _explained(
+    problem: ClassesMissing, inspection: Inspection, model: WholeModel
+) -> ClassesMissing:
+    """Return the error with what the model looks like, and with what would help."""
+    path, names = os.fspath(inspection.path), problem.names
+    given = ", ".join(f"{name!r}: {_last_name(name)}" for name in names)
+    lines = ["Give the classes:", f"  torchkeep.load_model({path!r}, classes={{{given}}})"]
+    tops = dict.fromkeys(name.partition(".")[0] for name in names)
+    if not any("<" in name or name.startswith("__main__.") for name in names):
+        trusted = "".join(f"{top!r}, " for top in tops).rstrip(" ")
+        lines += [
+            "or, if they can be imported by these names:",
+            f"  torchkeep.load_model({path!r}, trust=({trusted}))",
+        ]
+    if any(name in model.sources for name in names):
+        lines.append("Their source text is in the file; run_source=True runs it: read it before.")
+    lines.append(f"Without them: torchkeep rescue {path} FOLDER takes out weights and structure.")
+    tree = tree_lines(model.tree(inspection.contents, inspection.limits))
+    lines += ["The model:", *tree[:_MOST_LINES]]
+    lines += [f"... ({len(tree):,} lines)"] if len(tree) > _MOST_LINES else []
+    advice = f"{problem.advice}\n".lstrip() + "\n".join(lines)
+    return ClassesMissing(problem.problem, advice=advice, path=path, names=names)
+
+
+def _last_name(path: str) -> str:
+    """Return what a class is called in its module; a lambda has no name."""
+    last = path.rpartition(".")[2]
+    return last if last.isidentifier() else "..."
+
+
+_MOST_LINES = 100
+"""Lines of a model's tree in an error."""
+
+__all__ = ["load_model"]
