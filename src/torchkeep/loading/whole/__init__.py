@@ -81,8 +81,10 @@ def load_model(
             raise _explained(problem, inspection, model) from None
         except FileProblem as problem:
             raise problem.in_file(path) from None
-        digests = stored_digests(inspection.contents)
-        with TensorReader(path, device=device, digests=digests, stamps=contents.stamps) as reader:
+        contents = inspection.contents
+        with TensorReader(
+            path, device=device, digests=stored_digests(contents), stamps=contents.stamps
+        ) as reader:
             return _built(model.root, objects, reader)
 
 
