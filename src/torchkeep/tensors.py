@@ -140,18 +140,25 @@ class TensorReader:
         self._stamps = stamps
         if not self.path.is_dir():
             self._open(self.path)
-        self._maps: dict[Path, torch.UntypedStorage] = {}
+        self._maps: dict[int, torch.UntypedStorage] = {}
         self._opening = threading.Lock()
         self._storages: dict[int, tuple[Storage, torch.UntypedStorage]] = {}
         self._unchecked = dict(digests)
         self._remember = remember
         self._known: dict[Memory, str] = {}
+        # What was found about entries and their paths, by id: a file has a hundred thousand. They
+        # are kept, so that their ids stay theirs.
+        self._sound: dict[int, TensorEntry] = {}
+        self._found: dict[int, tuple[Path, InputFile]] = {}
 
     def _file(self, storage: Storage) -> InputFile:
         path = storage.path or self.path
+        if id(path) in self._found:
+            return self._found[id(path)][1]
         with self._opening:  # in several threads at once
             if path not in self._files:
                 self._open(path)
+            self._found[id(path)] = path, self._files[path]
             return self._files[path]
 
     def _open(self, path: Path) -> None:
@@ -163,13 +170,13 @@ class TensorReader:
 
     def _map(self, storage: Storage) -> torch.UntypedStorage:
         file = self._file(storage)
-        if file.path not in self._maps:
+        if file.fd not in self._maps:
             size, path = file.nbytes, os.fspath(file.path)
             _check_named(file)
             mapped = torch.from_file(path, shared=False, size=size, dtype=torch.uint8)
             _check_named(file)
-            self._maps[file.path] = mapped.untyped_storage()
-        return self._maps[file.path]
+            self._maps[file.fd] = mapped.untyped_storage()
+        return self._maps[file.fd]
 
     def materialize(self, entry: TensorEntry, name: str = "") -> torch.Tensor:
         """Return the tensor; an `nn.Parameter` if it was saved as one.
@@ -230,9 +237,13 @@ class TensorReader:
 
         Arguments and errors are those of `materialize`.
         """
-        if self.maps and self._is_plain_run(entry):
-            return self.materialize(entry, name).detach()
-        return self.read(entry, name)
+        if not (self.maps and entry.nbytes and self._is_plain_run(entry) and self._can_map(entry)):
+            return self.read(entry, name)
+        self.check(entry, name)
+        start = _first_byte(entry)
+        part = self._map(entry.storage)[start : start + entry.nbytes]
+        tensor = torch.empty(0, dtype=torch_dtype(entry.dtype))
+        return tensor.set_(part, 0, entry.shape, entry.stride)
 
     def match(self, tensor: torch.Tensor, entry: TensorEntry, name: str = "") -> str:
         """Return a tensor's digest if it equals the entry, NaNs and signed zeros included.
@@ -253,10 +264,10 @@ class TensorReader:
         return found if same_bits(tensor, self.read(entry, name)) else ""
 
     def _is_mapped(self, tensor: torch.Tensor, entry: TensorEntry) -> bool:
-        path = entry.storage.path or self.path
-        if path not in self._maps or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        mapped = self._maps.get(self._file(entry.storage).fd) if self._maps else None
+        if mapped is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
             return False
-        return tensor.data_ptr() == self._maps[path].data_ptr() + _first_byte(entry)
+        return tensor.data_ptr() == mapped.data_ptr() + _first_byte(entry)
 
     def verify(self, entry: TensorEntry, name: str = "") -> None:
         """Compare the entry's bytes in the file with its digest, unless that was done.
@@ -280,6 +291,11 @@ class TensorReader:
 
     def check(self, entry: TensorEntry, name: str = "") -> None:
         """Raise, as `materialize` would, if the entry can't be read."""
+        if id(entry) not in self._sound:
+            self._check(entry, name)
+            self._sound[id(entry)] = entry
+
+    def _check(self, entry: TensorEntry, name: str) -> None:
         called = f"tensor {name!r}" if name else f"a tensor in storage {entry.storage.key!r}"
         path = entry.storage.path or self.path
         if entry.dtype not in _DTYPES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -11,6 +13,18 @@ from typing import NamedTuple, Protocol
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
 from torchkeep.files.buffers import SEEKING
 from torchkeep.files.scratch import Scratch
+
+_PAGE = 4096
+_CLOSE = 32
+_WORTH_A_DETOUR = 64 << 10
+_DETOUR_NBYTES = 256 << 10
+"""A copy to a place in its page that is a few bytes behind the source's place in its own takes four
+times as long: processors take each load for one that must wait for the store before it ("4K
+aliasing"). All large tensors of a file are hit, or none. A detour through the cache is quicker."""
+
+
+def _address(target: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(target))
 
 
 class Readable(Protocol):
@@ -148,6 +162,9 @@ class InputFile:
             DamagedFile: the file ends before that.
             FileUnreadable: the system reports a read error.
         """
+        if len(target) >= _WORTH_A_DETOUR and 0 < (_address(target) - offset) % _PAGE < _CLOSE:
+            self._read_by_detour(offset, target)
+            return
         done = 0
         while done < len(target):
             try:
@@ -163,6 +180,16 @@ class InputFile:
                     path=self.path,
                 )
             done += count
+
+    def _read_by_detour(self, offset: int, target: memoryview) -> None:
+        """Fill `target` over a buffer whose place in its page is far from that of both sides."""
+        with mmap.mmap(-1, _DETOUR_NBYTES + _PAGE) as memory, memoryview(memory) as pages:
+            for done in range(0, len(target), _DETOUR_NBYTES):
+                start = (offset + done + _PAGE // 2) % _PAGE
+                nbytes = min(_DETOUR_NBYTES, len(target) - done)
+                with pages[start : start + nbytes] as buffer:
+                    self.read_into(offset + done, buffer)
+                    target[done : done + nbytes] = buffer
 
     def close(self) -> None:
         """Close the file."""

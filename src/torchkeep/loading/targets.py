@@ -90,7 +90,7 @@ class Target:
                 new[id(old)] = (
                     torch.nn.Parameter(value, old.requires_grad) if is_parameter else value
                 )
-            setattr(module, name, new[id(old)])
+            _set(module, name, new[id(old)])
 
     def check_reset(self, keys: Iterable[str]) -> list[torch.nn.Module]:
         """Return the modules of some keys.
@@ -139,6 +139,16 @@ class Target:
         for module in self.model.modules():
             for hook in module._load_state_dict_post_hooks.values():
                 hook(module, _IncompatibleKeys([], []))
+
+
+def _set(module: torch.nn.Module, name: str, tensor: Any) -> None:
+    if type(module).__setattr__ is torch.nn.Module.__setattr__:
+        table: dict[str, Any] = (
+            module._parameters if name in module._parameters else module._buffers
+        )
+        table[name] = tensor
+    else:  # an LSTM keeps its weights in a list as well
+        setattr(module, name, tensor)
 
 
 def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

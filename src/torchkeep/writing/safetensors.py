@@ -48,6 +48,9 @@ _ORDER = (
 """The reference implementation's order of dtypes, narrowest first."""
 
 _RANKS = {name: -rank for rank, name in enumerate(_ORDER)}
+_ALIGNMENT = 64
+"""Where PyTorch puts tensors in memory, too: bytes are copied fastest between places alike."""
+
 _NO_DIGEST = "0" * 32
 
 
@@ -175,11 +178,11 @@ class Layout:
         return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
 
     def _header(self, digests: Mapping[str, str]) -> bytes:
-        """Return the length and the JSON, padded so that the payload starts at a multiple of 8."""
+        """Return the length and the JSON, padded so that the payload starts at a multiple of 64."""
         metadata = _compact({**self._texts, DIGESTS: _compact(digests)})
         separator = "," if self._places else ""
         text = f'{{"__metadata__":{metadata}{separator}{self._rows[1:]}'.encode()
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-(8 + len(text)) % _ALIGNMENT)
         if len(text) > MAX_HEADER_NBYTES:
             raise SaveRefused(
                 f"the header would take {len(text):,} bytes, and safetensors allows "
