@@ -35,10 +35,14 @@ def test_only_what_the_processor_would_slow_down_takes_the_detour(
 
     monkeypatch.setattr(InputFile, "_read_by_detour", watched)
     (tmp_path / "file").write_bytes(bytes(200_000))
-    with mmap.mmap(-1, 200_000) as memory, memoryview(memory) as pages:
-        with InputFile(tmp_path / "file") as file:
-            for offset, start, nbytes in ((40, 64, 99_000), (40, 40, 99_000), (40, 64, 1000)):
-                with pages[start : start + nbytes] as target:
-                    file.read_into(offset, target)
+    places = ((40, 64, 99_000), (40, 40, 99_000), (40, 64, 1000))
+    with (
+        InputFile(tmp_path / "file") as file,
+        mmap.mmap(-1, 200_000) as memory,
+        memoryview(memory) as pages,
+    ):
+        for offset, start, nbytes in places:
+            with pages[start : start + nbytes] as target:
+                file.read_into(offset, target)
     assert taken == [40]
     assert reading._DETOUR_NBYTES % 4096 == 0
