@@ -24,8 +24,7 @@ from torchkeep.contents import Memory, TensorEntry
 from torchkeep.elements import ElementReader
 from torchkeep.errors import DamagedFile, FileProblem
 from torchkeep.files import Scratch, atomic_folder, write_file
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, identify
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.json_form import Room, module_form
 from torchkeep.identify.module_lines import tree_lines
@@ -102,7 +101,7 @@ def rescue(
         SaveRefused: the folder exists, or can't be made.
     """
     with Scratch() as scratch:
-        inspection = identify(describe_whole(path, limits=limits, scratch=scratch), limits)
+        inspection = identify_whole(path, limits, scratch)
         try:
             models = whole_models(inspection)
         except FileProblem as problem:

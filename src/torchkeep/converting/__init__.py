@@ -17,10 +17,9 @@ from torchkeep.converting.preparing import Wish
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
-from torchkeep.errors import FileProblem, SaveRefused, WrongArgument
+from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.files import Scratch, staged_file
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, Progress, identify
+from torchkeep.identify import Inspection, Progress, identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.writing.suffixes import format_of
 
@@ -90,7 +89,7 @@ def convert(
     wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
-        inspection = _inspected(source, limits, scratch)
+        inspection = identify_whole(source, limits, scratch)
         _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
         with ElementReader(inspection.path, checksums=True) as reader:
             supply = Supply(reader, caster)
@@ -111,13 +110,6 @@ def convert(
                     )
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
-
-
-def _inspected(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -> Inspection:
-    try:
-        return identify(describe_whole(path, limits=limits, scratch=scratch), limits)
-    except FileProblem as problem:
-        raise problem.in_file(path) from None
 
 
 def _check_shards(path: str | os.PathLike[str], shard_nbytes: int) -> None:

@@ -10,8 +10,7 @@ import torch
 
 from torchkeep.contents import TensorEntry
 from torchkeep.files import Scratch
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, identify
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
@@ -120,5 +119,4 @@ def open(
         FileProblem: the file is missing, damaged, or of a kind that no tensor can be read from.
     """
     scratch = Scratch()
-    contents = describe_whole(path, limits=limits, scratch=scratch)
-    return TensorFile(identify(contents, limits), device, mmap=mmap, scratch=scratch)
+    return TensorFile(identify_whole(path, limits, scratch), device, mmap=mmap, scratch=scratch)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
-from torchkeep.errors import UnsupportedContent
+from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
-from torchkeep.identify import identify
+from torchkeep.identify import StateDict, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import choose
 from torchkeep.matching.keys import strip_wrappers
@@ -57,27 +57,29 @@ def load(
     """
     with Scratch() as scratch:
         contents = describe_whole(path, limits=limits, scratch=scratch)
-        return _load(path, contents, select, device, mmap=mmap)
+        try:
+            chosen = None if select is None else choose(identify(contents, limits), select)[0]
+            return _load(path, contents, chosen, device, mmap=mmap)
+        except FileProblem as problem:
+            raise problem.in_file(path) from None
 
 
 def _load(
     path: str | os.PathLike[str],
     contents: Contents,
-    select: str | None,
+    chosen: StateDict | None,
     device: str | torch.device,
     *,
     mmap: bool,
 ) -> Any:
-    root = contents.root
     tied = tied_names(contents)
     digests = stored_digests(contents)
     with TensorReader(
         path, device=device, mmap=mmap, digests=digests, stamps=contents.stamps
     ) as reader:
-        if select is None:
-            tree = materialize_tree(root, reader)
+        if chosen is None:
+            tree = materialize_tree(contents.root, reader)
         else:
-            chosen, _ = choose(identify(contents), select)
             bare = strip_wrappers(chosen.entries)
             tree = materialize_tree({bare[k]: entry for k, entry in chosen.entries.items()}, reader)
             tied = {name: bare[kept] for name, kept in tied.items()}
