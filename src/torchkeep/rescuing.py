@@ -22,10 +22,10 @@ from pathlib import Path
 
 from torchkeep.contents import Memory, TensorEntry
 from torchkeep.elements import ElementReader
-from torchkeep.errors import DamagedFile, FileProblem
+from torchkeep.errors import FileProblem
 from torchkeep.files import Scratch, atomic_folder, write_file
 from torchkeep.identify import Inspection, identify_whole
-from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.digests import differs_from_digest, known_digest, stored_digests
 from torchkeep.identify.json_form import Room, module_form
 from torchkeep.identify.module_lines import tree_lines
 from torchkeep.identify.modules import ModuleNode
@@ -171,12 +171,8 @@ def _write_tensors(inspection: Inspection, entries: Mapping[str, TensorEntry], p
         report = write_safetensors(tensors, path, durable=False)
     digests = stored_digests(inspection.contents)
     for name, found in report.digests.items():
-        if found not in digests.get(entries[name].memory, {found}):
-            raise DamagedFile(
-                f"tensor {name!r} differs from its digest in the file",
-                advice="Copy or download the file again.",
-                path=inspection.path,
-            )
+        if known_digest(entries[name], digests) not in (None, found):
+            raise differs_from_digest(name, inspection.path)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -20,10 +20,9 @@ from torchkeep.comparing.numbers import BLOCK_ELEMENTS, change_between, has_numb
 from torchkeep.comparing.parts import Part
 from torchkeep.contents import ITEM_SIZE, Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
-from torchkeep.errors import DamagedFile
 from torchkeep.files import Buffer, new_digest
 from torchkeep.identify import Progress
-from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.digests import differs_from_digest, known_digest, stored_digests
 
 _ABSENT = object()
 
@@ -32,15 +31,12 @@ class _Side:
     """One of the two files, open for reading."""
 
     def __init__(self, contents: Contents) -> None:
-        self.digests = stored_digests(contents)
+        self._digests = stored_digests(contents)
         self.reader = ElementReader(contents.path)
 
     def digest_of(self, entry: TensorEntry) -> str | None:
-        """Return the digest that the file has of a tensor, if it has just one."""
-        known = self.digests.get(entry.memory, ())
-        return (
-            next(iter(known)) if len(known) == 1 and entry.storage.byteorder == "little" else None
-        )
+        """Return the digest that the file has of a tensor, if it has one."""
+        return known_digest(entry, self._digests)
 
     def checked_blocks(self, entry: TensorEntry, name: str) -> Iterator[Buffer]:
         """Yield the elements, and raise after the last one if they differ from their digest."""
@@ -50,11 +46,7 @@ class _Side:
                 running.update(block)
             yield block
         if expected not in (None, running.hexdigest()):
-            raise DamagedFile(
-                f"tensor {name!r} differs from what was saved: its digest is another one",
-                advice="Copy or download the file again, or take an older one.",
-                path=entry.storage.path or self.reader.path,
-            )
+            raise differs_from_digest(name, entry.storage.path or self.reader.path)
 
 
 class Comparison:

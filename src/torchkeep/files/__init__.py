@@ -16,7 +16,7 @@ from torchkeep.files.atomic import (
     write_file,
 )
 from torchkeep.files.buffers import CHUNK_NBYTES, Buffer
-from torchkeep.files.digests import crc32_of, digest, new_digest
+from torchkeep.files.digests import crc32_of, digest, digest_of_pieces, new_digest
 from torchkeep.files.output import OutputFile
 from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
 from torchkeep.files.reading import (
@@ -49,6 +49,7 @@ __all__ = [
     "changed",
     "crc32_of",
     "digest",
+    "digest_of_pieces",
     "grouped_by_size",
     "in_parallel",
     "new_digest",
