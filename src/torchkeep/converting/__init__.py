@@ -17,10 +17,11 @@ from torchkeep.converting.preparing import Wish
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
-from torchkeep.errors import SaveRefused, WrongArgument
+from torchkeep.errors import SaveRefused
 from torchkeep.files import Scratch, staged_file
 from torchkeep.identify import Inspection, Progress, identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.writing.shards import check_shard_nbytes
 from torchkeep.writing.suffixes import format_of
 
 
@@ -85,7 +86,7 @@ def convert(
     """
     container = format_of(path)
     if shard_nbytes is not None:
-        _check_shards(path, shard_nbytes)
+        check_shard_nbytes(path, shard_nbytes)
     wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
@@ -110,19 +111,6 @@ def convert(
                     )
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
-
-
-def _check_shards(path: str | os.PathLike[str], shard_nbytes: int) -> None:
-    if format_of(path) != "safetensors":
-        raise WrongArgument(
-            f"{os.fspath(path)}: only safetensors can be split into shards",
-            advice="Give a name that ends in .safetensors.",
-        )
-    if shard_nbytes < 1:
-        raise WrongArgument(
-            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
-            advice="Give the bytes of a file, such as 5 * 10**9.",
-        )
 
 
 def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded: bool) -> None:

@@ -15,6 +15,7 @@ from torchkeep.identify.survey import PLAIN
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import CONVERTED_FROM
 from torchkeep.matching.tied import tied_names
+from torchkeep.writing.safetensors import is_utf8
 
 _LONGEST_TEXT = 1 << 20
 """Characters of a value that is kept in the metadata; a header is read as a whole."""
@@ -55,7 +56,7 @@ def _text(value: Value) -> str | None:
     if not _is_json(value):
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_TEXT and _is_utf8(text) else None
+    return text if len(text) <= _LONGEST_TEXT and is_utf8(text) else None
 
 
 def _is_json(value: Value, depth: int = 3) -> bool:
@@ -69,13 +70,6 @@ def _is_json(value: Value, depth: int = 3) -> bool:
     if isinstance(value, list):
         return depth > 0 and all(_is_json(item, depth - 1) for item in value)
     return isinstance(value, PLAIN) and not isinstance(value, complex)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _parts(inspection: Inspection, chosen: StateDict) -> Iterator[str]:

@@ -205,7 +205,7 @@ def untied(tensors: Mapping[str, TensorData]) -> tuple[dict[str, TensorData], di
 
 def _check_names(names: Iterable[str]) -> None:
     for name in names:
-        if not isinstance(name, str) or name == "__metadata__" or not _is_utf8(name):
+        if not isinstance(name, str) or name == "__metadata__" or not is_utf8(name):
             raise SaveRefused(
                 f"{name!r} is no name that safetensors can store",
                 advice="Rename it, or save as .pth.",
@@ -221,7 +221,8 @@ def _check_keys(metadata: Iterable[str], names: Container[str]) -> None:
             )
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a header can have a text: it has no half of a surrogate pair in it."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
