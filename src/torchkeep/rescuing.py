@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchkeep.contents import Memory, TensorEntry
+from torchkeep.contents import Memory, TensorEntry, child_path
 from torchkeep.elements import ElementReader
 from torchkeep.errors import FileProblem
 from torchkeep.files import Scratch, atomic_folder, write_file
@@ -148,7 +148,7 @@ def _rescue(inspection: Inspection, model: WholeModel, temporary: Path, folder: 
 def _non_persistent(node: ModuleNode) -> dict[str, TensorEntry]:
     """Return the buffers that a state dict leaves out, by the names that they would have in it."""
     return {
-        f"{path}.{name}" if path else name: entry
+        child_path(path, name): entry
         for path, part in node.walk()
         for name, entry in part.buffers.items()
         if name in part.non_persistent

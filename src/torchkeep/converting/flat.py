@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from torchkeep.comparing.leaves import leaves
-from torchkeep.contents import Array, TensorEntry, Value
+from torchkeep.contents import Array, TensorEntry, Value, child_path
 from torchkeep.formats.own.metadata import FACTS, RESERVED
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, value_at
@@ -42,7 +42,7 @@ def flat(inspection: Inspection, chosen: StateDict) -> Flat:
     plain = dict(inspection.values)
     for key, item in values.items():  # what a module keeps as extra state
         if not isinstance(item, TensorEntry | Array):
-            plain[f"{chosen.name}.{key}" if chosen.name else key] = item
+            plain[child_path(chosen.name, key)] = item
     texts = {path: text for path, item in plain.items() if (text := _text(item)) is not None}
     taken = {*entries, *FACTS, CONVERTED_FROM}
     texts = {k: v for k, v in texts.items() if k not in taken and not k.startswith(RESERVED)}

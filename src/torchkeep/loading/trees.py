@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
+from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value, child_path
 from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
@@ -135,16 +135,16 @@ class _Materializer:
         return made
 
     def _convert_items(self, items: Iterable[Value], path: str) -> list[Any]:
-        return [self.convert(item, _join(path, number)) for number, item in enumerate(items)]
+        return [self.convert(item, child_path(path, number)) for number, item in enumerate(items)]
 
     def _fill_dict(self, made: dict[Any, Any], value: dict[Value, Value], path: str) -> None:
         for key, item in value.items():
-            made[self.convert(key, path)] = self.convert(item, _join(path, key))
+            made[self.convert(key, path)] = self.convert(item, child_path(path, key))
         attributes = value.attributes if isinstance(value, DictObject) else {}
         if isinstance(made, DictObject):
             made.attributes = self.convert(attributes, path)
         elif "_metadata" in attributes:  # what a module's state dict keeps its versions in
-            made._metadata = self.convert(attributes["_metadata"], _join(path, "_metadata"))  # type: ignore[attr-defined]
+            made._metadata = self.convert(attributes["_metadata"], child_path(path, "_metadata"))  # type: ignore[attr-defined]
 
     def _fill_object(self, made: Object, value: Object, path: str) -> None:
         made.args = self.convert(value.args, path)
@@ -167,7 +167,3 @@ def _empty_like(value: dict[Value, Value]) -> dict[Any, Any]:
     if value.class_path == "collections.OrderedDict":
         return OrderedDict()
     return DictObject(value.class_path)
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
