@@ -236,7 +236,7 @@ def test_the_core_needs_neither_torch_nor_numpy():
 
 
 def contracts() -> list[list[str]]:
-    """Return the modules of each contract: the layers, those without torch, those that are silent."""
+    """Return the modules of each contract: the layers, those without torch, the silent ones."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     return [item.get("layers") or item["source_modules"] for item in table["contracts"]]
 

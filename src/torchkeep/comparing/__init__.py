@@ -19,8 +19,8 @@ from torchkeep.comparing.difference import (
 from torchkeep.comparing.numbers import has_torch
 from torchkeep.comparing.parts import pair_parts
 from torchkeep.comparing.tensors import Comparison
-from torchkeep.files import Scratch
-from torchkeep.identify import Progress, identify_whole
+from torchkeep.files import Progress, Scratch
+from torchkeep.identify import identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 

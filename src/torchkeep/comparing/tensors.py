@@ -20,8 +20,7 @@ from torchkeep.comparing.numbers import BLOCK_ELEMENTS, change_between, has_numb
 from torchkeep.comparing.parts import Part
 from torchkeep.contents import ITEM_SIZE, Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
-from torchkeep.files import Buffer, new_digest
-from torchkeep.identify import Progress
+from torchkeep.files import Buffer, Progress, new_digest
 from torchkeep.identify.digests import differs_from_digest, known_digest, stored_digests
 
 _ABSENT = object()

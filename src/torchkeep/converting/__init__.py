@@ -18,8 +18,8 @@ from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
 from torchkeep.errors import SaveRefused
-from torchkeep.files import Scratch, staged_file
-from torchkeep.identify import Inspection, Progress, identify_whole
+from torchkeep.files import Progress, Scratch, staged_file
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.writing.shards import check_shard_nbytes
 from torchkeep.writing.suffixes import format_of

@@ -10,8 +10,7 @@ from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
 from torchkeep.errors import ProofFailed
-from torchkeep.files import digest_of_pieces
-from torchkeep.identify import Progress
+from torchkeep.files import Progress, digest_of_pieces
 from torchkeep.identify.digests import differs_from_digest
 from torchkeep.identify.tree import Budget
 from torchkeep.matching.tied import tied_names

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents, Files, Finding, Value, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.files import Scratch
+from torchkeep.files import Progress, Scratch
 from torchkeep.formats import describe_whole, examine
 from torchkeep.formats.own.metadata import STRUCTURE
 from torchkeep.identify.architectures import (
@@ -29,7 +29,6 @@ from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection
 from torchkeep.identify.integrity import (
     Integrity,
-    Progress,
     integrity_of,
     verify_file,
     verify_inspected,
@@ -279,7 +278,6 @@ __all__ = [
     "ModuleNode",
     "NamedTensor",
     "Optimizer",
-    "Progress",
     "Safety",
     "StateDict",
     "identify",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torchkeep.errors import SaveRefused
+from torchkeep.files import Progress
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.naming import filled_path
@@ -18,7 +19,6 @@ from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.samples import proof_texts
 from torchkeep.saving.torch_zip import write_torch_zip
 from torchkeep.saving.whole import Described, describe_whole
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.shards import check_shard_nbytes
 from torchkeep.writing.suffixes import format_of

@@ -23,6 +23,7 @@ from torchkeep.contents import FOREIGN_BITS
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
+    Progress,
     atomic_file,
     digest,
     grouped_by_size,
@@ -31,7 +32,7 @@ from torchkeep.files import (
 )
 from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
-from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.payload import Payload
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.stream import Meter, write_payload
 

@@ -22,9 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from torchkeep.errors import SaveRefused, WrongArgument
-from torchkeep.files import OutputFile, atomic_file, remove_files
+from torchkeep.files import OutputFile, Progress, atomic_file, remove_files
 from torchkeep.formats.own.metadata import FACTS, TIED
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import Layout, TensorData, untied, write_safetensors
 from torchkeep.writing.stream import Meter

@@ -33,6 +33,7 @@ from torchkeep.contents import (
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
+    Progress,
     atomic_file,
     crc32_of,
     digest,
@@ -42,7 +43,7 @@ from torchkeep.files import (
     new_digest,
 )
 from torchkeep.formats.own.metadata import DIGESTS, METADATA_RECORD
-from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.payload import Payload
 from torchkeep.writing.pickling import Pickling
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.stream import Meter, write_payload
