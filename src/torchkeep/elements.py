@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from math import prod
 from pathlib import Path
-from types import TracebackType
 
 from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
@@ -232,12 +231,7 @@ class ElementReader:
     def __enter__(self) -> ElementReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

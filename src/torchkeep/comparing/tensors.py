@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from types import TracebackType
 from typing import Literal
 
 from torchkeep.comparing.difference import (
@@ -177,12 +176,7 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for side in self.sides:
             side.reader.close()
 
