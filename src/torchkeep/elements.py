@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile
+from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 from torchkeep.writing.payload import Payload
@@ -34,10 +35,20 @@ class ElementReader:
         path: what to name in an error about an entry that lies in no file of its own.
         checksums: compare each storage that is read as a whole with the checksum that its file has
             of it. (What lies packed always is.)
+        stamps: what the files were when they were described (`Contents.stamps`). One that was
+            changed or replaced since then is not read, and one that was changed meanwhile is told
+            when the `with` block ends, before any problem that comes of it.
     """
 
-    def __init__(self, path: Path, *, checksums: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checksums: bool = False,
+        stamps: Mapping[Path, Stamp] = MappingProxyType({}),
+    ) -> None:
         self.path = path
+        self._stamps = stamps
         self._checksums = checksums
         self._files: dict[Path, InputFile] = {}
         self._unpacked: tuple[Storage, bytearray] | None = None
@@ -193,8 +204,19 @@ class ElementReader:
         path = storage.path or self.path
         with self._lock:  # writers read in several threads
             if path not in self._files:
-                self._files[path] = InputFile(path)
+                file = self._files[path] = InputFile(path)
+                if self._stamps.get(path, file.stamp) != file.stamp:
+                    raise changed(path)
             return self._files[path]
+
+    def check_unchanged(self) -> None:
+        """Raise if a file that was read is not what it was when it was opened.
+
+        Raises:
+            DamagedFile: one was changed; it is named.
+        """
+        for file in self._files.values():
+            file.check_unchanged()
 
     def close(self) -> None:
         """Close the files."""
@@ -206,8 +228,12 @@ class ElementReader:
     def __enter__(self) -> ElementReader:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None or issubclass(kind, FileProblem):
+                self.check_unchanged()
+        finally:
+            self.close()
 
 
 def reaches_past_its_storage(entry: TensorEntry) -> bool:

@@ -163,13 +163,14 @@ def _write_tensors(inspection: Inspection, entries: Mapping[str, TensorEntry], p
     """Write the plain ones of some tensors; each that stands under two names is stored once."""
     data: dict[Memory, TensorData] = {}
     tensors: dict[str, TensorData] = {}
-    with ElementReader(inspection.contents.path) as reader:
+    contents = inspection.contents
+    with ElementReader(contents.path, stamps=contents.stamps) as reader:
         for name, entry in entries.items():
             if _is_plain(entry):
                 made = TensorData(entry.dtype, entry.shape, reader.payload(entry, name))
                 tensors[name] = data.setdefault(entry.memory, made)
         report = write_safetensors(tensors, path, durable=False)
-    digests = stored_digests(inspection.contents)
+    digests = stored_digests(contents)
     for name, found in report.digests.items():
         if known_digest(entries[name], digests) not in (None, found):
             raise differs_from_digest(name, inspection.path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 from torchkeep.comparing.difference import (
     Change,
@@ -30,7 +31,7 @@ class _Side:
 
     def __init__(self, contents: Contents) -> None:
         self._digests = stored_digests(contents)
-        self.reader = ElementReader(contents.path)
+        self.reader = ElementReader(contents.path, stamps=contents.stamps)
 
     def digest_of(self, entry: TensorEntry) -> str | None:
         """Return the digest that the file has of a tensor, if it has one."""
@@ -61,6 +62,9 @@ class Comparison:
         self, a: Contents, b: Contents, *, verify: bool, progress: Progress | None
     ) -> None:
         self.sides = _Side(a), _Side(b)
+        self._readers = ExitStack()
+        for side in self.sides:
+            self._readers.enter_context(side.reader)
         self.verify = verify
         self.progress = progress
         self.with_numbers = has_torch()
@@ -176,9 +180,8 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for side in self.sides:
-            side.reader.close()
+    def __exit__(self, *error: Any) -> None:
+        self._readers.__exit__(*error)
 
 
 def _is_read(a: TensorEntry, b: TensorEntry) -> bool:

@@ -92,7 +92,8 @@ def convert(
     with Scratch() as scratch:
         inspection = identify_whole(source, limits, scratch)
         _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
-        with ElementReader(inspection.path, checksums=True) as reader:
+        stamps = inspection.contents.stamps
+        with ElementReader(inspection.path, checksums=True, stamps=stamps) as reader:
             supply = Supply(reader, caster)
             is_cast = caster is not None
             conversion = Conversion(inspection, supply, wish, container, is_cast=is_cast)
@@ -109,6 +110,7 @@ def convert(
                     saved = conversion.run(
                         temporary, Path(path), durable=durable, progress=progress
                     )
+                    reader.check_unchanged()
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
 
