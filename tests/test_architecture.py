@@ -233,3 +233,25 @@ def test_the_command_and_the_type_marker_are_part_of_the_package():
 def test_the_core_needs_neither_torch_nor_numpy():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert not [name for name in project["dependencies"] if name.startswith(("torch", "numpy"))]
+
+
+def contracts() -> list[list[str]]:
+    """Return the modules of each contract: the layers, those without torch, the silent ones."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    return [item.get("layers") or item["source_modules"] for item in table["contracts"]]
+
+
+def test_the_map_of_the_layers_has_every_module_in_the_order_that_is_enforced():
+    text = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    rows = [line.split()[0] for line in text.splitlines()[1:] if line[:1].isalpha()]
+    folder = ROOT / "src" / "torchkeep"
+    there = {f"{it.name}/" if it.is_dir() else it.name for it in folder.glob("[a-z]*")}
+    assert set(rows) == there - {"py.typed"}
+    layers = contracts()[0]
+    assert [f"torchkeep.{row.rstrip('/').removesuffix('.py')}" for row in rows] == layers
+
+
+def test_only_the_command_line_and_the_demo_are_in_no_contract_of_their_own():
+    layers, without_torch, silent = contracts()
+    left = set(layers) - {*without_torch, *silent}
+    assert left == {"torchkeep.cli", "torchkeep.demo"}

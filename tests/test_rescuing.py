@@ -14,9 +14,10 @@ from torch import nn
 import torchkeep
 from loading.whole.networks import Block, Net, tokens
 from torchkeep.contents import Global, Object
-from torchkeep.errors import DamagedFile, FileMissing, LoadMismatch, SaveRefused
+from torchkeep.errors import DamagedFile, FileMissing, LimitReached, LoadMismatch, SaveRefused
 from torchkeep.formats.own.metadata import STRUCTURE
 from torchkeep.formats.own.whole import Structure, write_structure
+from torchkeep.pickles.limits import Limits
 from torchkeep.rescuing import rescue
 from torchkeep.saving import save, write_safetensors
 
@@ -164,7 +165,8 @@ def test_a_failure_leaves_no_folder(tmp_path: Path):
     data = bytearray(path.read_bytes())
     data[storage.offset or 0] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedFile):
+    match = "ours.pth: tensor 'weight' differs from what was saved: its digest is another one"
+    with pytest.raises(DamagedFile, match=match):
         rescue(path, tmp_path / "out")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["none.pt", "ours.pth"]
 
@@ -175,3 +177,10 @@ def test_a_module_of_another_name_than_its_class_is_rescued_alike(tmp_path: Path
     assert report.models[0].class_path == "torch.nn.modules.container.Sequential"
     state = load_file(tmp_path / "out" / "weights.safetensors")
     assert "1.first.weight" in state
+
+
+def test_a_file_whose_values_unfold_too_far_is_named(tmp_path: Path):
+    path = saved(Net(), tmp_path / "zip.pt")
+    with pytest.raises(LimitReached, match=r"zip\.pt: the file's values stand in more places"):
+        rescue(path, tmp_path / "out", limits=Limits(places=5))
+    assert not (tmp_path / "out").exists()

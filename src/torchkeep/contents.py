@@ -339,6 +339,15 @@ def attributes_of(state: Value) -> dict[Value, Value]:
     return {key: item for part in parts if isinstance(part, dict) for key, item in part.items()}
 
 
+def child_path(path: str, name: object) -> str:
+    """Return the path of what stands under a name within a path; that of the root is empty.
+
+    >>> child_path("layers.0", "weight"), child_path("", 3)
+    ('layers.0.weight', '3')
+    """
+    return f"{path}.{name}" if path else str(name)
+
+
 def repr_key(key: Value) -> str:
     """Return a dictionary key that is no text as one component of a path."""
     if isinstance(key, tuple | frozenset):

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType
 
 from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile
+from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 from torchkeep.writing.payload import Payload
@@ -35,10 +35,20 @@ class ElementReader:
         path: what to name in an error about an entry that lies in no file of its own.
         checksums: compare each storage that is read as a whole with the checksum that its file has
             of it. (What lies packed always is.)
+        stamps: what the files were when they were described (`Contents.stamps`). One that was
+            changed or replaced since then is not read, and one that was changed meanwhile is told
+            when the `with` block ends, before any problem that comes of it.
     """
 
-    def __init__(self, path: Path, *, checksums: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checksums: bool = False,
+        stamps: Mapping[Path, Stamp] = MappingProxyType({}),
+    ) -> None:
         self.path = path
+        self._stamps = stamps
         self._checksums = checksums
         self._files: dict[Path, InputFile] = {}
         self._unpacked: tuple[Storage, bytearray] | None = None
@@ -182,45 +192,31 @@ class ElementReader:
         if is_packed and not entry.is_whole:
             text = f"{called} is a view whose elements ({entry.dtype}) share bytes"
             raise UnsupportedContent(text, advice="Save it as a tensor of its own.")
-        if (
-            min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
-            or entry.nbytes_needed > entry.storage.nbytes
-        ):
-            raise DamagedFile(
-                f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
-                f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
-                advice=_DAMAGED,
-            )
-        self._check_place(entry.storage, called)
-
-    def _check_place(self, storage: Storage, called: str) -> None:
-        if storage.data is not None:
-            return
-        if storage.device == "meta":
+        if reaches_past_its_storage(entry):
+            raise past_its_storage(entry, called)
+        storage = entry.storage
+        if storage.device == "meta" and storage.data is None:
             text = f"{called} has no values: it was saved from the meta device"
             raise UnsupportedContent(text, advice="Save it from another device.")
-        if storage.offset is None and storage.deflated is None:
-            raise DamagedFile(f"{called} has no bytes in the file")
-        if storage.path is None:
-            text = f"{called} lies packed in an archive"
-            raise UnsupportedContent(text, advice="Unpack the archive, and give what comes out.")
-        start, held = storage.offset or 0, storage.nbytes
-        if storage.deflated is not None:
-            start, held = storage.deflated.offset, storage.deflated.nbytes
-            check_ratio(storage, called)
-        end, nbytes = start + held, self._file(storage).nbytes
-        if end > nbytes:
-            raise DamagedFile(
-                f"{called} lies in bytes {start} to {end}, and the file ends at {nbytes}",
-                advice=_DAMAGED,
-            )
+        check_place(storage, called, lambda: self._file(storage).nbytes)
 
     def _file(self, storage: Storage) -> InputFile:
         path = storage.path or self.path
         with self._lock:  # writers read in several threads
             if path not in self._files:
-                self._files[path] = InputFile(path)
+                file = self._files[path] = InputFile(path)
+                if self._stamps.get(path, file.stamp) != file.stamp:
+                    raise changed(path)
             return self._files[path]
+
+    def check_unchanged(self) -> None:
+        """Raise if a file that was read is not what it was when it was opened.
+
+        Raises:
+            DamagedFile: one was changed; it is named.
+        """
+        for file in self._files.values():
+            file.check_unchanged()
 
     def close(self) -> None:
         """Close the files."""
@@ -232,13 +228,58 @@ class ElementReader:
     def __enter__(self) -> ElementReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None or issubclass(kind, FileProblem):
+                self.check_unchanged()
+        finally:
+            self.close()
+
+
+def reaches_past_its_storage(entry: TensorEntry) -> bool:
+    """Whether a view looks at bytes that its storage does not have."""
+    numbers = (entry.storage_offset, *entry.stride, *entry.shape)
+    return min(numbers) < 0 or entry.nbytes_needed > entry.storage.nbytes
+
+
+def past_its_storage(entry: TensorEntry, called: str) -> DamagedFile:
+    """Return the error about a view that looks at bytes that its storage does not have."""
+    return DamagedFile(
+        f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
+        f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
+        advice=_DAMAGED,
+    )
+
+
+def check_place(storage: Storage, called: str, file_nbytes: Callable[[], int]) -> None:
+    """Raise unless the bytes of a storage are where they can be read.
+
+    Args:
+        storage: the storage.
+        called: what to call its tensor in an error.
+        file_nbytes: gives the size of the file that it lies in.
+
+    Raises:
+        DamagedFile: it has no bytes, reaches past the file, or is packed beyond belief.
+        UnsupportedContent: it lies packed in an archive.
+    """
+    if storage.data is not None:
+        return
+    if storage.offset is None and storage.deflated is None:
+        raise DamagedFile(f"{called} has no bytes in the file")
+    if storage.path is None:
+        text = f"{called} lies packed in an archive"
+        raise UnsupportedContent(text, advice="Unpack the archive, and give what comes out.")
+    start, held = storage.offset or 0, storage.nbytes
+    if storage.deflated is not None:
+        start, held = storage.deflated.offset, storage.deflated.nbytes
+        check_ratio(storage, called)
+    end, nbytes = start + held, file_nbytes()
+    if end > nbytes:
+        raise DamagedFile(
+            f"{called} lies in bytes {start} to {end}, and the file ends at {nbytes}",
+            advice=_DAMAGED,
+        )
 
 
 def _repaired(piece: Buffer, entry: TensorEntry) -> Buffer:

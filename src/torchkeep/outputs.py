@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from torchkeep.contents import child_path
 from torchkeep.modes import evaluating
 from torchkeep.tensors import dtype_name, plain_on_cpu
 
@@ -125,7 +126,7 @@ def named_tensors(output: Any, name: str = "") -> Iterator[tuple[str, torch.Tens
         yield name, torch.tensor(output)
     else:
         for key, item in _children(output):
-            yield from named_tensors(item, f"{name}.{key}" if name else str(key))
+            yield from named_tensors(item, child_path(name, key))
 
 
 def _children(output: Any) -> Iterator[tuple[Any, Any]]:

@@ -20,13 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchkeep.contents import Memory, TensorEntry
+from torchkeep.contents import Memory, TensorEntry, child_path
 from torchkeep.elements import ElementReader
-from torchkeep.errors import DamagedFile, FileProblem
+from torchkeep.errors import FileProblem
 from torchkeep.files import Scratch, atomic_folder, write_file
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, identify
-from torchkeep.identify.digests import stored_digests
+from torchkeep.identify import Inspection, identify_whole
+from torchkeep.identify.digests import differs_from_digest, known_digest, stored_digests
 from torchkeep.identify.json_form import Room, module_form
 from torchkeep.identify.module_lines import tree_lines
 from torchkeep.identify.modules import ModuleNode
@@ -102,7 +101,7 @@ def rescue(
         SaveRefused: the folder exists, or can't be made.
     """
     with Scratch() as scratch:
-        inspection = identify(describe_whole(path, limits=limits, scratch=scratch), limits)
+        inspection = identify_whole(path, limits, scratch)
         try:
             models = whole_models(inspection)
         except FileProblem as problem:
@@ -149,7 +148,7 @@ def _rescue(inspection: Inspection, model: WholeModel, temporary: Path, folder: 
 def _non_persistent(node: ModuleNode) -> dict[str, TensorEntry]:
     """Return the buffers that a state dict leaves out, by the names that they would have in it."""
     return {
-        f"{path}.{name}" if path else name: entry
+        child_path(path, name): entry
         for path, part in node.walk()
         for name, entry in part.buffers.items()
         if name in part.non_persistent
@@ -164,20 +163,17 @@ def _write_tensors(inspection: Inspection, entries: Mapping[str, TensorEntry], p
     """Write the plain ones of some tensors; each that stands under two names is stored once."""
     data: dict[Memory, TensorData] = {}
     tensors: dict[str, TensorData] = {}
-    with ElementReader(inspection.contents.path) as reader:
+    contents = inspection.contents
+    with ElementReader(contents.path, stamps=contents.stamps) as reader:
         for name, entry in entries.items():
             if _is_plain(entry):
                 made = TensorData(entry.dtype, entry.shape, reader.payload(entry, name))
                 tensors[name] = data.setdefault(entry.memory, made)
         report = write_safetensors(tensors, path, durable=False)
-    digests = stored_digests(inspection.contents)
+    digests = stored_digests(contents)
     for name, found in report.digests.items():
-        if found not in digests.get(entries[name].memory, {found}):
-            raise DamagedFile(
-                f"tensor {name!r} differs from its digest in the file",
-                advice="Copy or download the file again.",
-                path=inspection.path,
-            )
+        if known_digest(entries[name], digests) not in (None, found):
+            raise differs_from_digest(name, inspection.path)
 
 
 def _write_text(path: Path, text: str) -> None:

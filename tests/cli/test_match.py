@@ -61,8 +61,20 @@ def test_a_rename_is_written_with_an_equals_sign(tmp_path: Path, capsys) -> None
     torch.save({f"net.{key}.w": value for key, value in state.items()}, path)
     arch = [*RESNET, "--num-classes", "10"]
     assert main(["match", str(path), *arch, "--rename", "net.*.w=*"]) == 0
-    assert main(["match", str(path), *arch, "--rename", "net"]) == 12
-    assert "--rename 'net' has no =. Write OLD=NEW." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rename", "net"], "'net' is no rule: write OLD=NEW"),
+        (["--rename", "=net"], "'=net' is no rule: write OLD=NEW"),
+        (["--adapt", "fc"], "'fc' is no rule: write PATTERN=NAME"),
+    ],
+)
+def test_a_rule_without_both_sides_is_refused(options: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["match", "a.pth", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_json_has_every_key(theirs: Path, capsys) -> None:

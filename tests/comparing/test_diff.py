@@ -464,3 +464,16 @@ def test_json_has_every_difference_and_counts_what_is_equal(tmp_path: Path) -> N
     ]
     names = [item["name"] for item in diff(a, b).to_json(equal=True)["parts"][0]["tensors"]]
     assert names == ["m.weight", "n.weight"]
+
+
+def test_a_file_that_is_written_to_while_it_is_compared_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file({"x": torch.zeros(1 << 20)}, tmp_path / f"{name}.safetensors")
+
+    def spoil(done: int, total: int) -> None:
+        with (tmp_path / "b.safetensors").open("r+b") as file:
+            file.seek(-8, 2)
+            file.write(b"\1" * 8)
+
+    with pytest.raises(DamagedFile, match=r"b\.safetensors: the file was changed or replaced"):
+        diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors", progress=spoil)

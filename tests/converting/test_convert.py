@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import torchkeep
@@ -30,6 +30,7 @@ from torchkeep.errors import (
     WrongArgument,
 )
 from torchkeep.files import TEMPORARY_MARK
+from torchkeep.identify import Inspection, identify_whole
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated"),
@@ -690,3 +691,40 @@ def test_deflated_sources_are_unpacked(tmp_path: Path) -> None:
     for target in ("b.pth", "b.safetensors"):
         convert(packed, tmp_path / target)
         assert diff(source, tmp_path / target, verify=True).equal
+
+
+# --- A source that does not stay as it is ------------------------------------------------------
+
+CHANGED = r"a\.safetensors: the file was changed or replaced while it was read\. Wait until it is"
+
+
+def test_a_source_that_is_written_to_meanwhile_is_not_converted(tmp_path: Path) -> None:
+    source = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(1 << 20), "b": torch.zeros(1 << 20)}, source)
+
+    def spoil(done: int, total: int) -> None:
+        with source.open("r+b") as file:
+            file.seek(-8, 2)
+            file.write(b"\1" * 8)
+
+    with pytest.raises(DamagedFile, match=CHANGED):
+        convert(source, tmp_path / "b.pth", progress=spoil)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_a_source_that_was_replaced_since_it_was_described_is_not_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(8)}, source)
+
+    def replaced_afterwards(*arguments: Any) -> Inspection:
+        found = identify_whole(*arguments)
+        save_file({"b": torch.ones(8)}, tmp_path / "new")
+        (tmp_path / "new").replace(source)
+        return found
+
+    monkeypatch.setattr("torchkeep.converting.identify_whole", replaced_afterwards)
+    with pytest.raises(DamagedFile, match=CHANGED):
+        convert(source, tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.plain_json import parse_json
+from torchkeep.formats.plain_json import json_or_text, parse_json
 
 
 def test_json_is_parsed() -> None:
@@ -43,3 +43,15 @@ def test_what_python_writes_for_nan_is_taken_where_it_is_asked_for() -> None:
 def test_what_is_no_json_is_one_error(data: bytes, problem: str) -> None:
     with pytest.raises(DamagedFile, match=problem):
         parse_json(data)
+
+
+def test_a_text_is_parsed_as_bytes_are():
+    assert parse_json('{"a": "\u00e4"}') == {"a": "\u00e4"}
+    with pytest.raises(DamagedFile, match="it is no valid JSON"):
+        parse_json('["\ud800"]')
+
+
+@pytest.mark.parametrize("text", ["no JSON", "", '["\ud800"]', '{"a": 1, "a": 2}', "[" * 100_000])
+def test_what_is_no_json_is_the_text_itself(text: str):
+    assert json_or_text(text) is text
+    assert json_or_text('{"a": 1}') == {"a": 1}

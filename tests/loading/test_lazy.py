@@ -10,6 +10,7 @@ import pickle
 import tarfile
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,11 @@ def test_numpy_arrays_are_tensors_of_the_mapping(tmp_path):
         assert torch.equal(file["fc.weight"], torch.from_numpy(array))
     integrity = torchkeep.verify(tmp_path / "a.pkl")
     assert (integrity.ok, integrity.num_unchecked, integrity.num_unread) == (True, 1, 0)
+
+
+def test_a_limit_of_the_callers_holds_for_what_is_chosen_from_the_file_too(tmp_path: Path):
+    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "m.pth")
+    match = r"m\.pth: the file's values stand in more places than the limit"
+    for read in (torchkeep.open, partial(torchkeep.load, select="auto")):
+        with pytest.raises(LimitReached, match=match):
+            read(tmp_path / "m.pth", limits=Limits(places=1))

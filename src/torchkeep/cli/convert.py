@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchkeep.cli.limits import add_limits, limits_of
 from torchkeep.cli.progress import reading_progress
+from torchkeep.cli.rules import add_rename
 from torchkeep.cli.text import clip, elide, wrapped
 from torchkeep.wording import counted, printable
 
@@ -102,14 +103,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     strip.add_argument(
         "--strip-prefix", metavar="PREFIX", help="take this prefix from the keys that have it"
     )
-    parser.add_argument(
-        "--rename",
-        metavar="OLD=NEW",
-        type=_rule,
-        action="append",
-        default=[],
-        help="rename keys, * standing for any text (repeatable; the first that fits counts)",
-    )
+    add_rename(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -166,14 +160,6 @@ def _listed(items: list[str]) -> str:
     more = len(items) - _MOST_LISTED
     text = ", ".join(elide(item) for item in items[:_MOST_LISTED])
     return f"{text} and {more:,} more" if more > 0 else text
-
-
-def _rule(text: str) -> tuple[str, str]:
-    """Return the old and the new name of one `--rename`."""
-    old, equals, new = text.partition("=")
-    if not equals or not old:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rule: write OLD=NEW")
-    return old, new
 
 
 def _nbytes(text: str) -> int:

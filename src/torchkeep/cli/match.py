@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.limits import add_limits, limits_of
+from torchkeep.cli.rules import add_rename, rule_as
 from torchkeep.cli.text import wrapped
 from torchkeep.errors import LoadMismatch, WrongArgument
 from torchkeep.matching.adaptations import ADAPTATIONS, NAMES
@@ -60,12 +61,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--select", metavar="NAME", default="auto", help="which state dict: auto, ema, or its name"
     )
-    parser.add_argument(
-        "--rename", metavar="OLD=NEW", action="append", default=[], help="rename the file's keys"
-    )
+    add_rename(parser)
     parser.add_argument(
         "--adapt",
         metavar="PATTERN=NAME[,NAME...]",
+        type=rule_as("PATTERN=NAME"),
         action="append",
         default=[],
         help="what may be done to the keys that a pattern matches",
@@ -100,11 +100,8 @@ def run(options: argparse.Namespace) -> int:
         build(name, device="meta", **arguments),
         options.file,
         select=options.select,
-        rename=dict(_pair(text, "--rename") for text in options.rename),
-        adapt={
-            pattern: names.split(",")
-            for pattern, names in (_pair(text, "--adapt") for text in options.adapt)
-        },
+        rename=dict(options.rename),
+        adapt={pattern: names.split(",") for pattern, names in options.adapt},
         allow=options.allow,
         min_coverage=options.min_coverage,
         limits=limits_of(options),
@@ -131,13 +128,6 @@ def _network(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if best.name.startswith("timm/"):
         told["input_channels"] = best.input_channels
     return best.name, told | {key: value for key, value in given.items() if value is not None}
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    left, separator, right = text.partition("=")
-    if not separator:
-        raise WrongArgument(f"{option} {text!r} has no =", advice="Write OLD=NEW.")
-    return left, right
 
 
 def _write(options: argparse.Namespace, name: str, steps: LoadPlan) -> None:

@@ -50,8 +50,8 @@ def _unfolded(key: str, value: str) -> list[tuple[str, str]]:
     if not value.startswith("{"):
         return [(key, value)]
     try:
-        return list(_rows(key, parse_json(value.encode()), _MOST_LEVELS))
-    except (DamagedFile, UnicodeEncodeError, RecursionError):  # a text that begins like JSON
+        return list(_rows(key, parse_json(value), _MOST_LEVELS))
+    except (DamagedFile, RecursionError):  # a text that begins like JSON
         return [(key, value)]
 
 

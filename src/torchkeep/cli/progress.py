@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchkeep.wording import size
 
 if TYPE_CHECKING:
-    from torchkeep.identify import Progress
+    from torchkeep.files import Progress
 
 _SMALL_NBYTES = 256 << 20
 """Files that are smaller are read before anybody could wonder."""

@@ -19,10 +19,8 @@ from torchkeep.comparing.difference import (
 from torchkeep.comparing.numbers import has_torch
 from torchkeep.comparing.parts import pair_parts
 from torchkeep.comparing.tensors import Comparison
-from torchkeep.errors import FileProblem
-from torchkeep.files import Scratch
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, Progress, identify
+from torchkeep.files import Progress, Scratch
+from torchkeep.identify import identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 
@@ -64,7 +62,7 @@ def diff(
         LoadMismatch: it is not clear which state dict is meant, or only one file has one.
     """
     with Scratch() as scratch:
-        one, two = (_inspected(path, limits, scratch) for path in (a, b))
+        one, two = (identify_whole(path, limits, scratch) for path in (a, b))
         pairing = pair_parts(one, two, select, select_b or select)
         with Comparison(one.contents, two.contents, verify=verify, progress=progress) as comparison:
             comparison.plan(pairing.pairs)
@@ -77,13 +75,6 @@ def diff(
         left_out_b=tuple(map(str, pairing.left_out_b)),
         has_numbers=has_torch(),
     )
-
-
-def _inspected(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -> Inspection:
-    try:
-        return identify(describe_whole(path, limits=limits, scratch=scratch), limits)
-    except FileProblem as problem:
-        raise problem.in_file(path) from None
 
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import replace
 
-from torchkeep.contents import Array, Global, Object, TensorEntry, Value, repr_key
+from torchkeep.contents import Array, Global, Object, TensorEntry, Value, child_path, repr_key
 from torchkeep.identify.survey import PLAIN
 from torchkeep.identify.tree import Budget
 
@@ -42,7 +42,7 @@ def leaves(
             return
         above.add(id(value))
         for name, child in items:
-            visit(f"{path}.{name}" if path else name, child, depth + 1)
+            visit(child_path(path, name), child, depth + 1)
         above.discard(id(value))
 
     visit(start, root, 0)

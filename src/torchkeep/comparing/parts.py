@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torchkeep.comparing.difference import PartKind
 from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Array, Object, TensorEntry, Value
-from torchkeep.errors import DamagedFile, LoadMismatch
+from torchkeep.errors import LoadMismatch
 from torchkeep.formats.own.metadata import CHECKPOINT
-from torchkeep.formats.plain_json import parse_json
+from torchkeep.formats.plain_json import json_or_text
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, choose, value_at
 from torchkeep.identify.state_dicts import state_dict_of_mapping
@@ -84,7 +84,7 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
     """
     pairing = Pairing()
     if (select_a, select_b) != ("auto", "auto"):
-        pairing.pairs.append(tuple(map(_chosen, (a, b), (select_a, select_b))))  # type: ignore[arg-type]
+        pairing.pairs.append((_chosen(a, select_a), _chosen(b, select_b)))
         return pairing
     if a.state_dicts or b.state_dicts:
         _pair_state_dicts(pairing, a, b)
@@ -92,9 +92,9 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
     pairing.add_all(_modules(a), _modules(b))
     with_table = bool(a.state_dicts or b.state_dicts)
     values = [_values(it, with_table=with_table) for it in (a, b)]
-    for one, other in (values, values[::-1]):
+    for it, one, other in ((a, values[0], values[1]), (b, values[1], values[0])):
         if one and other:
-            _read_metadata(one[0].leaves, other[0].leaves, _budget(a))
+            _read_metadata(one[0].leaves, other[0].leaves, _budget(it))
     pairing.add_all(*values)
     return pairing
 
@@ -208,15 +208,8 @@ def _read_metadata(found: dict[str, Value], other: Mapping[str, Value], budget: 
         if path in tops and path not in found:
             value = found.pop(key)
             if not isinstance(other.get(path), str):
-                value = _parsed(value)
+                value = json_or_text(value)
             found |= leaves(value, budget, start=path)
-
-
-def _parsed(text: str) -> Value:
-    try:
-        return parse_json(text.encode("utf-8", "surrogatepass"))
-    except DamagedFile:
-        return text
 
 
 _TREES = (dict, list, Object)

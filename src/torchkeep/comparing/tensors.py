@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import zip_longest
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from torchkeep.comparing.difference import (
     Change,
@@ -20,10 +20,8 @@ from torchkeep.comparing.numbers import BLOCK_ELEMENTS, change_between, has_numb
 from torchkeep.comparing.parts import Part
 from torchkeep.contents import ITEM_SIZE, Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
-from torchkeep.errors import DamagedFile
-from torchkeep.files import Buffer, new_digest
-from torchkeep.identify import Progress
-from torchkeep.identify.digests import stored_digests
+from torchkeep.files import Buffer, Progress, new_digest
+from torchkeep.identify.digests import differs_from_digest, known_digest, stored_digests
 
 _ABSENT = object()
 
@@ -32,15 +30,12 @@ class _Side:
     """One of the two files, open for reading."""
 
     def __init__(self, contents: Contents) -> None:
-        self.digests = stored_digests(contents)
-        self.reader = ElementReader(contents.path)
+        self._digests = stored_digests(contents)
+        self.reader = ElementReader(contents.path, stamps=contents.stamps)
 
     def digest_of(self, entry: TensorEntry) -> str | None:
-        """Return the digest that the file has of a tensor, if it has just one."""
-        known = self.digests.get(entry.memory, ())
-        return (
-            next(iter(known)) if len(known) == 1 and entry.storage.byteorder == "little" else None
-        )
+        """Return the digest that the file has of a tensor, if it has one."""
+        return known_digest(entry, self._digests)
 
     def checked_blocks(self, entry: TensorEntry, name: str) -> Iterator[Buffer]:
         """Yield the elements, and raise after the last one if they differ from their digest."""
@@ -50,11 +45,7 @@ class _Side:
                 running.update(block)
             yield block
         if expected not in (None, running.hexdigest()):
-            raise DamagedFile(
-                f"tensor {name!r} differs from what was saved: its digest is another one",
-                advice="Copy or download the file again, or take an older one.",
-                path=entry.storage.path or self.reader.path,
-            )
+            raise differs_from_digest(name, entry.storage.path or self.reader.path)
 
 
 class Comparison:
@@ -71,6 +62,9 @@ class Comparison:
         self, a: Contents, b: Contents, *, verify: bool, progress: Progress | None
     ) -> None:
         self.sides = _Side(a), _Side(b)
+        self._readers = ExitStack()
+        for side in self.sides:
+            self._readers.enter_context(side.reader)
         self.verify = verify
         self.progress = progress
         self.with_numbers = has_torch()
@@ -186,14 +180,8 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for side in self.sides:
-            side.reader.close()
+    def __exit__(self, *error: Any) -> None:
+        self._readers.__exit__(*error)
 
 
 def _is_read(a: TensorEntry, b: TensorEntry) -> bool:

@@ -17,11 +17,11 @@ from torchkeep.converting.preparing import Wish
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
-from torchkeep.errors import FileProblem, SaveRefused, WrongArgument
-from torchkeep.files import Scratch, staged_file
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, Progress, identify
+from torchkeep.errors import SaveRefused
+from torchkeep.files import Progress, Scratch, staged_file
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
+from torchkeep.writing.shards import check_shard_nbytes
 from torchkeep.writing.suffixes import format_of
 
 
@@ -86,13 +86,14 @@ def convert(
     """
     container = format_of(path)
     if shard_nbytes is not None:
-        _check_shards(path, shard_nbytes)
+        check_shard_nbytes(path, shard_nbytes)
     wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
-        inspection = _inspected(source, limits, scratch)
+        inspection = identify_whole(source, limits, scratch)
         _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
-        with ElementReader(inspection.path, checksums=True) as reader:
+        stamps = inspection.contents.stamps
+        with ElementReader(inspection.path, checksums=True, stamps=stamps) as reader:
             supply = Supply(reader, caster)
             is_cast = caster is not None
             conversion = Conversion(inspection, supply, wish, container, is_cast=is_cast)
@@ -109,28 +110,9 @@ def convert(
                     saved = conversion.run(
                         temporary, Path(path), durable=durable, progress=progress
                     )
+                    reader.check_unchanged()
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
-
-
-def _inspected(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -> Inspection:
-    try:
-        return identify(describe_whole(path, limits=limits, scratch=scratch), limits)
-    except FileProblem as problem:
-        raise problem.in_file(path) from None
-
-
-def _check_shards(path: str | os.PathLike[str], shard_nbytes: int) -> None:
-    if format_of(path) != "safetensors":
-        raise WrongArgument(
-            f"{os.fspath(path)}: only safetensors can be split into shards",
-            advice="Give a name that ends in .safetensors.",
-        )
-    if shard_nbytes < 1:
-        raise WrongArgument(
-            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
-            advice="Give the bytes of a file, such as 5 * 10**9.",
-        )
 
 
 def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded: bool) -> None:

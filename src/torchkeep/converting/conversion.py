@@ -22,8 +22,9 @@ from torchkeep.converting.proof import Expected, leaves_of, prove
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.errors import FileProblem, SaveRefused
+from torchkeep.files import Progress
 from torchkeep.formats import describe
-from torchkeep.identify import Inspection, Progress
+from torchkeep.identify import Inspection
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import TensorData, write_safetensors
 from torchkeep.writing.shards import write_shards

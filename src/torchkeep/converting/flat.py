@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from torchkeep.comparing.leaves import leaves
-from torchkeep.contents import Array, TensorEntry, Value
+from torchkeep.contents import Array, TensorEntry, Value, child_path
 from torchkeep.formats.own.metadata import FACTS, RESERVED
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, value_at
@@ -15,6 +15,7 @@ from torchkeep.identify.survey import PLAIN
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import CONVERTED_FROM
 from torchkeep.matching.tied import tied_names
+from torchkeep.writing.safetensors import is_utf8
 
 _LONGEST_TEXT = 1 << 20
 """Characters of a value that is kept in the metadata; a header is read as a whole."""
@@ -41,7 +42,7 @@ def flat(inspection: Inspection, chosen: StateDict) -> Flat:
     plain = dict(inspection.values)
     for key, item in values.items():  # what a module keeps as extra state
         if not isinstance(item, TensorEntry | Array):
-            plain[f"{chosen.name}.{key}" if chosen.name else key] = item
+            plain[child_path(chosen.name, key)] = item
     texts = {path: text for path, item in plain.items() if (text := _text(item)) is not None}
     taken = {*entries, *FACTS, CONVERTED_FROM}
     texts = {k: v for k, v in texts.items() if k not in taken and not k.startswith(RESERVED)}
@@ -55,7 +56,7 @@ def _text(value: Value) -> str | None:
     if not _is_json(value):
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_TEXT and _is_utf8(text) else None
+    return text if len(text) <= _LONGEST_TEXT and is_utf8(text) else None
 
 
 def _is_json(value: Value, depth: int = 3) -> bool:
@@ -69,13 +70,6 @@ def _is_json(value: Value, depth: int = 3) -> bool:
     if isinstance(value, list):
         return depth > 0 and all(_is_json(item, depth - 1) for item in value)
     return isinstance(value, PLAIN) and not isinstance(value, complex)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _parts(inspection: Inspection, chosen: StateDict) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torchkeep.converting.supply import Supply
 from torchkeep.converting.trees import Table, Tree
 from torchkeep.formats.own.metadata import DIGESTS, RESERVED, TIED, TRAINING_STATE
 from torchkeep.identify import Inspection, StateDict
-from torchkeep.identify.digests import stored_digests
+from torchkeep.identify.digests import known_digest, stored_digests
 from torchkeep.identify.selection import choose, value_at
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import CONVERTED_FROM, user_metadata
@@ -198,9 +198,7 @@ class Outgoing:
 
     def _digest(self, origin: TensorEntry, dtype: str) -> str | None:
         """Return the digest that the source has of elements that are written as they are."""
-        known = self._digests.get(origin.memory, frozenset())
-        is_same = origin.dtype == dtype and origin.storage.byteorder == "little"
-        return next(iter(known)) if is_same and len(known) == 1 else None
+        return known_digest(origin, self._digests) if origin.dtype == dtype else None
 
 
 _OF_THE_FILE = (DIGESTS, TIED, *TRAINING_STATE)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Contents, TensorEntry, Value
 from torchkeep.elements import ElementReader
-from torchkeep.errors import DamagedFile, ProofFailed
-from torchkeep.files import Buffer, new_digest
-from torchkeep.identify import Progress
+from torchkeep.errors import ProofFailed
+from torchkeep.files import Progress, digest_of_pieces
+from torchkeep.identify.digests import differs_from_digest
 from torchkeep.identify.tree import Budget
 from torchkeep.matching.tied import tied_names
 from torchkeep.pickles.limits import DEFAULT_LIMITS
@@ -66,7 +66,7 @@ def prove(
     done, total = 0, sum(item.nbytes for _, item, _ in tensors)
     with ElementReader(path) as reader:
         for name, entry, wanted in tensors:
-            digest = _digest(reader.blocks(entry, name))
+            digest = digest_of_pieces(reader.blocks(entry, name))
             _compare(name, digest, wanted, source, path)
             done += entry.nbytes
             if progress is not None:
@@ -98,21 +98,10 @@ def _is_alike(found: Value, expected: Expected | Value) -> bool:
 
 def _compare(name: str, digest: str, wanted: Expected, source: Path, path: Path) -> None:
     if wanted.digest is not None and digest != wanted.digest:
-        raise DamagedFile(
-            f"tensor {name!r} differs from what was saved: its digest is another one",
-            advice="Copy or download the file again, or take an older one.",
-            path=source,
-        )
+        raise differs_from_digest(name, source)
     elements = wanted.elements
-    if wanted.digest is None and digest != _digest(elements.read(0, elements.nbytes)):
+    if wanted.digest is None and digest != digest_of_pieces(elements.read(0, elements.nbytes)):
         raise _failed(path, name)
-
-
-def _digest(blocks: Iterable[Buffer]) -> str:
-    state = new_digest()
-    for block in blocks:
-        state.update(block)
-    return state.hexdigest()
 
 
 def _failed(path: Path, name: str) -> ProofFailed:

@@ -13,6 +13,7 @@ from torchkeep.contents import (
     Object,
     TensorEntry,
     Value,
+    child_path,
     repr_key,
 )
 from torchkeep.errors import SaveRefused
@@ -127,7 +128,7 @@ class Tree:
     ) -> None:
         for key, item in value.items():
             name = repr_key(key) if not isinstance(key, str) else key
-            within = f"{path}.{name}" if path else name
+            within = child_path(path, name)
             new = self._convert(item, within, in_table=names is not None)
             if new is not _DROPPED:
                 renamed = (names or {}).get(key) if isinstance(key, str) else None
@@ -148,7 +149,7 @@ class Tree:
         """Return what is in a list; None stands in the place of what is left out."""
         made = []
         for number, item in enumerate(items):
-            within = f"{path}.{number}" if path else str(number)
+            within = child_path(path, number)
             new = self._convert(item, within, in_table=False)
             made.append(None if new is _DROPPED else new)
         return made

@@ -15,8 +15,8 @@ from torchkeep.files.atomic import (
     sync_folder,
     write_file,
 )
-from torchkeep.files.buffers import CHUNK_NBYTES, Buffer
-from torchkeep.files.digests import crc32_of, digest, new_digest
+from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Progress
+from torchkeep.files.digests import crc32_of, digest, digest_of_pieces, new_digest
 from torchkeep.files.output import OutputFile
 from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
 from torchkeep.files.reading import (
@@ -40,6 +40,7 @@ __all__ = [
     "InputFile",
     "MemoryFile",
     "OutputFile",
+    "Progress",
     "Readable",
     "Scratch",
     "Stamp",
@@ -49,6 +50,7 @@ __all__ = [
     "changed",
     "crc32_of",
     "digest",
+    "digest_of_pieces",
     "grouped_by_size",
     "in_parallel",
     "new_digest",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import xxhash
 
@@ -23,6 +23,14 @@ def digest(data: Buffer) -> str:
 def new_digest() -> xxhash.xxh3_128:
     """Return the same digest as an object with `update` and `hexdigest`, for data in pieces."""
     return xxhash.xxh3_128()
+
+
+def digest_of_pieces(pieces: Iterable[Buffer]) -> str:
+    """Return the digest of data that comes in pieces."""
+    state = new_digest()
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
 
 
 def crc32_of(data: Buffer, value: int = 0) -> int:

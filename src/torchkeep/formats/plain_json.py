@@ -8,11 +8,11 @@ from typing import Any
 from torchkeep.errors import DamagedFile
 
 
-def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:
-    """Return the value of a JSON text in UTF-8.
+def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
+    """Return the value of a JSON text.
 
     Args:
-        data: the text.
+        data: the text, in UTF-8 if it is bytes.
         allow_nan: take `NaN` and `Infinity`, which are no JSON and which Python writes.
 
     Raises:
@@ -21,8 +21,9 @@ def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:
     """
     constant = float if allow_nan else _no_constant
     try:
-        # Given bytes, json would take UTF-16 as well.
-        text = data.decode("utf-8")
+        # Half of a surrogate pair, which a text may have, is no UTF-8 and refused here.
+        encoded = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+        text = encoded.decode("utf-8")  # given bytes, json would take UTF-16 as well
         return json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
     except UnicodeEncodeError:
         raise DamagedFile("it is no valid JSON (a text in it is not Unicode)") from None
@@ -30,6 +31,14 @@ def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:
         raise DamagedFile(f"it is no valid JSON ({error})") from None
     except RecursionError:
         raise DamagedFile("it is nested too deeply") from None
+
+
+def json_or_text(text: str) -> Any:
+    """Return the value of a text that may be JSON; if it is none, the text itself."""
+    try:
+        return parse_json(text)
+    except DamagedFile:
+        return text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

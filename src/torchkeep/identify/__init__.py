@@ -1,6 +1,7 @@
 """What a file is: its role, its models and optimizers, its safety. Nothing here imports torch.
 
-`inspect` and `verify` take a path, `identify` what was read already; `scan` judges many files.
+`inspect` and `verify` take a path, `identify_whole` one of a file whose tensors will be read,
+`identify` what was read already; `scan` judges many files.
 `survey` walks the tree and sorts what it meets; the other modules each know one kind of thing;
 `inspection` holds the result, and `json_form` spells it out.
 """
@@ -12,7 +13,8 @@ from dataclasses import replace
 
 from torchkeep.contents import Contents, Files, Finding, Value, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached
-from torchkeep.formats import examine
+from torchkeep.files import Progress, Scratch
+from torchkeep.formats import describe_whole, examine
 from torchkeep.formats.own.metadata import STRUCTURE
 from torchkeep.identify.architectures import (
     NOT_IN_WEIGHTS,
@@ -27,7 +29,6 @@ from torchkeep.identify.frameworks import framework
 from torchkeep.identify.inspection import Inspection
 from torchkeep.identify.integrity import (
     Integrity,
-    Progress,
     integrity_of,
     verify_file,
     verify_inspected,
@@ -107,6 +108,23 @@ def verify(
     """
     try:
         return verify_file(path, limits, progress)
+    except FileProblem as problem:
+        raise problem.in_file(path) from None
+
+
+def identify_whole(path: str | os.PathLike[str], limits: Limits, scratch: Scratch) -> Inspection:
+    """Return what a file of one model is, every tensor of it within reach.
+
+    Args:
+        path: a file, or a folder that holds a model.
+        limits: bounds of the work that a file may cause.
+        scratch: where to unpack what lies packed; it must stay open while tensors are read.
+
+    Raises:
+        FileProblem: it is missing, damaged, or of no readable kind; the file is named.
+    """
+    try:
+        return identify(describe_whole(path, limits=limits, scratch=scratch), limits)
     except FileProblem as problem:
         raise problem.in_file(path) from None
 
@@ -260,7 +278,6 @@ __all__ = [
     "ModuleNode",
     "NamedTensor",
     "Optimizer",
-    "Progress",
     "Safety",
     "StateDict",
     "identify",

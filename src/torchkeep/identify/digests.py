@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from torchkeep.contents import Contents, Memory, TensorEntry, numbers_of
+from torchkeep.errors import DamagedFile
 from torchkeep.formats.own.metadata import DIGESTS, stored_table
 from torchkeep.identify.tree import Budget, named_tensors
 from torchkeep.pickles.limits import DEFAULT_LIMITS
@@ -25,6 +27,30 @@ def stored_digests(contents: Contents) -> dict[Memory, frozenset[str]]:
         for memory, known in stored_digests(member).items():
             digests.setdefault(memory, known)
     return _of_own_table(contents) | digests
+
+
+def known_digest(entry: TensorEntry, digests: Mapping[Memory, frozenset[str]]) -> str | None:
+    """Return the digest of a tensor's elements in C order, little-endian; None if it isn't known.
+
+    Where a file has two for one path, neither is known. A digest is of the bytes as they are
+    stored, so that of a big-endian file says nothing about these.
+
+    Args:
+        entry: the tensor.
+        digests: those of its file, as `stored_digests` returns them.
+    """
+    known = digests.get(entry.memory, frozenset())
+    is_known = len(known) == 1 and entry.storage.byteorder == "little"
+    return next(iter(known)) if is_known else None
+
+
+def differs_from_digest(name: str, path: Path) -> DamagedFile:
+    """Return the error about a tensor whose elements have another digest than its file says."""
+    return DamagedFile(
+        f"tensor {name!r} differs from what was saved: its digest is another one",
+        advice="Copy or download the file again, or take an older one.",
+        path=path,
+    )
 
 
 def _of_own_table(contents: Contents) -> dict[Memory, frozenset[str]]:

@@ -7,14 +7,14 @@ stream or a safetensors file of others has neither: its bytes are read, and that
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, InputFile, Scratch, crc32_of, new_digest
+from torchkeep.files import CHUNK_NBYTES, InputFile, Progress, Scratch, crc32_of, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.own.metadata import CHECKPOINT
@@ -24,10 +24,6 @@ from torchkeep.identify.json_form import finding_form
 from torchkeep.identify.tree import Budget, NamedTensor, named_tensors
 from torchkeep.pickles.limits import Limits
 from torchkeep.wording import counted
-
-Progress = Callable[[int, int], None]
-"""Is told how many bytes were read, and how many there are."""
-
 
 State = Literal["ok", "incomplete", "damaged"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkeep.contents import Global, Object, TensorEntry, Value, attributes_of
+from torchkeep.contents import Global, Object, TensorEntry, Value, attributes_of, child_path
 from torchkeep.identify.tree import Budget
 
 _REQUIRED = ("_parameters", "_modules")
@@ -46,7 +46,7 @@ class ModuleNode:
         """Yield this module and all below it with their dotted names."""
         yield prefix, self
         for child in self.children:
-            yield from child.walk(f"{prefix}.{child.name}" if prefix else child.name)
+            yield from child.walk(child_path(prefix, child.name))
 
     def descendant(self, path: str) -> ModuleNode | None:
         """Return the module at a dotted path below this one; None if there is none."""

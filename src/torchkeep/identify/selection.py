@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchkeep.contents import TensorEntry, Value, name_within
-from torchkeep.errors import DamagedFile, LoadMismatch
-from torchkeep.formats.plain_json import parse_json
+from torchkeep.errors import LoadMismatch
+from torchkeep.formats.plain_json import json_or_text
 from torchkeep.identify.inspection import Inspection
 from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.tree import children
@@ -126,7 +126,9 @@ def class_names(inspection: Inspection) -> tuple[str, ...]:
     values and in its metadata.
     """
     values = {path.rpartition(".")[2]: value for path, value in inspection.values.items()}
-    values |= {key: _parsed(text) for key, text in inspection.metadata.items()}
+    metadata = inspection.metadata
+    keys = [key for key in (*_CLASS_LISTS, *_CLASS_INDEXES) if key in metadata]
+    values |= {key: json_or_text(metadata[key]) for key in keys}
     for key in _CLASS_LISTS:
         names = _in_order(values.get(key))
         if names:
@@ -138,13 +140,6 @@ def class_names(inspection: Inspection) -> tuple[str, ...]:
             if names:
                 return names
     return ()
-
-
-def _parsed(text: str) -> Value:
-    try:
-        return parse_json(text.encode())
-    except (DamagedFile, UnicodeEncodeError):
-        return text
 
 
 def _in_order(value: Value) -> tuple[str, ...]:

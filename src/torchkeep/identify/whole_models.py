@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchkeep.contents import Contents, Files, Object, Value
+from torchkeep.contents import Contents, Files, Object, Value, child_path
 from torchkeep.errors import LimitReached, LoadMismatch
 from torchkeep.formats.own.whole import Structure, read_structure
 from torchkeep.identify.inspection import Inspection
@@ -98,7 +98,7 @@ def _modules(root: Value, budget: Budget) -> list[tuple[str, Object]]:
         elif isinstance(value, _CONTAINERS) and id(value) not in seen:
             seen.add(id(value))
             for name, child in children(value):
-                visit(f"{path}.{name}" if path else name, child, depth + 1)
+                visit(child_path(path, name), child, depth + 1)
 
     visit("", root, 0)
     return found

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 import torch
 
 from torchkeep.contents import TensorEntry
 from torchkeep.files import Scratch
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, identify
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
@@ -84,12 +83,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Remove what was unpacked; else nothing is held between two reads."""
         self._scratch.close()
 
@@ -120,5 +114,4 @@ def open(
         FileProblem: the file is missing, damaged, or of a kind that no tensor can be read from.
     """
     scratch = Scratch()
-    contents = describe_whole(path, limits=limits, scratch=scratch)
-    return TensorFile(identify(contents, limits), device, mmap=mmap, scratch=scratch)
+    return TensorFile(identify_whole(path, limits, scratch), device, mmap=mmap, scratch=scratch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from torchkeep.errors import DamagedFile, FileProblem, ProofFailed, WrongArgumen
 from torchkeep.formats import describe
 from torchkeep.formats.own.metadata import METRIC, SAMPLES
 from torchkeep.formats.own.samples import Sample, Samples, decode_samples
+from torchkeep.formats.plain_json import json_or_text
 from torchkeep.modes import evaluating
 from torchkeep.outputs import (
     ATOL,
@@ -181,10 +181,7 @@ def replay_stored(
 
 
 def _stored_figures(metadata: Mapping[str, str]) -> dict[str, float]:
-    try:
-        table = json.loads(metadata.get(METRIC, "{}"))
-    except (ValueError, RecursionError):
-        table = None
+    table = json_or_text(metadata.get(METRIC, "{}"))
     if not isinstance(table, dict):
         raise DamagedFile("its metadata 'metric' is no table of numbers")
     return {name: value for name, value in table.items() if type(value) in (int, float)}

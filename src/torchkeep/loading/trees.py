@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value
-from torchkeep.errors import UnsupportedContent
+from torchkeep.contents import Array, Contents, DictObject, Object, TensorEntry, Value, child_path
+from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
-from torchkeep.identify import identify
+from torchkeep.identify import StateDict, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import choose
 from torchkeep.matching.keys import strip_wrappers
@@ -57,27 +57,29 @@ def load(
     """
     with Scratch() as scratch:
         contents = describe_whole(path, limits=limits, scratch=scratch)
-        return _load(path, contents, select, device, mmap=mmap)
+        try:
+            chosen = None if select is None else choose(identify(contents, limits), select)[0]
+            return _load(path, contents, chosen, device, mmap=mmap)
+        except FileProblem as problem:
+            raise problem.in_file(path) from None
 
 
 def _load(
     path: str | os.PathLike[str],
     contents: Contents,
-    select: str | None,
+    chosen: StateDict | None,
     device: str | torch.device,
     *,
     mmap: bool,
 ) -> Any:
-    root = contents.root
     tied = tied_names(contents)
     digests = stored_digests(contents)
     with TensorReader(
         path, device=device, mmap=mmap, digests=digests, stamps=contents.stamps
     ) as reader:
-        if select is None:
-            tree = materialize_tree(root, reader)
+        if chosen is None:
+            tree = materialize_tree(contents.root, reader)
         else:
-            chosen, _ = choose(identify(contents), select)
             bare = strip_wrappers(chosen.entries)
             tree = materialize_tree({bare[k]: entry for k, entry in chosen.entries.items()}, reader)
             tied = {name: bare[kept] for name, kept in tied.items()}
@@ -133,16 +135,16 @@ class _Materializer:
         return made
 
     def _convert_items(self, items: Iterable[Value], path: str) -> list[Any]:
-        return [self.convert(item, _join(path, number)) for number, item in enumerate(items)]
+        return [self.convert(item, child_path(path, number)) for number, item in enumerate(items)]
 
     def _fill_dict(self, made: dict[Any, Any], value: dict[Value, Value], path: str) -> None:
         for key, item in value.items():
-            made[self.convert(key, path)] = self.convert(item, _join(path, key))
+            made[self.convert(key, path)] = self.convert(item, child_path(path, key))
         attributes = value.attributes if isinstance(value, DictObject) else {}
         if isinstance(made, DictObject):
             made.attributes = self.convert(attributes, path)
         elif "_metadata" in attributes:  # what a module's state dict keeps its versions in
-            made._metadata = self.convert(attributes["_metadata"], _join(path, "_metadata"))  # type: ignore[attr-defined]
+            made._metadata = self.convert(attributes["_metadata"], child_path(path, "_metadata"))  # type: ignore[attr-defined]
 
     def _fill_object(self, made: Object, value: Object, path: str) -> None:
         made.args = self.convert(value.args, path)
@@ -165,7 +167,3 @@ def _empty_like(value: dict[Value, Value]) -> dict[Any, Any]:
     if value.class_path == "collections.OrderedDict":
         return OrderedDict()
     return DictObject(value.class_path)
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)

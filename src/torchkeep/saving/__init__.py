@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchkeep.errors import SaveRefused, WrongArgument
+from torchkeep.errors import SaveRefused
+from torchkeep.files import Progress
 from torchkeep.saving.metadata import JSON, save_metadata
 from torchkeep.saving.modules import non_persistent_buffers, unwrapped_state
 from torchkeep.saving.naming import filled_path
@@ -19,11 +19,9 @@ from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.saving.samples import proof_texts
 from torchkeep.saving.torch_zip import write_torch_zip
 from torchkeep.saving.whole import Described, describe_whole
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
-
-_SAFETENSORS = (".safetensors",)
-_TORCH_ZIP = (".pth", ".pt", ".ckpt", ".bin")
+from torchkeep.writing.shards import check_shard_nbytes
+from torchkeep.writing.suffixes import format_of
 
 
 def save(
@@ -79,7 +77,9 @@ def save(
     """
     texts = save_metadata(metadata)
     path = filled_path(path, metadata or {}, texts)
-    suffix = _checked_suffix(path, shard_nbytes)
+    container = format_of(path)
+    if shard_nbytes is not None:
+        check_shard_nbytes(path, shard_nbytes)
     # What torchkeep itself keeps with a model, under keys that begin with `torchkeep.`, joins here.
     own = proof_texts(obj, samples=samples, preprocess=preprocess, metric=metric, metadata=metadata)
     stripped: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def save(
     if whole:
         described = describe_whole(model, obj)
         own = own | described.texts
-    if suffix in _SAFETENSORS:
+    if container == "safetensors":
         write = partial(write_safetensors, _flat(obj), shard_nbytes=shard_nbytes)
     else:
         write = partial(write_torch_zip, obj)
@@ -105,26 +105,6 @@ def save(
         needs=described.needs,
         left_out=described.left_out,
     )
-
-
-def _checked_suffix(path: Path, shard_nbytes: int | None) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in _SAFETENSORS + _TORCH_ZIP:
-        raise SaveRefused(
-            f"{path}: the suffix {suffix!r} names no format",
-            advice=f"Use one of {', '.join(_SAFETENSORS + _TORCH_ZIP)}.",
-        )
-    if shard_nbytes is not None and suffix not in _SAFETENSORS:
-        raise WrongArgument(
-            f"shard_nbytes is given, and a {suffix} file is never split",
-            advice="Save as .safetensors.",
-        )
-    if shard_nbytes is not None and shard_nbytes < 1:
-        raise WrongArgument(
-            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
-            advice="Give the bytes of a file, such as 5 * 10**9.",
-        )
-    return suffix
 
 
 def _flat(obj: object) -> Mapping[str, torch.Tensor]:

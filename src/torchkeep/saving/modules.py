@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from torchkeep.contents import child_path
 from torchkeep.errors import SaveRefused
 from torchkeep.matching.keys import WRAPPERS
 
@@ -45,13 +46,25 @@ def unwrapped_state(
 
 def wrapped_paths(module: torch.nn.Module) -> list[str]:
     """Return the paths of the children that wrappers below and including the module hold."""
-    paths = []
-    for path, part in module.named_modules(remove_duplicate=False):
-        for name in part._modules:
-            is_parallel = isinstance(part, DataParallel | DistributedDataParallel)
-            if name in _PRIVATE or (name == "module" and is_parallel):
-                paths.append(f"{path}.{name}" if path else name)
-    return paths
+    return [
+        child_path(path, name)
+        for path, part in module.named_modules(remove_duplicate=False)
+        for name in _held(part)
+    ]
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """Return what is in a wrapper, and in one below it; a module that wraps nothing is itself."""
+    while held := _held(module):
+        module = module.get_submodule(held[0])
+    return module
+
+
+def _held(module: torch.nn.Module) -> list[str]:
+    """Return the names of the children that a module wraps; none if it is no wrapper."""
+    is_parallel = isinstance(module, DataParallel | DistributedDataParallel)
+    names = _PRIVATE | {"module"} if is_parallel else _PRIVATE
+    return [name for name, child in module._modules.items() if name in names and child is not None]
 
 
 def without(key: str, wrapped: Iterable[str]) -> str:
@@ -65,7 +78,7 @@ def non_persistent_buffers(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the names of the buffers that the module keeps out of its state dict."""
     wrapped = wrapped_paths(module)
     return tuple(
-        without(f"{path}.{name}" if path else name, wrapped)
+        without(child_path(path, name), wrapped)
         for path, part in module.named_modules(remove_duplicate=False)
         for name in part._buffers
         if name in part._non_persistent_buffers_set

@@ -8,11 +8,11 @@ from functools import partial
 
 import torch
 
+from torchkeep.files import Progress
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.saving.live import payload_of_elements
 from torchkeep.tensors import dtype_name, identity
 from torchkeep.writing import safetensors as writer
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import TensorData
 from torchkeep.writing.shards import write_shards

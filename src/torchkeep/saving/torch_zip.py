@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from torchkeep.files import Progress
 from torchkeep.saving.trees import StoredTree, Tree
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.torch_zip import write_torch_zip as write_entries
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import DictObject, Global, Object, Value, repr_key
+from torchkeep.contents import DictObject, Global, Object, Value, child_path, repr_key
 from torchkeep.errors import SaveRefused
 from torchkeep.saving.live import LiveTensors
 
@@ -112,8 +112,7 @@ class StoredTree:
 
 
 def _join(path: str, key: object) -> str:
-    name = key if isinstance(key, str) else repr_key(key)
-    return f"{path}.{name}" if path else name
+    return child_path(path, key if isinstance(key, str) else repr_key(key))
 
 
 def _is_numpy_scalar(value: object) -> bool:

@@ -16,13 +16,12 @@ import pickle
 import sys
 import types
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.modules.module import _WrappedHook
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import (
@@ -40,14 +39,15 @@ from torchkeep.contents import (
     Storage,
     TensorEntry,
     Value,
+    child_path,
     contiguous_stride,
 )
 from torchkeep.errors import SaveRefused
 from torchkeep.formats.own.metadata import STRUCTURE
 from torchkeep.formats.own.whole import MAX_DATA_NBYTES, Structure, write_structure
 from torchkeep.identify.known_parts import is_known
-from torchkeep.matching.keys import WRAPPERS
 from torchkeep.saving.leaves import check_tensor
+from torchkeep.saving.modules import unwrapped, without, wrapped_paths
 from torchkeep.saving.sources import source_texts
 from torchkeep.tensors import bytes_of, dtype_name, identity, plain_on_cpu
 
@@ -125,9 +125,10 @@ class _Describer:
 
     def name_tensors(self, model: torch.nn.Module) -> None:
         """Find out which live tensor is stored under which name."""
-        for path, module in _unwrapped_modules(model):
+        wrapped = wrapped_paths(model)
+        for path, module in model.named_modules():
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                key = f"{path}.{name}" if path else name
+                key = without(child_path(path, name), wrapped)
                 stored = self.state.get(key)
                 if isinstance(stored, torch.Tensor) and _is_stored(tensor, stored):
                     self._names.setdefault(id(tensor), key)
@@ -149,7 +150,7 @@ class _Describer:
         if isinstance(value, torch.Tensor):
             return self._tensor(value, path)
         if isinstance(value, torch.nn.Module):
-            return self._module(_unwrapped(value), path)
+            return self._module(unwrapped(value), path)
         if type(value) in (tuple, set, frozenset):
             return type(value)(self._items(value, path))
         if type(value) is list:
@@ -178,14 +179,14 @@ class _Describer:
         return None
 
     def _items(self, items: Any, path: str) -> list[Value]:
-        return [self.value(item, _join(path, place)) for place, item in enumerate(items)]
+        return [self.value(item, child_path(path, place)) for place, item in enumerate(items)]
 
     def _mapping(self, value: dict[Any, Any], path: str) -> dict[Value, Value]:
         kind = type(value)
         made = {} if kind is dict else DictObject(f"{kind.__module__}.{kind.__qualname__}")
         self._made[id(value)] = value, made
         for key, item in value.items():
-            made[self.value(key, path)] = self.value(item, _join(path, key))
+            made[self.value(key, path)] = self.value(item, child_path(path, key))
         return made
 
     def _global(self, value: Any) -> Global:
@@ -234,7 +235,7 @@ class _Describer:
             if name in hooks:
                 self._hooks(made, name, value, path)
             elif name in _HELD or name not in unset or value != unset[name]:
-                self._keep(made, name, value, path if name in _HELD else _join(path, name))
+                self._keep(made, name, value, path if name in _HELD else child_path(path, name))
         return made
 
     def _keep(self, made: dict[str, Value], name: str, value: Any, path: str) -> None:
@@ -318,7 +319,7 @@ class _Describer:
             return self.value(state, path)
         made: dict[str, Value] = {}
         for name, item in state.items():
-            self._keep(made, name, item, _join(path, name))
+            self._keep(made, name, item, child_path(path, name))
         return made
 
 
@@ -362,37 +363,6 @@ def _belongs(hook: object) -> bool:
     return isinstance(inner, (*_RECOMPUTING, *_SPECTRAL))
 
 
-def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """Return what is in a wrapper, and in one below it."""
-    while True:
-        inner = None
-        if isinstance(module, DataParallel | DistributedDataParallel):
-            inner = module.module
-        else:
-            names = [name for name in module._modules if name in _PRIVATE]
-            inner = module._modules[names[0]] if names else None
-        if inner is None:
-            return module
-        module = inner
-
-
-_PRIVATE = frozenset(WRAPPERS) - {"module"}
-
-
-def _unwrapped_modules(
-    module: torch.nn.Module, path: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield every module once, with its path as if nothing were wrapped."""
-    module, seen = _unwrapped(module), set() if seen is None else seen
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    yield path, module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _unwrapped_modules(child, _join(path, name), seen)
-
-
 def _libraries(named: Iterable[Global]) -> dict[str, str]:
     """Return the versions of the packages that the names are from."""
     tops = dict.fromkeys(name.module.partition(".")[0] for name in named)
@@ -412,7 +382,3 @@ def _is_numpy(value: object) -> bool:
 
 def _class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _join(path: str, name: object) -> str:
-    return f"{path}.{name}" if path else str(name)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from torchkeep.files import CHUNK_NBYTES, Buffer, Readable
 
-Progress = Callable[[int, int], object]
-"""Is called with the number of bytes that are written, and of all of them; by several threads."""
-
 
 @dataclass(frozen=True, slots=True)
 class Payload:

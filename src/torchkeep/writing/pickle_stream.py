@@ -15,7 +15,7 @@ from _compat_pickle import REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
 from collections.abc import Callable, Iterable
 from pickle import encode_long
 
-from torchkeep.contents import Array, DictObject, Files, Global, Object, Value, repr_key
+from torchkeep.contents import Array, DictObject, Files, Global, Object, Value, child_path, repr_key
 from torchkeep.errors import SaveRefused
 
 _COUNTER = "collections.Counter"
@@ -139,7 +139,7 @@ class PickleStream:
 
     def _write_items(self, items: Iterable[Value], path: str) -> None:
         for number, item in enumerate(items):
-            self.write(item, f"{path}.{number}" if path else str(number))
+            self.write(item, child_path(path, number))
 
     def _tuple(self, value: tuple[Value, ...], path: str) -> None:
         if not value:

@@ -23,6 +23,7 @@ from torchkeep.contents import FOREIGN_BITS
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
+    Progress,
     atomic_file,
     digest,
     grouped_by_size,
@@ -31,7 +32,7 @@ from torchkeep.files import (
 )
 from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
 from torchkeep.formats.safetensors import DTYPES, MAX_HEADER_NBYTES
-from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.payload import Payload
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.stream import Meter, write_payload
 
@@ -208,7 +209,7 @@ def untied(tensors: Mapping[str, TensorData]) -> tuple[dict[str, TensorData], di
 
 def _check_names(names: Iterable[str]) -> None:
     for name in names:
-        if not isinstance(name, str) or name == "__metadata__" or not _is_utf8(name):
+        if not isinstance(name, str) or name == "__metadata__" or not is_utf8(name):
             raise SaveRefused(
                 f"{name!r} is no name that safetensors can store",
                 advice="Rename it, or save as .pth.",
@@ -224,7 +225,8 @@ def _check_keys(metadata: Iterable[str], names: Container[str]) -> None:
             )
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a header can have a text: it has no half of a surrogate pair in it."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:

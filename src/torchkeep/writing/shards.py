@@ -21,13 +21,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from torchkeep.errors import SaveRefused
-from torchkeep.files import OutputFile, atomic_file, remove_files
+from torchkeep.errors import SaveRefused, WrongArgument
+from torchkeep.files import OutputFile, Progress, atomic_file, remove_files
 from torchkeep.formats.own.metadata import FACTS, TIED
-from torchkeep.writing.payload import Progress
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import Layout, TensorData, untied, write_safetensors
 from torchkeep.writing.stream import Meter
+from torchkeep.writing.suffixes import format_of
 
 _TOTAL = "total_size"
 """What the index's metadata calls the bytes of all tensors."""
@@ -84,6 +84,25 @@ def write_shards(
         [file for file in earlier if file not in (report.path, *report.files)], durable=durable
     )
     return report
+
+
+def check_shard_nbytes(path: str | os.PathLike[str], shard_nbytes: int) -> None:
+    """Raise unless the file of this name can be split into shards of this size.
+
+    Raises:
+        WrongArgument: it is no safetensors file, or a shard would have no room.
+        SaveRefused: its suffix chooses no format.
+    """
+    if format_of(path) != "safetensors":
+        raise WrongArgument(
+            f"{os.fspath(path)}: only safetensors can be split into shards",
+            advice="Give a name that ends in .safetensors, or leave shard_nbytes out.",
+        )
+    if shard_nbytes < 1:
+        raise WrongArgument(
+            f"shard_nbytes is {shard_nbytes}, and a file needs room for a byte at least",
+            advice="Give the bytes of a file, such as 5 * 10**9.",
+        )
 
 
 def _split(tensors: Mapping[str, TensorData], shard_nbytes: int) -> list[dict[str, TensorData]]:

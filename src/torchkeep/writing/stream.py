@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from torchkeep.files import OutputFile
-from torchkeep.writing.payload import Payload, Progress, check_nbytes
+from torchkeep.files import OutputFile, Progress
+from torchkeep.writing.payload import Payload, check_nbytes
 
 
 class Meter:

@@ -33,15 +33,17 @@ from torchkeep.contents import (
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
+    Progress,
     atomic_file,
     crc32_of,
     digest,
+    digest_of_pieces,
     grouped_by_size,
     in_parallel,
     new_digest,
 )
 from torchkeep.formats.own.metadata import DIGESTS, METADATA_RECORD
-from torchkeep.writing.payload import Payload, Progress
+from torchkeep.writing.payload import Payload
 from torchkeep.writing.pickling import Pickling
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.stream import Meter, write_payload
@@ -244,11 +246,8 @@ class _Archive:
         return digests
 
     def _digest_of_view(self, entry: TensorEntry) -> str:
-        state = new_digest()
         payload = self.elements_of(entry, self.payload_of(entry.storage))
-        for piece in payload.read(0, payload.nbytes):
-            state.update(piece)
-        return state.hexdigest()
+        return digest_of_pieces(payload.read(0, payload.nbytes))
 
     def _metadata_text(self, digests: Mapping[str, str]) -> bytes:
         table = {**self.metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}

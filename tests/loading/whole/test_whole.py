@@ -23,6 +23,7 @@ from loading.whole.networks import Block, MovedNet, Net, names, tokens
 from torchkeep.errors import (
     ClassesMissing,
     DamagedFile,
+    LimitReached,
     LoadMismatch,
     ProofFailed,
     UnsupportedContent,
@@ -558,3 +559,9 @@ def test_a_damaged_tensor_is_named(tmp_path: Path, suffix: str):
 
 def test_the_public_name_is_the_same_function():
     assert torchkeep.load_model is load_model
+
+
+def test_a_file_whose_values_unfold_too_far_is_named(tmp_path: Path):
+    torch.save(Net(), tmp_path / "m.pth")
+    with pytest.raises(LimitReached, match=r"m\.pth: the file's values stand in more places"):
+        load_model(tmp_path / "m.pth", limits=torchkeep.Limits(places=5))

@@ -66,9 +66,7 @@ def parse_texts(text: str | bytes) -> dict[str, str] | None:
     ({'a': 'b'}, None, None)
     """
     try:
-        # Half a surrogate pair can't be encoded strictly; so it is refused by whoever decodes it.
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        table = parse_json(data)
+        table = parse_json(text)
     except DamagedFile:
         return None
     is_table = isinstance(table, dict) and all(isinstance(item, str) for item in table.values())

@@ -189,8 +189,7 @@ def decode_samples(text: str) -> Samples:
     try:
         if len(text) > _MAX_TEXT:
             raise _Wrong(f"they take {len(text):,} characters, and {_MAX_TEXT:,} are allowed")
-        # Half a surrogate pair can't be encoded strictly; parse_json then refuses it.
-        return _Decoder().samples(parse_json(text.encode("utf-8", "surrogatepass")))
+        return _Decoder().samples(parse_json(text))
     except (_Wrong, DamagedFile) as problem:
         reason = problem.problem if isinstance(problem, DamagedFile) else str(problem)
     except RecursionError:

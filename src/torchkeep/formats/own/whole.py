@@ -217,7 +217,7 @@ def _broken(why: str) -> DamagedFile:
 
 
 def _parse(text: str, tensors: Mapping[str, TensorEntry]) -> Structure:
-    table = parse_json(text.encode("utf-8", "surrogatepass"))
+    table = parse_json(text)
     if table["version"] != VERSION:
         raise ValueError(f"its version is {table['version']!r}, and {VERSION} is known")
     root = _Reader(table["nodes"], tensors).value(table["root"])

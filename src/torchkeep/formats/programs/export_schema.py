@@ -326,7 +326,7 @@ def _find_imports(text: Any, found: Hazards, depth: int) -> None:
     if not isinstance(text, str) or depth > _DEEPEST_SPEC or text[:1] not in ("[", "{", '"'):
         return
     try:
-        value = parse_json(text.encode("utf-8", "surrogatepass"), allow_nan=True)
+        value = parse_json(text, allow_nan=True)
     except DamagedFile as problem:
         if depth == 0:
             what = f"a description of inputs or outputs can't be read: {problem.problem}"

@@ -17,8 +17,7 @@ import torch
 from torchkeep.contents import Object
 from torchkeep.errors import ClassesMissing, FileProblem, UnsupportedContent
 from torchkeep.files import Scratch
-from torchkeep.formats import describe_whole
-from torchkeep.identify import Inspection, identify
+from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.module_lines import tree_lines
 from torchkeep.identify.selection import choose
@@ -72,7 +71,7 @@ def load_model(
     """
     allowed = Allowed(dict(classes or {}), tuple(trust), run_source)
     with Scratch() as scratch:
-        inspection = identify(describe_whole(path, limits=limits, scratch=scratch), limits)
+        inspection = identify_whole(path, limits, scratch)
         try:
             model = _chosen(inspection, select)
             objects = resolve(mentions(model.root), allowed, model.sources)

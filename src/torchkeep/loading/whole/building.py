@@ -23,7 +23,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry, Value
+from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry, Value, child_path
 from torchkeep.errors import FileProblem, UnsupportedContent
 from torchkeep.identify.modules import is_module, module_class, module_state
 from torchkeep.identify.whole_models import unwrapped
@@ -88,14 +88,14 @@ class Builder:
         return type(value)(self._items(value, place))
 
     def _items(self, items: Iterable[Value], place: str) -> list[Any]:
-        return [self.build(item, _join(place, number)) for number, item in enumerate(items)]
+        return [self.build(item, child_path(place, number)) for number, item in enumerate(items)]
 
     def _mapping(self, value: dict[Value, Value], place: str) -> dict[Any, Any]:
         kind = MAPPINGS[value.class_path] if isinstance(value, DictObject) else dict
         made: dict[Any, Any] = kind()
         self.made[id(value)] = made
         for key, item in value.items():
-            made[self.build(key, place)] = self.build(item, _join(place, key))
+            made[self.build(key, place)] = self.build(item, child_path(place, key))
         return made
 
     def _object(self, value: Object, place: str) -> Any:
@@ -125,7 +125,7 @@ class Builder:
         for name, item in module_state(value).items():
             if name not in FORGOTTEN:
                 is_table = name in ("_parameters", "_buffers", "_modules")
-                state[name] = self.build(item, place if is_table else _join(place, name))
+                state[name] = self.build(item, place if is_table else child_path(place, name))
         _add_what_is_newer(cls, state, self._reader.device)
         made.__setstate__(state)  # type: ignore[no-untyped-call]
         _parametrize(made)
@@ -159,14 +159,14 @@ class Builder:
         if value.items:
             made.extend(self._items(value.items, place))
         for key, item in value.pairs.items():
-            made[self.build(key, place)] = self.build(item, _join(place, key))
+            made[self.build(key, place)] = self.build(item, child_path(place, key))
         if value.state is None:
             return
         if hasattr(made, "__setstate__"):
             made.__setstate__(self.build(value.state, place))
             return
         for name, item in value.attributes.items():
-            object.__setattr__(made, name, self.build(item, _join(place, name)))
+            object.__setattr__(made, name, self.build(item, child_path(place, name)))
 
 
 _MADE = (TensorEntry, Array, Global, Object, dict, list, tuple, set, frozenset)
@@ -220,7 +220,3 @@ def _recompute(module: torch.nn.Module) -> None:
             continue
         if name not in vars(module):
             setattr(module, name, compute(module))  # type: ignore[no-untyped-call]
-
-
-def _join(place: str, name: object) -> str:
-    return f"{place}.{name}" if place else str(name)

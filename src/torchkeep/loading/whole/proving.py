@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Memory, Object, TensorEntry, Value
+from torchkeep.contents import Memory, Object, TensorEntry, Value, child_path
 from torchkeep.errors import ProofFailed
 from torchkeep.identify.modules import is_module, module_state
 from torchkeep.loading.whole.parts import every_part
@@ -44,7 +44,7 @@ def _prove_module(
         raise _differs(path or "the model", "its training flag")
     for table, live in (("_parameters", module._parameters), ("_buffers", module._buffers)):
         for name, entry in state.get(table, {}).items():
-            place = f"{path}.{name}" if path else name
+            place = child_path(path, name)
             tensor = live.get(name)
             if not isinstance(entry, TensorEntry):
                 if tensor is not None:
