@@ -258,6 +258,58 @@ def test_calling_what_the_file_made_is_refused(tmp_path: Path):
         load_model(described(tmp_path / "ours.safetensors", module(act=made)))
 
 
+def _nested(depth: int) -> tuple[object, ...]:
+    made: tuple[object, ...] = ()
+    for _ in range(depth):
+        made = (made, made)  # 2 ** depth to a hash, and few bytes in the file
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("builtins.tuple", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("collections.deque", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("torch.Size", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("builtins.tuple", (_nested(60),)),
+        ("torch.nn.utils.parametrizations._OrthMaps", (_nested(60),)),
+    ],
+)
+def test_a_call_that_costs_more_than_its_bytes_is_refused(
+    tmp_path: Path, name: str, args: tuple[object, ...]
+):
+    made = Object(Global(*name.rsplit(".", 1)), args)
+    path = described(tmp_path / "ours.safetensors", module(table={made: 1}))
+    with pytest.raises(UnsafeContent) as caught:
+        load_model(path)
+    assert f"table is made by calling {name} with what is not plain" in str(caught.value)
+
+
+def test_what_plain_calls_make_comes_back(tmp_path: Path):
+    size = Object(Global("torch", "Size"), ((2, 3),))
+    queue = Object(Global("collections", "deque"), ((), 4), items=[1, 2])
+    model = load_model(described(tmp_path / "ours.safetensors", module(size=size, queue=queue)))
+    assert model.size == torch.Size((2, 3))
+    assert (list(model.queue), model.queue.maxlen) == ([1, 2], 4)
+
+
+def test_a_method_that_reads_files_can_not_be_held(tmp_path: Path):
+    model = module()
+    model.callee = Global("timm.models.vision_transformer", "VisionTransformer")
+    bound = Object(Global("builtins", "getattr"), (model, "load_pretrained"))
+    path = described(tmp_path / "ours.safetensors", module(_modules={"0": model}, act=bound))
+    with pytest.raises(UnsafeContent, match="act is 'load_pretrained' of a module"):
+        load_model(path)
+
+
+def test_names_of_a_file_say_nothing_to_the_terminal(tmp_path: Path):
+    path = described(tmp_path / "ours.safetensors", module(act=Global("a\x1b[2J", "b\n")))
+    with pytest.raises(ClassesMissing) as caught:
+        load_model(path)
+    assert r"not known here: a\x1b[2J.b\n." in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
 @pytest.mark.parametrize("state", [None, (1, (), {}, None), ("x", (), {}, {"a": 1})])
 def test_a_partial_of_an_unknown_form_is_refused(tmp_path: Path, state: object):
     made = Object(Global("functools", "partial"), (), state=state)

@@ -32,6 +32,9 @@ _BOUND = ("functools.partial", "builtins.getattr")
 _MOST_UNFOLDED = 1 << 30
 """Bytes of a tensor whose elements share memory (`expand`)."""
 _IMMUTABLE = (tuple, str, bytes, int, float)
+_NOT_PLAIN = (Object, dict, list, tuple, set, frozenset)
+_BUILTIN = (bool, dict, float, int, list, set, str, tuple)
+"""Plain types that a module may hold; a file can call them, too."""
 _METHODS = (classmethod, staticmethod)
 
 
@@ -80,8 +83,10 @@ class _Checks:
             self.check_partial(value, place)
         elif path == "builtins.getattr":
             self.check_method(value, place)
-        elif path in CALLS or path in self.given:
+        elif path in self.given:
             return
+        elif path in CALLS or made in _BUILTIN:
+            _check_arguments(value, place)
         elif not isinstance(made, type):
             raise UnsafeContent(f"{place} is made by calling {path}, which is only allowed as data")
         elif issubclass(made, torch.nn.Module):
@@ -90,6 +95,8 @@ class _Checks:
             self.check_plain(value, made, place)
         elif len(value.args) != 1 or value.state is not None:
             raise UnsafeContent(f"{place} is no member of {path}")
+        else:
+            _check_arguments(value, place)
 
     # --- Modules -------------------------------------------------------------------------------
 
@@ -176,16 +183,27 @@ class _Checks:
     def check_method(self, value: Object, place: str) -> None:
         """Raise unless `getattr` is asked for a method that the class of a module defines."""
         target, name = value.args if len(value.args) == 2 else (None, None)
-        cls = self.objects.get(module_class(target)) if isinstance(target, Object) else None
+        cls = self.objects.get(module_class(target)) if is_module(target) else None
         if not isinstance(name, str) or not isinstance(cls, type) or _is_special(name):
             raise UnsafeContent(f"{place} is taken from something by the name {name!r}")
-        if not callable(_defined(cls, name)) or hasattr(torch.nn.Module, name):
+        is_inherited = hasattr(torch.nn.Module, name)
+        if not callable(_defined(cls, name)) or is_inherited or name.lstrip("_").startswith("load"):
             raise UnsafeContent(f"{place} is {name!r} of a module, which is none of its methods")
 
 
 def _unfolds(entry: TensorEntry) -> bool:
     """Whether a tensor repeats its elements so often that it would not fit into memory."""
     return not entry.is_composite and entry.nbytes > max(entry.storage.nbytes, _MOST_UNFOLDED)
+
+
+def _check_arguments(value: Object, place: str) -> None:
+    """Raise unless what is called gets plain values, or one row of them.
+
+    A tuple of a range takes memory without end, and the hash of nested ones takes time.
+    """
+    rows = [item if isinstance(item, list | tuple) else (item,) for item in value.args]
+    if any(isinstance(item, _NOT_PLAIN) for row in rows for item in row):
+        raise UnsafeContent(f"{place} is made by calling {value.callee} with what is not plain")
 
 
 def _check_own(name: str, value: Value, place: str) -> None:
