@@ -180,6 +180,16 @@ def test_a_tensor_that_repeats_one_element_without_end_is_refused(tmp_path: Path
     assert "endless makes 4,398,046,511,104 bytes out of 4 in the file" in str(caught.value)
 
 
+def test_many_tensors_that_repeat_one_element_are_refused_together(tmp_path: Path):
+    model = nn.Sequential(nn.Linear(1, 1))
+    for number in range(9):
+        model.register_buffer(f"long{number}", torch.ones(1).expand(1 << 25))
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(UnsafeContent) as caught:
+        load_model(tmp_path / "model.pt")
+    assert "makes 134,217,728 bytes out of 4 in the file" in str(caught.value)
+
+
 def test_a_program_of_torchscript_is_refused_with_what_to_do(tmp_path: Path):
     path = tmp_path / "model.pt"
     with warnings.catch_warnings():

@@ -30,7 +30,7 @@ _MADE_AT_RUN_TIME = (torch.jit.ScriptModule, torch.fx.GraphModule)
 _BOUND = ("functools.partial", "builtins.getattr")
 """Calls whose results can be called: what is in them is looked at by itself."""
 _MOST_UNFOLDED = 1 << 30
-"""Bytes of a tensor whose elements share memory (`expand`)."""
+"""Bytes of all tensors whose elements share memory (`expand`), beyond those in the file."""
 _IMMUTABLE = (tuple, str, bytes, int, float)
 _NOT_PLAIN = (Object, dict, list, tuple, set, frozenset)
 _BUILTIN = (bool, dict, float, int, list, set, str, tuple)
@@ -51,14 +51,18 @@ def check_parts(root: Value, objects: Mapping[Global, Any], given: frozenset[str
             than data, or a tensor is far larger than its file. The message names the place.
     """
     check = _Checks(objects, given)
+    room = _MOST_UNFOLDED
     for path, value in every_part(root):
         place = path or "the model"
         if isinstance(value, Object):
             check.check(value, place)
-        elif isinstance(value, TensorEntry) and _unfolds(value):
-            raise UnsafeContent(
-                f"{place} makes {value.nbytes:,} bytes out of {value.storage.nbytes:,} in the file"
-            )
+        elif isinstance(value, TensorEntry):
+            room -= _unfolded(value)
+            if room < 0:
+                raise UnsafeContent(
+                    f"{place} makes {value.nbytes:,} bytes out of {value.storage.nbytes:,} in the "
+                    "file"
+                )
         elif isinstance(value, DictObject) and value.class_path not in MAPPINGS:
             raise UnsafeContent(f"{place} is a {value.class_path}, which is no known mapping")
     if not is_module(root):
@@ -191,9 +195,9 @@ class _Checks:
             raise UnsafeContent(f"{place} is {name!r} of a module, which is none of its methods")
 
 
-def _unfolds(entry: TensorEntry) -> bool:
-    """Whether a tensor repeats its elements so often that it would not fit into memory."""
-    return not entry.is_composite and entry.nbytes > max(entry.storage.nbytes, _MOST_UNFOLDED)
+def _unfolded(entry: TensorEntry) -> int:
+    """Return how many bytes a tensor has that its file has not, since its elements repeat."""
+    return 0 if entry.is_composite else max(entry.nbytes - entry.storage.nbytes, 0)
 
 
 def _check_arguments(value: Object, place: str) -> None:
