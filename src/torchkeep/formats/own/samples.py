@@ -11,8 +11,8 @@ The text under `torchkeep.samples` is one JSON object:
               {"$": "tuple", "items": [...]} or {"$": "dict", "items": {"<name>": <node>, ...}}
 
 The base64 is that of the tensor's elements in C order, little endian. All tensors together have at
-most `MAX_NBYTES`, and there are at most `MAX_SAMPLES`. A file may come from anyone: sizes are compared before anything is decoded, and
-no element type is taken but those in `DTYPES`.
+most `MAX_NBYTES`, and there are at most `MAX_SAMPLES`. A file may come from anyone: sizes are
+compared before anything is decoded, and no element type is taken but those in `DTYPES`.
 """
 
 from __future__ import annotations

@@ -95,12 +95,10 @@ class _Checks:
             raise UnsafeContent(f"{place} is made by calling {path}, which is only allowed as data")
         elif issubclass(made, torch.nn.Module):
             raise UnsafeContent(f"{place} is a {path} without what every module has")
-        elif not issubclass(made, enum.Enum):
-            self.check_plain(value, made, place)
-        elif len(value.args) != 1 or value.state is not None:
-            raise UnsafeContent(f"{place} is no member of {path}")
+        elif issubclass(made, enum.Enum):
+            _check_member(value, place)
         else:
-            _check_arguments(value, place)
+            self.check_plain(value, made, place)
 
     # --- Modules -------------------------------------------------------------------------------
 
@@ -187,7 +185,9 @@ class _Checks:
     def check_method(self, value: Object, place: str) -> None:
         """Raise unless `getattr` is asked for a method that the class of a module defines."""
         target, name = value.args if len(value.args) == 2 else (None, None)
-        cls = self.objects.get(module_class(target)) if is_module(target) else None
+        cls = None
+        if isinstance(target, Object) and is_module(target):
+            cls = self.objects.get(module_class(target))
         if not isinstance(name, str) or not isinstance(cls, type) or _is_special(name):
             raise UnsafeContent(f"{place} is taken from something by the name {name!r}")
         is_inherited = hasattr(torch.nn.Module, name)
@@ -198,6 +198,13 @@ class _Checks:
 def _unfolded(entry: TensorEntry) -> int:
     """Return how many bytes a tensor has that its file has not, since its elements repeat."""
     return 0 if entry.is_composite else max(entry.nbytes - entry.storage.nbytes, 0)
+
+
+def _check_member(value: Object, place: str) -> None:
+    """Raise unless an enumeration is asked for one of its members."""
+    if len(value.args) != 1 or value.state is not None:
+        raise UnsafeContent(f"{place} is no member of {value.callee}")
+    _check_arguments(value, place)
 
 
 def _check_arguments(value: Object, place: str) -> None:
