@@ -118,6 +118,15 @@ def test_each_model_of_a_checkpoint_has_a_folder(tmp_path: Path):
     assert readme.startswith(f"Rescued from {path} under 'model', running nothing of it.")
 
 
+def test_models_whose_names_differ_in_signs_alone_have_folders_of_their_own(tmp_path: Path):
+    models = {"a b": nn.Linear(1, 1), "a_b": nn.Linear(2, 2), "A/b": nn.Linear(3, 3)}
+    torch.save(models, tmp_path / "three.pt")
+    report = rescue(tmp_path / "three.pt", tmp_path / "out")
+    assert [model.folder.name for model in report.models] == ["a_b", "a_b-2", "A_b-3"]
+    for item, model in zip(report.models, models.values(), strict=True):
+        assert load_file(item.folder / "weights.safetensors")["bias"].equal(model.bias)
+
+
 def test_tensors_that_safetensors_has_no_form_for_are_named(tmp_path: Path):
     model = nn.Linear(2, 2)
     model.register_buffer("sparse", torch.eye(2).to_sparse())

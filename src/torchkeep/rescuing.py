@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,8 @@ def rescue(
             raise problem.in_file(path) from None
         with atomic_folder(folder) as temporary:
             rescued = []
-            for model in models.values():
-                part = _folder_name(model.name) if len(models) > 1 else ""
+            parts = _folder_names(models) if len(models) > 1 else [""]
+            for part, model in zip(parts, models.values(), strict=True):
                 (temporary / part).mkdir(exist_ok=True)
                 rescued.append(_rescue(inspection, model, temporary / part, Path(folder) / part))
     return RescueReport(Path(path), Path(folder), tuple(rescued))
@@ -192,14 +192,27 @@ def _sources(node: ModuleNode, model: WholeModel) -> dict[str, str]:
 
 def _file_names(sources: Mapping[str, str]) -> dict[str, str]:
     """Return the texts by names that are files' in one folder, whatever the classes are called."""
+    names = _told_apart(map(_file_name, sources))
+    return {f"{name}.py": text for name, text in zip(names, sources.values(), strict=True)}
+
+
+def _folder_names(models: Iterable[str]) -> list[str]:
+    return _told_apart(_file_name(name or "model") for name in models)
+
+
+def _told_apart(stems: Iterable[str]) -> list[str]:
+    """Return names with a number where one was there before, in whatever case.
+
+    >>> _told_apart(["a", "A", "a"])
+    ['a', 'A-2', 'a-3']
+    """
     found: dict[str, str] = {}
-    for path, text in sources.items():
-        stem = name = _file_name(path)
-        number = 2
-        while f"{name}.py" in found:
+    for stem in stems:
+        name, number = stem, 2
+        while name.lower() in found:
             name, number = f"{stem}-{number}", number + 1
-        found[f"{name}.py"] = text
-    return found
+        found[name.lower()] = name
+    return list(found.values())
 
 
 def _file_name(text: str) -> str:
@@ -210,10 +223,6 @@ def _file_name(text: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:_LONGEST_NAME]
     return plain.strip("._-") or "unnamed"
-
-
-def _folder_name(name: str) -> str:
-    return _file_name(name or "model")
 
 
 # --- README ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchkeep.contents import Storage, TensorEntry, contiguous_stride
+from torchkeep.errors import LoadMismatch
 from torchkeep.loading.adapting import COMPUTATIONS, adapted
 from torchkeep.matching.adaptations import ADAPTATIONS, ClassNames, adapt
 from torchkeep.matching.slots import Slot
@@ -23,7 +24,7 @@ def made(
     slot = Slot(dtype_name(live.dtype), tuple(live.shape))
     steps = adapt(entry, slot, names, classes or ClassNames())
     assert steps is not None
-    result = adapted(tensor, live, steps)
+    result = adapted(tensor, live, steps, "fc.weight")
     assert (result.shape, result.dtype) == (live.shape, live.dtype)
     assert same_bits(adapted(tensor, result, steps), result)
     return result
@@ -54,6 +55,46 @@ def test_rows_that_stay_lose_nothing_by_a_cast(one: str, other: str) -> None:
     found = made(file, live, "slice", "cast")
     assert torch.equal(found[:3], file.to(live.dtype))
     assert torch.equal(found[3:], live[3:])
+
+
+@pytest.mark.parametrize(
+    ("file", "dtype"),
+    [
+        (torch.tensor([1e6, 1.0]), torch.float16),
+        (torch.tensor([1.0, 65520.0]), torch.float16),
+        (torch.tensor([500.0]), torch.float8_e4m3fn),
+        (torch.tensor([1e300], dtype=torch.float64), torch.bfloat16),
+        (torch.tensor([300, 1]), torch.uint8),
+        (torch.tensor([-1]), torch.uint16),
+        (torch.tensor([-1]), torch.uint64),
+        (torch.tensor([1 << 63], dtype=torch.uint64), torch.int64),
+        (torch.tensor([1e4]).to(torch.float8_e5m2), torch.float8_e4m3fn),
+    ],
+)
+def test_a_cast_makes_no_other_number_of_one(file: torch.Tensor, dtype: torch.dtype) -> None:
+    live = torch.zeros(file.shape).to(dtype)
+    with pytest.raises(LoadMismatch) as caught:
+        made(file, live, "cast")
+    old, new = dtype_name(file.dtype), dtype_name(dtype)
+    problem = f"'fc.weight' ({old} to {new}) has numbers that are too large for a cast"
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("one", ["int8", "uint8", "int16", "uint16", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("other", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+def test_small_integers_are_cast_between_all_dtypes(one: str, other: str) -> None:
+    if one == other:
+        return
+    file = torch.tensor([0, 1, 127]).to(getattr(torch, one))
+    live = torch.zeros(3, dtype=getattr(torch, other))
+    assert made(file, live, "cast").tolist() == [0, 1, 127]
+
+
+def test_a_cast_keeps_what_is_infinite_and_rounds_what_is_near_the_largest() -> None:
+    file = torch.tensor([torch.inf, -torch.inf, torch.nan, 65519.0, -0.0, 1e-30])
+    found = made(file, torch.zeros(6, dtype=torch.float16), "cast")
+    assert same_bits(found, file.half())
+    assert found[3] == 65504
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])

@@ -97,6 +97,28 @@ def test_hooks_for_afterwards_are_called_once(tmp_path: Path) -> None:
     assert model.seen == 1
 
 
+class Scaled(torch.nn.Linear):
+    """Puts in what files from before it had a scale lack."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(2, 3)
+        self.scale = torch.nn.Parameter(torch.full((3,), scale))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(f"{prefix}scale", torch.ones(3))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_what_a_module_puts_in_is_left_alone_only_if_the_model_has_just_that(
+    tmp_path: Path,
+) -> None:
+    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "a.pth")
+    assert load_into(Scaled(1.0), tmp_path / "a.pth").plan.skipped == ("scale",)
+    with pytest.raises(LoadMismatch) as caught:
+        load_into(Scaled(2.0), tmp_path / "a.pth")
+    assert caught.value.missing == ("scale",)
+
+
 def test_asking_changes_nothing(tmp_path: Path) -> None:
     class Greedy(torch.nn.Linear):
         taken = None

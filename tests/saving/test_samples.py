@@ -170,6 +170,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"samples": []},
         "the list of samples is empty. Give one sample at least.",
     ),
+    "more samples than a model should be run on": (
+        net(),
+        {"samples": [X] * 1001},
+        "there are 1,001 samples, and 1,000 can be stored. Give fewer, or a batch as one sample.",
+    ),
     "preprocessing of nothing": (
         net(),
         {"preprocess": torch.abs},

@@ -176,3 +176,11 @@ def test_an_attribute_that_refers_to_its_owner_is_no_trouble(tmp_path: Path):
     found = structure_of(model, tmp_path / "model.pth").root
     assert isinstance(found, Object)
     assert found.state["_modules"]["0"].state["owner"] is found
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_model_that_is_not_initialised_yet_is_refused(tmp_path: Path, suffix: str):
+    path = (tmp_path / "model").with_suffix(suffix)
+    with pytest.raises(SaveRefused, match=r"tensor '0\.weight' is not initialised yet\. Run one "):
+        save(nn.Sequential(nn.LazyLinear(3)), path, whole=True)
+    assert not path.exists()

@@ -7,13 +7,14 @@ from types import MappingProxyType
 
 import torch
 
+from torchkeep.errors import LoadMismatch
 from torchkeep.matching.adaptations import Adapted
 from torchkeep.tensors import torch_dtype
 
 Tensor = torch.Tensor
 
 
-def adapted(tensor: Tensor, live: Tensor, steps: Iterable[Adapted]) -> Tensor:
+def adapted(tensor: Tensor, live: Tensor, steps: Iterable[Adapted], name: str = "") -> Tensor:
     """Return a file's tensor as the model is to have it, where the file's tensor is.
 
     What an adaptation leaves alone is taken from the model's tensor. So to adapt the file's once
@@ -23,14 +24,41 @@ def adapted(tensor: Tensor, live: Tensor, steps: Iterable[Adapted]) -> Tensor:
         tensor: the file's tensor.
         live: the model's.
         steps: the adaptations, in order.
+        name: what to call the file's tensor in an error.
+
+    Raises:
+        LoadMismatch: a cast would make another number of one: infinity of what is too large, or a
+            remainder of an integer.
     """
     for step in steps:
-        tensor = COMPUTATIONS[step.name](tensor, live, *step.arguments)
+        made = COMPUTATIONS[step.name](tensor, live, *step.arguments)
+        if step.name == "cast" and _overflows(tensor, made):
+            raise LoadMismatch(
+                f"{repr(name) if name else 'a tensor'} ({step.text}) has numbers that are too large for a cast",
+                advice="Give the model another dtype (bfloat16 has the range of float32), or skip "
+                "the tensor.",
+            )
+        tensor = made
     return tensor
 
 
 def _cast(tensor: Tensor, _live: Tensor, dtype: str) -> Tensor:
     return tensor.to(torch_dtype(dtype))
+
+
+def _overflows(old: Tensor, new: Tensor) -> bool:
+    """Whether a cast made another number of one, by more than it rounds."""
+    if not (new.is_floating_point() or new.is_complex()):
+        # Between int64 and uint64, both ways together change nothing.
+        has_sign = [tensor.dtype.is_signed and bool((tensor < 0).any()) for tensor in (old, new)]
+        return has_sign[0] != has_sign[1] or not torch.equal(new.to(old.dtype), old)
+    if torch.finfo(new.dtype).max >= torch.finfo(old.dtype).max:
+        return False
+    # Some dtypes have no infinity: what is too large for them becomes their largest number.
+    limits = torch.finfo(new.dtype)
+    wide = old.float() if old.itemsize == 1 else old  # those of a byte have no arithmetic
+    is_clipped = wide.abs() > limits.max * (1 + limits.eps / 4)
+    return bool((wide.isfinite() & (is_clipped | ~new.to(wide.dtype).isfinite())).any())
 
 
 def _slice(tensor: Tensor, live: Tensor, taken: int) -> Tensor:

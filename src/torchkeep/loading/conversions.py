@@ -49,6 +49,7 @@ def own_conversion(
         _convert(_stand_in(module), state, path, dict(versions.get(path, {})))
     now = {id(tensor): name for name, tensor in state.items()}
     ours = {id(tensor) for tensor in stand_ins.values()}
+    live = {target.slots[key].name or key: tensor for key, tensor in target.tensors.items()}
     return Conversion(
         renamed={
             key: now[id(tensor)]
@@ -57,7 +58,9 @@ def own_conversion(
         },
         dropped=frozenset(key for key, tensor in stand_ins.items() if id(tensor) not in now),
         kept=frozenset(
-            name for name, value in state.items() if id(value) not in ours and _has_values(value)
+            name
+            for name, value in state.items()
+            if id(value) not in ours and _is_same(value, live.get(name))
         ),
     )
 
@@ -98,5 +101,8 @@ def _is_lazy(module: torch.nn.Module) -> bool:
     return any(torch.nn.parameter.is_lazy(item) for item in module.parameters(recurse=False))
 
 
-def _has_values(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_meta
+def _is_same(value: object, live: torch.Tensor | None) -> bool:
+    """Whether what a module puts in for a missing key is what the model has there."""
+    if not isinstance(value, torch.Tensor) or value.is_meta or live is None or live.is_meta:
+        return False
+    return value.dtype == live.dtype and torch.equal(value.to(live.device), live)

@@ -18,6 +18,7 @@ from torchkeep.formats.own.metadata import METRIC, SAMPLES
 from torchkeep.formats.own.samples import (
     DTYPES,
     MAX_NBYTES,
+    MAX_SAMPLES,
     Node,
     Sample,
     Samples,
@@ -95,6 +96,11 @@ def _samples_text(model: Any, samples: Any, preprocess: Preprocess | None) -> st
     given = samples if isinstance(samples, list) else [samples]
     if not given:
         raise SaveRefused("the list of samples is empty", advice="Give one sample at least.")
+    if len(given) > MAX_SAMPLES:
+        raise SaveRefused(
+            f"there are {len(given):,} samples, and {MAX_SAMPLES:,} can be stored",
+            advice="Give fewer, or a batch as one sample.",
+        )
     device, dtype = place_of(model)
     room = _Room()
     made = tuple(

@@ -341,7 +341,7 @@ def _module_of(value: Any, name: str) -> str:
 
 def _is_stored(tensor: torch.Tensor | None, stored: torch.Tensor) -> bool:
     """Whether a live tensor is what the state dict has under its name."""
-    if tensor is None:
+    if tensor is None or torch.nn.parameter.is_lazy(tensor):
         return False
     if tensor.numel() == 0 or tensor.device.type == "meta" or tensor.layout != torch.strided:
         return (tensor.shape, tensor.dtype) == (stored.shape, stored.dtype)

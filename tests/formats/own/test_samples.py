@@ -113,6 +113,11 @@ BAD = {
     "a newer version": (text_with(version=2), "no version 1; a newer torchkeep may know them"),
     "a device that is a number": (text_with(device=3), "'device' is missing or of a wrong kind"),
     "no samples": (text_with(samples=[]), "there are none"),
+    "too many samples": (text_with(samples=[{}] * 1001), "there are 1,001"),
+    "a dtype of the model that is none": (
+        text_with(dtype="load"),
+        "their model is of type 'load'",
+    ),
     "samples of another kind": (text_with(samples={}), "'samples' is missing or of a wrong kind"),
     "no outputs": (
         text_with(samples=[{"args": [], "kwargs": {}, "outputs": {}}]),

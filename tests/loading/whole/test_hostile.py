@@ -180,6 +180,16 @@ def test_a_tensor_that_repeats_one_element_without_end_is_refused(tmp_path: Path
     assert "endless makes 4,398,046,511,104 bytes out of 4 in the file" in str(caught.value)
 
 
+def test_many_tensors_that_repeat_one_element_are_refused_together(tmp_path: Path):
+    model = nn.Sequential(nn.Linear(1, 1))
+    for number in range(9):
+        model.register_buffer(f"long{number}", torch.ones(1).expand(1 << 25))
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(UnsafeContent) as caught:
+        load_model(tmp_path / "model.pt")
+    assert "makes 134,217,728 bytes out of 4 in the file" in str(caught.value)
+
+
 def test_a_program_of_torchscript_is_refused_with_what_to_do(tmp_path: Path):
     path = tmp_path / "model.pt"
     with warnings.catch_warnings():
@@ -256,6 +266,58 @@ def test_calling_what_the_file_made_is_refused(tmp_path: Path):
     made = Object(Object(Global("functools", "partial"), ()), ())
     with pytest.raises(UnsafeContent, match="act is made by calling what the file made itself"):
         load_model(described(tmp_path / "ours.safetensors", module(act=made)))
+
+
+def _nested(depth: int) -> tuple[object, ...]:
+    made: tuple[object, ...] = ()
+    for _ in range(depth):
+        made = (made, made)  # 2 ** depth to a hash, and few bytes in the file
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("builtins.tuple", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("collections.deque", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("torch.Size", (Object(Global("builtins", "range"), (1 << 60,)),)),
+        ("builtins.tuple", (_nested(60),)),
+        ("torch.nn.utils.parametrizations._OrthMaps", (_nested(60),)),
+    ],
+)
+def test_a_call_that_costs_more_than_its_bytes_is_refused(
+    tmp_path: Path, name: str, args: tuple[object, ...]
+):
+    made = Object(Global(*name.rsplit(".", 1)), args)
+    path = described(tmp_path / "ours.safetensors", module(table={made: 1}))
+    with pytest.raises(UnsafeContent) as caught:
+        load_model(path)
+    assert f"table is made by calling {name} with what is not plain" in str(caught.value)
+
+
+def test_what_plain_calls_make_comes_back(tmp_path: Path):
+    size = Object(Global("torch", "Size"), ((2, 3),))
+    queue = Object(Global("collections", "deque"), ((), 4), items=[1, 2])
+    model = load_model(described(tmp_path / "ours.safetensors", module(size=size, queue=queue)))
+    assert model.size == torch.Size((2, 3))
+    assert (list(model.queue), model.queue.maxlen) == ([1, 2], 4)
+
+
+def test_a_method_that_reads_files_can_not_be_held(tmp_path: Path):
+    model = module()
+    model.callee = Global("timm.models.vision_transformer", "VisionTransformer")
+    bound = Object(Global("builtins", "getattr"), (model, "load_pretrained"))
+    path = described(tmp_path / "ours.safetensors", module(_modules={"0": model}, act=bound))
+    with pytest.raises(UnsafeContent, match="act is 'load_pretrained' of a module"):
+        load_model(path)
+
+
+def test_names_of_a_file_say_nothing_to_the_terminal(tmp_path: Path):
+    path = described(tmp_path / "ours.safetensors", module(act=Global("a\x1b[2J", "b\n")))
+    with pytest.raises(ClassesMissing) as caught:
+        load_model(path)
+    assert r"not known here: a\x1b[2J.b\n." in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("state", [None, (1, (), {}, None), ("x", (), {}, {"a": 1})])

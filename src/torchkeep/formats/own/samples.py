@@ -11,8 +11,8 @@ The text under `torchkeep.samples` is one JSON object:
               {"$": "tuple", "items": [...]} or {"$": "dict", "items": {"<name>": <node>, ...}}
 
 The base64 is that of the tensor's elements in C order, little endian. All tensors together have at
-most `MAX_NBYTES`. A file may come from anyone: sizes are compared before anything is decoded, and
-no element type is taken but those in `DTYPES`.
+most `MAX_NBYTES`, and there are at most `MAX_SAMPLES`. A file may come from anyone: sizes are
+compared before anything is decoded, and no element type is taken but those in `DTYPES`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from torchkeep.wording import counted, printable
 
 MAX_NBYTES = 4 << 20
 """Bytes of all tensors of a file's samples together. Metadata is read whole by every reader."""
+
+MAX_SAMPLES = 1000
+"""Samples of a file. A model is run on each of them, which a few bytes should not make last."""
 
 _MAX_TEXT = 4 * MAX_NBYTES
 """Characters of the text: a third more for base64, and as much again for the rest."""
@@ -212,9 +215,12 @@ class _Decoder:
         if version != _VERSION:
             raise _Wrong(f"they have no version {_VERSION}; a newer torchkeep may know them")
         words = [_of(str, table, name) for name in ("device", "dtype", "preprocess")]
-        samples = tuple(map(self._sample, _of(list, table, "samples")))
-        if not samples:
-            raise _Wrong("there are none")
+        if words[1] not in ITEM_SIZE:
+            raise _Wrong(f"their model is of type {words[1][:40]!r}")
+        items = _of(list, table, "samples")
+        if not 0 < len(items) <= MAX_SAMPLES:
+            raise _Wrong(f"there are {len(items):,}" if items else "there are none")
+        samples = tuple(map(self._sample, items))
         return Samples(samples, *words)
 
     def _sample(self, table: Any) -> Sample:

@@ -30,8 +30,11 @@ _MADE_AT_RUN_TIME = (torch.jit.ScriptModule, torch.fx.GraphModule)
 _BOUND = ("functools.partial", "builtins.getattr")
 """Calls whose results can be called: what is in them is looked at by itself."""
 _MOST_UNFOLDED = 1 << 30
-"""Bytes of a tensor whose elements share memory (`expand`)."""
+"""Bytes of all tensors whose elements share memory (`expand`), beyond those in the file."""
 _IMMUTABLE = (tuple, str, bytes, int, float)
+_NOT_PLAIN = (Object, dict, list, tuple, set, frozenset)
+_BUILTIN = (bool, dict, float, int, list, set, str, tuple)
+"""Plain types that a module may hold; a file can call them, too."""
 _METHODS = (classmethod, staticmethod)
 
 
@@ -48,14 +51,18 @@ def check_parts(root: Value, objects: Mapping[Global, Any], given: frozenset[str
             than data, or a tensor is far larger than its file. The message names the place.
     """
     check = _Checks(objects, given)
+    room = _MOST_UNFOLDED
     for path, value in every_part(root):
         place = path or "the model"
         if isinstance(value, Object):
             check.check(value, place)
-        elif isinstance(value, TensorEntry) and _unfolds(value):
-            raise UnsafeContent(
-                f"{place} makes {value.nbytes:,} bytes out of {value.storage.nbytes:,} in the file"
-            )
+        elif isinstance(value, TensorEntry):
+            room -= _unfolded(value)
+            if room < 0:
+                raise UnsafeContent(
+                    f"{place} makes {value.nbytes:,} bytes out of {value.storage.nbytes:,} in the "
+                    "file"
+                )
         elif isinstance(value, DictObject) and value.class_path not in MAPPINGS:
             raise UnsafeContent(f"{place} is a {value.class_path}, which is no known mapping")
     if not is_module(root):
@@ -80,16 +87,18 @@ class _Checks:
             self.check_partial(value, place)
         elif path == "builtins.getattr":
             self.check_method(value, place)
-        elif path in CALLS or path in self.given:
+        elif path in self.given:
             return
+        elif path in CALLS or made in _BUILTIN:
+            _check_arguments(value, place)
         elif not isinstance(made, type):
             raise UnsafeContent(f"{place} is made by calling {path}, which is only allowed as data")
         elif issubclass(made, torch.nn.Module):
             raise UnsafeContent(f"{place} is a {path} without what every module has")
-        elif not issubclass(made, enum.Enum):
+        elif issubclass(made, enum.Enum):
+            _check_member(value, place)
+        else:
             self.check_plain(value, made, place)
-        elif len(value.args) != 1 or value.state is not None:
-            raise UnsafeContent(f"{place} is no member of {path}")
 
     # --- Modules -------------------------------------------------------------------------------
 
@@ -176,16 +185,36 @@ class _Checks:
     def check_method(self, value: Object, place: str) -> None:
         """Raise unless `getattr` is asked for a method that the class of a module defines."""
         target, name = value.args if len(value.args) == 2 else (None, None)
-        cls = self.objects.get(module_class(target)) if isinstance(target, Object) else None
+        cls = None
+        if isinstance(target, Object) and is_module(target):
+            cls = self.objects.get(module_class(target))
         if not isinstance(name, str) or not isinstance(cls, type) or _is_special(name):
             raise UnsafeContent(f"{place} is taken from something by the name {name!r}")
-        if not callable(_defined(cls, name)) or hasattr(torch.nn.Module, name):
+        is_inherited = hasattr(torch.nn.Module, name)
+        if not callable(_defined(cls, name)) or is_inherited or name.lstrip("_").startswith("load"):
             raise UnsafeContent(f"{place} is {name!r} of a module, which is none of its methods")
 
 
-def _unfolds(entry: TensorEntry) -> bool:
-    """Whether a tensor repeats its elements so often that it would not fit into memory."""
-    return not entry.is_composite and entry.nbytes > max(entry.storage.nbytes, _MOST_UNFOLDED)
+def _unfolded(entry: TensorEntry) -> int:
+    """Return how many bytes a tensor has that its file has not, since its elements repeat."""
+    return 0 if entry.is_composite else max(entry.nbytes - entry.storage.nbytes, 0)
+
+
+def _check_member(value: Object, place: str) -> None:
+    """Raise unless an enumeration is asked for one of its members."""
+    if len(value.args) != 1 or value.state is not None:
+        raise UnsafeContent(f"{place} is no member of {value.callee}")
+    _check_arguments(value, place)
+
+
+def _check_arguments(value: Object, place: str) -> None:
+    """Raise unless what is called gets plain values, or one row of them.
+
+    A tuple of a range takes memory without end, and the hash of nested ones takes time.
+    """
+    rows = [item if isinstance(item, list | tuple) else (item,) for item in value.args]
+    if any(isinstance(item, _NOT_PLAIN) for row in rows for item in row):
+        raise UnsafeContent(f"{place} is made by calling {value.callee} with what is not plain")
 
 
 def _check_own(name: str, value: Value, place: str) -> None:

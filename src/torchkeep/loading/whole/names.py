@@ -29,6 +29,7 @@ from torchkeep.identify.known_parts import (
 )
 from torchkeep.identify.safety.names import danger
 from torchkeep.loading.whole.parts import Mention
+from torchkeep.wording import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ def resolve(
     if missing:
         names = tuple(str(name) for name in missing)
         raise ClassesMissing(
-            f"the model is made of classes that are not known here: {', '.join(names)}", names=names
+            "the model is made of classes that are not known here: "
+            f"{', '.join(map(printable, names))}",
+            names=names,
         )
     return objects
 
