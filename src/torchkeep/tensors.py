@@ -27,10 +27,12 @@ from torchkeep.contents import (
     nbytes_of,
     numbers_of,
 )
+from torchkeep.elements import check_place, past_its_storage, reaches_past_its_storage
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile, Stamp, changed, digest, new_digest
 from torchkeep.formats.folders.dcp_shards import piece_of
-from torchkeep.formats.zips.deflated import check_ratio, inflate_into
+from torchkeep.formats.zips.deflated import inflate_into
+from torchkeep.identify.digests import differs_from_digest
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ITEM_SIZE if hasattr(torch, name)
@@ -306,42 +308,14 @@ class TensorReader:
             )
         if entry.is_composite:
             return  # its parts are checked when they are made
-        if (
-            min((entry.storage_offset, *entry.stride, *entry.shape)) < 0
-            or entry.nbytes_needed > entry.storage.nbytes
-            or _overflows(entry)
-        ):
-            raise DamagedFile(
-                f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
-                f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
-                advice="Copy or download the file again.",
-                path=path,
-            )
-        self._check_place(entry.storage, called)
-
-    def _check_place(self, storage: Storage, called: str) -> None:
-        if storage.data is not None or storage.device == "meta" or not storage.nbytes:
-            return
-        path = storage.path or self.path
-        if storage.offset is None and storage.deflated is None:
-            raise DamagedFile(f"{called} has no bytes in the file", path=path)
-        if storage.path is None:
-            raise UnsupportedContent(
-                f"{called} lies packed in an archive",
-                advice="Unpack the archive, and give what comes out.",
-                path=path,
-            )
-        start, held = storage.offset or 0, storage.nbytes
-        if storage.deflated is not None:
-            start, held = storage.deflated.offset, storage.deflated.nbytes
-            check_ratio(storage, called)
-        end, nbytes = start + held, self._file(storage).nbytes
-        if end > nbytes:
-            raise DamagedFile(
-                f"{called} lies in bytes {start} to {end}, and the file ends at {nbytes}",
-                advice="Copy or download the file again.",
-                path=path,
-            )
+        storage = entry.storage
+        try:
+            if reaches_past_its_storage(entry) or _overflows(entry):
+                raise past_its_storage(entry, called)
+            if storage.device != "meta" and storage.nbytes:
+                check_place(storage, called, lambda: self._file(storage).nbytes)
+        except FileProblem as problem:
+            raise problem.in_file(path) from None
 
     def _has_unchecked_digest(self, entry: TensorEntry) -> bool:
         # Digests are of the bytes as they are stored.
@@ -372,11 +346,7 @@ class TensorReader:
     def _settle(self, entry: TensorEntry, found: str, name: str) -> None:
         wanted = self._unchecked.get(entry.memory) if self._has_unchecked_digest(entry) else None
         if wanted is not None and found not in wanted:
-            raise DamagedFile(
-                f"tensor {name!r} differs from what was saved: its digest is another one",
-                advice="Copy or download the file again, or take an older one.",
-                path=entry.storage.path or self.path,
-            )
+            raise differs_from_digest(name, entry.storage.path or self.path)
         self._known[entry.memory] = found
         self._unchecked.pop(entry.memory, None)  # another thread may have been here
 
