@@ -33,8 +33,9 @@ def adapted(tensor: Tensor, live: Tensor, steps: Iterable[Adapted], name: str = 
     for step in steps:
         made = COMPUTATIONS[step.name](tensor, live, *step.arguments)
         if step.name == "cast" and _overflows(tensor, made):
+            what = repr(name) if name else "a tensor"
             raise LoadMismatch(
-                f"{repr(name) if name else 'a tensor'} ({step.text}) has numbers that are too large for a cast",
+                f"{what} ({step.text}) has numbers that are too large for a cast",
                 advice="Give the model another dtype (bfloat16 has the range of float32), or skip "
                 "the tensor.",
             )
