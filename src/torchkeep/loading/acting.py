@@ -121,8 +121,10 @@ class Act:
         return nbytes
 
     def _verify_group(self, group: list[tuple[str, Assignment]]) -> None:
-        for _, step in group:
+        for first, step in group:
             self.reader.verify(self.source[step.source], step.source)
+            if step.adaptations:  # a cast may be refused
+                self._adapted(step, self.target.tensors[first])
 
     def _begin(self) -> None:
         self.target = self.target.reset(self.steps.reset)
@@ -142,12 +144,13 @@ class Act:
             live = self.target.tensors[first]
             place = (self.device or torch.device("cpu")) if live.is_meta else live.device
             value = self.reader.own(self.source[step.source], step.source)
-            values.append((first, adapted(value, live, step.adaptations).to(place)))
+            made = adapted(value, live, step.adaptations, step.source)
+            values.append((first, made.to(place)))
         return values
 
     def _adapted(self, step: Assignment, live: torch.Tensor) -> torch.Tensor:
         tensor = self.reader.read(self.source[step.source], step.source)
-        return adapted(tensor, live, step.adaptations)
+        return adapted(tensor, live, step.adaptations, step.source)
 
     def _end(self) -> None:
         for step in self.steps.assignments:

@@ -158,7 +158,7 @@ def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _is_tensor(key: str, value: object) -> bool:
-    return isinstance(value, torch.Tensor) and not key.endswith(EXTRA_STATE)
+    return isinstance(value, torch.Tensor) and key.rpartition(".")[2] != EXTRA_STATE
 
 
 def _wanted_dtype(tensor: torch.Tensor, dtype: torch.dtype | Literal["file"] | None) -> str:

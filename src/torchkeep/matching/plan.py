@@ -213,7 +213,7 @@ class _Draft:
         entry, slot = self.source[source_key], self.target[key]
         if slot.is_extra:
             return Assignment(key, source_key, is_extra=True)
-        if not isinstance(entry, TensorEntry):
+        if not isinstance(entry, TensorEntry) or entry.layout != "strided":
             return None
         classes = self.policy.classes
         steps = adapt(entry, slot, wanted, classes)
