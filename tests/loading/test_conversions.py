@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,13 @@ def test_old_files_of_torchvision_load_into_the_newest_models(tmp_path: Path) ->
     report = load_into(other, tmp_path / "vit.pth")
     assert same(model, other)
     assert len(report.plan.converted) == 48
+
+
+def test_pytorchs_warnings_about_the_stand_ins_are_not_shown(tmp_path: Path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    names = ("weight", "bias", "running_mean", "running_var")
+    torch.save({f"other.{name}": torch.ones(2) for name in names}, tmp_path / "a.pth")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        plan(model, tmp_path / "a.pth")
+    assert not shown

@@ -30,7 +30,7 @@ def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str
         raise inspection.contents.problem
     if not found:
         raise LoadMismatch(
-            f"{inspection.path}: there is no state dict in this file ({inspection.summary})",
+            f"{inspection.path}: there is no state dict in this file ({inspection.summary.rstrip('.')})",
             advice="Give a file that a model's state_dict() was saved to.",
         )
     if select == "auto":

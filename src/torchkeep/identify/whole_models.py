@@ -70,7 +70,7 @@ def whole_models(inspection: Inspection) -> dict[str, WholeModel]:
     }
     if not models:
         raise LoadMismatch(
-            f"{contents.path}: there is no whole model in this file ({inspection.summary})",
+            f"{contents.path}: there is no whole model in this file ({inspection.summary.rstrip('.')})",
             advice="Build the model, and load its parameters with torchkeep.load_into.",
         )
     return models

@@ -10,6 +10,7 @@ What is computed from several tensors can't be told so; it stays missing, and is
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -89,7 +90,10 @@ def _convert(
     module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
 ) -> None:
     prefix = f"{path}." if path else ""
-    with contextlib.suppress(Exception):  # a user's code may need values; then nothing is converted
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        # A user's code may need values; then nothing is converted. That a stand-in gets none, which
+        # PyTorch warns of, is meant.
+        warnings.simplefilter("ignore")
         module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
 
 

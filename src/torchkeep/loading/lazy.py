@@ -13,6 +13,7 @@ from torchkeep.files import Scratch
 from torchkeep.formats import describe_whole
 from torchkeep.identify import Inspection, identify
 from torchkeep.identify.digests import stored_digests
+from torchkeep.loading.devices import usable_device
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
 from torchkeep.wording import counted
@@ -121,4 +122,4 @@ def open(
     """
     scratch = Scratch()
     contents = describe_whole(path, limits=limits, scratch=scratch)
-    return TensorFile(identify(contents, limits), device, mmap=mmap, scratch=scratch)
+    return TensorFile(identify(contents, limits), usable_device(device), mmap=mmap, scratch=scratch)
