@@ -41,9 +41,9 @@ def own_conversion(
     """
     names = match_names(source, names_of(target.slots), rename).names
     stand_ins = {
-        key: torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
+        key: tensor
         for key, entry in source.items()
-        if isinstance(entry, TensorEntry)
+        if isinstance(entry, TensorEntry) and (tensor := _empty(entry)) is not None
     }
     state = OrderedDict((names[key], tensor) for key, tensor in stand_ins.items())
     for path, module in _converting(target.model):
@@ -61,6 +61,14 @@ def own_conversion(
             name for name, value in state.items() if id(value) not in ours and _has_values(value)
         ),
     )
+
+
+def _empty(entry: TensorEntry) -> torch.Tensor | None:
+    """Return a tensor without values; None if PyTorch has none of such a shape."""
+    try:
+        return torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
+    except RuntimeError:  # its number of elements overflows, which the plan refuses by itself
+        return None
 
 
 def _converting(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
