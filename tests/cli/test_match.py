@@ -63,8 +63,6 @@ def test_a_rename_is_written_with_an_equals_sign(tmp_path: Path, capsys) -> None
     assert main(["match", str(path), *arch, "--rename", "net.*.w=*"]) == 0
     assert main(["match", str(path), *arch, "--rename", "net"]) == 12
     assert "--rename 'net' has no =. Write OLD=NEW." in capsys.readouterr().err
-    assert main(["match", str(path), *arch, "--adapt", "fc"]) == 12
-    assert "--adapt 'fc' has no =. Write PATTERN=NAME." in capsys.readouterr().err
 
 
 def test_json_has_every_key(theirs: Path, capsys) -> None:

@@ -100,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
         build(name, device="meta", **arguments),
         options.file,
         select=options.select,
-        rename=dict(_pair(text, "--rename", "OLD=NEW") for text in options.rename),
+        rename=dict(_pair(text, "--rename") for text in options.rename),
         adapt={
             pattern: names.split(",")
-            for pattern, names in (_pair(text, "--adapt", "PATTERN=NAME") for text in options.adapt)
+            for pattern, names in (_pair(text, "--adapt") for text in options.adapt)
         },
         allow=options.allow,
         min_coverage=options.min_coverage,
@@ -133,10 +133,10 @@ def _network(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return best.name, told | {key: value for key, value in given.items() if value is not None}
 
 
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+def _pair(text: str, option: str) -> tuple[str, str]:
     left, separator, right = text.partition("=")
     if not separator:
-        raise WrongArgument(f"{option} {text!r} has no =", advice=f"Write {form}.")
+        raise WrongArgument(f"{option} {text!r} has no =", advice="Write OLD=NEW.")
     return left, right
 
 
