@@ -40,4 +40,7 @@ def test_a_file_without_a_whole_model_exits_with_9(checkpoint: Path, tmp_path, c
 
 def test_a_folder_that_exists_exits_with_8(whole_model: Path, tmp_path, capsys):
     assert main(["rescue", str(whole_model), str(tmp_path)]) == 8
-    assert str(tmp_path) in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"torchkeep: {tmp_path}: there is something already. "
+        "Choose another name; a folder is never replaced.\n"
+    )

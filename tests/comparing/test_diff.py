@@ -477,3 +477,39 @@ def test_a_file_that_is_written_to_while_it_is_compared_is_named(tmp_path: Path)
 
     with pytest.raises(DamagedFile, match=r"b\.safetensors: the file was changed or replaced"):
         diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors", progress=spoil)
+
+
+# --- Whole models ------------------------------------------------------------------------------
+
+
+def activated(activation: nn.Module) -> nn.Module:
+    model = network()
+    model.append(activation)
+    model.register_buffer("scale", torch.ones(3), persistent=False)
+    return model
+
+
+def test_a_whole_model_and_its_pickle_are_equal(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("ours.safetensors", "ours.pth", "pickled.pt")]
+    torchkeep.save(activated(nn.ReLU()), paths[0], whole=True)
+    torchkeep.save(activated(nn.ReLU()), paths[1], whole=True)
+    torch.save(activated(nn.ReLU()), paths[2])
+    for a in paths:
+        for b in paths:
+            found = diff(a, b)
+            assert found.equal, str(found)
+            assert [part.kind for part in found.parts] == ["state dict", "module"]
+
+
+@pytest.mark.parametrize("name", ["whole.safetensors", "whole.pth"])
+def test_whole_models_of_equal_weights_and_other_modules_differ(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    other = activated(nn.GELU())
+    other.scale.add_(1)
+    torchkeep.save(activated(nn.ReLU()), tmp_path / "a" / name, whole=True)
+    torchkeep.save(other, tmp_path / "b" / name, whole=True)
+    weights, modules = diff(tmp_path / "a" / name, tmp_path / "b" / name).parts
+    assert weights.equal
+    assert [it.name for it in modules.tensors if it.kind != "equal"] == ["_buffers.scale"]
+    assert "_modules.3.<class>" in [it.name for it in modules.values if it.kind != "equal"]

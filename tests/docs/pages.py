@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
-_VERBS = ("inspect", "scan", "verify", "match", "convert", "diff", "--version")
+_VERBS = ("inspect", "scan", "verify", "match", "convert", "diff", "rescue", "--version")
 """What is run of a page's commands; the others take minutes, or change the machine."""
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

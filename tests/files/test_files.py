@@ -78,6 +78,16 @@ def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path: Path) -> None:
         InputFile(tmp_path / "pipe")
 
 
+def test_a_name_that_was_saved_in_shards_leads_to_the_index(tmp_path: Path):
+    (tmp_path / "m.safetensors.index.json").write_text("{}")
+    with pytest.raises(FileMissing) as caught:
+        InputFile(tmp_path / "m.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'm.safetensors'}: there is no such file. "
+        "The model is in shards: give m.safetensors.index.json, or their folder."
+    )
+
+
 # --- Writing -----------------------------------------------------------------------------------
 
 

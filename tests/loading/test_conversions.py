@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,27 @@ def test_what_a_hook_computes_stays_missing(tmp_path: Path) -> None:
     assert caught.value.missing == ("bias",)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_values_that_a_model_changes_while_it_loads_are_not_taken_as_they_are(
+    tmp_path: Path, in_place: bool
+) -> None:
+    class Scaled(torch.nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            key = f"{prefix}weight"
+            if in_place:
+                state_dict[key].mul_(2)
+            else:
+                state_dict[key] = state_dict[key] * 2
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    model = Scaled(2, 3)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match="weight: values that the model's own loading code, wh"):
+        load_into(Scaled(2, 3), tmp_path / "a.pth")
+    report = load_into(Scaled(2, 3), tmp_path / "a.pth", adapt={"weight": "skip"})
+    assert report.skipped == ("weight",)
+
+
 def test_hooks_for_afterwards_are_called_once(tmp_path: Path) -> None:
     torch.save(Hooked().state_dict(), tmp_path / "a.pth")
     model = Hooked()
@@ -152,3 +174,13 @@ def test_old_files_of_torchvision_load_into_the_newest_models(tmp_path: Path) ->
     report = load_into(other, tmp_path / "vit.pth")
     assert same(model, other)
     assert len(report.plan.converted) == 48
+
+
+def test_pytorchs_warnings_about_the_stand_ins_are_not_shown(tmp_path: Path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    names = ("weight", "bias", "running_mean", "running_var")
+    torch.save({f"other.{name}": torch.ones(2) for name in names}, tmp_path / "a.pth")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        plan(model, tmp_path / "a.pth")
+    assert not shown

@@ -20,8 +20,8 @@ from torchkeep.errors import TorchkeepError
 VERBS = (inspect, scan, verify, match, diff, convert, rescue, demo)
 
 DESCRIPTION = """\
-Look into PyTorch model files without running anything in them, scan and verify
-them, and see in a demo what torchkeep does for the rest of a model's life."""
+Look into PyTorch model files without running anything in them; scan, verify,
+compare, convert and rescue them, and see whether they fit a network."""
 
 EXAMPLES = """\
 examples:

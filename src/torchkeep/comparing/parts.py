@@ -16,6 +16,7 @@ from torchkeep.identify.selection import all_values, choose, value_at
 from torchkeep.identify.state_dicts import state_dict_of_mapping
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import user_metadata
+from torchkeep.identify.whole_models import own_structure
 from torchkeep.matching.keys import strip_wrappers, wrappers_in
 from torchkeep.matching.tied import tied_names
 from torchkeep.wording import counted
@@ -159,16 +160,28 @@ def _optimizers(inspection: Inspection) -> list[Part]:
 
 
 def _modules(inspection: Inspection) -> list[Part]:
-    """Return the pickled modules without the tensors of their state dicts."""
+    """Return the whole models' modules without the tensors of their state dicts.
+
+    A file of ours describes them in its metadata, without what every module has and is empty.
+    """
     state = {entry.memory for found in inspection.state_dicts for entry in found.entries.values()}
+    structure = own_structure(inspection.contents)
     parts = []
     for name, _ in inspection.modules:
-        part = _subtree("module", inspection, name)
+        tree = structure.root if structure else value_at(inspection.contents.root, name)
+        part = Part("module", name, leaves(tree, _budget(inspection)))
         for path, value in list(part.leaves.items()):
-            if isinstance(value, TensorEntry) and value.memory in state:
+            is_weight = isinstance(value, TensorEntry) and value.memory in state
+            if is_weight or _is_empty_table(path, value):
                 del part.leaves[path]
         parts.append(part)
     return parts
+
+
+def _is_empty_table(path: str, value: Value) -> bool:
+    """Whether something is a module's table of hooks, buffers and so on, with nothing in it."""
+    is_private = path.rpartition(".")[2].startswith("_")
+    return is_private and (value is None or (isinstance(value, dict | set) and not value))
 
 
 def _subtree(kind: PartKind, inspection: Inspection, name: str) -> Part:

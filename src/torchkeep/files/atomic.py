@@ -180,7 +180,7 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
     """
     final = Path(path)
     if final.exists():
-        raise _exists(path)
+        raise _exists(path, "Choose another name; a folder is never replaced.")
     temporary = _temporary_beside(final)
     try:
         temporary.mkdir()
@@ -267,11 +267,11 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _exists(path: str | os.PathLike[str]) -> SaveRefused:
-    return SaveRefused(
-        f"{printable(os.fspath(path))}: there is something already",
-        advice="Choose another name, or pass overwrite=True to replace it.",
-    )
+def _exists(
+    path: str | os.PathLike[str],
+    advice: str = "Choose another name, or pass overwrite=True to replace it.",
+) -> SaveRefused:
+    return SaveRefused(f"{printable(os.fspath(path))}: there is something already", advice=advice)
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:

@@ -286,7 +286,11 @@ def _preadv(fd: int, target: memoryview, offset: int) -> int:
 
 def _unreadable(path: Path, error: OSError) -> FileProblem:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return FileMissing("there is no such file", advice="Check the path.", path=path)
+        index = path.with_name(f"{path.name}.index.json")
+        advice = "Check the path."
+        if index.exists():  # as after a save in shards, which has no file of the name given
+            advice = f"The model is in shards: give {index.name}, or their folder."
+        return FileMissing("there is no such file", advice=advice, path=path)
     if isinstance(error, PermissionError):
         return FileUnreadable("the file may not be read", advice="Check its mode.", path=path)
     reason = error.strerror or str(error)

@@ -29,8 +29,9 @@ def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str
     if not found and inspection.contents.problem is not None:
         raise inspection.contents.problem
     if not found:
+        instead = inspection.summary.rstrip(".")
         raise LoadMismatch(
-            f"{inspection.path}: there is no state dict in this file ({inspection.summary})",
+            f"{inspection.path}: there is no state dict in this file ({instead})",
             advice="Give a file that a model's state_dict() was saved to.",
         )
     if select == "auto":

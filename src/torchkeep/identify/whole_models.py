@@ -69,8 +69,9 @@ def whole_models(inspection: Inspection) -> dict[str, WholeModel]:
         if path in named
     }
     if not models:
+        instead = inspection.summary.rstrip(".")
         raise LoadMismatch(
-            f"{contents.path}: there is no whole model in this file ({inspection.summary})",
+            f"{contents.path}: there is no whole model in this file ({instead})",
             advice="Build the model, and load its parameters with torchkeep.load_into.",
         )
     return models

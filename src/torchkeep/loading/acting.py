@@ -142,7 +142,7 @@ class Act:
         values = []
         for first, step in group:
             live = self.target.tensors[first]
-            place = (self.device or torch.device("cpu")) if live.is_meta else live.device
+            place = self.device or (torch.device("cpu") if live.is_meta else live.device)
             value = self.reader.own(self.source[step.source], step.source)
             made = adapted(value, live, step.adaptations, step.source)
             values.append((first, made.to(place)))

@@ -4,14 +4,15 @@ Modules convert old state dicts while they load: torchvision's detectors and vis
 rename keys of earlier releases, a frozen BatchNorm drops a counter, users register hooks. That is
 code of the model, so it is asked, on stand-ins: each module is a shallow copy with tensors on
 `meta`, and so are the file's tensors. Where these end up in the state dict tells what was renamed.
-What is computed from several tensors can't be told so; it stays missing, and is said to be.
+What is computed can't be told so: it stays missing, or is said not to fit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,9 +41,9 @@ def own_conversion(
     """
     names = match_names(source, names_of(target.slots), rename).names
     stand_ins = {
-        key: torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
+        key: tensor
         for key, entry in source.items()
-        if isinstance(entry, TensorEntry)
+        if isinstance(entry, TensorEntry) and (tensor := _empty(entry)) is not None
     }
     state = OrderedDict((names[key], tensor) for key, tensor in stand_ins.items())
     for path, module in _converting(target.model):
@@ -62,7 +63,38 @@ def own_conversion(
             for name, value in state.items()
             if id(value) not in ours and _is_same(value, live.get(name))
         ),
+        computed=frozenset(
+            names[key]
+            for key, tensor in stand_ins.items()
+            if _is_changed(tensor, state.get(names[key]), ours)
+        ),
     )
+
+
+def computes_values(model: torch.nn.Module) -> bool:
+    """Whether a model has loading code that is not PyTorch's own, which may change values."""
+    return any(
+        not str(code.__module__).startswith("torch.")
+        for _, module in _converting(model)
+        for code in (
+            type(module)._load_from_state_dict,
+            *(getattr(hook, "hook", hook) for hook in module._load_state_dict_pre_hooks.values()),
+        )
+    )
+
+
+def _is_changed(stand_in: torch.Tensor, now: object, stand_ins: Collection[int]) -> bool:
+    """Whether a tensor of the file was written to, or another was computed under its name."""
+    is_other = isinstance(now, torch.Tensor) and id(now) not in stand_ins and now.is_meta
+    return is_other or stand_in._version > 0
+
+
+def _empty(entry: TensorEntry) -> torch.Tensor | None:
+    """Return a tensor without values; None if PyTorch has none of such a shape."""
+    try:
+        return torch.empty(entry.shape, dtype=torch_dtype(entry.dtype), device="meta")
+    except RuntimeError:  # its number of elements overflows, which the plan refuses by itself
+        return None
 
 
 def _converting(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -92,7 +124,10 @@ def _convert(
     module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
 ) -> None:
     prefix = f"{path}." if path else ""
-    with contextlib.suppress(Exception):  # a user's code may need values; then nothing is converted
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        # A user's code may need values; then nothing is converted. That a stand-in gets none, which
+        # PyTorch warns of, is meant.
+        warnings.simplefilter("ignore")
         module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
 
 

@@ -20,7 +20,8 @@ from torchkeep.identify.architectures.words import in_words
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import all_values, choose, class_names, value_at
 from torchkeep.loading.acting import Act
-from torchkeep.loading.conversions import own_conversion
+from torchkeep.loading.conversions import computes_values, own_conversion
+from torchkeep.loading.devices import usable_device
 from torchkeep.loading.replay import can_replay, replay_stored
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.targets import Target
@@ -112,7 +113,8 @@ def load_into(
             missing, unexpected or doesn't fit is left alone, and reported.
         assign: replace the model's tensors instead of writing into them. A model on the `meta`
             device needs it. An optimizer made before still has the old ones.
-        device: with `assign`, where tensors of a model on `meta` are made; the CPU by default.
+        device: with `assign`, where the new tensors are; by default where the model's are, and the
+            CPU for those on `meta`.
         dtype: with `assign`, the dtype of the floating-point tensors, if not the model's; `file`
             for what the file has.
         mmap: with `assign`, map the file instead of reading it: memory is used as the tensors are,
@@ -136,6 +138,7 @@ def load_into(
             "mmap, device and dtype are for new tensors", advice="Pass assign=True with them."
         )
     policy = _policy(rename, adapt, allow, classes, min_coverage)
+    place = None if device is None else usable_device(device)
     with Scratch() as scratch:
         file = _File.read(path, select, limits, scratch)
         target = Target.of(model, assign=assign, dtype=dtype)
@@ -146,7 +149,6 @@ def load_into(
         metadata = file.inspection.contents.metadata
         will_replay = replay and steps.is_plain and can_replay(metadata, path)
         with file.opened(mmap=mmap) as reader:
-            place = None if device is None else torch.device(device)
             act = Act(reader, source, target, steps, place)
             act.check()
             act.assign() if assign else act.copy()
@@ -227,7 +229,7 @@ class _File:
         """Return the plan, with what to do where it leaves something over."""
         policy = self._with_class_names(policy)
         steps = plan_for(source, target.slots, policy)
-        if not steps.is_complete:
+        if not steps.is_complete or computes_values(target.model):
             conversion = own_conversion(target, source, policy.rename, self._versions())
             steps = plan_for(source, target.slots, policy, conversion)
         steps = replace(steps, state_dict=self.chosen.name, why=self.why)

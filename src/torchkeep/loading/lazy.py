@@ -12,6 +12,7 @@ from torchkeep.contents import TensorEntry
 from torchkeep.files import Scratch
 from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
+from torchkeep.loading.devices import usable_device
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
 from torchkeep.wording import counted
@@ -114,4 +115,5 @@ def open(
         FileProblem: the file is missing, damaged, or of a kind that no tensor can be read from.
     """
     scratch = Scratch()
-    return TensorFile(identify_whole(path, limits, scratch), device, mmap=mmap, scratch=scratch)
+    inspection = identify_whole(path, limits, scratch)
+    return TensorFile(inspection, usable_device(device), mmap=mmap, scratch=scratch)

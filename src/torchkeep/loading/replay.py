@@ -13,7 +13,7 @@ import torch
 from torchkeep.errors import DamagedFile, FileProblem, ProofFailed, WrongArgument
 from torchkeep.formats import describe
 from torchkeep.formats.own.metadata import METRIC, SAMPLES
-from torchkeep.formats.own.samples import Sample, Samples, decode_samples
+from torchkeep.formats.own.samples import Sample, Samples, SampleTensor, decode_samples
 from torchkeep.formats.plain_json import json_or_text
 from torchkeep.modes import evaluating
 from torchkeep.outputs import (
@@ -135,15 +135,28 @@ def replay(
 
 
 def can_replay(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> bool:
-    """Return whether a file carries samples that a model takes as they are.
+    """Return whether a file carries samples that may be run without being asked for.
+
+    They are what the model takes as it is, and tensors alone: a text or a number of a stranger's is
+    not handed to somebody's code by itself.
 
     Raises:
         DamagedFile: they can't be read.
     """
     try:
-        return SAMPLES in metadata and not decode_samples(metadata[SAMPLES]).preprocess
+        stored = decode_samples(metadata[SAMPLES]) if SAMPLES in metadata else None
     except FileProblem as problem:
         raise problem.in_file(path) from None
+    return (
+        stored is not None
+        and not stored.preprocess
+        and all(map(_has_tensors_alone, stored.samples))
+    )
+
+
+def _has_tensors_alone(sample: Sample) -> bool:
+    values = [*sample.args, *sample.kwargs.values()]
+    return all(isinstance(value, SampleTensor | bool | None) for value in values)
 
 
 def replay_stored(

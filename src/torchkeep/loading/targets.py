@@ -47,13 +47,19 @@ class Target:
 
         Raises:
             LoadMismatch: a tensor of it can't be written to; it is named.
+            WrongArgument: it is no model.
         """
+        if not isinstance(model, torch.nn.Module):
+            raise WrongArgument(
+                f"the model is of type {type(model).__qualname__}, and should be a torch.nn.Module",
+                advice="Give the model itself first, and then the file.",
+            )
         wrapped = wrapped_paths(model)
         parameters = {id(parameter) for parameter in model.parameters()}
         slots: dict[str, Slot] = {}
         tensors: dict[str, torch.Tensor] = {}
         first: dict[object, str] = {}
-        for key, value in model.state_dict(keep_vars=True).items():
+        for key, value in live_state(model).items():
             name = without(key, wrapped) if wrapped else key
             if not _is_tensor(key, value):
                 slots[key] = Slot("any value", (), name=name, is_extra=True)
@@ -153,8 +159,23 @@ def _set(module: torch.nn.Module, name: str, tensor: Any) -> None:
 
 def live_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a model's parameters and persistent buffers by key, themselves and not detached."""
-    state: Mapping[str, Any] = model.state_dict(keep_vars=True)
-    return {key: value for key, value in state.items() if _is_tensor(key, value)}
+    return {key: value for key, value in live_state(model).items() if _is_tensor(key, value)}
+
+
+def live_state(model: torch.nn.Module) -> dict[str, Any]:
+    """Return a model's state dict with its live tensors.
+
+    A model whose own `state_dict()` leaves tensors out, or gives copies of them, has them here all
+    the same: what was loaded and what was not is told of the model, not of what it says.
+    """
+    state: dict[str, Any] = dict(model.state_dict(keep_vars=True))
+    there = {id(value) for value in state.values()}
+    for path, module in model.named_modules():
+        passing = module._non_persistent_buffers_set
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and name not in passing and id(tensor) not in there:
+                state[f"{path}.{name}" if path else name] = tensor
+    return state
 
 
 def _is_tensor(key: str, value: object) -> bool:

@@ -16,6 +16,7 @@ from torchkeep.formats import describe_whole
 from torchkeep.identify import StateDict, identify
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.selection import choose
+from torchkeep.loading.devices import usable_device
 from torchkeep.matching.keys import strip_wrappers
 from torchkeep.matching.tied import tied_names
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
@@ -54,7 +55,9 @@ def load(
         FileProblem: the file is missing, damaged (a tensor that differs from its digest is
             named), or of no readable kind.
         LoadMismatch: `select` fits no state dict, or several.
+        WrongArgument: the device can't be used here.
     """
+    device = usable_device(device)
     with Scratch() as scratch:
         contents = describe_whole(path, limits=limits, scratch=scratch)
         try:

@@ -21,6 +21,9 @@ _BATCH_COUNTER = "num_batches_tracked"
 """A buffer of BatchNorm that files from before PyTorch 0.4.1 lack; torch gives it the model's."""
 
 
+_COMPUTED = "values that the model's own loading code, which only load_state_dict runs, changes"
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """One place of the model and the tensor that fills it."""
@@ -61,6 +64,8 @@ class Conversion:
     """The file's keys that it throws away."""
     kept: frozenset[str] = frozenset()
     """The names in the model of what keeps its own values."""
+    computed: frozenset[str] = frozenset()
+    """The names in the model of what it computes from what the file has under them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,8 @@ class _Draft:
         rule = self.policy.rule_for(name)
         left_alone = next((step for step in rule if step in (SKIP, RESET)), None)
         wanted = [step for step in rule if step not in (SKIP, RESET)]
-        if source_key is not None and (wanted or not left_alone):
+        is_computed = name in self.conversion.computed
+        if source_key is not None and not is_computed and (wanted or not left_alone):
             found = self._fit(key, name, source_key, wanted)
             if found is not None:
                 self.assignments[key] = found
@@ -206,6 +212,9 @@ class _Draft:
             self.unused += [source_key] if source_key is not None else []
         elif source_key is None:
             self.missing.append(key)
+        elif is_computed:
+            expected = describe(self.target[key])
+            self.mismatched.append(Mismatch(key, source_key, _COMPUTED, expected))
         else:
             self.mismatched.append(self._mismatch(key, source_key))
 

@@ -30,6 +30,12 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Raise WrongArgument if an adaptation is unknown or the coverage is no share."""
+        for option, rules in (("rename", self.rename), ("adapt", self.adapt)):
+            if not isinstance(rules, Mapping):
+                raise WrongArgument(
+                    f"{option} is of type {type(rules).__name__}, and should be a dict",
+                    advice="Write {'old.*': 'new.*'} or {'fc.*': 'skip'}.",
+                )
         for rule in self.adapt.values():
             _refuse_unknown(listed(rule), NAMES)
         _refuse_unknown(self.allow, ADAPTATIONS)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.layers
 import torch
 from torch import nn
 from torch.nn import functional
@@ -27,6 +28,7 @@ from torchkeep.errors import (
     LoadMismatch,
     ProofFailed,
     UnsupportedContent,
+    WrongArgument,
 )
 from torchkeep.loading import load_model
 from torchkeep.saving import save
@@ -131,6 +133,79 @@ def test_classes_that_are_missing_are_all_named_with_the_tree_and_what_would_hel
     rescue = f"Without them: torchkeep rescue {path} FOLDER takes out weights and structure."
     assert lines[3 + has_source :][:3] == [rescue, "The model:", "Net(labels={cat: 0, dog: 1})"]
     assert "    (first...second): 2 x Linear(in_features=6, out_features=6), 42 parameters" in lines
+
+
+def test_the_calls_that_would_help_choose_the_same_model(tmp_path: Path):
+    path = tmp_path / "both.pt"
+    torch.save({"model": Net(), "ema": Net()}, path)
+    with pytest.raises(ClassesMissing) as caught:
+        load_model(path, select="ema")
+    call = f"  torchkeep.load_model({str(path)!r}, select='ema', "
+    assert f"\n{call}classes={{'loading.whole.networks.Net': Net, " in str(caught.value)
+    assert f"\n{call}trust=('loading',))\n" in str(caught.value)
+
+
+def test_a_package_may_be_trusted_by_its_name_alone(tmp_path: Path):
+    save(Net(), tmp_path / "model.pth", whole=True)
+    assert type(load_model(tmp_path / "model.pth", trust="loading")) is Net
+
+
+def test_classes_under_names_that_the_model_does_not_have_are_told(tmp_path: Path):
+    save(Net(), tmp_path / "model.pth", whole=True)
+    with pytest.raises(ClassesMissing, match=r"nothing that is called 'networks\.Net', as classes"):
+        load_model(tmp_path / "model.pth", classes={"networks.Net": Net})
+
+
+def test_classes_that_are_no_dict_are_refused(tmp_path: Path):
+    save(Net(), tmp_path / "model.pth", whole=True)
+    with pytest.raises(WrongArgument) as caught:
+        load_model(tmp_path / "model.pth", classes=[Net, Block])  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "classes is a list, and should be a dict. "
+        "Give the classes by the names in the file: {'old.path.Net': Net}."
+    )
+
+
+def test_a_library_that_is_not_installed_is_named(tmp_path: Path, monkeypatch):
+    path = tmp_path / "model.pt"
+    torch.save(nn.Sequential(nn.Linear(1, 1), timm.layers.SelectAdaptivePool2d()), path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ClassesMissing) as caught:
+        load_model(path)
+    assert "\nOr install timm, whose classes are known.\n" in str(caught.value)
+    assert "trust=" not in str(caught.value)
+
+
+def test_classes_and_functions_of_a_function_are_given_by_name(tmp_path: Path):
+    class Local(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.scale = lambda x: 2 * x
+
+        def forward(self, x):
+            return self.scale(self.fc(x))
+
+    model, path = Local(), tmp_path / "model.safetensors"
+    needed = save(model, path, whole=True).needs
+    with pytest.raises(ClassesMissing, match=r"<locals>\.Local': Local") as caught:
+        load_model(path)
+    assert caught.value.names == needed
+    again = load_model(path, classes=dict(zip(needed, (Local, model.scale), strict=True)))
+    assert torch.equal(again(torch.ones(1, 2)), model(torch.ones(1, 2)))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path):
+    path = tmp_path / "model.pth"
+    save(nn.Linear(1, 1), path, whole=True)
+    for load in (load_model, torchkeep.load, torchkeep.open):
+        with pytest.raises(WrongArgument) as caught:
+            load(path, device=device)
+        text = str(caught.value)
+        assert text.startswith(f"device {device!r} can't be used here (")
+        assert text.endswith("). Use 'cpu', or a device that this PyTorch and this machine have.")
 
 
 def test_a_long_tree_is_cut_in_the_message(tmp_path: Path):

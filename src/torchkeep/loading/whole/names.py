@@ -91,6 +91,8 @@ def _object_of(mention: Mention, allowed: Allowed) -> Any:
     given = allowed.classes.get(str(name).lstrip("."))
     if given is not None:
         return given
+    if "<locals>" in name.name:  # of a function's body: nothing can look it up
+        return None
     reason = "" if _is_listed(name) else danger(name)
     if reason:
         raise UnsafeContent(
