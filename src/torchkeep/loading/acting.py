@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 import torch
 
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch, ProofFailed
-from torchkeep.files import grouped_by_size, in_parallel
 from torchkeep.loading.adapting import adapted
 from torchkeep.loading.report import digest_of
 from torchkeep.loading.targets import Target, live_tensors
 from torchkeep.loading.trees import materialize_tree
 from torchkeep.matching.plan import Assignment, LoadPlan
 from torchkeep.tensors import TensorReader, same_bits
-
-_Item = TypeVar("_Item", bound=tuple[Any, Assignment])
-_Result = TypeVar("_Result")
 
 
 class Act:
@@ -93,60 +87,41 @@ class Act:
 
     # --- The act ---------------------------------------------------------------------------------
 
+    # In one thread: with two, Python's lock is handed over so often that many small tensors take
+    # twice as long, and large ones no less, since memory is what they wait for.
+
     def copy(self) -> None:
         """Write into the model's tensors, after all of the file's were compared with digests."""
-        self._in_groups(self._verify_group, self.unique)
+        for first, step in self.unique:
+            self.reader.verify(self.source[step.source], step.source)
+            if step.adaptations:  # a cast may be refused
+                self._adapted(step, self.target.tensors[first])
         self._begin()
-        self._in_groups(self._copy_group, self.unique)
+        for first, step in self.unique:
+            self._fill(self.target.tensors[first], step)
         self._end()
 
     def assign(self) -> None:
         """Replace the model's tensors, on the device where they are or that was asked for."""
-        values = dict(chain.from_iterable(self._in_groups(self._read_group, self.unique)))
+        values = {first: self._new(self.target.tensors[first], step) for first, step in self.unique}
         self._begin()
         self.target.replace(values)
         self._end()
 
-    def _in_groups(
-        self, work: Callable[[list[_Item]], _Result], items: Iterable[_Item]
-    ) -> list[_Result]:
-        """Return what is done to items, as pairs with their assignment, by several threads."""
-        groups = grouped_by_size(items, self._nbytes_of)
-        if self.reader.maps:  # nothing is read, so there is nothing to do at once
-            return [work(group) for group in groups]
-        return in_parallel(work, groups)
-
-    def _nbytes_of(self, item: tuple[Any, Assignment]) -> int:
-        nbytes: int = self.source[item[1].source].nbytes
-        return nbytes
-
-    def _verify_group(self, group: list[tuple[str, Assignment]]) -> None:
-        for first, step in group:
-            self.reader.verify(self.source[step.source], step.source)
-            if step.adaptations:  # a cast may be refused
-                self._adapted(step, self.target.tensors[first])
-
     def _begin(self) -> None:
         self.target = self.target.reset(self.steps.reset)
 
-    def _copy_group(self, group: list[tuple[str, Assignment]]) -> None:
-        for first, step in group:
-            live = self.target.tensors[first]
-            if not step.adaptations:
-                self.reader.fill(live, self.source[step.source], step.source)
-            else:
-                with torch.no_grad():
-                    live.copy_(self._adapted(step, live))
+    def _fill(self, live: torch.Tensor, step: Assignment) -> None:
+        if not step.adaptations:
+            self.reader.fill(live, self.source[step.source], step.source)
+        else:
+            with torch.no_grad():
+                live.copy_(self._adapted(step, live))
 
-    def _read_group(self, group: list[tuple[str, Assignment]]) -> list[tuple[str, torch.Tensor]]:
-        values = []
-        for first, step in group:
-            live = self.target.tensors[first]
-            place = self.device or (torch.device("cpu") if live.is_meta else live.device)
-            value = self.reader.own(self.source[step.source], step.source)
-            made = adapted(value, live, step.adaptations, step.source)
-            values.append((first, made.to(place)))
-        return values
+    def _new(self, live: torch.Tensor, step: Assignment) -> torch.Tensor:
+        place = self.device or (torch.device("cpu") if live.is_meta else live.device)
+        value = self.reader.own(self.source[step.source], step.source)
+        return adapted(value, live, step.adaptations, step.source).to(place)
 
     def _adapted(self, step: Assignment, live: torch.Tensor) -> torch.Tensor:
         tensor = self.reader.read(self.source[step.source], step.source)
@@ -168,8 +143,10 @@ class Act:
             ProofFailed: they differ.
         """
         live = live_tensors(model)
-        pairs = [(live.get(step.target), step) for step in self.tensors]
-        digests = dict(chain.from_iterable(self._in_groups(self._proven, pairs)))
+        digests = {
+            step.target: self._digest_if_proven(step, live.get(step.target))
+            for step in self.tensors
+        }
         for step in self.tensors:
             if not digests[step.target]:
                 raise ProofFailed(
@@ -177,12 +154,6 @@ class Act:
                     advice="The model changes or copies its own state; don't use it as loaded.",
                 )
         return digests
-
-    def _proven(
-        self, group: Iterable[tuple[torch.Tensor | None, Assignment]]
-    ) -> list[tuple[str, str]]:
-        """Return the digest of each tensor that is as the file has it; an empty one for others."""
-        return [(step.target, self._digest_if_proven(step, live)) for live, step in group]
 
     def _digest_if_proven(self, step: Assignment, live: torch.Tensor | None) -> str:
         if live is None:
