@@ -19,8 +19,8 @@ timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
 FROM_TORCHVISION = (
-    "efficientnet_b0 fasterrcnn_mobilenet_v3_large_320_fpn mnasnet0_5 mobilenet_v3_small raft_small "
-    "resnet18 shufflenet_v2_x0_5 squeezenet1_1"
+    "efficientnet_b0 fasterrcnn_mobilenet_v3_large_320_fpn mnasnet0_5 mobilenet_v3_small "
+    "raft_small resnet18 shufflenet_v2_x0_5 squeezenet1_1"
 ).split()
 FROM_TIMM = (
     "convit_tiny fasternet_t0 fastvit_t8 ghostnet_050 levit_128s mobilevit_xxs test_byobnet "
