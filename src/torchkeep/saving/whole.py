@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import json
 import pickle
 import sys
 import types
@@ -43,7 +44,7 @@ from torchkeep.contents import (
     contiguous_stride,
 )
 from torchkeep.errors import SaveRefused
-from torchkeep.formats.own.metadata import STRUCTURE
+from torchkeep.formats.own.metadata import LEFT_OUT, STRUCTURE
 from torchkeep.formats.own.whole import MAX_DATA_NBYTES, Structure, write_structure
 from torchkeep.identify.known_parts import is_known
 from torchkeep.saving.leaves import check_tensor
@@ -111,6 +112,8 @@ def describe_whole(model: object, state: Mapping[str, Any]) -> Described:
         if not is_known(name, is_module=_is_class_of(value, torch.nn.Module | enum.Enum))
     ]
     texts = {STRUCTURE: write_structure(structure)}
+    if describer.left_out:
+        texts[LEFT_OUT] = json.dumps(describer.left_out, ensure_ascii=False)
     return Described(texts, tuple(needs), tuple(describer.left_out))
 
 

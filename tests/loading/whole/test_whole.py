@@ -640,3 +640,20 @@ def test_a_file_whose_values_unfold_too_far_is_named(tmp_path: Path):
     torch.save(Net(), tmp_path / "m.pth")
     with pytest.raises(LimitReached, match=r"m\.pth: the file's values stand in more places"):
         load_model(tmp_path / "m.pth", limits=torchkeep.Limits(places=5))
+
+
+# --- What no file can hold -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_hooks_that_are_lost_are_told_of_when_the_model_comes_back(
+    tmp_path: Path, name: str
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_forward_hook(lambda module, args, output: output * 2)
+    save(model, tmp_path / name, whole=True)
+    with pytest.warns(UserWarning, match="had what a file can't hold: the model: a hook .*lambda"):
+        again = load_model(tmp_path / name)
+    assert not again._forward_hooks
+    save(nn.Sequential(nn.Linear(2, 2)), tmp_path / f"plain.{name}", whole=True)
+    load_model(tmp_path / f"plain.{name}")  # warnings are errors here

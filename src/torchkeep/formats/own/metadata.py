@@ -30,6 +30,9 @@ SAMPLES = "torchkeep.samples"
 STRUCTURE = "torchkeep.structure"
 """Metadata key of the module tree of a model that was saved whole."""
 
+LEFT_OUT = "torchkeep.left_out"
+"""Metadata key of what a model that was saved whole had, and a file can't hold: a list of texts."""
+
 METRIC = "metric"
 """Metadata key of the figures that a model had reached: a JSON object of numbers."""
 

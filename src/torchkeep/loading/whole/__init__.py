@@ -8,6 +8,7 @@ the result with the file.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,9 +16,11 @@ from typing import Any
 
 import torch
 
-from torchkeep.contents import Object
+from torchkeep.contents import Contents, Object
 from torchkeep.errors import ClassesMissing, FileProblem, UnsupportedContent, WrongArgument
 from torchkeep.files import Scratch
+from torchkeep.formats.own.metadata import LEFT_OUT
+from torchkeep.formats.plain_json import json_or_text
 from torchkeep.identify import Inspection, identify_whole
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.module_lines import tree_lines
@@ -32,6 +35,7 @@ from torchkeep.loading.whole.proving import prove
 from torchkeep.matching.policy import listed
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.tensors import TensorReader
+from torchkeep.wording import printable
 
 
 def load_model(
@@ -50,7 +54,8 @@ def load_model(
     did in any release. Modules are made as unpickling makes them, without their constructors. The
     classes of torch.nn, torchvision and timm are known; any other must be given or allowed.
     Wrappers (DataParallel, DistributedDataParallel, torch.compile) are left out. At the end every
-    parameter and buffer is compared with the file, bit for bit.
+    parameter and buffer is compared with the file, bit for bit. Hooks and the like that the model
+    had, and that no file can hold, are told of by a warning.
 
     Args:
         path: the file.
@@ -89,7 +94,25 @@ def load_model(
         with TensorReader(
             path, device=device, digests=stored_digests(contents), stamps=contents.stamps
         ) as reader:
-            return _built(model.root, objects, reader)
+            made = _built(model.root, objects, reader)
+        _warn_of_what_is_missing(contents)
+        return made
+
+
+def _warn_of_what_is_missing(contents: Contents) -> None:
+    """Warn of hooks and the like that the saved model had, and that it may compute with."""
+    left_out = json_or_text(contents.metadata.get(LEFT_OUT, "[]"))
+    if isinstance(left_out, list) and left_out:
+        listed_out = printable("; ".join(map(str, left_out[:_MAX_SHOWN])))
+        more = f"; and {len(left_out) - _MAX_SHOWN} more" if len(left_out) > _MAX_SHOWN else ""
+        warnings.warn(
+            f"{contents.path}: the model had what a file can't hold: {listed_out}{more}. "
+            "Register it again, if what the model computes depends on it.",
+            stacklevel=3,
+        )
+
+
+_MAX_SHOWN = 5
 
 
 def _built(root: Object, objects: Mapping[Any, Any], reader: TensorReader) -> torch.nn.Module:
