@@ -101,3 +101,15 @@ def test_the_model_of_a_folder_goes_before_those_of_its_checkpoints(
     (tmp_path / "model.pth").unlink()
     with pytest.raises(LoadMismatch, match="none is clearly the main one"):
         choose(inspect(tmp_path))
+
+
+def test_of_several_files_in_a_folder_none_is_taken_for_what_is_in_it(tmp_path: Path) -> None:
+    torch.save({"state_dict": state(), "epoch": 1}, tmp_path / "b.ckpt")
+    chosen, _ = choose(inspect(tmp_path))
+    assert chosen.name == "b.ckpt.state_dict"
+    torch.save(state(), tmp_path / "a.pth")
+    with pytest.raises(
+        LoadMismatch, match="several files of it hold a state dict, and none"
+    ):
+        choose(inspect(tmp_path))
+    assert choose(inspect(tmp_path), "a.pth")[0].name == "a.pth"

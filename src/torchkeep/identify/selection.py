@@ -55,6 +55,8 @@ def _main(inspection: Inspection, found: Sequence[StateDict]) -> tuple[StateDict
     models = [item for item in found if item.role == "model"]
     if len(models) > 1:
         models = list(_not_further_down(inspection, models))
+    if len(models) == 1 and _is_from_one_of_several_files(inspection, found, models[0]):
+        raise _unclear(inspection, "several files of it hold a state dict, and none is its model")
     if len(models) != 1:
         problem = f"the file has {len(found)} state dicts, and none is clearly the main one"
         raise _unclear(inspection, problem)
@@ -74,6 +76,25 @@ def _not_further_down(inspection: Inspection, models: Sequence[StateDict]) -> Se
     ]
     outer = [item for item in models if any(f"{item.name}.".startswith(f"{n}.") for n in files)]
     return outer or models
+
+
+def _is_from_one_of_several_files(
+    inspection: Inspection, found: Sequence[StateDict], model: StateDict
+) -> bool:
+    """Whether other files beside the model's have state dicts, and its own isn't called a model."""
+    holders = {
+        file
+        for member in inspection.members
+        for file in (name_within(inspection.path, member.path),)
+        if not member.members and "/" not in file and any(_is_within(it, file) for it in found)
+    }
+    return len(holders) > 1 and any(
+        _is_within(model, file) and model.name != file for file in holders
+    )
+
+
+def _is_within(item: StateDict, file: str) -> bool:
+    return f"{item.name}.".startswith(f"{file}.")
 
 
 def _called(item: StateDict) -> str:
