@@ -108,8 +108,6 @@ def test_of_several_files_in_a_folder_none_is_taken_for_what_is_in_it(tmp_path: 
     chosen, _ = choose(inspect(tmp_path))
     assert chosen.name == "b.ckpt.state_dict"
     torch.save(state(), tmp_path / "a.pth")
-    with pytest.raises(
-        LoadMismatch, match="several files of it hold a state dict, and none"
-    ):
+    with pytest.raises(LoadMismatch, match="several files of it hold a state dict, and none"):
         choose(inspect(tmp_path))
     assert choose(inspect(tmp_path), "a.pth")[0].name == "a.pth"
