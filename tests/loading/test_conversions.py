@@ -104,10 +104,25 @@ def test_values_that_a_model_changes_while_it_loads_are_not_taken_as_they_are(
 
     model = Scaled(2, 3)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(LoadMismatch, match="weight: values that the model's own loading code, wh"):
+    with pytest.raises(LoadMismatch, match="weight: values that the model's own loading code, run"):
         load_into(Scaled(2, 3), tmp_path / "a.pth")
     report = load_into(Scaled(2, 3), tmp_path / "a.pth", adapt={"weight": "skip"})
     assert report.skipped == ("weight",)
+
+
+def test_loading_code_that_needs_values_is_not_taken_for_doing_nothing(tmp_path: Path) -> None:
+    class Curious(torch.nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            if state_dict[f"{prefix}weight"].abs().max().item() > 1:
+                state_dict[f"{prefix}weight"] /= 2
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    model = torch.nn.Sequential(Curious(2, 3), torch.nn.Linear(3, 1))
+    torch.save({k: v + 2 for k, v in model.state_dict().items()}, tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch) as caught:
+        load_into(model, tmp_path / "a.pth")
+    assert caught.value.mismatched == ("0.weight", "0.bias")
+    assert "load_state_dict" in str(caught.value)
 
 
 def test_hooks_for_afterwards_are_called_once(tmp_path: Path) -> None:

@@ -726,3 +726,14 @@ def test_samples_with_texts_are_not_run_by_themselves(tmp_path: Path) -> None:
     save(model, tmp_path / "a.safetensors", samples={"values": torch.ones(1, 2), "how": "twice"})
     report = load_into(Told(2, 2), tmp_path / "a.safetensors")
     assert report.replayed is None
+    assert "; the file's samples were not run, since they hold more than tensors: " in str(report)
+    assert load_into(Told(2, 2), tmp_path / "a.safetensors", replay=False).not_replayed == ""
+
+
+def test_raw_samples_that_are_not_run_are_told_of(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    raw = torch.ones(1, 2, dtype=torch.uint8)
+    save(model, tmp_path / "a.safetensors", samples=raw, preprocess=lambda values: values / 255)
+    report = load_into(torch.nn.Linear(2, 2), tmp_path / "a.safetensors")
+    assert report.replayed is None
+    assert "since they are raw inputs: torchkeep.replay(model, path, preprocess=...)" in str(report)

@@ -247,6 +247,7 @@ def test_a_model_that_was_adapted_is_not_asked_for_what_it_did(tmp_path: Path) -
     save(Twins(), tmp_path / "a.safetensors", samples=torch.randn(8, 4))
     report = load_into(Twins(), tmp_path / "a.safetensors", adapt={"two.*": "skip"})
     assert report.replayed is None
+    assert report.not_replayed == "something was adapted or left out"
 
 
 def test_a_model_that_changes_itself_while_it_runs_is_noticed(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class Act:
         source: the file's state dict.
         target: the model.
         steps: the plan.
-        device: where new tensors are made for a model on `meta`; the CPU if it is None.
+        device: where new tensors are made. If it is None, where the model's are, and on the CPU for
+            those on `meta`.
     """
 
     def __init__(

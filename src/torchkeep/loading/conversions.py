@@ -4,12 +4,12 @@ Modules convert old state dicts while they load: torchvision's detectors and vis
 rename keys of earlier releases, a frozen BatchNorm drops a counter, users register hooks. That is
 code of the model, so it is asked, on stand-ins: each module is a shallow copy with tensors on
 `meta`, and so are the file's tensors. Where these end up in the state dict tells what was renamed.
-What is computed can't be told so: it stays missing, or is said not to fit.
+What is computed can't be told so: it stays missing, or is said not to fit. Nor can it be told what
+code does that fails without values; what it would load is said not to fit, either.
 """
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
@@ -46,8 +46,11 @@ def own_conversion(
         if isinstance(entry, TensorEntry) and (tensor := _empty(entry)) is not None
     }
     state = OrderedDict((names[key], tensor) for key, tensor in stand_ins.items())
-    for path, module in _converting(target.model):
-        _convert(_stand_in(module), state, path, dict(versions.get(path, {})))
+    unknown = tuple(
+        f"{path}." if path else ""
+        for path, module in _converting(target.model)
+        if not _convert(_stand_in(module), state, path, dict(versions.get(path, {})))
+    )
     now = {id(tensor): name for name, tensor in state.items()}
     ours = {id(tensor) for tensor in stand_ins.values()}
     live = {target.slots[key].name or key: tensor for key, tensor in target.tensors.items()}
@@ -66,7 +69,7 @@ def own_conversion(
         computed=frozenset(
             names[key]
             for key, tensor in stand_ins.items()
-            if _is_changed(tensor, state.get(names[key]), ours)
+            if names[key].startswith(unknown) or _is_changed(tensor, state.get(names[key]), ours)
         ),
     )
 
@@ -122,13 +125,16 @@ def _stand_in(module: torch.nn.Module) -> torch.nn.Module:
 
 def _convert(
     module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
-) -> None:
+) -> bool:
+    """Have a module convert its part of a state dict; return whether its code came to an end."""
     prefix = f"{path}." if path else ""
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        # A user's code may need values; then nothing is converted. That a stand-in gets none, which
-        # PyTorch warns of, is meant.
-        warnings.simplefilter("ignore")
-        module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a stand-in gets no values is meant
+        try:
+            module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
+        except Exception:  # it is the user's, and may need values
+            return False
+    return True
 
 
 def _is_lazy(module: torch.nn.Module) -> bool:

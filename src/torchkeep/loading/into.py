@@ -14,6 +14,7 @@ from torchkeep.contents import DictObject, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatch, WrongArgument
 from torchkeep.files import Scratch
 from torchkeep.formats import examine
+from torchkeep.formats.own.metadata import SAMPLES
 from torchkeep.identify import Inspection, StateDict, identify
 from torchkeep.identify.architectures import recognise
 from torchkeep.identify.architectures.words import in_words
@@ -22,7 +23,7 @@ from torchkeep.identify.selection import all_values, choose, class_names, value_
 from torchkeep.loading.acting import Act
 from torchkeep.loading.conversions import computes_values, own_conversion
 from torchkeep.loading.devices import usable_device
-from torchkeep.loading.replay import can_replay, replay_stored
+from torchkeep.loading.replay import replay_stored, why_not_replayed
 from torchkeep.loading.report import LoadReport
 from torchkeep.loading.targets import Target
 from torchkeep.matching.adaptations import ClassNames
@@ -147,16 +148,20 @@ def load_into(
         if not steps.is_allowed:
             raise _mismatch(path, steps)
         metadata = file.inspection.contents.metadata
-        will_replay = replay and steps.is_plain and can_replay(metadata, path)
+        has_samples = replay and SAMPLES in metadata
+        obstacle = "" if steps.is_plain else "something was adapted or left out"
+        if has_samples and not obstacle:
+            obstacle = why_not_replayed(metadata, path)
         with file.opened(mmap=mmap) as reader:
             act = Act(reader, source, target, steps, place)
             act.check()
             act.assign() if assign else act.copy()
             digests = act.prove(model)
-            replayed = replay_stored(model, metadata, path) if will_replay else None
-            if will_replay:  # a model may initialise itself when it is first used
-                act.prove(model)
-        return LoadReport(Path(path), steps, digests, replayed)
+            replayed = None
+            if has_samples and not obstacle:
+                replayed = replay_stored(model, metadata, path)
+                act.prove(model)  # a model may initialise itself when it is first used
+        return LoadReport(Path(path), steps, digests, replayed, obstacle if has_samples else "")
 
 
 def _policy(

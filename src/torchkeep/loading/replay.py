@@ -134,24 +134,28 @@ def replay(
     )
 
 
-def can_replay(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> bool:
-    """Return whether a file carries samples that may be run without being asked for.
+def why_not_replayed(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> str:
+    """Return why a file's samples may not be run without being asked for; empty if they may.
 
-    They are what the model takes as it is, and tensors alone: a text or a number of a stranger's is
+    They must be what the model takes as it is, and tensors alone: a stranger's text or number is
     not handed to somebody's code by itself.
+
+    Args:
+        metadata: that of a file that carries samples.
+        path: the file, for messages.
 
     Raises:
         DamagedFile: they can't be read.
     """
     try:
-        stored = decode_samples(metadata[SAMPLES]) if SAMPLES in metadata else None
+        stored = decode_samples(metadata[SAMPLES])
     except FileProblem as problem:
         raise problem.in_file(path) from None
-    return (
-        stored is not None
-        and not stored.preprocess
-        and all(map(_has_tensors_alone, stored.samples))
-    )
+    if stored.preprocess:
+        return "they are raw inputs: torchkeep.replay(model, path, preprocess=...) runs them"
+    if not all(map(_has_tensors_alone, stored.samples)):
+        return "they hold more than tensors: torchkeep.replay(model, path) runs them"
+    return ""
 
 
 def _has_tensors_alone(sample: Sample) -> bool:

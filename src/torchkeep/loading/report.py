@@ -30,6 +30,8 @@ class LoadReport:
     what is the file itself."""
     replayed: Replay | None = None
     """How the model did on the samples that the file carries; None if it was not run on any."""
+    not_replayed: str = ""
+    """Why it was not run on them; empty if it was, if there are none, or if nobody wanted it."""
 
     @property
     def state_dict(self) -> str:
@@ -110,6 +112,8 @@ class LoadReport:
             text += f"; {len(items)} {what}" if items else ""
         if self.replayed:
             text += f"; does what it did on {counted(self.replayed.num_samples, 'sample')}"
+        if self.not_replayed:
+            text += f"; the file's samples were not run, since {self.not_replayed}"
         return "; ".join([text, *naming(self.plan)]) + f". {self.why}"
 
 

@@ -21,7 +21,7 @@ _BATCH_COUNTER = "num_batches_tracked"
 """A buffer of BatchNorm that files from before PyTorch 0.4.1 lack; torch gives it the model's."""
 
 
-_COMPUTED = "values that the model's own loading code, which only load_state_dict runs, changes"
+_COMPUTED = "values that the model's own loading code, run by load_state_dict alone, may change"
 
 
 @dataclass(frozen=True, slots=True)
