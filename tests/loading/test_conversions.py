@@ -10,6 +10,7 @@ import torch
 
 from torchkeep.errors import LoadMismatch
 from torchkeep.loading import load_into, plan
+from torchkeep.saving import save
 from torchkeep.tensors import same_bits
 
 
@@ -123,6 +124,16 @@ def test_loading_code_that_needs_values_is_not_taken_for_doing_nothing(tmp_path:
         load_into(model, tmp_path / "a.pth")
     assert caught.value.mismatched == ("0.weight", "0.bias")
     assert "load_state_dict" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_code_that_must_know_a_version_is_asked_for_its_own(tmp_path: Path, name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    model, other = models.mnasnet0_5(num_classes=3), models.mnasnet0_5(num_classes=3)
+    save(model, tmp_path / name)
+    report = load_into(other, tmp_path / name)
+    assert same(model, other)
+    assert report.plan.converted == ()
 
 
 def test_hooks_for_afterwards_are_called_once(tmp_path: Path) -> None:

@@ -126,13 +126,27 @@ def _stand_in(module: torch.nn.Module) -> torch.nn.Module:
 def _convert(
     module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
 ) -> bool:
-    """Have a module convert its part of a state dict; return whether its code came to an end."""
-    prefix = f"{path}." if path else ""
+    """Have a module convert its part of a state dict; return whether its code came to an end.
+
+    A file that has no versions of modules, as safetensors files have none, is taken for one of the
+    oldest, as PyTorch takes it. Code that refuses that (torchvision's MNASNet) is asked once more
+    for its own version.
+    """
+    tries = [metadata] if metadata else [{}, {"version": module._version}]
+    return any(_comes_to_an_end(module, state, path, versions) for versions in tries)
+
+
+def _comes_to_an_end(
+    module: torch.nn.Module, state: dict[str, Any], path: str, metadata: dict[str, Any]
+) -> bool:
+    prefix, before = f"{path}." if path else "", dict(state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a stand-in gets no values is meant
         try:
             module._load_from_state_dict(state, prefix, metadata, True, [], [], [])
         except Exception:  # it is the user's, and may need values
+            state.clear()
+            state.update(before)
             return False
     return True
 
