@@ -222,14 +222,14 @@ class TensorEntry:
     @property
     def is_contiguous(self) -> bool:
         """Whether its elements lie in one run in C order."""
-        return self.numel == 0 or (
-            not self.is_composite
-            and all(
-                size == 1 or stride == expected
-                for size, stride, expected in zip(
-                    self.shape, self.stride, contiguous_stride(self.shape), strict=True
-                )
-            )
+        if self.numel == 0:
+            return True
+        if self.is_composite:
+            return False
+        expected = contiguous_stride(self.shape)
+        return self.stride == expected or all(
+            size == 1 or stride == step
+            for size, stride, step in zip(self.shape, self.stride, expected, strict=True)
         )
 
 

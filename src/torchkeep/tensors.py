@@ -93,7 +93,7 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
 
     A tensor without memory, on `meta` or empty, is only itself. Both must be alive.
     """
-    if tensor.device.type == "meta" or tensor.numel() == 0:
+    if tensor.is_meta or tensor.numel() == 0:
         return (id(tensor),)
     place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
     return (*place, tensor.is_conj(), tensor.is_neg())
@@ -267,7 +267,7 @@ class TensorReader:
 
     def _is_mapped(self, tensor: torch.Tensor, entry: TensorEntry) -> bool:
         mapped = self._maps.get(self._file(entry.storage).fd) if self._maps else None
-        if mapped is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        if mapped is None or not tensor.is_cpu or not tensor.is_contiguous():
             return False
         return tensor.data_ptr() == mapped.data_ptr() + _first_byte(entry)
 
@@ -508,7 +508,7 @@ def _storage_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 def _is_plain_run(tensor: torch.Tensor) -> bool:
     """Whether the tensor's memory is its elements in C order, as a file has them."""
     return (
-        tensor.device.type == "cpu"
+        tensor.is_cpu
         and tensor.layout == torch.strided
         and tensor.is_contiguous()
         and not (tensor.is_conj() or tensor.is_neg())

@@ -8,12 +8,16 @@ import torch
 
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import LoadMismatch, ProofFailed
+from torchkeep.files import in_parallel
 from torchkeep.loading.adapting import adapted
 from torchkeep.loading.report import digest_of
 from torchkeep.loading.targets import Target, live_tensors
 from torchkeep.loading.trees import materialize_tree
 from torchkeep.matching.plan import Assignment, LoadPlan
 from torchkeep.tensors import TensorReader, same_bits
+
+_WORTH_A_THREAD = 4 << 20
+"""Bytes of a new tensor from which on another thread helps."""
 
 
 class Act:
@@ -88,11 +92,9 @@ class Act:
 
     # --- The act ---------------------------------------------------------------------------------
 
-    # In one thread: with two, Python's lock is handed over so often that many small tensors take
-    # twice as long, and large ones no less, since memory is what they wait for.
-
     def copy(self) -> None:
         """Write into the model's tensors, after all of the file's were compared with digests."""
+        # In one thread: with two, it is memory that they wait for.
         for first, step in self.unique:
             self.reader.verify(self.source[step.source], step.source)
             if step.adaptations:  # a cast may be refused
@@ -104,10 +106,30 @@ class Act:
 
     def assign(self) -> None:
         """Replace the model's tensors, on the device where they are or that was asked for."""
-        values = {first: self._new(self.target.tensors[first], step) for first, step in self.unique}
+        values = self._new_tensors()
         self._begin()
         self.target.replace(values)
         self._end()
+
+    def _new_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the new tensors by the first key of what they replace.
+
+        The system takes as long to find memory for them as to read them, so the large ones are made
+        by several threads; with small ones these would do little but hand Python's lock over.
+        """
+
+        def make(item: tuple[str, Assignment]) -> tuple[str, torch.Tensor]:
+            first, step = item
+            return first, self._new(self.target.tensors[first], step)
+
+        large = [item for item in self.unique if self._is_large(item[1])]
+        small = [item for item in self.unique if not self._is_large(item[1])]
+        return dict([*map(make, small), *in_parallel(make, large)])
+
+    def _is_large(self, step: Assignment) -> bool:
+        entry = self.source[step.source]
+        is_read = isinstance(entry, TensorEntry) and not self.reader.maps
+        return is_read and entry.nbytes >= _WORTH_A_THREAD
 
     def _begin(self) -> None:
         self.target = self.target.reset(self.steps.reset)

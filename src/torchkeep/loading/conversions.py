@@ -78,7 +78,8 @@ def computes_values(model: torch.nn.Module) -> bool:
     """Whether a model has loading code that is not PyTorch's own, which may change values."""
     return any(
         not str(code.__module__).startswith("torch.")
-        for _, module in _converting(model)
+        for module in model.modules()
+        if _converts(module)
         for code in (
             type(module)._load_from_state_dict,
             *(getattr(hook, "hook", hook) for hook in module._load_state_dict_pre_hooks.values()),
@@ -104,9 +105,13 @@ def _converting(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]
     """Yield the modules that have loading code of their own, with their paths without wrappers."""
     wrapped = wrapped_paths(model)
     for path, module in model.named_modules(remove_duplicate=False):
-        has_own = type(module)._load_from_state_dict is not torch.nn.Module._load_from_state_dict
-        if (has_own or module._load_state_dict_pre_hooks) and not _is_lazy(module):
+        if _converts(module):
             yield without(path, wrapped), module
+
+
+def _converts(module: torch.nn.Module) -> bool:
+    has_own = type(module)._load_from_state_dict is not torch.nn.Module._load_from_state_dict
+    return bool(has_own or module._load_state_dict_pre_hooks) and not _is_lazy(module)
 
 
 def _stand_in(module: torch.nn.Module) -> torch.nn.Module:

@@ -15,6 +15,7 @@ from torchkeep.errors import DamagedFile, FileProblem, LimitReached, LoadMismatc
 from torchkeep.files import Scratch
 from torchkeep.formats import examine
 from torchkeep.formats.own.metadata import SAMPLES
+from torchkeep.garbage import collection_paused
 from torchkeep.identify import Inspection, StateDict, identify
 from torchkeep.identify.architectures import recognise
 from torchkeep.identify.architectures.words import in_words
@@ -66,6 +67,7 @@ def plan(
         return file.planned(file.source_for(target), target, policy, assign=False)
 
 
+@collection_paused()
 def load_into(
     model: torch.nn.Module,
     path: str | os.PathLike[str],
