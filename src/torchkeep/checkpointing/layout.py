@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import State, decode, encode
+from torchkeep.checkpointing.encoding import JSON, State, decode, encode
 from torchkeep.errors import (
     DamagedFile,
     FileMissing,
@@ -71,7 +71,18 @@ def write_checkpoint(
     Raises:
         SaveRefused: the state can't be kept, or the place can't be written.
     """
-    tensors, structure = encode(state)
+    return write_encoded(folder, *encode(state), facts=facts, durable=durable)
+
+
+def write_encoded(
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    structure: JSON,
+    *,
+    facts: Mapping[str, Any],
+    durable: bool = True,
+) -> dict[str, Any]:
+    """Write a state that `encode` took apart. The other arguments are `write_checkpoint`'s."""
     _, plain_facts = encode(dict(facts), "metadata")
     manifest: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **plain_facts}
     manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
