@@ -15,11 +15,13 @@
     ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
     │   ├── NoCheckpoint           nothing whole to resume from
     │   └── InexactResume          resuming would not be bit for bit
+    ├── TrainingDiverged           a step gave NaN or infinity             exit code 14
     ├── MissingExtra               an optional dependency is not installed exit code 11
     ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
     └── ProofFailed                a claim was checked and is not true     exit code 1
 
-Exit code 2 is a wrong command line, 13 a scanned file that is not data-only. A message is one
+Exit code 2 is a wrong command line, 13 a scanned file that is not data-only, and 75 that of a run
+that was asked to make room (`Preempted`, which is no error). A message is one
 line: where, what was found, what was expected, what to do. The inner layers raise the fact; whoever
 knows the file adds it with `FileProblem.in_file`. What a message says stays readable as attributes.
 """
@@ -191,6 +193,29 @@ class InexactResume(CheckpointProblem):
     def __init__(self, problem: str, *, reasons: tuple[str, ...], advice: str = "") -> None:
         super().__init__(problem, advice=advice)
         self.reasons = reasons
+
+
+class TrainingDiverged(TorchkeepError):
+    """A value that a step reported is not finite, and the run was to stop then."""
+
+    exit_code = 14
+
+
+class Preempted(SystemExit):
+    """The run was asked to make room by a signal, has saved, and ends the program.
+
+    Its exit code is 75, which means "try again later" (`EX_TEMPFAIL` in sysexits.h).
+
+    Attributes:
+        signal: the signal's name.
+    """
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(EXIT_PREEMPTED)
+        self.signal = signal
+
+
+EXIT_PREEMPTED = 75
 
 
 class MissingExtra(TorchkeepError):

@@ -34,7 +34,7 @@ class Run:
         self.model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
         self.loader = DataLoader(TensorDataset(torch.ones(9, 2)), 3, shuffle=True)
-        options = {"durable": False, "keep_last": None} | options
+        options = {"durable": False, "keep_last": None, "background": False} | options
         self.ckpt = Checkpointer(folder, model=self.model, optimizer=self.optimizer, **options)
 
     def train(self, num_epochs: int = 2, stop_at: int | None = None, on_step=None) -> Run:

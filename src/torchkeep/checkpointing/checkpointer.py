@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,33 +15,46 @@ from typing import Any, Literal
 
 import torch
 
+from torchkeep.checkpointing.arena import Arena, free_nbytes
+from torchkeep.checkpointing.background import Background
 from torchkeep.checkpointing.discovery import (
     Checkpoint,
     list_checkpoints,
     look_at,
     newest_whole,
 )
-from torchkeep.checkpointing.encoding import State
+from torchkeep.checkpointing.encoding import JSON, State, encode
 from torchkeep.checkpointing.environment import (
     differences,
     environment,
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
+from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_encoded
+from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch
 from torchkeep.checkpointing.progress import Progress, as_number
 from torchkeep.checkpointing.retention import Best, Candidate, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.sample_order import Passes
+from torchkeep.checkpointing.snapshot import Snapshot
 from torchkeep.checkpointing.state import (
     capture,
     capture_gradients,
+    optimizers_in,
     restore,
     restore_gradients,
+    steady_addresses,
 )
-from torchkeep.errors import CheckpointProblem, InexactResume, SaveRefused
+from torchkeep.errors import (
+    CheckpointProblem,
+    InexactResume,
+    Preempted,
+    SaveRefused,
+    TrainingDiverged,
+)
 from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
 from torchkeep.formats.own.manifest import folder_name
+from torchkeep.garbage import collection_paused
 from torchkeep.wording import counted
 
 
@@ -58,8 +73,12 @@ class Checkpointer:
     `step` once per optimizer step, after it: with gradient accumulation that is once every few
     batches, and the batches since the last `step` are repeated after a resume.
 
-    A checkpoint that is due after a step is written when the loop asks for the next batch, so
-    what it does after `step`, such as `scheduler.step()`, is in it. `save` saves at once.
+    A checkpoint that is due after a step is made when the loop asks for the next batch, so what
+    it does after `step`, such as `scheduler.step()`, is in it. It is written by another thread
+    while the loop goes on: parameters and the optimizer's tensors are copied until the next step
+    begins, everything else at once. Who changes parameters without the optimizer is found out: the
+    checkpoint is given up, a warning names them, and the next one has them copied at once. A
+    checkpoint that is due while one is written waits for that. `save` returns when it is written.
 
     What an epoch's body does before it walks over `batches` is done again when the epoch is
     resumed; the state is restored once more after that, so nothing counts twice.
@@ -89,6 +108,13 @@ class Checkpointer:
             insists on an empty folder.
         allow_inexact: resume also where it can't be exact. The reasons are in `inexact`.
         durable: sync every checkpoint, so that a power loss can't undo it.
+        background: write those that are due in another thread. Without it the loop waits.
+        max_copy_nbytes: the memory that the copies may take, which is as much as the state; a
+            larger state is written while the loop waits. By default half of what is free.
+        signals: at one of these signals, save after the step that is running, and end the program
+            with exit code 75 (`torchkeep.errors.Preempted`).
+        stop_on_nan: raise `TrainingDiverged` if a value given to `step` is NaN or infinite; the
+            checkpoints that are there stay, and nothing is saved at the end.
 
     Attributes:
         resumed_from: the checkpoint that the run went on from, or None.
@@ -116,6 +142,10 @@ class Checkpointer:
         resume: bool | Literal["auto"] = "auto",
         allow_inexact: bool = False,
         durable: bool = True,
+        background: bool = True,
+        max_copy_nbytes: int | None = None,
+        signals: Collection[str] = SIGNALS,
+        stop_on_nan: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.objects: dict[str, Any] = {
@@ -135,6 +165,10 @@ class Checkpointer:
         self.resume = resume
         self.allow_inexact = allow_inexact
         self.durable = durable
+        self.background = background
+        self.max_copy_nbytes = max_copy_nbytes
+        self.signals = tuple(signals)
+        self.stop_on_nan = stop_on_nan
         self.resumed_from: Checkpoint | None = None
         self.skipped: tuple[Checkpoint, ...] = ()
         self.inexact: tuple[str, ...] = ()
@@ -148,6 +182,13 @@ class Checkpointer:
         self._is_due = False
         self._num_saved = 0
         self._git: str | None = None
+        self._writer = Background()
+        self._arena = Arena()
+        self._snapshot: Snapshot | None = None
+        self._unsteady: frozenset[str] = frozenset()
+        self._given_up: tuple[str, ...] = ()
+        self._hooks: list[Any] = []
+        self._signals: SignalWatch | None = None
 
     # --- The run's life ------------------------------------------------------------------------
 
@@ -162,13 +203,35 @@ class Checkpointer:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and not self._is_saved:
-                self.save()
+            if kind is None:
+                self.wait()
+                if not self._is_saved:
+                    self.save()
+            elif error is not None:
+                self._wait_beside(error)
         finally:
             self.close()
 
+    def _wait_beside(self, error: BaseException) -> None:
+        """Wait for what is being written; that it fails too is told with the error."""
+        try:
+            self.wait()
+        except Exception as other:
+            error.add_note(f"The checkpoint that was being written failed as well: {other}")
+
     def close(self) -> None:
-        """Give the run folder free. Leaving the `with` block does it, and saves what is unsaved."""
+        """Give the run folder free, after what is being written.
+
+        Leaving the `with` block does it, and saves what is unsaved.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self._signals is not None:
+            self._signals.close()
+            self._signals = None
+        self._writer.close()
+        self._snapshot = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -197,7 +260,18 @@ class Checkpointer:
         checkpoints = list_checkpoints(self.folder)
         self._num_saved = max((item.serial for item in checkpoints), default=0)
         self._git = git_revision()
+        self._signals = SignalWatch(self.signals)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step)
+            for optimizer in optimizers_in(self.objects)
+        ]
         return checkpoints
+
+    def _before_step(self, *_: object) -> None:
+        """Have a snapshot copy what is left: an optimizer is about to change it."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.let_go()
 
     # --- The loop ------------------------------------------------------------------------------
 
@@ -229,10 +303,11 @@ class Checkpointer:
         self._progress.end_epoch()
         self._is_saved = False
         if self.every_epochs and self._progress.epoch % self.every_epochs == 0:
-            self.save()
+            self.save(wait=False)
         self._save_if_due()
         if was_rated:
             self._check_keep_best()
+        self._leave_if_asked()
 
     def _check_keep_best(self) -> None:
         """Refuse a metric that no epoch had: nothing would be kept for it."""
@@ -266,7 +341,11 @@ class Checkpointer:
             # Only now: making an iterator, and whatever the loop did before, may have drawn from
             # the generators that the rest of the epoch goes on with.
             self._restore_pending(keep=self._passes.num_to_resume > 0)
-        yield from following.served(iterator, before_next=self._save_if_due)
+        yield from following.served(iterator, before_next=self._between_batches)
+
+    def _between_batches(self) -> None:
+        self._save_if_due()
+        self._leave_if_asked()
 
     def step(self, **values: float | torch.Tensor) -> None:
         """Count a finished optimizer step.
@@ -277,14 +356,31 @@ class Checkpointer:
 
         Args:
             values: what to average over the epoch, such as `loss=loss.item()`.
+
+        Raises:
+            SaveRefused: a checkpoint that was being written could not be.
+            CheckpointProblem: it reads back other than it was written.
+            TrainingDiverged: a value is not finite, and `stop_on_nan` is set.
         """
+        self._look_at_writer()
+        if self.stop_on_nan:
+            self._refuse_not_finite(values)
         self._progress.add(values)
         self._passes.finish_step()
         self._is_saved = False
         if self.every_steps and self._progress.step % self.every_steps == 0:
             self._is_due = True
         if not self._passes.begun:
-            self._save_if_due()
+            self._between_batches()
+
+    def _refuse_not_finite(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(as_number(value)):
+                raise TrainingDiverged(
+                    f"{name} is {as_number(value)} after step {self._progress.step + 1}",
+                    advice="Go back to an earlier checkpoint, with a smaller learning rate or "
+                    f"other data. The newest is {self.last_saved or 'not there yet'}.",
+                )
 
     def metrics(self, **values: float | torch.Tensor) -> None:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
@@ -318,17 +414,72 @@ class Checkpointer:
 
     # --- Saving --------------------------------------------------------------------------------
 
-    def save(self) -> Path:
+    def save(self, *, wait: bool = True) -> Path:
         """Save at once, and return the checkpoint's folder.
 
         Between a batch and its `step` the checkpoint is not exact, and says so. Between a `step`
         and what belongs to it, such as `scheduler.step()`, it can't know.
+
+        Args:
+            wait: return when it is written. If not, it is copied now and written meanwhile; what
+                fails then is raised by the next call.
 
         Raises:
             SaveRefused: a value can't be kept, or the folder can't be written.
             CheckpointProblem: the checkpoint reads back other than it was written.
         """
         self._open()
+        self.wait()
+        with collection_paused():
+            path = self._begin_save(wait=wait or not self.background)
+        self._is_saved = True
+        self._is_due = False
+        return path
+
+    def wait(self) -> None:
+        """Return when what is being written is written.
+
+        Raises:
+            SaveRefused: it could not be written.
+            CheckpointProblem: it reads back other than it was written.
+        """
+        self._look_at_writer(self._writer.wait)
+
+    def _look_at_writer(self, look: Callable[[], None] | None = None) -> None:
+        """Raise what the writer raised; have what it gave up done again."""
+        try:
+            (look or self._writer.check)()
+        except BaseException:
+            self._is_saved = False
+            raise
+        names, self._given_up = self._given_up, ()
+        if names:
+            self._unsteady |= frozenset(names)
+            self._is_saved = False
+            self._is_due = True
+            warnings.warn(
+                f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} changed between two "
+                "steps of the optimizer while a checkpoint was made, which was given up; another "
+                "one follows, and from now on these are copied at once",
+                stacklevel=3,
+            )
+
+    def _begin_save(self, *, wait: bool) -> Path:
+        """Write the state as it is now, or have it written; return the checkpoint's folder."""
+        state = self._capture()
+        path = self._free_name()
+        self._num_saved += 1
+        facts = self._facts(state)
+        tensors, structure = encode(state)
+        snapshot = None if wait else self._snapshot_of(tensors)
+        if snapshot is None:
+            self._write(path, tensors, structure, facts)
+        else:
+            self._snapshot = snapshot
+            self._writer.start(lambda: self._write_copies(path, snapshot, structure, facts))
+        return path
+
+    def _capture(self) -> State:
         state = capture(self.objects, copy=False)
         state["progress"] = self._progress.state()
         state["data"] = {"seed": self.seed, **self._passes.state()}
@@ -337,21 +488,56 @@ class Checkpointer:
             state["gradients"] = capture_gradients(self.objects, state["inexact"])
         if self._progress.num_steps_in_epoch and not self._passes.begun:
             state["inexact"].append("the epoch's batches were not taken from batches()")
-        path = self._free_name()
-        self._num_saved += 1
+        return state
+
+    def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
+        """Return a snapshot that has begun; None if there is no memory for it."""
+        snapshot = Snapshot(tensors, steady_addresses(self.objects), self._unsteady)
+        if snapshot.nbytes > self._arena.nbytes:
+            limit = self.max_copy_nbytes
+            if snapshot.nbytes > (free_nbytes() // 2 if limit is None else limit):
+                return None
+        snapshot.begin(self._arena)
+        return snapshot
+
+    def _write_copies(
+        self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
+    ) -> None:
+        """Write a snapshot, unless its tensors were changed while they were copied."""
+        snapshot.finish()
+        self._given_up = tuple(snapshot.changed())
+        if not self._given_up:
+            self._write(path, snapshot.tensors(), structure, facts)
+
+    def _write(
+        self,
+        path: Path,
+        tensors: Mapping[str, torch.Tensor],
+        structure: JSON,
+        facts: Mapping[str, Any],
+    ) -> None:
         try:
-            write_checkpoint(path, state, facts=self._facts(state), durable=self.durable)
+            write_encoded(path, tensors, structure, facts=facts, durable=self.durable)
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = path
-        self._is_saved = True
-        self._is_due = False
         self._prune(path)
-        return path
 
     def _save_if_due(self) -> None:
+        self._look_at_writer()
         if self._is_due:
+            self.save(wait=False)
+
+    def _leave_if_asked(self) -> None:
+        """Save and end the program if a signal asked for it, unless in the midst of a step."""
+        if self._signals is None or not self._signals.received:
+            return
+        if not self._passes.is_between_steps:
+            return
+        self.wait()
+        if not self._is_saved:
             self.save()
+        raise Preempted(self._signals.received)
 
     def _facts(self, state: State) -> dict[str, Any]:
         return {
@@ -410,6 +596,7 @@ class Checkpointer:
         """
         if self._lock is None:
             self._take()
+        self.wait()
         return self._restore(checkpoint)
 
     def _restore(self, checkpoint: str | os.PathLike[str] | None) -> Checkpoint:

@@ -189,6 +189,11 @@ class Passes:
         if self.begun:
             self.resume(self.state())
 
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether every batch that was given out was finished by a step."""
+        return all(item.num_given == item.num_finished for item in self.begun)
+
     def inexact(self) -> list[str]:
         """Return why a resume from here may not be exact."""
         return [reason for item in self.begun for reason in item.inexact()]

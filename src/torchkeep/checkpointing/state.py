@@ -108,12 +108,45 @@ def restore_gradients(objects: Mapping[str, Any], gradients: Mapping[str, Any]) 
             parameter.grad = None if item is None else item.to(parameter.device, copy=True)
 
 
+def optimizers_in(objects: Mapping[str, Any]) -> list[Optimizer]:
+    """Return the optimizers among the objects."""
+    return [item for item in _leaves(objects) if isinstance(item, Optimizer)]
+
+
+def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
+    """Return where the tensors are that only a step of an optimizer changes.
+
+    They are the parameters of all modules, and the optimizers' own tensors; none without an
+    optimizer, since nobody would say then when a step comes.
+    """
+    optimizers = optimizers_in(objects)
+    tensors: list[Any] = [
+        value for item in optimizers for state in item.state.values() for value in state.values()
+    ]
+    tensors += _parameters(dict(objects)) if optimizers else ()
+    return {
+        item.data_ptr() for item in tensors if isinstance(item, torch.Tensor) and _is_plain(item)
+    }
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it has an address, and no code of its own that runs with each gradient."""
+    return tensor.layout == torch.strided and not tensor._post_accumulate_grad_hooks
+
+
 def _parameters(item: Any) -> Iterator[nn.Parameter]:
-    if isinstance(item, nn.Module):
-        yield from item.parameters()
-    elif type(item) in (dict, list):
+    for leaf in _leaves(item):
+        if isinstance(leaf, nn.Module):
+            yield from leaf.parameters()
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    """Yield what is in dicts and lists of an object, or the object itself."""
+    if type(item) in (dict, list):
         for _, value in _entries(item):
-            yield from _parameters(value)
+            yield from _leaves(value)
+    else:
+        yield item
 
 
 # --- The kinds of objects ----------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""Memory that copies are made into, used again from one snapshot to the next.
+
+Fresh memory costs more than the copy: the system has to find and clear each page of it, which takes
+several times as long as to fill a page that is there already.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from pathlib import Path
+
+import torch
+
+PAGE_NBYTES = 4096
+
+
+class Arena:
+    """One run of bytes that grows when more is asked for, and never shrinks.
+
+    On Linux a forked process does not inherit it. If it did, the next snapshot would find every
+    page shared with the DataLoader's workers, and copy it once more.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """How much there is."""
+        return self._memory.numel()
+
+    def reserve(self, nbytes: int) -> torch.Tensor:
+        """Return at least `nbytes` bytes that start at a page's begin.
+
+        What was returned before is used again: its contents are no longer the caller's.
+        """
+        if nbytes > self.nbytes:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # give the old ones back first
+            self._memory = torch.frombuffer(_pages(nbytes), dtype=torch.uint8)
+        return self._memory
+
+
+def _pages(nbytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_DONTFORK"):
+        memory.madvise(mmap.MADV_DONTFORK)
+    return memory
+
+
+def free_nbytes() -> int:
+    """Return the bytes of memory that are free or could be; a great number if it can't be told."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 1 << 62

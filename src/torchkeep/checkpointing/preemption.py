@@ -1,0 +1,77 @@
+"""Signals that ask a run to make room: it saves at the next step's end, and then goes.
+
+A handler only notes the signal. To save in it would be to save in the middle of whatever the
+program is doing. DataLoader workers are forked from the program and would inherit the handlers,
+and then not end when they are told to; so a forked process gets the system's own back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any, ClassVar
+
+SIGNALS: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+"""The signals that a run minds: what schedulers send before they kill."""
+
+
+class SignalWatch:
+    """Notes signals from when it is made until it is closed.
+
+    Only the main thread may set handlers; from another one nothing is watched.
+
+    Args:
+        names: the signals, by name; what the system lacks is left out.
+
+    Attributes:
+        received: the name of the signal that came first, or an empty text.
+    """
+
+    _open: ClassVar[list[SignalWatch]] = []
+    _before: ClassVar[dict[int, Any]] = {}
+    """The handlers that were there before the first watch, by signal."""
+
+    def __init__(self, names: Iterable[str] = SIGNALS) -> None:
+        self.received = ""
+        numbers = (getattr(signal, name, None) for name in names)
+        self.numbers = {number for number in numbers if number is not None}
+        if _is_main_thread():
+            self._open.append(self)
+            for number in self.numbers - self._before.keys():
+                self._before[number] = signal.signal(number, self._note)
+
+    @classmethod
+    def _note(cls, number: int, frame: FrameType | None) -> None:
+        del frame
+        for watch in cls._open:
+            if number in watch.numbers and not watch.received:
+                watch.received = signal.Signals(number).name
+
+    def close(self) -> None:
+        """Put the handlers back that were there before, if nobody else watches."""
+        if self in self._open:
+            self._open.remove(self)
+        watched = {number for watch in self._open for number in watch.numbers}
+        if _is_main_thread():
+            for number in self._before.keys() - watched:
+                # A handler that no Python code had set is None, and can't be put back from here.
+                signal.signal(number, self._before.pop(number) or signal.SIG_DFL)
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Have a forked process end by these signals, as it would without us."""
+        for number in cls._before:
+            signal.signal(number, signal.SIG_DFL)
+        cls._before.clear()
+        cls._open.clear()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=SignalWatch.forget_all)

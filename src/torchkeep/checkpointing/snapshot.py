@@ -1,0 +1,200 @@
+"""A state's tensors as they are now, copied while the program goes on.
+
+Nothing that an optimizer's step changes moves during the next forward and backward pass. So only
+what may move before that is copied at once: buffers, generators, gradients, all that is small. The
+rest, parameters and the optimizer's own tensors, is copied by another thread; `finish` is called
+before the next step and copies what is left.
+
+Who changes a parameter by hand in between breaks the rule. PyTorch counts the changes of a tensor
+(`Tensor._version`); those that go round the count (`.data`) show in a few bytes that were taken
+when the snapshot was. Then the snapshot is no good, and `changed` says what was changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from torchkeep.checkpointing.arena import PAGE_NBYTES, Arena
+from torchkeep.tensors import identity, plain_on_cpu
+
+_SMALL_NBYTES = 32 << 10
+"""Up to here a copy is quicker than to make sure that nobody changes the original."""
+
+_PIECE_NBYTES = 8 << 20
+"""What is copied in one go: `finish` waits for no more than that of the other thread."""
+
+_SAMPLE_NBYTES = 64
+
+
+@dataclass(slots=True)
+class _Copied:
+    """A tensor that is copied into the arena."""
+
+    name: str
+    tensor: torch.Tensor
+    nbytes: int
+    start: int
+    """Where in the arena its copy begins."""
+    version: int
+    sample: bytes
+
+
+class Snapshot:
+    """Tensors as they are at this moment; `begin` comes first, and at once.
+
+    Args:
+        tensors: by name, on any device.
+        steady: the addresses of those that only an optimizer's step changes.
+        at_once: names of tensors that are copied at once, whatever `steady` says.
+
+    Attributes:
+        nbytes: what `begin` needs of an arena.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        steady: Collection[int],
+        at_once: Collection[str] = (),
+    ) -> None:
+        self.nbytes = 0
+        self._names: dict[str, str] = {}
+        self._clones: dict[str, torch.Tensor] = {}
+        self._moving: list[_Copied] = []
+        self._steady: list[_Copied] = []
+        first_of: dict[tuple[object, ...], str] = {}
+        for name, tensor in tensors.items():
+            self._names[name] = first_of.setdefault(identity(tensor), name)
+            if self._names[name] != name:
+                continue
+            if not _fits(tensor):
+                self._clones[name] = _clone(tensor)
+                continue
+            is_steady = tensor.data_ptr() in steady and name not in at_once
+            is_steady = is_steady and not tensor.is_inference()  # nobody counts its changes
+            (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
+
+    def _placed(self, name: str, tensor: torch.Tensor) -> _Copied:
+        address, nbytes = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        # At the same place in its page as the original: see `_CLOSE` in files/reading.py.
+        start = self.nbytes + (address - self.nbytes) % PAGE_NBYTES
+        self.nbytes = start + nbytes
+        sample = _sample(address, nbytes)
+        version = 0 if tensor.is_inference() else tensor._version
+        return _Copied(name, tensor, nbytes, start, version, sample)
+
+    def begin(self, arena: Arena) -> None:
+        """Copy what may move before the next step.
+
+        Args:
+            arena: where the copies go. It is this snapshot's until they are no longer needed.
+        """
+        self._memory = arena.reserve(self.nbytes)
+        self._base = self._memory.data_ptr()
+        for item in self._moving:
+            ctypes.memmove(self._base + item.start, item.tensor.data_ptr(), item.nbytes)
+        self._pieces = deque(self._cut())
+        self._num_left = len(self._pieces)
+        self._state = threading.Condition()
+        self._changed: list[str] | None = None
+
+    def _cut(self) -> list[tuple[int, int, int]]:
+        """Return what is to be copied later: targets, sources, lengths."""
+        return [
+            (self._base + item.start + done, item.tensor.data_ptr() + done, length)
+            for item in self._steady
+            for done in range(0, item.nbytes, _PIECE_NBYTES)
+            for length in (min(_PIECE_NBYTES, item.nbytes - done),)
+        ]
+
+    def finish(self) -> None:
+        """Copy what nobody else copies, and return when all is copied."""
+        while self._pieces:
+            try:
+                target, source, nbytes = self._pieces.popleft()
+            except IndexError:  # the other thread took the last one
+                break
+            ctypes.memmove(target, source, nbytes)  # without Python's lock
+            with self._state:
+                self._num_left -= 1
+                self._state.notify_all()
+        with self._state:
+            self._state.wait_for(lambda: self._num_left == 0)
+
+    def let_go(self) -> None:
+        """Finish, since the tensors are about to change; what changes them later does no harm.
+
+        The thread that changes them calls this.
+        """
+        self.finish()
+        with self._state:
+            if self._changed is None:
+                self._changed = self._find_changed()
+
+    def changed(self) -> list[str]:
+        """Return the names of the tensors that were changed before `let_go`. `finish` comes first.
+
+        One that was changed after it was copied counts as well: it can't be told.
+        """
+        with self._state:
+            return self._find_changed() if self._changed is None else self._changed
+
+    def _find_changed(self) -> list[str]:
+        return [
+            item.name
+            for item in self._steady
+            if item.tensor._version != item.version
+            or _sample(self._base + item.start, item.nbytes) != item.sample
+        ]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the copies by name, those of one tensor as one object. `finish` comes first."""
+        copies = {item.name: self._view(item) for item in (*self._moving, *self._steady)}
+        copies |= self._clones
+        return {name: copies[first] for name, first in self._names.items()}
+
+    def _view(self, item: _Copied) -> torch.Tensor:
+        run = self._memory[item.start : item.start + item.nbytes]
+        like = item.tensor
+        return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
+
+
+def _fits(tensor: torch.Tensor) -> bool:
+    """Whether it is one run of plain bytes, and long enough that a place for it is worth while."""
+    return (
+        tensor.is_cpu
+        and tensor.layout == torch.strided
+        and tensor.numel() * tensor.element_size() > _SMALL_NBYTES
+        and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
+        and _is_dense(tensor)
+    )
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its elements fill one run of memory from its address on, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _clone(tensor: torch.Tensor) -> torch.Tensor:
+    plain = plain_on_cpu(tensor)
+    return plain.clone() if plain.data_ptr() == tensor.data_ptr() else plain
+
+
+def _sample(address: int, nbytes: int) -> bytes:
+    """Return a few of the bytes at an address: from the begin, the middle and the end."""
+    middle, end = address + nbytes // 2, address + nbytes - _SAMPLE_NBYTES
+    places = (address, middle, end)
+    return b"".join([ctypes.string_at(place, _SAMPLE_NBYTES) for place in places])
