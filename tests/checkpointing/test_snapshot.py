@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchkeep.checkpointing.arena import Arena
+from torchkeep.checkpointing.cuda_copies import CudaCopies
 from torchkeep.checkpointing.snapshot import Snapshot
 from torchkeep.checkpointing.state import steady_addresses
 from torchkeep.tensors import same_bits
@@ -42,7 +43,7 @@ def addresses(named: dict[str, torch.Tensor]) -> set[int]:
 
 def taken(named, steady, at_once=()) -> Snapshot:
     snapshot = Snapshot(named, steady, at_once)
-    snapshot.begin(Arena())
+    snapshot.begin(Arena(), CudaCopies())
     return snapshot
 
 
@@ -77,6 +78,25 @@ def test_one_tensor_under_two_names_is_copied_once():
     copies = snapshot.tensors()
     assert copies["a"] is copies["b"]
     assert snapshot.nbytes < weight.numel() * 4 + 8192
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_on_a_device_are_those_of_the_moment():
+    live = {f"{number}": torch.randn(8 << 20, device="cuda") for number in range(4)}
+    live["buffer"] = torch.randn(1 << 20, device="cuda")
+    copies = CudaCopies()
+    for _ in range(3):
+        before = {name: tensor.cpu() for name, tensor in live.items()}
+        snapshot = Snapshot(live, addresses(live) - {live["buffer"].data_ptr()})
+        snapshot.begin(Arena(), copies)
+        live["buffer"].add_(1)
+        snapshot.let_go()
+        for tensor in live.values():
+            tensor.mul_(2)
+        snapshot.wait()
+        assert snapshot.changed() == []
+        made = snapshot.tensors()
+        assert all(same_bits(made[name], tensor) for name, tensor in before.items())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +141,7 @@ def test_two_threads_copy_together():
     arena = Arena()
     for _ in range(5):
         snapshot = Snapshot(live, addresses(live))
-        snapshot.begin(arena)
+        snapshot.begin(arena, CudaCopies())
         other = threading.Thread(target=snapshot.finish)
         other.start()
         snapshot.let_go()

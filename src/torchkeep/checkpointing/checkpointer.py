@@ -17,6 +17,7 @@ import torch
 
 from torchkeep.checkpointing.arena import Arena, free_nbytes
 from torchkeep.checkpointing.background import Background
+from torchkeep.checkpointing.cuda_copies import CudaCopies
 from torchkeep.checkpointing.discovery import (
     Checkpoint,
     list_checkpoints,
@@ -184,6 +185,7 @@ class Checkpointer:
         self._git: str | None = None
         self._writer = Background()
         self._arena = Arena()
+        self._cuda_copies = CudaCopies()
         self._snapshot: Snapshot | None = None
         self._unsteady: frozenset[str] = frozenset()
         self._given_up: tuple[str, ...] = ()
@@ -497,14 +499,14 @@ class Checkpointer:
             limit = self.max_copy_nbytes
             if snapshot.nbytes > (free_nbytes() // 2 if limit is None else limit):
                 return None
-        snapshot.begin(self._arena)
+        snapshot.begin(self._arena, self._cuda_copies)
         return snapshot
 
     def _write_copies(
         self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
     ) -> None:
         """Write a snapshot, unless its tensors were changed while they were copied."""
-        snapshot.finish()
+        snapshot.wait()
         self._given_up = tuple(snapshot.changed())
         if not self._given_up:
             self._write(path, snapshot.tensors(), structure, facts)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from torchkeep.checkpointing.arena import PAGE_NBYTES, Arena
+from torchkeep.checkpointing.cuda_copies import CudaCopies
 from torchkeep.tensors import identity, plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
@@ -68,33 +69,43 @@ class Snapshot:
         self._clones: dict[str, torch.Tensor] = {}
         self._moving: list[_Copied] = []
         self._steady: list[_Copied] = []
+        self._cuda: tuple[list[_Copied], list[_Copied]] = [], []
         first_of: dict[tuple[object, ...], str] = {}
         for name, tensor in tensors.items():
             self._names[name] = first_of.setdefault(identity(tensor), name)
             if self._names[name] != name:
                 continue
-            if not _fits(tensor):
+            if not _is_plain_run(tensor):
                 self._clones[name] = _clone(tensor)
                 continue
             is_steady = tensor.data_ptr() in steady and name not in at_once
             is_steady = is_steady and not tensor.is_inference()  # nobody counts its changes
-            (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
+            if tensor.is_cuda:
+                self._cuda[is_steady].append(_copied(name, tensor))
+            elif tensor.numel() * tensor.element_size() <= _SMALL_NBYTES:
+                self._clones[name] = _clone(tensor)
+            else:
+                (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
 
     def _placed(self, name: str, tensor: torch.Tensor) -> _Copied:
-        address, nbytes = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        item = _copied(name, tensor)
         # At the same place in its page as the original: see `_CLOSE` in files/reading.py.
-        start = self.nbytes + (address - self.nbytes) % PAGE_NBYTES
-        self.nbytes = start + nbytes
-        sample = _sample(address, nbytes)
-        version = 0 if tensor.is_inference() else tensor._version
-        return _Copied(name, tensor, nbytes, start, version, sample)
+        item.start = self.nbytes + (tensor.data_ptr() - self.nbytes) % PAGE_NBYTES
+        self.nbytes = item.start + item.nbytes
+        return item
 
-    def begin(self, arena: Arena) -> None:
+    def begin(self, arena: Arena, cuda: CudaCopies) -> None:
         """Copy what may move before the next step.
 
         Args:
             arena: where the copies go. It is this snapshot's until they are no longer needed.
+            cuda: where those of CUDA devices go, likewise.
         """
+        self._cuda_copies = cuda
+        on_device = [[item.tensor for item in items] for items in self._cuda]
+        copies = cuda.begin(*on_device)
+        names = [item.name for items in self._cuda for item in items]
+        self._clones.update(zip(names, copies, strict=True))
         self._memory = arena.reserve(self.nbytes)
         self._base = self._memory.data_ptr()
         for item in self._moving:
@@ -127,12 +138,18 @@ class Snapshot:
         with self._state:
             self._state.wait_for(lambda: self._num_left == 0)
 
+    def wait(self) -> None:
+        """Finish, and return when the copies of other devices' tensors are there as well."""
+        self.finish()
+        self._cuda_copies.wait()
+
     def let_go(self) -> None:
         """Finish, since the tensors are about to change; what changes them later does no harm.
 
         The thread that changes them calls this.
         """
         self.finish()
+        self._cuda_copies.let_go()
         with self._state:
             if self._changed is None:
                 self._changed = self._find_changed()
@@ -146,15 +163,17 @@ class Snapshot:
             return self._find_changed() if self._changed is None else self._changed
 
     def _find_changed(self) -> list[str]:
-        return [
+        on_cpu = [
             item.name
             for item in self._steady
             if item.tensor._version != item.version
             or _sample(self._base + item.start, item.nbytes) != item.sample
         ]
+        _, steady = self._cuda
+        return on_cpu + [item.name for item in steady if item.tensor._version != item.version]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the copies by name, those of one tensor as one object. `finish` comes first."""
+        """Return the copies by name, those of one tensor as one object. `wait` comes first."""
         copies = {item.name: self._view(item) for item in (*self._moving, *self._steady)}
         copies |= self._clones
         return {name: copies[first] for name, first in self._names.items()}
@@ -165,12 +184,19 @@ class Snapshot:
         return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
 
 
-def _fits(tensor: torch.Tensor) -> bool:
-    """Whether it is one run of plain bytes, and long enough that a place for it is worth while."""
+def _copied(name: str, tensor: torch.Tensor) -> _Copied:
+    nbytes = tensor.numel() * tensor.element_size()
+    version = 0 if tensor.is_inference() else tensor._version
+    is_sampled = tensor.is_cpu and nbytes > _SMALL_NBYTES
+    sample = _sample(tensor.data_ptr(), nbytes) if is_sampled else b""
+    return _Copied(name, tensor, nbytes, 0, version, sample)
+
+
+def _is_plain_run(tensor: torch.Tensor) -> bool:
+    """Whether its memory is one run of plain bytes that can be copied as it is."""
     return (
-        tensor.is_cpu
+        (tensor.is_cpu or tensor.is_cuda)
         and tensor.layout == torch.strided
-        and tensor.numel() * tensor.element_size() > _SMALL_NBYTES
         and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
         and _is_dense(tensor)
     )
