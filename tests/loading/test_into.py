@@ -301,6 +301,13 @@ def test_nothing_but_tensors_is_a_state_dict_whatever_they_are_called(tmp_path: 
     assert torch.equal(model.w, torch.ones(2, 3))
 
 
+def test_one_shard_alone_is_refused_with_what_it_belongs_to(tmp_path: Path) -> None:
+    save(trained(), tmp_path / "model.safetensors", shard_nbytes=50)
+    shard = min(tmp_path.glob("model-00001-of-*.safetensors"))
+    with pytest.raises(LoadMismatch, match=r"several shards: give model\.safetensors\.index\.json"):
+        load_into(net(), shard)
+
+
 @pytest.mark.parametrize("assign", [True, False])
 def test_a_tensor_that_was_saved_without_values_is_refused(tmp_path: Path, assign: bool) -> None:
     model, other = net().to("meta"), net()
