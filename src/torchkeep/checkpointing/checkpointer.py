@@ -41,6 +41,7 @@ from torchkeep.checkpointing.snapshot import Snapshot
 from torchkeep.checkpointing.state import (
     capture,
     capture_gradients,
+    is_plain_value,
     optimizers_in,
     restore,
     restore_gradients,
@@ -52,6 +53,7 @@ from torchkeep.errors import (
     Preempted,
     SaveRefused,
     TrainingDiverged,
+    WrongArgument,
 )
 from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
 from torchkeep.formats.own.manifest import folder_name
@@ -148,6 +150,8 @@ class Checkpointer:
         signals: Collection[str] = SIGNALS,
         stop_on_nan: bool = False,
     ) -> None:
+        _check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
+        _check_best(keep_best)
         self.folder = Path(folder)
         self.objects: dict[str, Any] = {
             "model": model,
@@ -157,6 +161,7 @@ class Checkpointer:
             "ema": ema,
             "extra": extra or None,
         }
+        _check_objects(self.objects)
         self.seed = torch.initial_seed() if seed is None else seed
         self.metadata = dict(metadata or {})
         self.every_steps = every_steps
@@ -300,6 +305,12 @@ class Checkpointer:
     def _end_epoch(self) -> None:
         self._is_in_epoch = False
         self._pending_state = None
+        if self._progress.epoch and not self._progress.step and self._passes.begun:
+            warnings.warn(
+                "step() was not called in two epochs: none of their batches count as finished; "
+                "call it once after each optimizer.step()",
+                stacklevel=3,
+            )
         self._passes.end_epoch()
         was_rated = bool(self._progress.metrics)
         self._progress.end_epoch()
@@ -665,6 +676,31 @@ class Checkpointer:
         if self._pending_state is not None:
             self._apply(self._pending_state)
             self._pending_state = self._pending_state if keep else None
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise WrongArgument(
+                f"{name} is {count!r}", advice="Give a number from 1 on, or None for never or all."
+            )
+
+
+def _check_best(rule: object) -> None:
+    is_rule = isinstance(rule, tuple | list) and len(rule) == 2 and rule[1] in ("min", "max")
+    if rule is not None and not is_rule:
+        raise WrongArgument(
+            f"keep_best is {rule!r}", advice='Give a metric and a direction: ("val_loss", "min").'
+        )
+
+
+def _check_objects(objects: Mapping[str, Any]) -> None:
+    for name, item in objects.items():
+        if item is not None and name != "extra" and is_plain_value(item):
+            raise WrongArgument(
+                f"{name} is a {type(item).__name__} without state_dict() and load_state_dict()",
+                advice="Pass the object itself, not its state_dict(); plain values go into extra.",
+            )
 
 
 def _final(problem: str) -> str:

@@ -267,6 +267,11 @@ VALUE = "value"
 ITEMS = "items"
 
 
+def is_plain_value(item: object) -> bool:
+    """Whether an object has no state of its own that could be put back, nor has what is in it."""
+    return _kind_of(item) is VALUE
+
+
 def _kind_of(item: object) -> Kind | str:
     for kind in KINDS:
         if kind.matches(item):
