@@ -41,8 +41,8 @@ from torchkeep.checkpointing.snapshot import Snapshot
 from torchkeep.checkpointing.state import (
     capture,
     capture_gradients,
+    hookable_optimizers,
     is_plain_value,
-    optimizers_in,
     restore,
     restore_gradients,
     steady_addresses,
@@ -270,7 +270,7 @@ class Checkpointer:
         self._signals = SignalWatch(self.signals)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step)
-            for optimizer in optimizers_in(self.objects)
+            for optimizer in hookable_optimizers(self.objects)
         ]
         return checkpoints
 

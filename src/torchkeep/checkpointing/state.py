@@ -108,9 +108,25 @@ def restore_gradients(objects: Mapping[str, Any], gradients: Mapping[str, Any]) 
             parameter.grad = None if item is None else item.to(parameter.device, copy=True)
 
 
-def optimizers_in(objects: Mapping[str, Any]) -> list[Optimizer]:
-    """Return the optimizers among the objects."""
-    return [item for item in _leaves(objects) if isinstance(item, Optimizer)]
+def hookable_optimizers(objects: Mapping[str, Any]) -> list[Optimizer]:
+    """Return the optimizers among the objects, or those that they wrap, that tell before a step.
+
+    None if one of them can't: then nobody says when parameters are about to change.
+    """
+    found = [item for item in _leaves(dict(objects)) if isinstance(item, Optimizer)]
+    telling = [_hookable(item) for item in found]
+    return [item for item in telling if item is not None] if None not in telling else []
+
+
+def _hookable(optimizer: Optimizer) -> Optimizer | None:
+    """Return the optimizer, or what a wrapper such as accelerate's holds; None if neither tells."""
+    # A wrapper that does not call Optimizer.__init__ has no hooks, and its step calls none.
+    while "_optimizer_step_pre_hooks" not in vars(optimizer):
+        held = vars(optimizer).get("optimizer")
+        if not isinstance(held, Optimizer):
+            return None
+        optimizer = held
+    return optimizer
 
 
 def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
@@ -119,7 +135,7 @@ def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
     They are the parameters of all modules, and the optimizers' own tensors; none without an
     optimizer, since nobody would say then when a step comes.
     """
-    optimizers = optimizers_in(objects)
+    optimizers = hookable_optimizers(objects)
     tensors: list[Any] = [
         value for item in optimizers for state in item.state.values() for value in state.values()
     ]
