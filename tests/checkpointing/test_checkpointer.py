@@ -417,7 +417,7 @@ def test_a_run_with_nothing_but_damage_does_not_start_from_zero(tmp_path):
 
 
 def test_old_checkpoints_stay_if_the_new_one_reads_back_wrong(tmp_path, monkeypatch):
-    import torchkeep.checkpointing.checkpointer as module
+    import torchkeep.checkpointing.run_folder as module
 
     interrupted(tmp_path, 2, every_steps=1)
     monkeypatch.setattr(module, "damage", lambda folder: "bits have turned")
