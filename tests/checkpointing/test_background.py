@@ -180,6 +180,14 @@ def test_who_changes_parameters_by_hand_gets_another_checkpoint(tmp_path, monkey
     assert run.ckpt.num_steps == expected.ckpt.num_steps == 6
 
 
+def test_a_change_that_shows_when_it_is_written_takes_it_back(tmp_path, monkeypatch):
+    answers = iter([[], ["objects/model/state/state_dict/0.weight"]])
+    monkeypatch.setattr(saver.Snapshot, "changed", lambda snapshot: next(answers, []))
+    with pytest.warns(UserWarning, match=r"0\.weight changed between two steps"):
+        Run(tmp_path, every_epochs=None).train()
+    assert list(states(tmp_path)) == [f"step-{number:08d}" for number in range(2, 7)]
+
+
 @pytest.mark.filterwarnings("ignore:.*changed between two steps")
 def test_the_last_step_is_kept_though_its_checkpoint_was_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(saver, "Background", Late)
