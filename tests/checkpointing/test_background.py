@@ -185,7 +185,8 @@ def test_a_change_that_shows_when_it_is_written_takes_it_back(tmp_path, monkeypa
     monkeypatch.setattr(saver.Snapshot, "changed", lambda snapshot: next(answers, []))
     with pytest.warns(UserWarning, match=r"0\.weight changed between two steps"):
         Run(tmp_path, every_epochs=None).train()
-    assert list(states(tmp_path)) == [f"step-{number:08d}" for number in range(2, 7)]
+    assert min(states(tmp_path)) == "step-00000002"
+    assert len(states(tmp_path)) == 5
 
 
 @pytest.mark.filterwarnings("ignore:.*changed between two steps")
