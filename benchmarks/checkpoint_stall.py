@@ -25,6 +25,8 @@ reused); "overlapped" stages in a thread, and waits for that before the optimize
 keeps one checkpoint: it reads each new one back and deletes the one before, which is in it, too.
 """
 
+# ruff: noqa: D102  what a contestant's methods do is said once, in `Unsaved`
+
 from __future__ import annotations
 
 import argparse
@@ -34,7 +36,6 @@ import random
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 import warnings
 from collections import defaultdict
@@ -186,7 +187,7 @@ class Unsaved:
         self.batches = iter(job.loader)
         self.durable_s = 0.0
 
-    def batch(self, *, save: bool) -> torch.Tensor:
+    def batch(self, *, save: bool) -> torch.Tensor:  # noqa: ARG002
         """Return the next batch, after a save if there is to be one."""
         return next(self.batches)
 

@@ -18,10 +18,7 @@ def test_every_contestant_has_its_row(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    tables = re.findall(r"(?:^\|.*\n)+", done.stdout, re.MULTILINE)
-    assert len(tables) == 2
-    for table in tables:
-        for name in ("torch.save", "safetensors.save_file", "DCP save", "torchkeep"):
-            (row,) = re.findall(rf"^\| {re.escape(name)} +\|(.*)\|$", table, re.MULTILINE)
-            assert len(re.findall(r"-?\d+\.\d+ \(-?\d+\.\d+\)", row)) == 3
+    for name in ("torch.save", "safetensors.save_file", "DCP save", "torchkeep"):
+        (row,) = re.findall(rf"^\| {re.escape(name)} +\|(.*)\|$", done.stdout, re.MULTILINE)
+        assert len(re.findall(r"-?\d+\.\d \(-?\d+\.\d\d\)", row)) == 3
     assert list(tmp_path.iterdir()) == []
