@@ -117,7 +117,11 @@ class _Encoder:
     def mapping(self, value: Mapping[Any, object], prefix: str) -> JSON:
         kind = _KIND_OF[type(value)]
         if kind == "dict" and "$" not in value and all(type(key) is str for key in value):
-            return {key: self.encode(item, f"{prefix}{key}/") for key, item in value.items()}
+            return {
+                # Most are: a call for each, and a place for it, would cost more than the rest.
+                key: item if type(item) in _AS_THEY_ARE else self.encode(item, f"{prefix}{key}/")
+                for key, item in value.items()
+            }
         items = [
             [self.encode(key, prefix), self.encode(item, f"{prefix}{key}/")]
             for key, item in value.items()
@@ -125,7 +129,11 @@ class _Encoder:
         return {"$": kind, "items": items}
 
     def sequence(self, value: Iterable[object], prefix: str) -> JSON:
-        items = [self.encode(item, f"{prefix}{index}/") for index, item in enumerate(value)]
+        items: list[JSON]
+        if all(type(item) is int for item in value):  # shapes, and the numbers of parameters
+            items = [_encode_int(item) for item in value]  # type: ignore[arg-type]
+        else:
+            items = [self.encode(item, f"{prefix}{index}/") for index, item in enumerate(value)]
         if isinstance(value, list):
             return items
         if isinstance(value, deque):
