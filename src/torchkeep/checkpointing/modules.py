@@ -37,7 +37,10 @@ def capture_module(model: nn.Module) -> dict[str, Any]:
     return {
         "state_dict": dict(state_dict),
         "other_buffers": {name: item for name, item in buffers.items() if name not in state_dict},
-        "training": {name: module.training for name, module in _bare_modules(model)},
+        "training": {
+            without(path, wrapped): module.training
+            for path, module in model.named_modules(remove_duplicate=False)
+        },
         "requires_grad": {
             without(name, wrapped): item.requires_grad for name, item in model.named_parameters()
         },

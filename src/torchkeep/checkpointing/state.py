@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchkeep.checkpointing.encoding import State, encode
+from torchkeep.checkpointing.encoding import State, encode, is_plain
 from torchkeep.checkpointing.modules import capture_module, check_module, restore_module
 from torchkeep.checkpointing.optimizers import (
     capture_optimizer,
@@ -323,6 +323,8 @@ def _capture_into(
 
 def _keepable(value: Any, place: str, inexact: list[str]) -> Any:
     """Return `value` without the dict entries that can't be kept; they go into `inexact`."""
+    if is_plain(value):
+        return value
     if type(value) not in (dict, OrderedDict):
         encode(value, place)
         return value
