@@ -161,6 +161,7 @@ def build(given: Given) -> Parts:
 def main(given: Given) -> None:
     os.setpgrp()
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     torch.set_num_threads(1)
     torch.manual_seed(7)
     random.seed(7)

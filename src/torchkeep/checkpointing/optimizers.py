@@ -128,7 +128,11 @@ def restore_optimizer(
     if isinstance(vars(optimizer).get("add_param_group"), _AddAgain):
         del optimizer.add_param_group
     _add(optimizer, _missing(optimizer, state, parameters) or [])
+    defaults = dict(optimizer.defaults)
     optimizer.load_state_dict(state["state_dict"])
+    # PyTorch adds a default here (`Optimizer.__setstate__`), which groups added later would have.
+    optimizer.defaults.clear()
+    optimizer.defaults.update(defaults)
     for index, parameter in _by_index(optimizer, state).items():
         if parameter in optimizer.state:
             saved = state["state_dict"]["state"][index]
