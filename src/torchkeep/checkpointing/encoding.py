@@ -4,6 +4,7 @@ JSON has no tuples, no keys but strings, no NaN, and readers that round large in
 lacks is written as an object with a `$` that tells the kind:
 
     {"$": "tensor", "name": "optimizer/state/0/exp_avg"}
+    {"$": "tensor", "name": "model/spectrum", "pairs": true}     complex128, as [..., 2] float64
     {"$": "tuple", "items": [0.9, 0.999]}
     {"$": "dict", "items": [[0, {...}], [1, {...}]]}         keys that are not strings
     {"$": "float", "bits": "7ff8000000000000"}               NaN and the infinities
@@ -45,6 +46,9 @@ _SEQUENCES: dict[str, type] = {
     "size": torch.Size,
 }
 _MAPPINGS: dict[str, type] = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
+_PAIRED = frozenset({torch.complex128, torch.complex32})
+"""Dtypes that safetensors lacks, and has twice as many real numbers for."""
+
 _KIND_OF = {kind: name for name, kind in (_SEQUENCES | _MAPPINGS).items()}
 _CONTAINERS = frozenset({list, deque, *_KIND_OF})
 _AS_THEY_ARE = frozenset({type(None), bool, str})
@@ -92,7 +96,7 @@ class _Encoder:
         if kind in _SCALARS:
             return _SCALARS[kind](value)
         if isinstance(value, torch.Tensor):
-            return {"$": "tensor", "name": self.name(value, prefix)}
+            return {"$": "tensor", **self.reference(value, prefix)}
         if kind in _CONTAINERS:
             take_apart = self.mapping if isinstance(value, dict) else self.sequence
             return take_apart(value, prefix)
@@ -111,8 +115,12 @@ class _Encoder:
             count += 1
             name = f"{wanted}#{count}"
         self.names[id(tensor)] = name
-        self.tensors[name] = tensor
+        self.tensors[name] = _pairs(tensor) if _is_kept_as_pairs(tensor) else tensor
         return name
+
+    def reference(self, tensor: torch.Tensor, prefix: str) -> dict[str, Any]:
+        pairs = {"pairs": True} if _is_kept_as_pairs(tensor) else {}
+        return {"name": self.name(tensor, prefix), **pairs}
 
     def mapping(self, value: Mapping[Any, object], prefix: str) -> JSON:
         kind = _KIND_OF[type(value)]
@@ -146,7 +154,16 @@ class _Encoder:
             tensor = torch.from_numpy(numpy.array(value))
         except TypeError:  # strings, dates, objects
             raise _refused(value, prefix) from None
-        return {"$": "numpy", "name": self.name(tensor, prefix), "scalar": scalar}
+        return {"$": "numpy", **self.reference(tensor, prefix), "scalar": scalar}
+
+
+def _is_kept_as_pairs(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in _PAIRED and tensor.layout == torch.strided
+
+
+def _pairs(tensor: torch.Tensor) -> torch.Tensor:
+    """Return complex numbers as `[..., 2]` real ones, in the same memory if it holds them so."""
+    return torch.view_as_real(tensor.detach().resolve_conj().resolve_neg())
 
 
 def _encode_int(value: int) -> JSON:
@@ -206,9 +223,9 @@ def decode(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Any:
 def _decode_tagged(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) -> Any:
     kind = node["$"]
     if kind == "tensor":
-        return tensors[node["name"]]
+        return _referred(tensors, node)
     if kind == "numpy":
-        array = tensors[node["name"]].numpy().copy()
+        array = _referred(tensors, node).numpy().copy()
         return array[()] if node["scalar"] else array
     if kind in _MAPPINGS:
         return _MAPPINGS[kind](
@@ -219,6 +236,11 @@ def _decode_tagged(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) ->
     if kind == "deque":
         return deque((decode(tensors, item) for item in node["items"]), node["maxlen"])
     return _DECODERS[kind](node)
+
+
+def _referred(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) -> torch.Tensor:
+    tensor = tensors[node["name"]]
+    return torch.view_as_complex(tensor) if node.get("pairs") else tensor
 
 
 _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -11,6 +11,7 @@ are the names that `torchkeep.save` gives too: a run may go on wrapped in someth
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -92,6 +93,13 @@ def restore_module(model: nn.Module, state: dict[str, Any]) -> None:
     for name, parameter in model.named_parameters():
         flag = state["requires_grad"].get(without(name, wrapped), parameter.requires_grad)
         parameter.requires_grad_(flag)
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield each parameter under each name that it has without wrappers."""
+    wrapped = wrapped_paths(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield without(name, wrapped), parameter
 
 
 def _bare_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
