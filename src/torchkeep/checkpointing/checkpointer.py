@@ -31,7 +31,13 @@ from torchkeep.checkpointing.environment import (
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_encoded
+from torchkeep.checkpointing.layout import (
+    damage,
+    read_manifest,
+    read_state,
+    remove_checkpoint,
+    write_encoded,
+)
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch
 from torchkeep.checkpointing.progress import Progress, as_number
 from torchkeep.checkpointing.retention import Best, Candidate, to_delete
@@ -53,8 +59,8 @@ from torchkeep.errors import (
     SaveRefused,
     TrainingDiverged,
 )
-from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
-from torchkeep.formats.own.manifest import folder_name
+from torchkeep.files import TEMPORARY_MARK, remove_temporaries
+from torchkeep.formats.own.manifest import ONE_FILE, folder_name
 from torchkeep.garbage import collection_paused
 from torchkeep.wording import counted
 
@@ -93,6 +99,8 @@ class Checkpointer:
 
     Args:
         folder: where the run's checkpoints go; made if missing.
+        format: "folder" for a folder of safetensors files per checkpoint, "pth" for one file that
+            plain `torch.load` reads. The run may have had the other one before.
         model, optimizer, scheduler, scaler, ema: what is trained; see `torchkeep.capture` for
             what each may be.
         extra: further objects, and plain values, by name. A plain value is put back into this dict.
@@ -147,8 +155,10 @@ class Checkpointer:
         max_copy_nbytes: int | None = None,
         signals: Collection[str] = SIGNALS,
         stop_on_nan: bool = False,
+        format: Literal["folder", "pth"] = "folder",
     ) -> None:
         self.folder = Path(folder)
+        self.suffix = ONE_FILE if format == "pth" else ""
         self.objects: dict[str, Any] = {
             "model": model,
             "optimizer": optimizer,
@@ -518,8 +528,11 @@ class Checkpointer:
         structure: JSON,
         facts: Mapping[str, Any],
     ) -> None:
+        before = self.last_saved or (self.resumed_from and self.resumed_from.path)
         try:
-            write_encoded(path, tensors, structure, facts=facts, durable=self.durable)
+            write_encoded(
+                path, tensors, structure, facts=facts, durable=self.durable, previous=before
+            )
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = path
@@ -558,9 +571,12 @@ class Checkpointer:
 
     def _free_name(self) -> Path:
         revision = 1
-        while (path := self.folder / folder_name(self._progress.step, revision)).exists():
+        while True:
+            name = folder_name(self._progress.step, revision)
+            path = self.folder / f"{name}{self.suffix}"
+            if not any((self.folder / f"{name}{kind}").exists() for kind in ("", ONE_FILE)):
+                return path
             revision += 1
-        return path
 
     def _prune(self, newest: Path) -> None:
         damaged = {item.path for item in self.skipped}
@@ -583,7 +599,7 @@ class Checkpointer:
                 advice="Look after the disk. No older checkpoint was deleted.",
             )
         for name in names:
-            remove_folder(self.folder / name)
+            remove_checkpoint(self.folder / name)
 
     # --- Resuming ------------------------------------------------------------------------------
 

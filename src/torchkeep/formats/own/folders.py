@@ -26,6 +26,7 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
+from torchkeep.files import digest
 from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import (
     Folder,
@@ -40,11 +41,15 @@ from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     FORMAT,
     MANIFEST,
-    MODEL_FILE,
+    MODEL_FILES,
+    MODEL_INDEX,
+    OWN_FILES,
     STATE_FILE,
+    TENSOR_FILES,
     name_of,
     read_manifest,
     stored_tensors,
+    told_by,
     wrong_size,
 )
 from torchkeep.formats.own.metadata import TRAINING_STATE
@@ -69,14 +74,14 @@ def is_checkpoint(folder: Folder) -> bool:
         return True
     if STATE_FILE in folder.files and _STATE_MARK in folder.head(STATE_FILE):
         return True
-    has_part = bool({MANIFEST, MODEL_FILE, STATE_FILE} & folder.files.keys())
+    has_part = not folder.files.keys().isdisjoint(OWN_FILES)
     return has_part and CHECKPOINT_NAME.fullmatch(folder.path.name) is not None
 
 
 def describe_checkpoint(folder: Folder) -> Contents:
     """Return what a checkpoint holds, as far as it is there."""
-    own = [name for name in (MODEL_FILE, STATE_FILE) if name in folder.files]
-    strangers = [name for name in folder.files if name not in (*own, MANIFEST)]
+    own = [name for name in TENSOR_FILES if name in folder.files]
+    strangers = [name for name in folder.files if name not in OWN_FILES]
     members = {name: folder.examine(name) for name in own}
     others, notes = look_into(folder, strangers)
     members |= others
@@ -88,15 +93,29 @@ def describe_checkpoint(folder: Folder) -> Contents:
     except FileProblem as problem:
         return _without_manifest(folder, members, problem, notes)
     root, findings = _state(folder.path, manifest, members)
+    findings += _index_problems(folder, manifest)
     joined = join_members(
         folder.path,
         folder.nbytes,
         CHECKPOINT.name,
         members,
-        kind=f"checkpoint of a torchkeep run at {_told(manifest)}",
+        kind=f"checkpoint of a torchkeep run at {told_by(manifest)}",
         findings=(*findings, *unreadable(members), *notes),
     )
     return replace(joined, root=root, digests=_digests(manifest, members))
+
+
+def _index_problems(folder: Folder, manifest: Mapping[str, Any]) -> list[Finding]:
+    """Return what is wrong with the index of a model in two files: no tensor would tell."""
+    expected = manifest["files"].get(MODEL_INDEX)
+    if expected is None or MODEL_INDEX not in folder.files:
+        return []
+    try:
+        is_right = digest(folder.read(MODEL_INDEX, expected["nbytes"])) == expected["digest"]
+    except FileProblem:
+        is_right = False
+    text = f"{MODEL_INDEX} differs from what was written"
+    return [] if is_right else [Finding("index", "damaged", MODEL_INDEX, text)]
 
 
 def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> dict[Memory, str]:
@@ -112,10 +131,6 @@ def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> di
 def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, TensorEntry]:
     member = members.get(file)
     return {} if member is None else member.tensors
-
-
-def _told(manifest: Mapping[str, Any]) -> str:
-    return f"step {manifest['step']}, epoch {manifest['epoch']}, saved {manifest['date'][:40]}"
 
 
 def _without_manifest(
@@ -134,8 +149,14 @@ def _without_manifest(
         findings=(finding, *unreadable(members), *notes),
         problem=None if members else DamagedFile(text),
     )
-    model = members.get(MODEL_FILE)
-    return replace(joined, root={"model": model.root} if model and model.root else joined.root)
+    model = _model(members)
+    return replace(joined, root={"model": model} if model else joined.root)
+
+
+def _model(members: Mapping[str, Contents]) -> dict[Value, Value]:
+    """Return the model's state dict as its files have it."""
+    roots = [members[name].root for name in MODEL_FILES if name in members]
+    return {key: item for root in roots if isinstance(root, dict) for key, item in root.items()}
 
 
 def _state(
@@ -157,8 +178,8 @@ def _state(
         state = inert(manifest["structure"], tensors)
     except DamagedFile as problem:
         findings.append(Finding("structure", "damaged", MANIFEST, problem.problem))
-        found = members.get(MODEL_FILE)
-        state = {} if found is None or found.root is None else {"model": found.root}
+        model = _model(members)
+        state = {"model": model} if model else {}
     _put_state(root, state)
     return root, findings
 
@@ -309,8 +330,7 @@ def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Fi
     except FileProblem as problem:
         text = f"{path.name}: {problem.problem}"
         return {}, [Finding("not-looked-into", "ambiguous", path.name, text)]
-    own = (MANIFEST, MODEL_FILE, STATE_FILE)
-    below = look_below(inner, [name for name in inner.files if name not in own])
+    below = look_below(inner, [name for name in inner.files if name not in OWN_FILES])
     members = {f"{path.name}/{name}": member for name, member in below.members.items()}
     return members, below.findings
 
@@ -330,7 +350,7 @@ def _told_by(folder: Folder, name: str) -> tuple[int, Contents]:
         nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
         container=CHECKPOINT.name,
         root=_facts(manifest),
-        kind=f"checkpoint at {_told(manifest)}",
+        kind=f"checkpoint at {told_by(manifest)}",
         problem=DamagedFile(problem_text, path=path) if problem_text else None,
     )
 
