@@ -528,7 +528,7 @@ class Checkpointer:
         structure: JSON,
         facts: Mapping[str, Any],
     ) -> None:
-        before = self.last_saved or (self.resumed_from and self.resumed_from.path)
+        before = self.last_saved or (self.resumed_from.path if self.resumed_from else None)
         try:
             write_encoded(
                 path, tensors, structure, facts=facts, durable=self.durable, previous=before

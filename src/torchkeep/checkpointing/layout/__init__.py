@@ -1,8 +1,7 @@
 """A checkpoint on disk, written and read back live: a folder, or one file.
 
-Both hold the same: what `encode` took apart, with a digest of every tensor. Which one a checkpoint
-is, its path tells: a name that ends in `.pth` is written as one file, and what lies there is read as
-what it is.
+Both hold the same: what `encode` took apart, with a digest of every tensor. A name that ends in
+`.pth` is written as one file; what lies there is read as what it is.
 
     folder.py     a folder of safetensors files with a manifest
     frozen.py     which tensors training leaves alone

@@ -65,8 +65,9 @@ def write_one_file(
             others.append(tensor)
     manifest[PLACES] = {name: known[id(tensor)] for name, tensor in apart.items()}
     manifest["digest"] = manifest_digest(manifest)
-    tree[KEY] = {MANIFEST_KEY: json.dumps(manifest, allow_nan=False), TENSORS_KEY: others}
-    write_torch_zip(tree, path, durable=durable, device="cpu")
+    own = {MANIFEST_KEY: json.dumps(manifest, allow_nan=False), TENSORS_KEY: others}
+    # It comes first, so that the file's first bytes tell what it is.
+    write_torch_zip({KEY: own, **tree}, path, durable=durable, device="cpu")
     return manifest
 
 
@@ -84,7 +85,7 @@ def _places(value: Any, place: _Place) -> Iterator[tuple[int, _Place]]:
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors as plain ones of which each has a storage of its own; names of one stay one.
+    """Return the tensors as plain ones, each with a storage of its own; names of one stay one.
 
     A zip stores whole storages, and one storage has one dtype. Copies of a state are all in one.
     """

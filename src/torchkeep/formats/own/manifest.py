@@ -5,9 +5,9 @@
       state.safetensors    every other tensor of the state
       manifest.json        written last: what the state is made of, digests, facts for a person
 
-If a part of the model is frozen, that part has a file of its own, which the checkpoints of a run
-share (a hard link): the model is two shards and their index then, as Hugging Face names them. Frozen
-parameters of other objects (a teacher, an average) are in a file of their own likewise.
+Parameters that are frozen have a file of their own, which the checkpoints of a run share (a hard
+link). The model is two shards and an index then, as Hugging Face names them. Frozen parameters of
+other objects (a teacher, an average) are in a file of their own likewise.
 
       model-00001-of-00002.safetensors    the frozen parameters
       model-00002-of-00002.safetensors    the rest of the state dict

@@ -2,11 +2,11 @@
 
 Its tree has the keys that training scripts use, and one more:
 
-    epoch, global_step, loss, metrics
-    model_state_dict, optimizer_state_dict, scheduler_state_dict, scaler_state_dict, ema_state_dict
     torchkeep
       manifest    the manifest as JSON text: see `own.manifest`
       tensors     a list of the state's tensors that are nowhere else in the tree
+    epoch, global_step, loss, metrics
+    model_state_dict, optimizer_state_dict, scheduler_state_dict, scaler_state_dict, ema_state_dict
 
 In such a manifest `files`, `tensors` and `tied` are empty, and `places` tells for every tensor of
 the structure where it is: the keys and positions that lead to it from the root. The digests are the
