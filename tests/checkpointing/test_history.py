@@ -189,7 +189,8 @@ def test_the_two_files_and_their_index_are_a_model_to_anyone(tmp_path: Path) -> 
     path = run.save()
     index = json.loads((path / INDEX).read_text())
     expected = run.net.state_dict()
-    assert list(index["weight_map"]) and index["weight_map"].keys() == expected.keys()
+    assert list(index["weight_map"])
+    assert index["weight_map"].keys() == expected.keys()
     found = {
         name: safetensors.torch.load_file(path / file)[name]
         for name, file in index["weight_map"].items()

@@ -134,10 +134,7 @@ def test_plain_python_puts_the_whole_state_together(written: tuple[Path, Any]) -
 def test_each_tensor_is_stored_once(written: tuple[Path, Any]) -> None:
     path, state = written
     nbytes = sum(item.numel() * item.element_size() for item in encode(state)[0].values())
-    records = {
-        entry.storage.offset: entry.storage.nbytes
-        for entry in entries(describe(path).root)
-    }
+    records = {entry.storage.offset: entry.storage.nbytes for entry in entries(describe(path).root)}
     assert sum(records.values()) == nbytes
 
 
@@ -306,9 +303,7 @@ def first_tensor(path: Path) -> int:
     return min(entry.storage.offset for entry in entries(describe(path).root))
 
 
-def test_a_flipped_bit_in_any_tensor_is_found(
-    written: tuple[Path, Any], checkpoint: Path
-) -> None:
+def test_a_flipped_bit_in_any_tensor_is_found(written: tuple[Path, Any], checkpoint: Path) -> None:
     clean = checkpoint.read_bytes()
     older = write(checkpoint.parent / "step-00000001.pth", {"objects": {}})
     places = {e.storage.offset: e.storage.nbytes for e in entries(describe(checkpoint).root)}

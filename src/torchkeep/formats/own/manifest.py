@@ -162,9 +162,9 @@ def read_manifest(
         LimitReached: it is longer than `limits` allows.
     """
     if _is_file(folder):
-        from torchkeep.formats.own.one_file import read_one_file  # which uses this module
+        from torchkeep.formats.own.one_file import read_manifest_of  # which uses this module
 
-        return read_one_file(folder, limits=limits)[1]
+        return read_manifest_of(folder, limits=limits)
     path = Path(folder) / MANIFEST
     with InputFile(path) as file:
         try:

@@ -15,13 +15,17 @@ zip's own (`own.metadata.DIGESTS`), so a file without them is no whole checkpoin
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from torchkeep.contents import Contents, Finding, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileProblem, NotAModelFile, UnsupportedContent
+from torchkeep.files import InputFile
 from torchkeep.formats.own.manifest import FORMAT, parse_manifest, told_by
+from torchkeep.formats.zips.rooted import open_archive
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 
 KEY = "torchkeep"
@@ -50,6 +54,40 @@ def told(root: Value) -> tuple[str, list[Finding]]:
         finding = Finding("manifest", "damaged", f"{KEY}.{MANIFEST_KEY}", text)
         return "checkpoint of a torchkeep run without its manifest", [finding]
     return f"checkpoint of a torchkeep run at {told_by(manifest)}", []
+
+
+def read_manifest_of(
+    path: str | os.PathLike[str], *, limits: Limits | None = None
+) -> dict[str, Any]:
+    """Return the manifest of a checkpoint that is one file.
+
+    A run's checkpoints are listed whenever one is pruned, so what need not be read is not: the
+    manifest is the first text in the file, and proves itself by its digest.
+
+    Arguments and errors are those of `read_one_file`.
+    """
+    with InputFile(path) as file:
+        found = _first_manifest(file, limits or DEFAULT_LIMITS)
+    return read_one_file(path, limits=limits)[1] if found is None else found
+
+
+def _first_manifest(file: InputFile, limits: Limits) -> dict[str, Any] | None:
+    """Return the manifest if it is where we write it, in a file that is not cut off."""
+    try:
+        directory, _ = open_archive(file, limits)
+        record = directory.records[_PICKLE]
+        limits.check("pickle_nbytes", record.packed_nbytes)
+        data = file.read_at(record.offset, record.packed_nbytes)
+        start = data.index(_BEGIN)
+        (nbytes,) = struct.unpack_from("<I", data, start - 4)
+        return _parsed(data[start : start + nbytes])
+    except (FileProblem, KeyError, ValueError, struct.error):
+        return None
+
+
+_PICKLE = "archive/data.pkl"
+_BEGIN = json.dumps({"format": FORMAT})[:-1].encode()
+"""How a manifest begins; the length of the text is in the four bytes before it."""
 
 
 def read_one_file(
@@ -85,7 +123,11 @@ def manifest_of(root: Value) -> dict[str, Any]:
     Raises:
         DamagedFile: it is not what was written.
     """
-    manifest = parse_manifest(_manifest_text(root) or "")
+    return _parsed(_manifest_text(root) or "")
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    manifest = parse_manifest(text)
     places = manifest.get(PLACES)
     if not isinstance(places, dict) or not all(map(_is_place, places.values())):
         raise DamagedFile(f"its {PLACES!r} is not what a checkpoint has there")
