@@ -186,8 +186,9 @@ def test_every_kind_of_value_comes_back_and_plain_torch_reads_it(tmp_path: Path)
 def test_tensors_of_every_layout_come_back(tmp_path: Path) -> None:
     flat = torch.arange(24, dtype=torch.float32)
     tensors = {
-        "flat": flat,
         "its begin": flat[:8],
+        "its begin of another type": flat.view(torch.int64)[:2],
+        "flat": flat,
         "a view of another type": flat.view(torch.int32)[8:16],
         "transposed": flat.view(4, 6).t(),
         "expanded": torch.ones(1).expand(5),
