@@ -225,6 +225,16 @@ def test_copies_in_one_memory_are_stored_apart(tmp_path: Path) -> None:
     assert back["b"].tolist() == [7] * 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_was_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    flat = torch.arange(8.0, device="cuda")
+    tensors = {"flat": flat, "part": flat[2:4], "half": flat.half(), "turned": flat.view(2, 4).t()}
+    path = write(tmp_path / "step-00000001.pth", {"objects": {}, **tensors})
+    assert fingerprint(read_state(path)) == fingerprint({"objects": {}, **tensors})
+    found = torch.load(path, weights_only=True)["torchkeep"]["tensors"]
+    assert {item.device.type for item in found} == {"cpu"}
+
+
 def test_a_name_that_is_taken_is_refused_and_a_failed_write_leaves_nothing(
     tmp_path: Path,
 ) -> None:
