@@ -260,6 +260,19 @@ def test_inspect_and_verify_tell_what_it_is(written: tuple[Path, Any]) -> None:
     torchkeep.load_into(model, written[0])
 
 
+def test_two_files_are_compared_in_all_that_they_hold(
+    written: tuple[Path, Any], tmp_path: Path
+) -> None:
+    state = written[1]
+    again = write(tmp_path / "step-00000001.pth", state, date="2027-01-01", serial=7)
+    assert torchkeep.diff(written[0], again).equal
+    more = write(tmp_path / "step-00000002.pth", state | {"data": {"seed": 3}})
+    found = torchkeep.diff(written[0], more)
+    assert not found.equal
+    changed = [item.name for part in found.parts for item in part.values]
+    assert changed == ["torchkeep.manifest.structure.data.seed"]
+
+
 def test_a_run_of_files_is_told_as_a_run(written: tuple[Path, Any], checkpoint: Path) -> None:
     run = checkpoint.parent
     write(run / "step-00000003.pth", written[1], step=3, serial=3)

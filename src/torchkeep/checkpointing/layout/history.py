@@ -19,14 +19,15 @@ from torchkeep.errors import FileProblem
 from torchkeep.files import (
     CHUNK_NBYTES,
     InputFile,
-    digest_of_pieces,
+    digest,
     link_file,
     new_digest,
     remove_files,
 )
 from torchkeep.formats.own.manifest import read_manifest
 from torchkeep.saving.safetensors import described
-from torchkeep.writing.safetensors import Layout, TensorData
+from torchkeep.tensors import bytes_of, plain_on_cpu
+from torchkeep.writing.safetensors import Layout
 
 _LEAST_NBYTES = 1 << 20
 """Smaller files are written: that takes less than to find out."""
@@ -75,11 +76,10 @@ class Earlier:
         known = self.manifest["files"].get(name)
         if known is None or known["nbytes"] < _LEAST_NBYTES:
             return False
-        data = described(tensors)
-        layout = Layout(data, metadata or {})
         digests = self.manifest["tensors"][name]
-        if layout.nbytes != known["nbytes"] or not _has_digests(data, digests):
+        if not _has_digests(tensors, digests):
             return False
+        layout = Layout(described(tensors), metadata or {})
         if not link_file(self.folder / name, target, durable=durable):
             return False
         # What was linked is looked at, and not what has the name now.
@@ -98,18 +98,13 @@ def file_facts(path: Path) -> dict[str, Any]:
         return {"nbytes": file.nbytes, "digest": running.hexdigest()}
 
 
-def _has_digests(tensors: Mapping[str, TensorData], digests: Mapping[str, str]) -> bool:
-    """Whether these are the digests of the tensors; the first that differs ends it."""
+def _has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> bool:
+    """Whether these are the digests of the tensors' bytes; the first that differs ends it."""
     if tensors.keys() != digests.keys():
         return False
     # What training changes, it changes all over: a small tensor tells as well as a large one.
-    by_size = sorted(tensors, key=lambda name: tensors[name].payload.nbytes)
-    return all(_digest(tensors[name]) == digests[name] for name in by_size)
-
-
-def _digest(tensor: TensorData) -> str:
-    payload = tensor.payload
-    return digest_of_pieces(payload.read(0, payload.nbytes))
+    by_size = sorted(tensors, key=lambda name: tensors[name].numel())
+    return all(digest(bytes_of(plain_on_cpu(tensors[name]))) == digests[name] for name in by_size)
 
 
 def _is_as_written(path: Path, facts: Mapping[str, Any], header: bytes) -> bool:
