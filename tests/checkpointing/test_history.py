@@ -159,6 +159,20 @@ def test_frozen_parameters_of_other_objects_are_shared_too(tmp_path: Path) -> No
     )
 
 
+def test_the_frozen_part_of_a_moving_average_stays_the_same(tmp_path: Path) -> None:
+    net = network()
+    net[0].weight.requires_grad_(False)
+    ema = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    run = Run(tmp_path, ema=ema)
+    for _ in range(3):
+        ema.update_parameters(net)
+        run.save()
+    name = "state-frozen.safetensors"
+    assert len({inode(path / name) for path in run.saved}) == 1
+
+
 def test_a_frozen_parameter_of_two_names_is_frozen_under_both() -> None:
     net = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     net["b"].weight = net["a"].weight.requires_grad_(False)

@@ -211,6 +211,18 @@ def test_tensors_of_every_layout_come_back(tmp_path: Path) -> None:
     assert damage(path) == ""
 
 
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_sparse_tensor_comes_back(tmp_path: Path, mmap: bool) -> None:
+    state = {"objects": {}, "coo": torch.eye(3).to_sparse(), "plain": torch.ones(2)}
+    path = write(tmp_path / "step-00000001.pth", state)
+    back = read_state(path, mmap=mmap)
+    assert back["coo"].layout == torch.sparse_coo
+    assert torch.equal(back["coo"].to_dense(), torch.eye(3))
+    assert damage(path) == ""
+    with pytest.raises(SaveRefused, match="is sparse"):
+        write(tmp_path / "step-00000001", state)
+
+
 def test_copies_in_one_memory_are_stored_apart(tmp_path: Path) -> None:
     memory = torch.zeros(64, dtype=torch.uint8)
     tensors = {

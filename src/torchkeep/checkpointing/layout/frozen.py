@@ -26,6 +26,8 @@ def frozen_tensors(tensors: Mapping[str, torch.Tensor], structure: JSON) -> set[
         for name in [_tensor_name(_table(state.get("state_dict")).get(key))]
         if name in tensors
     }
+    if not frozen:
+        return frozen
     # Of a parameter that has several names, only the first is said to be frozen.
     places = {identity(tensors[name]) for name in frozen}
     return {name for name, tensor in tensors.items() if identity(tensor) in places}
