@@ -91,9 +91,10 @@ def plain_on_cpu(tensor: torch.Tensor) -> torch.Tensor:
 def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     """Return what two tensors have in common exactly if they are one: the same values in one place.
 
-    A tensor without memory, on `meta` or empty, is only itself. Both must be alive.
+    A tensor without memory of its own is only itself: on `meta`, empty, sparse or nested. Both must
+    be alive.
     """
-    if tensor.is_meta or tensor.numel() == 0:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
         return (id(tensor),)
     place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
     return (*place, tensor.is_conj(), tensor.is_neg())

@@ -473,7 +473,7 @@ def test_an_epoch_that_began_more_passes_than_it_does_now_is_refused(tmp_path):
 
 
 def test_a_place_that_cant_be_written_is_named_as_the_checkpoint(tmp_path, monkeypatch):
-    import torchkeep.checkpointing.layout as module
+    import torchkeep.checkpointing.layout.folder as module
 
     def refuse(content, path, **_):
         raise SaveRefused(f"{path}: the disk is full")

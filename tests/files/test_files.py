@@ -27,6 +27,7 @@ from torchkeep.files import (
     digests,
     grouped_by_size,
     in_parallel,
+    link_file,
     new_digest,
     output,
     remove_folder,
@@ -311,6 +312,42 @@ def test_a_removed_folder_is_gone_with_its_files(tmp_path: Path) -> None:
     (tmp_path / "folder" / "file").write_bytes(b"x")
     remove_folder(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_with_two_names_is_one_file(tmp_path: Path, durable: bool) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_file(one, b"data", durable=False)
+    assert link_file(one, other, durable=durable)
+    assert one.samefile(other)
+    one.unlink()
+    assert other.read_bytes() == b"data"
+
+
+def test_what_is_no_file_gets_no_second_name(tmp_path: Path, monkeypatch) -> None:
+    target = tmp_path / "target"
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+    for name in ("missing", "link", "folder", "file/below"):
+        assert not link_file(tmp_path / name, target)
+    assert not target.exists()
+
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)  # as on a file system without such links
+    assert not link_file(tmp_path / "file", target)
+
+
+def test_a_second_name_of_what_can_not_be_synced_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "file").write_bytes(b"data")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        link_file(tmp_path / "file", tmp_path / "target")
 
 
 def test_what_interrupted_writes_left_is_removed_and_returned(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import torchkeep
 from releases import DTYPES
 from torchkeep.contents import ITEM_SIZE
 from torchkeep.errors import SaveRefused
 from torchkeep.files import CHUNK_NBYTES, digest
+from torchkeep.formats import describe
 from torchkeep.formats.own.metadata import DIGESTS
 from torchkeep.saving import write_torch_zip
 from torchkeep.tensors import bytes_of, plain_on_cpu, same_bits, torch_dtype
@@ -54,6 +56,15 @@ def test_a_tree_of_plain_values_comes_back_identical(path: Path) -> None:
     assert found == tree
     assert repr(found) == repr(tree)  # types and order too
     assert found["shared"][0] is found["shared"][1]
+
+
+def test_the_file_may_say_of_its_tensors_that_they_were_elsewhere(path: Path) -> None:
+    coo = torch.eye(2).to_sparse()
+    write_torch_zip({"plain": torch.ones(2), "sparse": coo}, path, device="cuda:3")
+    found = describe(path)
+    parts = dict(found.root["sparse"].parts)
+    assert {e.storage.device for e in (found.root["plain"], *parts.values())} == {"cuda:3"}
+    assert torch.equal(torchkeep.load(path)["sparse"].to_dense(), torch.eye(2))
 
 
 def test_numpy_scalars_become_plain_numbers(path: Path) -> None:

@@ -86,6 +86,8 @@ class Checkpointer:
 
     Args:
         folder: where the run's checkpoints go; made if missing.
+        format: "folder" for a folder of safetensors files per checkpoint, "pth" for one file that
+            plain `torch.load` reads. The run may have had the other one before.
         model, optimizer, scheduler, scaler, ema: what is trained; see `torchkeep.capture` for
             what each may be.
         extra: further objects, and plain values, by name. A plain value is put back into this dict.
@@ -139,6 +141,7 @@ class Checkpointer:
         max_copy_nbytes: int | None = None,
         signals: Collection[str] = SIGNALS,
         stop_on_nan: bool = False,
+        format: Literal["folder", "pth"] = "folder",
     ) -> None:
         _check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
         _check_best(keep_best)
@@ -165,7 +168,9 @@ class Checkpointer:
         self.resumed_from: Checkpoint | None = None
         self.skipped: tuple[Checkpoint, ...] = ()
         self.inexact: tuple[str, ...] = ()
-        self._run = RunFolder(folder, keep_last=keep_last, keep_best=keep_best, durable=durable)
+        self._run = RunFolder(
+            folder, keep_last=keep_last, keep_best=keep_best, durable=durable, form=format
+        )
         self._saver = Saver(self._run, self.objects, max_copy_nbytes)
         self._progress = Progress()
         self._passes = Passes()
@@ -520,6 +525,7 @@ class Checkpointer:
         self._is_saved = True
         self._is_due = False
         self.resumed_from = found
+        self._run.previous = found.path
         return found
 
     def _reasons(self, state: State, manifest: Mapping[str, Any]) -> list[str]:

@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
 from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
 from torchkeep.formats.own.manifest import (
-    CHECKPOINT_NAME,
     MANIFEST,
+    ONE_FILE,
+    checkpoint_step,
+    is_checkpoint_there,
     read_manifest,
     wrong_size,
 )
@@ -24,7 +27,7 @@ class Checkpoint:
     """A checkpoint as its manifest tells it."""
 
     path: Path
-    """Its folder."""
+    """Its folder, or its file."""
     step: int
     """Finished optimizer steps."""
     serial: int
@@ -63,11 +66,7 @@ def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     folder = Path(run)
     if not folder.is_dir():
         return []
-    found = [
-        look_at(item)
-        for item in folder.iterdir()
-        if CHECKPOINT_NAME.fullmatch(item.name) and item.is_dir()
-    ]
+    found = [look_at(item) for item in folder.iterdir() if is_checkpoint_there(item)]
     return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
 
 
@@ -93,14 +92,15 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
 
 def look_at(path: Path) -> Checkpoint:
     """Return what a checkpoint's manifest says, and whether its files have the right sizes."""
-    match = CHECKPOINT_NAME.fullmatch(path.name)
-    step = int(match[1]) if match else 0
+    step = checkpoint_step(path) or 0
+    # One file is named as a whole: its manifest is a part of it.
+    name = path.name if path.suffix == ONE_FILE else MANIFEST
     try:
         manifest = read_manifest(path)
     except FileMissing:
-        return Checkpoint(path, step, 0, f"{MANIFEST} is missing")
+        return Checkpoint(path, step, 0, f"{name} is missing")
     except FileProblem as error:
-        return Checkpoint(path, step, 0, f"{MANIFEST} is unusable, {error.problem}")
+        return Checkpoint(path, step, 0, f"{name} is unusable, {error.problem}")
     return Checkpoint(
         path,
         manifest["step"],
@@ -110,6 +110,15 @@ def look_at(path: Path) -> Checkpoint:
         batch=manifest["batch"],
         metrics=decode({}, manifest["metrics"]),
         date=manifest["date"],
-        nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
+        nbytes=_nbytes(path, manifest),
         inexact=tuple(manifest["inexact"]),
     )
+
+
+def _nbytes(path: Path, manifest: Mapping[str, Any]) -> int:
+    try:
+        if path.is_file():
+            return path.stat().st_size
+    except OSError:  # it was removed a moment ago
+        return 0
+    return sum(file["nbytes"] for file in manifest["files"].values())

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import read_manifest, read_state
+from torchkeep.checkpointing.layout.usual_keys import usual_keys
 from torchkeep.errors import CheckpointProblem
 from torchkeep.saving import SaveReport, save
-
-_KEYS = {
-    "model": "model_state_dict",
-    "optimizer": "optimizer_state_dict",
-    "scheduler": "scheduler_state_dict",
-    "scaler": "scaler_state_dict",
-    "ema": "ema_state_dict",
-}
 
 
 def export_checkpoint(
@@ -34,7 +26,7 @@ def export_checkpoint(
     the run has them. An exact resume needs more: the checkpoint itself.
 
     Args:
-        checkpoint: the checkpoint's folder.
+        checkpoint: the checkpoint, a folder or a file.
         path: the file to write.
         durable: sync it.
         overwrite: replace what is there.
@@ -44,23 +36,9 @@ def export_checkpoint(
         CheckpointProblem: it has no model.
         SaveRefused: the file can't be written.
     """
-    manifest, objects = read_manifest(checkpoint), read_state(checkpoint)["objects"]
-    if "model" not in objects:
+    manifest, state = read_manifest(checkpoint), read_state(checkpoint)
+    if "model" not in state["objects"]:
         raise CheckpointProblem(f"{os.fspath(checkpoint)}: there is no model in it")
     metrics = decode({}, manifest["metrics"])
-    content: dict[str, Any] = {"epoch": manifest["epoch"], "step": manifest["step"]}
-    if "loss" in metrics:
-        content["loss"] = metrics["loss"]
-    content["metrics"] = metrics
-    content |= {_KEYS[name]: _state_dict(node) for name, node in objects.items() if name in _KEYS}
+    content = usual_keys(state, manifest, metrics, step_key="step")
     return save(content, path, durable=durable, overwrite=overwrite)
-
-
-def _state_dict(node: dict[str, Any]) -> Any:
-    """Return what the object's own `state_dict()` would."""
-    if node["kind"] == "items":
-        return {name: _state_dict(inner) for name, inner in node["items"].items()}
-    state = node["state"]
-    if node["kind"] in ("module", "optimizer"):
-        return state["state_dict"]
-    return state["state"] if node["kind"] == "stateful" else state

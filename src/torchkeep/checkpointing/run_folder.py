@@ -6,18 +6,18 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
 from torchkeep.checkpointing.encoding import JSON
-from torchkeep.checkpointing.layout import damage, write_encoded
+from torchkeep.checkpointing.layout import damage, remove_checkpoint, write_encoded
 from torchkeep.checkpointing.retention import Best, Candidate, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.errors import CheckpointProblem, SaveRefused
-from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
-from torchkeep.formats.own.manifest import folder_name
+from torchkeep.files import TEMPORARY_MARK, remove_temporaries
+from torchkeep.formats.own.manifest import ONE_FILE, folder_name
 
 
 class RunFolder:
@@ -27,9 +27,11 @@ class RunFolder:
         path: the folder; made when it is taken.
         keep_last, keep_best: see `Checkpointer`.
         durable: sync every checkpoint.
+        form: what a checkpoint is: a folder, or one `.pth`.
 
     Attributes:
         last_saved: the checkpoint that was written last, or None.
+        previous: that, or the one that the run went on from. The next one shares files with it.
         damaged: checkpoints that were found damaged, though their sizes are right.
     """
 
@@ -40,12 +42,15 @@ class RunFolder:
         keep_last: int | None,
         keep_best: Best | None,
         durable: bool,
+        form: Literal["folder", "pth"] = "folder",
     ) -> None:
         self.path = Path(path)
         self.keep_last = keep_last
         self.keep_best = keep_best
         self.durable = durable
+        self.suffix = ONE_FILE if form == "pth" else ""
         self.last_saved: Path | None = None
+        self.previous: Path | None = None
         self.damaged: Collection[Path] = ()
         self._lock: RunLock | None = None
         self._num_saved = 0
@@ -77,9 +82,13 @@ class RunFolder:
         """Return a free name for a checkpoint at this step, and which save of the run it is."""
         self._num_saved += 1
         revision = 1
-        while (path := self.path / folder_name(step, revision)).exists():
+        # A run may have had the other form before.
+        while any((self._named(step, revision, suffix)).exists() for suffix in ("", ONE_FILE)):
             revision += 1
-        return path, self._num_saved
+        return self._named(step, revision, self.suffix), self._num_saved
+
+    def _named(self, step: int, revision: int, suffix: str) -> Path:
+        return self.path / f"{folder_name(step, revision)}{suffix}"
 
     def write(
         self,
@@ -94,15 +103,17 @@ class RunFolder:
             SaveRefused: the place can't be written.
         """
         try:
-            write_encoded(path, tensors, structure, facts=facts, durable=self.durable)
+            write_encoded(
+                path, tensors, structure, facts=facts, durable=self.durable, previous=self.previous
+            )
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
-        self.last_saved = path
+        self.last_saved = self.previous = path
 
     def discard(self, path: Path) -> None:
         """Delete a checkpoint that was just written."""
-        remove_folder(path)
-        self.last_saved = None
+        remove_checkpoint(path)
+        self.last_saved = self.previous = None
 
     def prune(self) -> None:
         """Delete what is no longer wanted, after the newest one was read back.
@@ -129,7 +140,7 @@ class RunFolder:
                 advice="Look after the disk. No older checkpoint was deleted.",
             )
         for name in names:
-            remove_folder(self.path / name)
+            remove_checkpoint(self.path / name)
 
 
 def _final(problem: str) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from torchkeep.comparing.difference import PartKind
 from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Array, Object, TensorEntry, Value
-from torchkeep.errors import LoadMismatch
+from torchkeep.errors import DamagedFile, LoadMismatch
 from torchkeep.formats.own.metadata import CHECKPOINT
+from torchkeep.formats.own.one_file import KEY, MANIFEST_KEY, PLACES, is_one_file, manifest_of
 from torchkeep.formats.plain_json import json_or_text
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.selection import all_values, choose, value_at
@@ -23,6 +24,9 @@ from torchkeep.wording import counted
 
 _OF_A_CHECKPOINT = ("date", "versions")
 """What tells how a checkpoint of ours came about, and not what it holds."""
+
+_OF_A_MANIFEST = (*_OF_A_CHECKPOINT, "environment", "serial", "digest", PLACES)
+"""What a whole manifest has of that kind, and of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +206,20 @@ def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
         found = leaves(root, _budget(inspection), skipped=skipped)
     if inspection.container == CHECKPOINT:
         found = {k: v for k, v in found.items() if k.partition(".")[0] not in _OF_A_CHECKPOINT}
+    if is_one_file(root) and found.pop(f"{KEY}.{MANIFEST_KEY}", None) is not None:
+        found |= _told_by_manifest(inspection)
     found |= {f"{_METADATA}{key}": text for key, text in user_metadata(inspection.contents).items()}
     return [Part("values", "", found)] if found else []
+
+
+def _told_by_manifest(inspection: Inspection) -> dict[str, Value]:
+    """Return what the manifest in a checkpoint that is one file says of what the file holds."""
+    try:
+        manifest = manifest_of(inspection.contents.root)
+    except DamagedFile:  # which is among the file's findings
+        return {}
+    kept = {key: item for key, item in manifest.items() if key not in _OF_A_MANIFEST}
+    return leaves(kept, _budget(inspection), start=f"{KEY}.{MANIFEST_KEY}")
 
 
 _METADATA = "metadata."

@@ -197,6 +197,40 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
         sync_folder(final.parent)
 
 
+def link_file(source: Path, target: Path, *, durable: bool = True) -> bool:
+    """Give a file a second name, and return whether that could be done.
+
+    It can't if the source is gone or no file, on another file system than the target, has as many
+    names as it may have, or if the file system knows no such links.
+
+    Args:
+        source: the file.
+        target: the name; nothing may be there.
+        durable: sync the file, which may have been written without.
+
+    Raises:
+        OSError: the file can't be synced.
+    """
+    try:
+        if not stat.S_ISREG(source.lstat().st_mode):
+            return False
+        os.link(source, target)
+    except OSError:
+        return False
+    if durable:
+        _sync_file(target)
+    return True
+
+
+def _sync_file(path: Path) -> None:
+    # Windows syncs only what is open for writing; elsewhere the file may be read-only.
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
     """Delete files in their order, each for good before the next if `durable`.
 

@@ -66,9 +66,14 @@ _PARTS = {
 
 
 class LiveTensors:
-    """Describes tensors as they stand in memory, those that share memory with one storage."""
+    """Describes tensors as they stand in memory, those that share memory with one storage.
 
-    def __init__(self) -> None:
+    Args:
+        device: what to call the device of all tensors; None for the one that each is on.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
         self._entries: dict[int, TensorEntry] = {}
         self._storages: dict[tuple[object, ...], Storage] = {}
         self._samples: dict[int, torch.Tensor] = {}
@@ -139,7 +144,7 @@ class LiveTensors:
             dtype_name(tensor.dtype),
             (tensor.size(0),) if is_nested else tuple(tensor.shape),
             (),
-            Storage("", 0, None, str(tensor.device)),
+            Storage("", 0, None, self._device or str(tensor.device)),
             requires_grad=tensor.requires_grad,
             is_parameter=isinstance(tensor, torch.nn.Parameter),
             layout=layout,
@@ -168,6 +173,7 @@ class LiveTensors:
         place = (tensor.device, memory.data_ptr()) if tensor.numel() else (id(tensor),)
         known = self._storages.get(place)
         if known is None:
-            known = self._storages[place] = Storage("", memory.nbytes(), None, str(tensor.device))
+            device = self._device or str(tensor.device)
+            known = self._storages[place] = Storage("", memory.nbytes(), None, device)
             self._samples[id(known)] = tensor
         return known

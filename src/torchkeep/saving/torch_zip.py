@@ -16,6 +16,7 @@ def write_torch_zip(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
+    device: str | None = None,
     durable: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -28,6 +29,8 @@ def write_torch_zip(
         tree: dicts, lists, tuples and sets of tensors, numbers, texts and bytes.
         path: the file.
         metadata: texts for the record `torchkeep.json`. The tensors' digests are added.
+        device: where the file says that its tensors were, which is where plain `torch.load` puts
+            them; None for where they are.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there.
         progress: is called with the bytes that are written and of all, as they are written.
@@ -36,7 +39,7 @@ def write_torch_zip(
         SaveRefused: a value can't be stored (its path is named), or the place can't be written to.
             An old file is intact.
     """
-    stored = StoredTree(tree)
+    stored = StoredTree(tree, device)
     return write_entries(
         stored.root,
         stored.live.payload_of,

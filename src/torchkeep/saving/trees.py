@@ -38,6 +38,10 @@ _ADVICE = {
 class StoredTree:
     """A checked copy of a tree.
 
+    Args:
+        tree: what is to be stored.
+        device: what to call the device of all tensors; None for the one that each is on.
+
     Attributes:
         root: the copy, of inert values (see `contents`).
         live: describes the tensors in it, and has their bytes.
@@ -46,8 +50,8 @@ class StoredTree:
         SaveRefused: a value can't be stored as data; the message has its path and type.
     """
 
-    def __init__(self, tree: Tree) -> None:
-        self.live = LiveTensors()
+    def __init__(self, tree: Tree, device: str | None = None) -> None:
+        self.live = LiveTensors(device)
         self._copies: dict[int, tuple[Tree, Value]] = {}
         self._open: set[int] = set()
         try:

@@ -151,7 +151,7 @@ class Layout:
         self._places = _place(kept)
         self._texts = {**self.tied, "format": "pt", **metadata, TIED: _compact(self.tied)}
         self._rows = f"{{{','.join([place.row() for place in self._places])}}}"
-        self._header_nbytes = len(self._header(dict.fromkeys(self._names, _NO_DIGEST)))
+        self._header_nbytes = len(self.header(dict.fromkeys(self._names, _NO_DIGEST)))
         self.payload_nbytes = self._places[-1].end if self._places else 0
         self.nbytes = self._header_nbytes + self.payload_nbytes
 
@@ -163,7 +163,7 @@ class Layout:
         found = {name: text for digests in written for name, text in digests.items()}
         found.update({name: found[kept] for name, kept in self.tied.items()})
         digests = {name: found[name] for name in self._names}
-        file.write_at(0, self._header(digests))
+        file.write_at(0, self.header(digests))
         return digests
 
     def _write_group(self, file: OutputFile, group: list[_Place], meter: Meter) -> dict[str, str]:
@@ -178,8 +178,11 @@ class Layout:
         file.write_at(offset, b"".join(views))
         return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
 
-    def _header(self, digests: Mapping[str, str]) -> bytes:
-        """Return the length and the JSON, padded so that the payload starts at a multiple of 64."""
+    def header(self, digests: Mapping[str, str]) -> bytes:
+        """Return the length and the JSON, padded so that the payload starts at a multiple of 64.
+
+        Two files with the same header hold the same tensors, as far as their digests tell.
+        """
         metadata = _compact({**self._texts, DIGESTS: _compact(digests)})
         separator = "," if self._places else ""
         text = f'{{"__metadata__":{metadata}{separator}{self._rows[1:]}'.encode()

@@ -142,6 +142,24 @@ def _index_of(name: Path) -> Path:
     return name.with_name(f"{name.name}.index.json")
 
 
+def index_of(
+    where: Mapping[str, str], tied: Mapping[str, str], nbytes: int, texts: Mapping[str, str]
+) -> bytes:
+    """Return the index of a model in several files.
+
+    Args:
+        where: the file of each tensor, in the order of the state dict.
+        tied: the names that are left out in the files, each with the one that stands for it.
+        nbytes: bytes of the tensors in the files.
+        texts: what the index says besides.
+    """
+    own = {TIED: json.dumps(dict(tied))} if tied else {}
+    metadata = {**tied, **texts, **own, _TOTAL: nbytes}
+    weight_map = {name: file for name, file in where.items() if name not in tied}
+    table = {"metadata": metadata, "weight_map": weight_map}
+    return json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
 class _Model:
     """A model in several files, laid out."""
 
@@ -179,11 +197,8 @@ class _Model:
             for path, shard in zip(self.layouts, shards, strict=True)
             for name in shard
         }
-        tied = {TIED: json.dumps(self.tied)} if self.tied else {}
-        metadata = {**self.tied, **texts, **tied, _TOTAL: self.payload_nbytes}
-        weight_map = {name: where[name] for name in self.names if name not in self.tied}
-        table = {"metadata": metadata, "weight_map": weight_map}
-        return json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n"
+        where = {name: where[name] for name in self.names}
+        return index_of(where, self.tied, self.payload_nbytes, texts)
 
     def write(self, *, durable: bool, overwrite: bool, progress: Progress | None) -> SaveReport:
         meter = Meter(progress, self.payload_nbytes)

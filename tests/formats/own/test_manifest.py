@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
+    OWN_FILES,
     StoredTensor,
+    checkpoint_step,
     folder_name,
+    is_checkpoint_there,
     name_of,
     place_of,
     size_problem,
+    split_files,
     stored_tensors,
 )
 
@@ -20,6 +26,27 @@ def test_the_names_that_are_written_are_those_that_are_found() -> None:
     for name in (folder_name(0), folder_name(7), folder_name(10**9), folder_name(7, 3)):
         assert CHECKPOINT_NAME.fullmatch(name)
     assert CHECKPOINT_NAME.fullmatch("step-7") is None
+
+
+def test_a_checkpoint_is_a_folder_or_a_file_with_the_suffix(tmp_path: Path) -> None:
+    folder, file = tmp_path / folder_name(7), tmp_path / f"{folder_name(7, 2)}.pth"
+    folder.mkdir()
+    file.write_text("")
+    assert [checkpoint_step(path) for path in (folder, file)] == [7, 7]
+    assert is_checkpoint_there(folder)
+    assert is_checkpoint_there(file)
+    (tmp_path / folder_name(8)).write_text("")
+    (tmp_path / f"{folder_name(8)}.pth").mkdir()
+    (tmp_path / "notes.pth").write_text("")
+    for name in ("step-00000008", "step-00000008.pth", "step-00000009", "notes.pth"):
+        assert not is_checkpoint_there(tmp_path / name)
+
+
+def test_what_is_frozen_has_a_file_of_its_own_and_the_same_names() -> None:
+    for name in (IN_MODEL, IN_STATE):
+        file, key = place_of(name)
+        assert [name_of(part, key) for part in split_files(file)] == [name, name]
+        assert {*split_files(file)} < {*OWN_FILES}
 
 
 def test_a_tensor_has_one_place_and_a_place_one_tensor() -> None:

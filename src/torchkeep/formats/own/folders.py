@@ -1,6 +1,7 @@
 """A checkpoint folder of ours, and the folder of a run.
 
-Layout: see `own.manifest`. A run's folder holds one such folder per checkpoint, `step-<step>`.
+Layout: see `own.manifest`. A run's folder holds one such folder per checkpoint, `step-<step>`, or
+one file, `step-<step>.pth` (see `own.one_file`).
 
 The tree of a checkpoint is what a person would look for: the facts of the manifest (`step`,
 `epoch`, `metrics`, `date`, ...), then each captured object under its own name (`model` is a state
@@ -26,6 +27,7 @@ from typing import Any
 
 from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
+from torchkeep.files import digest
 from torchkeep.formats.folders.below import look_below
 from torchkeep.formats.folders.folder import (
     Folder,
@@ -40,14 +42,21 @@ from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     FORMAT,
     MANIFEST,
-    MODEL_FILE,
+    MODEL_FILES,
+    MODEL_INDEX,
+    ONE_FILE,
+    OWN_FILES,
     STATE_FILE,
+    TENSOR_FILES,
+    checkpoint_step,
     name_of,
     read_manifest,
     stored_tensors,
+    told_by,
     wrong_size,
 )
 from torchkeep.formats.own.metadata import TRAINING_STATE
+from torchkeep.formats.own.one_file import manifest_of
 from torchkeep.formats.own.structure import inert
 
 _FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
@@ -69,14 +78,14 @@ def is_checkpoint(folder: Folder) -> bool:
         return True
     if STATE_FILE in folder.files and _STATE_MARK in folder.head(STATE_FILE):
         return True
-    has_part = bool({MANIFEST, MODEL_FILE, STATE_FILE} & folder.files.keys())
+    has_part = not folder.files.keys().isdisjoint(OWN_FILES)
     return has_part and CHECKPOINT_NAME.fullmatch(folder.path.name) is not None
 
 
 def describe_checkpoint(folder: Folder) -> Contents:
     """Return what a checkpoint holds, as far as it is there."""
-    own = [name for name in (MODEL_FILE, STATE_FILE) if name in folder.files]
-    strangers = [name for name in folder.files if name not in (*own, MANIFEST)]
+    own = [name for name in TENSOR_FILES if name in folder.files]
+    strangers = [name for name in folder.files if name not in OWN_FILES]
     members = {name: folder.examine(name) for name in own}
     others, notes = look_into(folder, strangers)
     members |= others
@@ -88,15 +97,29 @@ def describe_checkpoint(folder: Folder) -> Contents:
     except FileProblem as problem:
         return _without_manifest(folder, members, problem, notes)
     root, findings = _state(folder.path, manifest, members)
+    findings += _index_problems(folder, manifest)
     joined = join_members(
         folder.path,
         folder.nbytes,
         CHECKPOINT.name,
         members,
-        kind=f"checkpoint of a torchkeep run at {_told(manifest)}",
+        kind=f"checkpoint of a torchkeep run at {told_by(manifest)}",
         findings=(*findings, *unreadable(members), *notes),
     )
     return replace(joined, root=root, digests=_digests(manifest, members))
+
+
+def _index_problems(folder: Folder, manifest: Mapping[str, Any]) -> list[Finding]:
+    """Return what is wrong with the index of a model in two files: no tensor would tell."""
+    expected = manifest["files"].get(MODEL_INDEX)
+    if expected is None or MODEL_INDEX not in folder.files:
+        return []
+    try:
+        is_right = digest(folder.read(MODEL_INDEX, expected["nbytes"])) == expected["digest"]
+    except FileProblem:
+        is_right = False
+    text = f"{MODEL_INDEX} differs from what was written"
+    return [] if is_right else [Finding("index", "damaged", MODEL_INDEX, text)]
 
 
 def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> dict[Memory, str]:
@@ -112,10 +135,6 @@ def _digests(manifest: Mapping[str, Any], members: Mapping[str, Contents]) -> di
 def _entries(members: Mapping[str, Contents], file: str) -> Mapping[str, TensorEntry]:
     member = members.get(file)
     return {} if member is None else member.tensors
-
-
-def _told(manifest: Mapping[str, Any]) -> str:
-    return f"step {manifest['step']}, epoch {manifest['epoch']}, saved {manifest['date'][:40]}"
 
 
 def _without_manifest(
@@ -134,8 +153,14 @@ def _without_manifest(
         findings=(finding, *unreadable(members), *notes),
         problem=None if members else DamagedFile(text),
     )
-    model = members.get(MODEL_FILE)
-    return replace(joined, root={"model": model.root} if model and model.root else joined.root)
+    model = _model(members)
+    return replace(joined, root={"model": model} if model else joined.root)
+
+
+def _model(members: Mapping[str, Contents]) -> dict[Value, Value]:
+    """Return the model's state dict as its files have it."""
+    roots = [members[name].root for name in MODEL_FILES if name in members]
+    return {key: item for root in roots if isinstance(root, dict) for key, item in root.items()}
 
 
 def _state(
@@ -157,8 +182,8 @@ def _state(
         state = inert(manifest["structure"], tensors)
     except DamagedFile as problem:
         findings.append(Finding("structure", "damaged", MANIFEST, problem.problem))
-        found = members.get(MODEL_FILE)
-        state = {} if found is None or found.root is None else {"model": found.root}
+        model = _model(members)
+        state = {"model": model} if model else {}
     _put_state(root, state)
     return root, findings
 
@@ -248,58 +273,89 @@ def _table(value: Value) -> dict[Value, Value]:
 
 def is_run(folder: Folder) -> bool:
     """Whether there are checkpoints of ours in a folder."""
-    return any(
-        CHECKPOINT_NAME.fullmatch(name) and (folder.path / name / MANIFEST).is_file()
-        for name in folder.folders
-    )
+    has_folder = any((folder.path / name / MANIFEST).is_file() for name in _checkpoints(folder))
+    return has_folder or any(FORMAT.encode() in folder.head(name) for name in _one_files(folder))
 
 
 def _checkpoints(folder: Folder) -> list[str]:
     return [name for name in folder.folders if CHECKPOINT_NAME.fullmatch(name)]
 
 
+def _one_files(folder: Folder) -> list[str]:
+    """Return the names of files that checkpoints which are one file have."""
+    return [
+        name
+        for name in folder.files
+        if name.endswith(ONE_FILE) and checkpoint_step(Path(name)) is not None
+    ]
+
+
 def describe_run(folder: Folder) -> Contents:
     """Return the newest whole checkpoint of a run, and what the others say about themselves."""
-    names = _checkpoints(folder)
-    told = [_told_by(folder, name) for name in sorted(names)[-_MOST_CHECKPOINTS:]]
+    one_files = _one_files(folder)
+    names = sorted([*_checkpoints(folder), *one_files])
+    told = [_told_by(folder, name) for name in names[-_MOST_CHECKPOINTS:]]
     told.sort(key=lambda item: (item[0] or math.inf, item[1].path.name))
-    whole = [item for _, item in told if not _problem(item)]
+    checkpoints = {item.path.name: item for _, item in told}
+    whole = [name for name, item in checkpoints.items() if not _problem(item)]
+    newest = _whole(folder, checkpoints[whole[-1]]) if whole else None
     findings = [
-        Finding("checkpoint", "damaged", item.path.name, _problem(item))
-        for _, item in told
+        Finding("checkpoint", "damaged", name, _problem(item))
+        for name, item in checkpoints.items()
         if _problem(item)
     ]
     if len(names) > _MOST_CHECKPOINTS:
         text = f"only the last {_MOST_CHECKPOINTS} of its {len(names)} checkpoints were looked at"
         findings.append(Finding("not-looked-into", "ambiguous", "", text))
-    newest = _whole(folder, whole[-1]) if whole else None
-    beside, skipped = look_into(folder, list(folder.files))
-    for _, item in told:
-        if newest is None or item.path != newest.path:
-            strangers, left_out = _strangers(folder, item.path)
-            beside |= strangers
-            skipped += left_out
-    joined = join_members(folder.path, 0, RUN.name, beside, findings=tuple(skipped))
+    others = {name: item for name, item in checkpoints.items() if name not in whole[-1:]}
+    joined = _beside(folder, others, [name for name in folder.files if name not in one_files])
+    if newest is not None:
+        checkpoints[newest.path.name] = newest
     num = f"{len(names)} checkpoint{'s' if len(names) > 1 else ''}"
-    newest_told = f"newest step {newest.root['step']}" if newest else "none of them whole"
-    checkpoints = (
-        newest if newest is not None and item.path == newest.path else item for _, item in told
-    )
+    told_newest = f"newest step {_step(newest)}" if newest else "none of them whole"
     return Contents(
         path=folder.path,
-        nbytes=folder.nbytes + sum(item.nbytes for _, item in told),
+        nbytes=folder.nbytes + sum(item.nbytes for _, item in told if not _is_one_file(item)),
         container=RUN.name,
         root=None if newest is None else newest.root,
         findings=(*findings, *(newest.findings if newest else ()), *joined.findings),
         globals=(*(newest.globals if newest else ()), *joined.globals),
-        kind=f"run of {num}, {newest_told}",
-        members=(*checkpoints, *joined.members),
+        kind=f"run of {num}, {told_newest}",
+        members=(*checkpoints.values(), *(m for m in joined.members if m.path.name not in others)),
         problem=None if newest else DamagedFile("none of the run's checkpoints is whole"),
     )
 
 
 def _whole(folder: Folder, told: Contents) -> Contents:
-    return describe_checkpoint(folder.inner(told.path.name))
+    return told if _is_one_file(told) else describe_checkpoint(folder.inner(told.path.name))
+
+
+def _is_one_file(told: Contents) -> bool:
+    return told.container != CHECKPOINT.name
+
+
+def _step(checkpoint: Contents) -> Value:
+    root = _table(checkpoint.root)
+    return root.get("step", root.get("global_step"))
+
+
+def _beside(folder: Folder, others: Mapping[str, Contents], names: list[str]) -> Contents:
+    """Return what is to be judged beside the newest checkpoint: files of ours and of others.
+
+    Args:
+        folder: the run's folder.
+        others: the other checkpoints. What is in a folder is told of if it is none of ours.
+        names: the files beside the checkpoints.
+    """
+    members, skipped = look_into(folder, names)
+    for name, item in others.items():
+        if _is_one_file(item):
+            members[name] = item
+            continue
+        strangers, left_out = _strangers(folder, item.path)
+        members |= strangers
+        skipped += left_out
+    return join_members(folder.path, 0, RUN.name, members, findings=tuple(skipped))
 
 
 def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Finding]]:
@@ -309,8 +365,7 @@ def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Fi
     except FileProblem as problem:
         text = f"{path.name}: {problem.problem}"
         return {}, [Finding("not-looked-into", "ambiguous", path.name, text)]
-    own = (MANIFEST, MODEL_FILE, STATE_FILE)
-    below = look_below(inner, [name for name in inner.files if name not in own])
+    below = look_below(inner, [name for name in inner.files if name not in OWN_FILES])
     members = {f"{path.name}/{name}": member for name, member in below.members.items()}
     return members, below.findings
 
@@ -318,6 +373,8 @@ def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Fi
 def _told_by(folder: Folder, name: str) -> tuple[int, Contents]:
     """Return the serial number of a checkpoint (0 if unknown), and what its manifest tells."""
     path = folder.path / name
+    if name in folder.files:
+        return _told_by_file(folder, name)
     try:
         manifest = read_manifest(path, limits=folder.limits)
     except FileProblem as problem:
@@ -330,9 +387,19 @@ def _told_by(folder: Folder, name: str) -> tuple[int, Contents]:
         nbytes=sum(file["nbytes"] for file in manifest["files"].values()),
         container=CHECKPOINT.name,
         root=_facts(manifest),
-        kind=f"checkpoint at {_told(manifest)}",
+        kind=f"checkpoint at {told_by(manifest)}",
         problem=DamagedFile(problem_text, path=path) if problem_text else None,
     )
+
+
+def _told_by_file(folder: Folder, name: str) -> tuple[int, Contents]:
+    """Return what `_told_by` does of a checkpoint that is one file; it is described as a whole."""
+    contents = folder.examine(name)
+    try:
+        return manifest_of(contents.root)["serial"], contents
+    except DamagedFile as problem:
+        broken = DamagedFile(f"the manifest: {problem.problem}", path=contents.path)
+        return 0, replace(contents, problem=contents.problem or broken)
 
 
 def _problem(contents: Contents) -> str:

@@ -5,6 +5,17 @@
       state.safetensors    every other tensor of the state
       manifest.json        written last: what the state is made of, digests, facts for a person
 
+Parameters that are frozen have a file of their own, which the checkpoints of a run share (a hard
+link). The model is two shards and an index then, as Hugging Face names them. Frozen parameters of
+other objects (a teacher, an average) are in a file of their own likewise.
+
+      model-00001-of-00002.safetensors    the frozen parameters
+      model-00002-of-00002.safetensors    the rest of the state dict
+      model.safetensors.index.json        which tensor is where
+      state-frozen.safetensors            frozen parameters of other objects
+
+A checkpoint may also be one file, `step-00001200.pth`; see `own.one_file`.
+
 Nothing of a manifest is used before it was checked: it is a file like any other.
 """
 
@@ -26,12 +37,24 @@ from torchkeep.pickles.limits import Limits
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
+FROZEN_MODEL_FILE = "model-00001-of-00002.safetensors"
+TRAINED_MODEL_FILE = "model-00002-of-00002.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
 STATE_FILE = "state.safetensors"
+FROZEN_STATE_FILE = "state-frozen.safetensors"
+MODEL_FILES = (MODEL_FILE, FROZEN_MODEL_FILE, TRAINED_MODEL_FILE)
+TENSOR_FILES = (*MODEL_FILES, STATE_FILE, FROZEN_STATE_FILE)
+OWN_FILES = (MANIFEST, MODEL_INDEX, *TENSOR_FILES)
+"""Every name that a file in a checkpoint's folder may have."""
+
 FORMAT = "torchkeep checkpoint"
 FORMAT_VERSION = 1
 
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 """The names of the checkpoints in a run's folder; the number is that of the finished steps."""
+
+ONE_FILE = ".pth"
+"""What the name of a checkpoint that is one file ends with."""
 
 _MODEL_PREFIX = "objects/model/state/state_dict/"
 """Tensors with names like this are the model's state dict, and go into a file of their own."""
@@ -47,8 +70,26 @@ def folder_name(step: int, revision: int = 1) -> str:
     return name if revision == 1 else f"{name}-{revision}"
 
 
+def checkpoint_step(path: Path) -> int | None:
+    """Return the step in a checkpoint's name; None if the name is none of a folder or a file.
+
+    >>> checkpoint_step(Path("run/step-00000007.pth")), checkpoint_step(Path("run/step-7"))
+    (7, None)
+    """
+    match = CHECKPOINT_NAME.fullmatch(path.name.removesuffix(ONE_FILE))
+    return int(match[1]) if match else None
+
+
+def is_checkpoint_there(path: Path) -> bool:
+    """Whether there is a folder or a file under a name that a checkpoint of that kind has."""
+    is_kind = path.is_file if path.name.endswith(ONE_FILE) else path.is_dir
+    return checkpoint_step(path) is not None and is_kind()
+
+
 def place_of(name: str) -> tuple[str, str]:
     """Return the file that holds a tensor of the structure, and the tensor's name in it.
+
+    That is where nothing is frozen; see `split_files`.
 
     >>> place_of("rng/torch"), place_of("objects/model/state/state_dict/fc.bias")
     (('state.safetensors', 'rng/torch'), ('model.safetensors', 'fc.bias'))
@@ -60,7 +101,18 @@ def place_of(name: str) -> tuple[str, str]:
 
 def name_of(file: str, key: str) -> str:
     """Return the name that a tensor of a file has in the structure: what `place_of` undoes."""
-    return f"{_MODEL_PREFIX}{key}" if file == MODEL_FILE else key
+    return f"{_MODEL_PREFIX}{key}" if file in MODEL_FILES else key
+
+
+def split_files(file: str) -> tuple[str, str]:
+    """Return the files that stand for one with frozen tensors: for those, and for the rest.
+
+    >>> split_files(STATE_FILE)
+    ('state-frozen.safetensors', 'state.safetensors')
+    """
+    if file == MODEL_FILE:
+        return FROZEN_MODEL_FILE, TRAINED_MODEL_FILE
+    return FROZEN_STATE_FILE, STATE_FILE
 
 
 class StoredTensor(NamedTuple):
@@ -84,6 +136,11 @@ def stored_tensors(manifest: Mapping[str, Any]) -> Iterator[StoredTensor]:
             yield StoredTensor(name_of(file, key), file, tied.get(key, key), expected)
 
 
+def told_by(manifest: Mapping[str, Any]) -> str:
+    """Return how far a checkpoint is, in a few words."""
+    return f"step {manifest['step']}, epoch {manifest['epoch']}, saved {manifest['date'][:40]}"
+
+
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """Return the digest of all that a manifest says but its digest."""
     rest = {key: item for key, item in manifest.items() if key != "digest"}
@@ -96,7 +153,7 @@ def read_manifest(
     """Return a checkpoint's manifest.
 
     Args:
-        folder: the checkpoint.
+        folder: the checkpoint, which may be one file as well.
         limits: bounds of its length; None if the run is the caller's own.
 
     Raises:
@@ -104,19 +161,38 @@ def read_manifest(
         DamagedFile: it is not what was written.
         LimitReached: it is longer than `limits` allows.
     """
+    if _is_file(folder):
+        from torchkeep.formats.own.one_file import read_manifest_of  # which uses this module
+
+        return read_manifest_of(folder, limits=limits)
     path = Path(folder) / MANIFEST
     with InputFile(path) as file:
         try:
             if limits is not None:
                 limits.check("header_nbytes", file.nbytes)
-            manifest = parse_json(file.read_at(0, file.nbytes))
-            _check_manifest(manifest)
-        except (
-            RecursionError
-        ):  # for its digest it is written again, which takes more of Python's stack
-            raise DamagedFile("it is nested too deeply", path=path) from None
+            return parse_manifest(file.read_at(0, file.nbytes))
         except FileProblem as error:
             raise error.in_file(path) from None
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # why, will be told by whoever opens it
+        return False
+
+
+def parse_manifest(text: str | bytes) -> dict[str, Any]:
+    """Return the manifest that a text is.
+
+    Raises:
+        DamagedFile: it is none, or not what was written.
+    """
+    try:
+        manifest = parse_json(text)
+        _check_manifest(manifest)
+    except RecursionError:  # for its digest it is written again, which takes more of Python's stack
+        raise DamagedFile("it is nested too deeply") from None
     checked: dict[str, Any] = manifest
     return checked
 
@@ -136,7 +212,8 @@ def _check_manifest(manifest: object) -> None:
     if wrong:
         raise DamagedFile(f"its {wrong[0]!r} is not what a checkpoint has there")
     inert(manifest["metrics"], {})  # raises if it can't be read
-    if not manifest["files"].keys() == manifest["tensors"].keys() == manifest["tied"].keys():
+    holders = manifest["files"].keys() - {MODEL_INDEX}
+    if not holders == manifest["tensors"].keys() == manifest["tied"].keys():
         raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
 
 
@@ -165,7 +242,7 @@ def _are_files(value: object) -> bool:
     return _is_table(value, is_file) and set(cast("dict[str, Any]", value)) <= _FILES
 
 
-_FILES = frozenset({MODEL_FILE, STATE_FILE})
+_FILES = frozenset(OWN_FILES) - {MANIFEST}
 
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "files": _are_files,

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from torchkeep.contents import Contents, Deflated, Finding, Object, Storage, Value
 from torchkeep.errors import UnsupportedContent
+from torchkeep.formats.own import one_file
 from torchkeep.formats.own.metadata import METADATA_RECORD, parse_texts
 from torchkeep.formats.torch.objects import parse_storage_id, storage_entry
 from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle, weights_only_notes
@@ -54,6 +55,8 @@ def describe(archive: Archive) -> Contents:
     reading.note_unused()
     findings = [*archive.directory.findings, *pickled.findings, *dict.fromkeys(reading.findings)]
     findings += (*weights_only_notes(pickled), *bytes_behind(source, "data.pkl"))
+    kind, problems = one_file.told(pickled.root)
+    findings += problems
     return Contents(
         path=archive.file.path,
         nbytes=archive.file.nbytes,
@@ -64,6 +67,7 @@ def describe(archive: Archive) -> Contents:
         pickle_protocol=pickled.protocol,
         globals=pickled.globals,
         findings=tuple(findings),
+        kind=kind,
     )
 
 

@@ -1,0 +1,129 @@
+"""A checkpoint on disk, written and read back live: a folder, or one file.
+
+Both hold the same: what `encode` took apart, with a digest of every tensor. A name that ends in
+`.pth` is written as one file; what lies there is read as what it is.
+
+    folder.py     a folder of safetensors files with a manifest
+    frozen.py     which tensors training leaves alone
+    history.py    files that the checkpoint before has already
+    one_file.py   a `.pth` with the usual keys
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.checkpointing.encoding import JSON, State, encode
+from torchkeep.checkpointing.layout.folder import damage_of_folder, read_folder, write_folder
+from torchkeep.checkpointing.layout.one_file import (
+    damage_of_file,
+    read_file_state,
+    write_one_file,
+)
+from torchkeep.files import remove_files, remove_folder
+from torchkeep.formats.own.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL_FILE,
+    ONE_FILE,
+    read_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "MODEL_FILE",
+    "damage",
+    "read_manifest",
+    "read_state",
+    "remove_checkpoint",
+    "write_checkpoint",
+    "write_encoded",
+]
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    state: State,
+    *,
+    facts: Mapping[str, Any],
+    durable: bool = True,
+    previous: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Write `state` as a checkpoint, and return its manifest.
+
+    Args:
+        path: the checkpoint's name; nothing may be there. One that ends in `.pth` makes it one
+            file, any other a folder.
+        state: what `torchkeep.capture` returned.
+        facts: plain values for the manifest's reader: step, epoch, metrics, date, ...
+        durable: sync everything, so that a power loss can't undo it.
+        previous: the checkpoint before. Files of a folder that would be the same as there are not
+            written again: both have the same file, and either can be removed.
+
+    Raises:
+        SaveRefused: the state can't be kept, or the place can't be written.
+    """
+    return write_encoded(path, *encode(state), facts=facts, durable=durable, previous=previous)
+
+
+def write_encoded(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    structure: JSON,
+    *,
+    facts: Mapping[str, Any],
+    durable: bool = True,
+    previous: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Write a state that `encode` took apart. The other arguments are `write_checkpoint`'s."""
+    _, plain_facts = encode(dict(facts), "metadata")
+    manifest: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **plain_facts}
+    manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
+    if Path(path).suffix == ONE_FILE:
+        return write_one_file(path, tensors, manifest, durable=durable)
+    return write_folder(path, tensors, manifest, durable=durable, previous=previous)
+
+
+def damage(path: str | os.PathLike[str]) -> str:
+    """Return what is wrong with a checkpoint, or an empty string: every byte of it is read."""
+    return (damage_of_file if _is_file(path) else damage_of_folder)(path)
+
+
+def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:
+    """Return the state of a checkpoint. Each tensor is compared with its digest.
+
+    Args:
+        path: the checkpoint.
+        mmap: map the files instead of reading them into memory.
+
+    Raises:
+        FileMissing: a file is missing.
+        DamagedFile: something differs from what was written.
+    """
+    return (read_file_state if _is_file(path) else read_folder)(path, mmap=mmap)
+
+
+def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Delete a checkpoint so that a crash on the way can't leave half of it under its name.
+
+    Files that other checkpoints have as well stay theirs.
+
+    Raises:
+        SaveRefused: the system refuses.
+    """
+    if _is_file(path):
+        remove_files([Path(path)], durable=False)
+    else:
+        remove_folder(path)
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is one file; if nothing is there, whether it would be."""
+    where = Path(path)
+    return where.is_file() or (where.suffix == ONE_FILE and not where.is_dir())

@@ -1,0 +1,116 @@
+"""Files that the checkpoint before has already: they get a second name instead of being written.
+
+Such a name is a hard link. It costs nothing, and the bytes stay until the last name is removed, so
+any checkpoint can be pruned. But they are there only once: damage to them is damage to all that
+share them. So a file is compared with its digest whenever another checkpoint wants to share it, and
+a rotten one is not shared any further.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.errors import FileProblem
+from torchkeep.files import (
+    CHUNK_NBYTES,
+    InputFile,
+    digest,
+    link_file,
+    new_digest,
+    remove_files,
+)
+from torchkeep.formats.own.manifest import read_manifest
+from torchkeep.saving.safetensors import described
+from torchkeep.tensors import bytes_of, plain_on_cpu
+from torchkeep.writing.safetensors import Layout
+
+_LEAST_NBYTES = 1 << 20
+"""Smaller files are written: that takes less than to find out."""
+
+
+class Earlier:
+    """The checkpoint before a new one.
+
+    Args:
+        folder: where it is; None if there is none.
+
+    Attributes:
+        manifest: its manifest; without files if it has none that could be shared.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = Path(folder or "")
+        self.manifest: dict[str, Any] = {"files": {}}
+        try:
+            if folder is not None:
+                self.manifest = read_manifest(folder)
+        except FileProblem:  # whoever looks for damage will name it
+            pass
+
+    def share(
+        self,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        metadata: Mapping[str, str] | None,
+        target: Path,
+        *,
+        durable: bool,
+    ) -> bool:
+        """Give a file a second name if it is what would be written there.
+
+        Args:
+            name: the file.
+            tensors: what the new file is to hold.
+            metadata: the texts of its header.
+            target: the new name.
+            durable: sync it.
+
+        Returns:
+            False if nothing was done: the file is another one, or is not whole, or can't be linked.
+        """
+        known = self.manifest["files"].get(name)
+        if known is None or known["nbytes"] < _LEAST_NBYTES:
+            return False
+        digests = self.manifest["tensors"][name]
+        if not _has_digests(tensors, digests):
+            return False
+        layout = Layout(described(tensors), metadata or {})
+        if not link_file(self.folder / name, target, durable=durable):
+            return False
+        # What was linked is looked at, and not what has the name now.
+        if _is_as_written(target, known, layout.header({key: digests[key] for key in tensors})):
+            return True
+        remove_files([target], durable=False)
+        return False
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a manifest says about a file: its size, and the digest of its bytes."""
+    running = new_digest()
+    with InputFile(path) as file:
+        for start in range(0, file.nbytes, CHUNK_NBYTES):
+            running.update(file.read_at(start, min(CHUNK_NBYTES, file.nbytes - start)))
+        return {"nbytes": file.nbytes, "digest": running.hexdigest()}
+
+
+def _has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> bool:
+    """Whether these are the digests of the tensors' bytes; the first that differs ends it."""
+    if tensors.keys() != digests.keys():
+        return False
+    # What training changes, it changes all over: a small tensor tells as well as a large one.
+    by_size = sorted(tensors, key=lambda name: tensors[name].numel())
+    return all(digest(bytes_of(plain_on_cpu(tensors[name]))) == digests[name] for name in by_size)
+
+
+def _is_as_written(path: Path, facts: Mapping[str, Any], header: bytes) -> bool:
+    """Whether a file has this size, this digest and this header; no if it can't be read."""
+    try:
+        with InputFile(path) as file:
+            return file.read_at(0, len(header)) == header and file_facts(path) == facts
+    except FileProblem:
+        return False
