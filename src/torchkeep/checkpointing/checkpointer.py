@@ -26,6 +26,7 @@ from torchkeep.checkpointing.discovery import (
 )
 from torchkeep.checkpointing.encoding import JSON, State, encode
 from torchkeep.checkpointing.environment import (
+    command,
     differences,
     environment,
     git_revision,
@@ -552,6 +553,7 @@ class Checkpointer:
             "versions": versions(),
             "environment": environment(),
             "git": self._git,
+            "command": command(self.folder),
             "metadata": self.metadata,
             "inexact": state["inexact"],
         }
