@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at
 from torchkeep.checkpointing.layout import damage, read_manifest
 from torchkeep.checkpointing.retention import Best, Candidate, best_of
 from torchkeep.checkpointing.run_lock import LOCK_NAME, writer_of
@@ -104,7 +104,7 @@ def _folders_in(folder: Path) -> list[str]:
                 item.name
                 for item in items
                 if not item.name.startswith(".")
-                and not CHECKPOINT_NAME.fullmatch(item.name)
+                and not _is_checkpoints(item.name)
                 and item.is_dir(follow_symlinks=False)
             )
     except OSError:
@@ -118,14 +118,21 @@ def is_run(folder: Path) -> bool:
     the lock that a run leaves.
     """
     try:
-        names = [name for name in os.listdir(folder) if CHECKPOINT_NAME.fullmatch(name)]  # noqa: PTH208
+        names = [name for name in os.listdir(folder) if _is_checkpoints(name)]  # noqa: PTH208
     except OSError:
         return False
-    has_lock = (folder / LOCK_NAME).is_file()
-    return any(
-        has_lock or (folder / name).is_file() or (folder / name / MANIFEST).is_file()
-        for name in names
-    )
+    if names and (folder / LOCK_NAME).is_file():
+        return True
+    return any(_has_manifest(folder / name) for name in names)
+
+
+def _is_checkpoints(name: str) -> bool:
+    """Tell whether a folder or a file with such a name may be a checkpoint."""
+    return CHECKPOINT_NAME.fullmatch(name.removesuffix(".pth")) is not None
+
+
+def _has_manifest(path: Path) -> bool:
+    return (path / MANIFEST).is_file() if path.is_dir() else look_at(path).serial > 0
 
 
 def check_run(run: str | os.PathLike[str]) -> Path:
