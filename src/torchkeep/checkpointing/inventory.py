@@ -44,30 +44,30 @@ def inventory(objects: Mapping[str, object], loader: Iterable[Any] | None = None
         objects: what is captured, as for `torchkeep.capture`.
         loader: what the batches come from, the one that is given to `batches()`.
     """
-    captured = set(_captured_generators(objects))
+    leaves = [leaf for name, item in objects.items() for leaf in _leaves(name, item)]
+    captured = {id(item) for _, item in leaves if _is_generator(item)}
     findings = [
         Finding("not-captured", "inexact", "", reason)
         for reason in capture(objects, rng=False, copy=False)["inexact"]
     ]
-    for name, item in objects.items():
-        if item is not None and not _keeps_itself(item):
-            findings += _private(item, name, captured, "pass it in extra={...}")
+    for place, item in leaves:
+        if not _keeps_itself(item):
+            findings += _private(item, place, captured, "pass it in extra={...}")
     if loader is not None:
         findings += _of_loader(loader, captured)
     return [*findings, *_threads(), *_processes()]
 
 
-def _captured_generators(objects: Mapping[str, object]) -> Iterator[int]:
-    """Yield the ids of the generators that are captured as objects of their own."""
-    waiting: deque[Any] = deque(objects.values())
-    while waiting:
-        item = waiting.popleft()
-        if type(item) is dict:
-            waiting.extend(item.values())
-        elif type(item) is list:
-            waiting.extend(item)
-        elif _is_generator(item):
-            yield id(item)
+def _leaves(place: str, item: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is captured by itself, and where it is: the items of dicts and lists."""
+    if type(item) is dict:
+        for key, value in item.items():
+            yield from _leaves(f"{place}[{key!r:.40}]", value)
+    elif type(item) is list:
+        for number, value in enumerate(item):
+            yield from _leaves(f"{place}[{number}]", value)
+    elif item is not None and not isinstance(item, _PLAIN):
+        yield place, item
 
 
 def _keeps_itself(item: object) -> bool:
