@@ -105,7 +105,8 @@ def command(run: Path) -> dict[str, Any] | None:
         that torchrun or the like started.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    is_program = script is not None or sys.argv[:1] == ["-c"]
+    is_file = script is not None and not script.startswith("<")  # as in <stdin>
+    is_program = is_file or sys.argv[:1] == ["-c"]
     is_child = multiprocessing.parent_process() is not None or not _LAUNCHED.isdisjoint(os.environ)
     if not is_program or is_child:
         return None
