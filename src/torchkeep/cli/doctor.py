@@ -94,7 +94,7 @@ _VERDICTS = (
     ("inexact", "it can go on, and may not be bit for bit what it would have been"),
     (
         "damaged",
-        "it can go on bit for bit, as far as its files tell, but not all of them are whole",
+        "it can go on bit for bit, but not all of its checkpoints are whole",
     ),
     ("note", "it can go on bit for bit, as far as its files tell"),
 )
