@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
 from torchkeep.checkpointing.layout import damage
 from torchkeep.checkpointing.retention import Best, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
-from torchkeep.checkpointing.runs import candidates, check_run, keep_best_of
+from torchkeep.checkpointing.runs import candidates, check_run, keep_best_of, statuses
 from torchkeep.errors import CheckpointProblem
 from torchkeep.files import remove_files, remove_folder, remove_temporaries
 from torchkeep.wording import printable
@@ -128,20 +128,12 @@ def _nbytes_freed(checkpoints: Iterable[Path]) -> int:
     """Return the bytes of the files that have no name outside of these checkpoints."""
     names: dict[tuple[int, int], int] = {}
     total = 0
-    for path in (file for checkpoint in checkpoints for file in _files_of(checkpoint)):
-        status = path.lstat()
+    for status in (status for checkpoint in checkpoints for status in statuses(checkpoint)):
         inode = (status.st_dev, status.st_ino)
         names[inode] = names.get(inode, 0) + 1
         if names[inode] == status.st_nlink:
             total += status.st_size
     return total
-
-
-def _files_of(checkpoint: Path) -> Iterator[Path]:
-    if checkpoint.is_dir():
-        yield from (item for item in checkpoint.rglob("*") if item.is_symlink() or item.is_file())
-    else:
-        yield checkpoint
 
 
 def _remove(checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ class Run:
     """What the best one goes by; None if nobody says."""
     writer: str
     """Who writes to it, as in `process 4711 on machine`; empty if nobody does."""
+    nbytes: int
+    """Bytes of all its checkpoints on the disk. A file that several of them share counts once."""
     is_verified: bool
     """Whether every byte was read; else only sizes were looked at."""
 
@@ -203,7 +206,31 @@ def look_at_run(
             for item in checkpoints
         ]
     rule = best or keep_best_of(checkpoints)
-    return Run(folder, tuple(checkpoints), rule, writer_of(folder), verify)
+    sizes = {
+        (status.st_dev, status.st_ino): status.st_size
+        for item in checkpoints
+        for status in statuses(item.path)
+    }
+    return Run(
+        path=folder,
+        checkpoints=tuple(checkpoints),
+        keep_best=rule,
+        writer=writer_of(folder),
+        nbytes=sum(sizes.values()),
+        is_verified=verify,
+    )
+
+
+def statuses(checkpoint: Path) -> Iterator[os.stat_result]:
+    """Yield what the system tells of each file of a checkpoint; of one that is gone, nothing."""
+    files = checkpoint.rglob("*") if checkpoint.is_dir() else [checkpoint]
+    for file in files:
+        try:
+            status = file.lstat()
+        except OSError:  # the run that writes to it has deleted it a moment ago
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            yield status
 
 
 def keep_best_of(checkpoints: Iterable[Checkpoint]) -> Best | None:

@@ -38,14 +38,16 @@ examples:
   torchkeep runs --verify runs/digits        read every byte
   torchkeep runs --json runs/ | jq -r .path  for programs
 
+epoch 2+40: two are finished, and 40 batches of the third.
+
 health:
   ok        its files are there, and have the right sizes
   whole     every byte of it is as it was written (--verify)
   damaged   a resume skips it; the reason stands below
 
 `last` is what a resume goes on with. `best` goes by --best, or else by what the
-run itself keeps the best by. `inexact`: it was saved where a resume can't be bit
-for bit.
+run itself keeps the best by. `inexact`: it was saved where a resume can't be
+bit for bit.
 
 The exit code is 0, 5 if a checkpoint is damaged, or that of a problem.
 `torchkeep --help` lists the codes."""
@@ -94,8 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _write(found: Run) -> None:
     damaged = [item for item in found.checkpoints if item.problem]
-    nbytes = sum(item.nbytes for item in found.checkpoints)
-    parts = [counted(len(found.checkpoints), "checkpoint"), size(nbytes)]
+    parts = [counted(len(found.checkpoints), "checkpoint"), size(found.nbytes)]
     parts += [f"{len(damaged):,} damaged"] if damaged else []
     parts += [f"best by {rule_text(found.keep_best)}"] if found.keep_best else []
     parts += [f"{found.writer} writes to it"] if found.writer else []
@@ -104,32 +105,36 @@ def _write(found: Run) -> None:
     write_problems(damaged)
 
 
-def _table(found: Run) -> Iterator[str]:
+def _table(found: Run) -> list[str]:
     """Return the table with as many metrics as the terminal has room for."""
-    has_batch = any(item.batch for item in found.checkpoints)
     metrics = _metrics(found)
-    while True:
-        lines = list(_lines(found, metrics, has_batch=has_batch))
-        width = columns(sys.stdout)
-        if not metrics or not width or max(map(len, lines)) <= width:
-            break
-        metrics.pop()
-    yield from lines
+    width = columns(sys.stdout)
+    lines: list[str] = []
+    for number in range(len(metrics), -1, -1):
+        for has_year in (True, False):
+            lines = list(_lines(found, metrics[:number], has_year=has_year))
+            if not width or max(map(len, lines)) <= width:
+                return lines
+    return lines
 
 
-def _lines(found: Run, metrics: list[str], *, has_batch: bool) -> Iterator[str]:
-    head = ["checkpoint", "epoch", *["batch"] * has_batch, "saved (UTC)"]
-    head += [elide(name, _LONGEST_METRIC) for name in metrics]
-    rows = [[*head, "size", "health", ""]]
+def _lines(found: Run, metrics: list[str], *, has_year: bool) -> Iterator[str]:
+    names = [elide(name, _LONGEST_METRIC) for name in metrics]
+    rows = [["checkpoint", "epoch", "saved (UTC)", *names, "size", "health"]]
     for item in found.checkpoints:
-        row = [item.path.name, f"{item.epoch:,}", *[f"{item.batch:,}"] * has_batch]
-        row += [date_text(item.date), *(_number(item.metrics.get(name)) for name in metrics)]
+        told = _told(item, metrics, has_year=has_year)
         if item.problem:
-            row = [item.path.name, *[""] * (len(row) - 1)]
-        rows.append([*row, size(item.nbytes), _health(found, item), _marks(found, item)])
-    numbers = {1, *([2] if has_batch else [])}
-    first = 3 + has_batch
-    yield from table(rows, right=numbers | set(range(first, first + len(metrics) + 1)))
+            told = [""] * len(told)
+        rows.append([item.path.name, *told, size(item.nbytes), _marked(found, item)])
+    yield from table(rows, right={1, *range(3, len(metrics) + 4)})
+
+
+def _told(item: Checkpoint, metrics: list[str], *, has_year: bool) -> list[str]:
+    """Return the cells that a checkpoint's manifest fills."""
+    epoch = f"{item.epoch:,}+{item.batch:,}" if item.batch else f"{item.epoch:,}"
+    date = date_text(item.date)
+    numbers = [_number(item.metrics.get(name)) for name in metrics]
+    return [epoch, date if has_year else date[5:], *numbers]
 
 
 def _metrics(found: Run) -> list[str]:
@@ -150,13 +155,14 @@ def _health(found: Run, item: Checkpoint) -> str:
     return "whole" if found.is_verified else "ok"
 
 
-def _marks(found: Run, item: Checkpoint) -> str:
+def _marked(found: Run, item: Checkpoint) -> str:
+    """Return the health of a checkpoint, and what else it is."""
     marks = {
         "last": item is found.last,
         "best": item is found.best,
         "inexact": bool(item.inexact),
     }
-    return ", ".join(name for name, is_so in marks.items() if is_so)
+    return ", ".join([_health(found, item), *(name for name, is_so in marks.items() if is_so)])
 
 
 # --- For programs ------------------------------------------------------------------------------
@@ -169,6 +175,7 @@ def _form(found: Run) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "path": str(found.path),
+        "nbytes": found.nbytes,
         "writer": found.writer,
         "keep_best": list(found.keep_best) if found.keep_best else None,
         "checkpoints": [_checkpoint_form(found, item) for item in found.checkpoints],

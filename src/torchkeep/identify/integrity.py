@@ -162,25 +162,19 @@ def verify_contents(
     """
     wholes = [contents, *_not_read_yet(contents, limits)]
     tensors = [part for whole in wholes for part in _tensors_of(whole, limits)]
-    digests = {memory: known for whole in wholes for memory, known in stored_digests(whole).items()}
+    digests, broken = _stored_digests(contents.path, wholes)
     checkpoints = dict.fromkeys(item for whole in wholes for item in _checkpoints(whole))
     files = _files_of_checkpoints(contents.path, checkpoints, limits)
     reading = _Reading(digests, tensors, files, progress)
     reading.run()
-    places = ["", *(name_within(contents.path, whole.path) for whole in wholes[1:])]
-    before = [(place, integrity_of(whole)) for place, whole in zip(places, wholes, strict=True)]
-    known = dict.fromkeys(
-        _within(place, found) for place, item in before for found in item.findings
-    )
-    left_out = dict.fromkeys(
-        _within(place, item) for place, found in before for item in found.left_out
-    )
+    before = _before_reading(contents.path, wholes)
+    left_out = dict.fromkeys(before.left_out)
     if reading.num_unread:
         text = f"{counted(reading.num_unread, 'tensor')} can't be read where they lie"
         left_out[Finding("unread", "ambiguous", "", text)] = None
     return Integrity(
-        ok=all(item.ok for _, item in before) and not reading.findings and not reading.num_unread,
-        findings=(*known, *reading.findings),
+        ok=before.ok and not broken and not reading.findings and not reading.num_unread,
+        findings=(*before.findings, *broken, *reading.findings),
         left_out=tuple(left_out),
         verified=True,
         num_checked=reading.num_checked,
@@ -189,8 +183,39 @@ def verify_contents(
     )
 
 
-def _within(place: str, finding: Finding) -> Finding:
-    return finding.within(place) if place else finding
+def _before_reading(path: Path, wholes: list[Contents]) -> Integrity:
+    """Return what is known of several descriptions without reading, the first that of `path`."""
+    all_ok = True
+    findings: dict[Finding, None] = {}
+    left_out: dict[Finding, None] = {}
+    for whole in wholes:
+        place = "" if whole is wholes[0] else name_within(path, whole.path)
+        known = integrity_of(whole)
+        all_ok = all_ok and known.ok
+        for items, found in ((known.findings, findings), (known.left_out, left_out)):
+            found.update(dict.fromkeys(item.within(place) if place else item for item in items))
+    return Integrity(all_ok, tuple(findings), tuple(left_out))
+
+
+def _stored_digests(
+    path: Path, wholes: list[Contents]
+) -> tuple[dict[Memory, frozenset[str]], list[Finding]]:
+    """Return the digests of all tensors, and which files within have a broken table of them.
+
+    Raises:
+        DamagedFile: it is the file that was asked for.
+    """
+    digests: dict[Memory, frozenset[str]] = {}
+    broken = []
+    for whole in wholes:
+        try:
+            digests |= stored_digests(whole)
+        except DamagedFile as problem:
+            if problem.path is None or Path(problem.path) == path:
+                raise
+            place = name_within(path, Path(problem.path))
+            broken.append(Finding("metadata", "damaged", place, problem.problem))
+    return digests, broken
 
 
 def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
