@@ -217,13 +217,13 @@ def test_the_search_ends_in_a_huge_data_set_and_says_so():
             self.following = None
 
     first = node = Node()
-    for _ in range(20_000):
+    for _ in range(30_000):
         node.following = Node()
         node = node.following
     node.rng = random.Random(0)
     (found,) = inventory({}, DataLoader(Data(chain=first, paths=["x"] * 1_000_000), 2))
     assert (found.rule, found.severity) == ("not-looked-into", "note")
-    assert found.text == ("only 10,000 objects within it were looked at for private generators")
+    assert found.text == ("only 20,000 objects within it were looked at for private generators")
 
 
 def test_an_attribute_whose_code_fails_or_draws_is_not_run():
@@ -235,7 +235,20 @@ def test_an_attribute_whose_code_fails_or_draws_is_not_run():
         def __getattr__(self, name):
             raise RuntimeError("it was run")
 
-    assert places({}, DataLoader(Trap(), 2)) == []
+    class TrapDict(dict):
+        def items(self):
+            raise RuntimeError("it was run")
+
+        def __len__(self):
+            raise RuntimeError("it was run")
+
+    class TrapKey:
+        def __repr__(self):
+            raise RuntimeError("it was run")
+
+    rng = random.Random(0)
+    (place,) = places({}, DataLoader(Trap(table=TrapDict({TrapKey(): rng})), 2))
+    assert place == "loader.dataset.table[a TrapKey]"
 
 
 def test_nothing_is_drawn_by_looking():

@@ -31,7 +31,7 @@ from torchkeep.checkpointing.findings import Finding
 from torchkeep.checkpointing.sample_order import generators_of, has_known_indices
 from torchkeep.checkpointing.state import capture
 
-_MOST_PLACES = 10_000
+_MOST_PLACES = 20_000
 """Objects that are looked at in one loader or object."""
 _MOST_ITEMS = 100
 """Items of one list or dict that are looked at: lists of samples have millions, all alike."""
@@ -62,7 +62,7 @@ def _leaves(place: str, item: Any) -> Iterator[tuple[str, Any]]:
     """Yield what is captured by itself, and where it is: the items of dicts and lists."""
     if type(item) is dict:
         for key, value in item.items():
-            yield from _leaves(f"{place}[{key!r:.40}]", value)
+            yield from _leaves(place + _in_brackets(key), value)
     elif type(item) is list:
         for number, value in enumerate(item):
             yield from _leaves(f"{place}[{number}]", value)
@@ -161,7 +161,7 @@ class _Walk:
                     yield place, item
                 continue
             for name, part in _parts(item):
-                if id(part) in self.seen or isinstance(part, _PLAIN):
+                if id(part) in self.seen or _holds_nothing(part):
                     continue
                 if len(self.seen) >= _MOST_PLACES:
                     self.is_cut = True
@@ -172,6 +172,10 @@ class _Walk:
 
 _PLAIN = str | bytes | bytearray | int | float | complex | None | torch.Tensor | torch.dtype
 """What holds nothing else."""
+
+
+def _holds_nothing(part: object) -> bool:
+    return isinstance(part, _PLAIN) or (type(part) in (dict, list, tuple, set) and not part)
 
 
 def _parts(item: Any) -> Iterator[tuple[str, Any]]:
@@ -186,12 +190,23 @@ def _parts(item: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(item, FunctionType):
         yield from _parts_of_function(item)
     elif isinstance(item, dict):
-        yield from ((f"[{key!r:.40}]", part) for key, part in _first(item.items()))
-    elif isinstance(item, list | tuple | set | frozenset | deque):
-        yield from ((f"[{number}]", part) for number, part in enumerate(_first(item)))
+        # The methods of dict itself: a class derived from it may do anything in its own.
+        yield from ((_in_brackets(key), part) for key, part in _first(dict.items(item)))
+    else:
+        kind = next((kind for kind in _SEQUENCES if isinstance(item, kind)), None)
+        if kind is not None:
+            items = _first(kind.__iter__(item))
+            yield from ((f"[{number}]", part) for number, part in enumerate(items))
     if not isinstance(item, FunctionType):
         yield from _attributes(item)
         yield from _methods(item)
+
+
+_SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+
+
+def _in_brackets(key: object) -> str:
+    return f"[{key!r:.40}]" if type(key) in (str, int) else f"[a {type(key).__name__}]"
 
 
 def _is_array(item: object) -> bool:
