@@ -170,3 +170,28 @@ def test_a_program_that_is_started_meanwhile_does_not_keep_the_lock(tmp_path, ha
         lock.release()
         assert another_process(tmp_path, has_file_locks=has_file_locks) == "it is ours"
         program.kill()
+
+
+ASKS = "print(run_lock.writer_of(Path(sys.argv[1])))"
+
+
+def asked(folder, *, has_file_locks: bool) -> str:
+    """Let another process ask who writes to the folder."""
+    done = subprocess.run(
+        command(ASKS, folder, has_file_locks), capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_who_writes_is_told_and_asking_changes_nothing(tmp_path, has_file_locks):
+    assert asked(tmp_path, has_file_locks=has_file_locks) == ""
+    assert list(tmp_path.iterdir()) == []
+    lock = RunLock(tmp_path)
+    # Not read by its name: to close that would give up a lock that belongs to the process.
+    expected = os.pread(lock._fd, 100, 0).decode().strip()
+    assert asked(tmp_path, has_file_locks=has_file_locks) == expected
+    assert run_lock.writer_of(tmp_path) == expected
+    assert "writes to this run" in another_process(tmp_path, has_file_locks=has_file_locks)
+    lock.release()
+    assert asked(tmp_path, has_file_locks=has_file_locks) == ""
+    assert run_lock.writer_of(tmp_path) == ""

@@ -21,7 +21,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
-_VERBS = ("inspect", "scan", "verify", "match", "convert", "diff", "rescue", "--version")
+_VERBS = (
+    "inspect",
+    "scan",
+    "verify",
+    "match",
+    "convert",
+    "diff",
+    "rescue",
+    "runs",
+    "prune",
+    "doctor",
+    "--version",
+)
 """What is run of a page's commands; the others take minutes, or change the machine."""
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -78,6 +78,21 @@ def test_every_field_of_the_json_of_scan_and_verify_is_documented(tmp_path: Path
         assert all(f"this table: {form['schema']}" in documented["schema"] for form in forms)
 
 
+def test_every_field_of_the_json_of_runs_and_doctor_is_documented(tmp_path: Path, capsys):
+    with torchkeep.Checkpointer(tmp_path, model=torch.nn.Linear(2, 2)) as checkpointer:
+        checkpointer.save()
+    for verb, inner in (("runs", "checkpoints"), ("doctor", "findings")):
+        main([verb, "--json", str(tmp_path)])
+        form = json.loads(capsys.readouterr().out)
+        documented = {}
+        for names, _, meaning in rows("cli.md", "## The JSON of `runs` and `doctor`", f"`{verb}`"):
+            documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), meaning)
+        assert list(documented) == list(form)
+        told = re.findall(r"`(\w+)`", documented[inner])
+        assert [name for name in told if name in form[inner][0]] == list(form[inner][0])
+        assert f"this table: {form['schema']}" in documented["schema"]
+
+
 def test_every_file_and_field_of_a_checkpoint_is_documented(tmp_path: Path):
     model = torch.nn.Linear(2, 2)
     with torchkeep.Checkpointer(tmp_path / "run", model=model) as checkpointer:

@@ -16,6 +16,7 @@ from torch import nn
 
 import torchkeep
 from formats.samples_folders import write_two_ranks
+from made_runs import make_run
 from torchkeep.errors import DamagedFile, FileMissing, NotAModelFile
 from torchkeep.files import CHUNK_NBYTES
 from torchkeep.formats.folders.dcp_shards import piece_of
@@ -268,3 +269,54 @@ def test_tensors_that_lie_deflated_are_unpacked_and_compared(tmp_path: Path) -> 
     found = torchkeep.verify(path)
     assert found.state == "damaged"
     assert found.findings[0].text.startswith("tensor 'model.0.weight': storage '0' ")
+
+
+# --- Runs of ours --------------------------------------------------------------------------------
+
+
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_found(tmp_path: Path) -> None:
+    checkpoint = make_run(tmp_path, [0.1]) / "step-00000001"
+    assert torchkeep.verify(checkpoint).ok
+    for file in checkpoint.iterdir():
+        data = file.read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 80)):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            assert not torchkeep.verify(checkpoint).ok, (file.name, place)
+        file.write_bytes(data)
+    assert torchkeep.verify(checkpoint).ok
+
+
+@pytest.mark.parametrize("place", ["", "runs"])
+def test_every_checkpoint_of_a_run_is_verified_and_the_damaged_one_named(
+    tmp_path: Path, place: str
+) -> None:
+    run = make_run(tmp_path / place, [0.1, 0.2, 0.3])
+    verified = torchkeep.verify(tmp_path)
+    assert verified.ok
+    for number in (1, 3):
+        flip(run / f"step-0000000{number}" / "state.safetensors", -1)
+    header = run / "step-00000002" / "model.safetensors"
+    data = header.read_bytes()
+    header.write_bytes(data.replace(b'"format":"pt"', b'"format":"np"'))
+    found = torchkeep.verify(tmp_path)
+    assert found.num_checked == verified.num_checked
+    start = f"{place}/" if place else ""
+    assert {(item.rule, item.place) for item in found.findings} == {
+        ("digest-mismatch", f"{start}step-0000000{number}") for number in (1, 2, 3)
+    }
+    (text,) = (item.text for item in found.findings if item.place.endswith("2"))
+    assert text == "model.safetensors differs from what was written, outside of its tensors"
+
+
+def test_a_broken_table_of_digests_is_named_and_the_other_checkpoints_are_verified(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path, [0.1, 0.2, 0.3])
+    file = run / "step-00000002" / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'torchkeep.digests":"{', b'torchkeep.digests":"['))
+    flip(run / "step-00000001" / "state.safetensors", -1)
+    found = torchkeep.verify(run)
+    assert [item.place for item in found.findings if item.rule == "metadata"] == [
+        "step-00000002/model.safetensors"
+    ]
+    assert "step-00000001" in [item.place for item in found.findings]

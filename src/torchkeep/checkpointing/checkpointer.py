@@ -22,6 +22,7 @@ from torchkeep.checkpointing.discovery import (
 )
 from torchkeep.checkpointing.encoding import State
 from torchkeep.checkpointing.environment import (
+    command,
     differences,
     environment,
     git_revision,
@@ -487,6 +488,7 @@ class Checkpointer:
             "versions": versions(),
             "environment": environment(),
             "git": self._git,
+            "command": command(self.folder),
             "metadata": self.metadata,
             "keep_best": None if self.keep_best is None else list(self.keep_best),
             "inexact": state["inexact"],

@@ -6,6 +6,7 @@ split differently), other determinism flags, another kind of GPU.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import shutil
@@ -80,17 +81,61 @@ def differences(saved: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def git_revision() -> str | None:
+def _current_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was deleted
+        return ""
+
+
+_FOLDER_AT_START = _current_folder()
+"""Where the program was when it imported us: it may go elsewhere before it saves."""
+
+
+def command(run: Path) -> dict[str, Any] | None:
+    """Return how this program was started, for `torchkeep resume` to start it again.
+
+    Args:
+        run: the folder of the run that it goes on with.
+
+    Returns:
+        `argv` (the whole command line), `executable` (the interpreter's path, which `argv` may
+        have a short name for), `cwd`, and `run`. None where starting that again would not start
+        the program: a notebook, a prompt, a child of multiprocessing, one of several processes
+        that torchrun or the like started.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    is_file = script is not None and not script.startswith("<")  # as in <stdin>
+    is_program = is_file or sys.argv[:1] == ["-c"]
+    is_child = multiprocessing.parent_process() is not None or not _LAUNCHED.isdisjoint(os.environ)
+    if not is_program or is_child:
+        return None
+    return {
+        "argv": list(sys.orig_argv),
+        "executable": sys.executable,
+        "cwd": _FOLDER_AT_START,
+        "run": str(run.resolve()),
+    }
+
+
+_LAUNCHED = frozenset(
+    {"TORCHELASTIC_RUN_ID", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"}
+)
+"""What torchrun, `accelerate launch` and their like set for the processes that they start."""
+
+
+def git_revision(folder: Path | None = None) -> str | None:
     """Return the commit of the program's working tree, with `+changes` if it has any.
 
-    The program is the main script's folder, or else the current one. None without git, or outside
-    a repository.
+    The tree is that of `folder`, by default of the main script's folder, or else the current one.
+    None without git, or outside a repository.
     """
     git = shutil.which("git")
     if git is None:
         return None
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    folder = Path(script).resolve().parent if script else Path.cwd()
+    if folder is None:
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        folder = Path(script).resolve().parent if script else Path.cwd()
     revision = _git(git, folder, "rev-parse", "HEAD")
     if not revision:
         return None

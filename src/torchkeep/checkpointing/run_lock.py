@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchkeep.errors import CheckpointProblem
+from torchkeep.wording import printable
 
 try:
     import fcntl
 except ImportError:  # Windows: nobody is kept out
     fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = ".lock"
+"""The file in a run's folder that is locked; who has it is written in it."""
 
 # Elsewhere `struct flock` has its fields in another order, or the system has no such locks.
 _HAS_FILE_LOCKS = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
@@ -37,7 +41,7 @@ class RunLock:
     _ours: ClassVar[dict[Path, RunLock]] = {}
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder.resolve() / ".lock"
+        self.path = folder.resolve() / LOCK_NAME
         if self.path in self._ours:  # lockf does not see two owners in one process
             raise self._taken(folder, "this process already")
         try:
@@ -52,14 +56,14 @@ class RunLock:
         try:
             _lock(self._fd)
         except OSError as error:
-            owner = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
+            owner = _named(self._fd)
             self.release()
             if not isinstance(error, BlockingIOError | PermissionError):
                 raise CheckpointProblem(
                     f"{folder}: the run's folder can't be locked ({error.strerror})",
                     advice="Choose a folder on a file system that has locks.",
                 ) from None
-            raise self._taken(folder, owner or "another process") from None
+            raise self._taken(folder, owner) from None
         os.truncate(self._fd, 0)
         os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
@@ -90,6 +94,30 @@ class RunLock:
             lock._close()
 
 
+def writer_of(folder: Path) -> str:
+    """Return who writes to a run, as in `process 4711 on machine`; empty if nobody does.
+
+    Nothing is locked or changed by asking. Where the system can't tell (Windows) nobody does.
+    """
+    path = folder.resolve() / LOCK_NAME
+    if path in RunLock._ours:
+        return f"process {os.getpid()} on {socket.gethostname()}"
+    try:
+        fd = os.open(path, os.O_RDONLY | _CLOSED_BY_EXEC)
+    except OSError:  # no run has been here, or it is not ours to read
+        return ""
+    try:
+        return _named(fd) if _is_locked(fd) else ""
+    finally:
+        os.close(fd)
+
+
+def _named(fd: int) -> str:
+    """Return who is written in the lock file."""
+    text = os.pread(fd, 200, 0).decode(errors="replace").strip()
+    return printable(text) or "another process"
+
+
 _CLOSED_BY_EXEC = getattr(os, "O_CLOEXEC", 0)
 
 if hasattr(os, "register_at_fork"):
@@ -110,6 +138,22 @@ def _unlock(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
     elif fcntl is not None:
         fcntl.lockf(fd, fcntl.LOCK_UN)
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether another opened file of the same path has the lock."""
+    try:
+        if _HAS_FILE_LOCKS:
+            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+            return bool(struct.unpack("h", found[:2])[0] != fcntl.F_UNLCK)
+        if fcntl is not None:
+            # A shared one is enough to notice an owner, and needs no right to write.
+            fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
 
 
 def _whole_file(kind: int) -> bytes:

@@ -139,7 +139,7 @@ class Passes:
         number = len(self.begun)
         following = _open_pass(loader, (seed, epoch, number))
         for generator, state in zip(
-            _generators_of(loader), self._generators.pop(number, ()), strict=False
+            generators_of(loader), self._generators.pop(number, ()), strict=False
         ):
             generator.set_state(state)
         if number < len(self._saved):
@@ -202,7 +202,7 @@ class Passes:
     def state(self) -> dict[str, Any]:
         """Return what `resume` needs."""
         generators = {
-            number: [generator.get_state() for generator in _generators_of(loader)]
+            number: [generator.get_state() for generator in generators_of(loader)]
             for number, loader in self._loaders.items()
         }
         return {
@@ -223,12 +223,12 @@ def _open_pass(loader: Iterable[Any], key: tuple[int, int, int]) -> Pass:
     """Return the most exact kind of pass that `loader` allows."""
     if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
         return _StatefulPass(loader, key)
-    if _has_known_indices(loader):
+    if has_known_indices(loader):
         return _IndexedPass(loader, key)
     return _ReplayedPass(loader, key)
 
 
-def _has_known_indices(loader: Iterable[Any]) -> bool:
+def has_known_indices(loader: Iterable[Any]) -> bool:
     """Tell whether `loader` fetches a finite list of indices that can be drawn beforehand."""
     if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return False
@@ -241,7 +241,7 @@ def _index_sampler(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def _generators_of(loader: Iterable[Any]) -> list[torch.Generator]:
+def generators_of(loader: Iterable[Any]) -> list[torch.Generator]:
     """Return the private generators that `loader` draws its order from, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     sampler = getattr(loader, "sampler", None)

@@ -14,14 +14,42 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import torchkeep
-from torchkeep.cli import convert, demo, diff, failures, inspect, match, rescue, scan, verify
+from torchkeep.cli import (
+    convert,
+    demo,
+    diff,
+    doctor,
+    failures,
+    inspect,
+    match,
+    prune,
+    rescue,
+    resume,
+    runs,
+    scan,
+    verify,
+)
 from torchkeep.errors import TorchkeepError
 
-VERBS = (inspect, scan, verify, match, diff, convert, rescue, demo)
+VERBS = (
+    inspect,
+    scan,
+    verify,
+    match,
+    diff,
+    convert,
+    rescue,
+    runs,
+    resume,
+    prune,
+    doctor,
+    demo,
+)
 
 DESCRIPTION = """\
 Look into PyTorch model files without running anything in them; scan, verify,
-compare, convert and rescue them, and see whether they fit a network."""
+compare, convert and rescue them, and see whether they fit a network. List
+training runs and their checkpoints, resume them, and keep them in order."""
 
 EXAMPLES = """\
 examples:
@@ -33,6 +61,10 @@ examples:
   torchkeep diff before.pth after.pth    what changed, and how far?
   torchkeep convert a.pth b.safetensors  the same in another format, proven
   torchkeep rescue model.pt rescued/     its classes are gone: what is left?
+  torchkeep runs runs/                   which checkpoints are there?
+  torchkeep resume runs/mine             go on after the last one
+  torchkeep prune runs/mine --keep-last 2   delete older ones
+  torchkeep doctor runs/mine             would it go on bit for bit?
   torchkeep demo                         train, kill, resume, and prove it
 
 `torchkeep VERB --help` explains a verb. From Python: `import torchkeep`."""

@@ -10,6 +10,7 @@ from torchkeep.errors import FileProblem, TorchkeepError
 from torchkeep.wording import printable
 
 EXIT_DIFFERENT = 1
+EXIT_USAGE = 2
 EXIT_NOT_DATA_ONLY = 13
 EXIT_INCOMPLETE = 14
 EXIT_BUG = 70
@@ -20,7 +21,7 @@ EXIT_PIPE_CLOSED = 141
 EXIT_CODES = {
     0: "done",
     EXIT_DIFFERENT: "a claim was checked and is not true, or two files differ",
-    2: "the command line is wrong",
+    EXIT_USAGE: "the command line is wrong",
     3: "a file is missing or may not be read",
     4: "the file is no model file: a web page, a Git LFS pointer, nothing, ...",
     5: "the file is damaged",

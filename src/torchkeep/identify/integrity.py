@@ -7,16 +7,18 @@ stream or a safetensors file of others has neither: its bytes are read, and that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, InputFile, Progress, Scratch, crc32_of, new_digest
 from torchkeep.formats import describe, examine
 from torchkeep.formats.folders.dcp_shards import piece_of
+from torchkeep.formats.own.manifest import read_manifest
 from torchkeep.formats.own.metadata import CHECKPOINT
 from torchkeep.formats.zips.deflated import inflated
 from torchkeep.identify.digests import stored_digests
@@ -160,24 +162,60 @@ def verify_contents(
     """
     wholes = [contents, *_not_read_yet(contents, limits)]
     tensors = [part for whole in wholes for part in _tensors_of(whole, limits)]
-    digests = {memory: known for whole in wholes for memory, known in stored_digests(whole).items()}
-    reading = _Reading(digests, tensors, progress)
+    digests, broken = _stored_digests(contents.path, wholes)
+    checkpoints = dict.fromkeys(item for whole in wholes for item in _checkpoints(whole))
+    files = _files_of_checkpoints(contents.path, checkpoints, limits)
+    reading = _Reading(digests, tensors, files, progress)
     reading.run()
-    before = [integrity_of(whole) for whole in wholes]
-    known = dict.fromkeys(finding for item in before for finding in item.findings)
-    left_out = dict.fromkeys(finding for item in before for finding in item.left_out)
+    before = _before_reading(contents.path, wholes)
+    left_out = dict.fromkeys(before.left_out)
     if reading.num_unread:
         text = f"{counted(reading.num_unread, 'tensor')} can't be read where they lie"
         left_out[Finding("unread", "ambiguous", "", text)] = None
     return Integrity(
-        ok=all(item.ok for item in before) and not reading.findings and not reading.num_unread,
-        findings=(*known, *reading.findings),
+        ok=before.ok and not broken and not reading.findings and not reading.num_unread,
+        findings=(*before.findings, *broken, *reading.findings),
         left_out=tuple(left_out),
         verified=True,
         num_checked=reading.num_checked,
         num_unchecked=reading.num_unchecked,
         num_unread=reading.num_unread,
     )
+
+
+def _before_reading(path: Path, wholes: list[Contents]) -> Integrity:
+    """Return what is known of several descriptions without reading, the first that of `path`."""
+    all_ok = True
+    findings: dict[Finding, None] = {}
+    left_out: dict[Finding, None] = {}
+    for whole in wholes:
+        place = "" if whole is wholes[0] else name_within(path, whole.path)
+        known = integrity_of(whole)
+        all_ok = all_ok and known.ok
+        for items, found in ((known.findings, findings), (known.left_out, left_out)):
+            found.update(dict.fromkeys(item.within(place) if place else item for item in items))
+    return Integrity(all_ok, tuple(findings), tuple(left_out))
+
+
+def _stored_digests(
+    path: Path, wholes: list[Contents]
+) -> tuple[dict[Memory, frozenset[str]], list[Finding]]:
+    """Return the digests of all tensors, and which files within have a broken table of them.
+
+    Raises:
+        DamagedFile: it is the file that was asked for.
+    """
+    digests: dict[Memory, frozenset[str]] = {}
+    broken = []
+    for whole in wholes:
+        try:
+            digests |= stored_digests(whole)
+        except DamagedFile as problem:
+            if problem.path is None or Path(problem.path) == path:
+                raise
+            place = name_within(path, Path(problem.path))
+            broken.append(Finding("metadata", "damaged", place, problem.problem))
+    return digests, broken
 
 
 def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
@@ -187,6 +225,73 @@ def _not_read_yet(contents: Contents, limits: Limits) -> Iterator[Contents]:
         if is_told_of and member.problem is None:
             yield examine(member.path, limits=limits)
         yield from _not_read_yet(member, limits)
+
+
+def _checkpoints(contents: Contents) -> Iterator[Path]:
+    """Yield the folders of our checkpoints within, but those that can't be read as one."""
+    if contents.container == CHECKPOINT and contents.problem is None and contents.path.is_dir():
+        yield contents.path
+    for member in contents.members:
+        yield from _checkpoints(member)
+
+
+class _OwnFile(NamedTuple):
+    """A file of a checkpoint of ours."""
+
+    name: str
+    """What it is called in the checkpoint."""
+    checkpoint: str
+    """What its checkpoint is called there; empty if that is what is verified."""
+    digest: str
+    """The digest of all its bytes."""
+
+
+def _files_of_checkpoints(
+    whole: Path, checkpoints: Iterable[Path], limits: Limits
+) -> dict[Path, _OwnFile]:
+    """Return what the manifests say about each file as a whole.
+
+    The digests of the tensors leave out the header, in which a file says what is where.
+    """
+    found: dict[Path, _OwnFile] = {}
+    for checkpoint in checkpoints:
+        try:
+            manifest = read_manifest(checkpoint, limits=limits)
+        except FileProblem:  # which is among the findings
+            continue
+        place = "" if checkpoint == whole else name_within(whole, checkpoint)
+        for name, facts in manifest["files"].items():
+            found[checkpoint / name] = _OwnFile(name, place, facts["digest"])
+    return found
+
+
+class _FileDigest:
+    """The digest of a file as a whole, made of what is read of it in its order.
+
+    What is not read otherwise, a header or what fills a gap, is read here.
+    """
+
+    def __init__(self, file: InputFile) -> None:
+        self.file = file
+        self.running = new_digest()
+        self.position = 0
+
+    def add(self, start: int, data: bytes) -> None:
+        """Count what was read at `start`; what was counted before is left out."""
+        self.read_up_to(start)
+        self.running.update(memoryview(data)[max(self.position - start, 0) :])
+        self.position = max(self.position, start + len(data))
+
+    def read_up_to(self, end: int) -> None:
+        while self.position < end:
+            data = self.file.read_at(self.position, min(CHUNK_NBYTES, end - self.position))
+            self.running.update(data)
+            self.position += len(data)
+
+    def finish(self) -> str:
+        """Read the rest, and return the digest."""
+        self.read_up_to(self.file.nbytes)
+        return self.running.hexdigest()
 
 
 def _tensors_of(contents: Contents, limits: Limits) -> Iterator[tuple[str, TensorEntry]]:
@@ -211,9 +316,11 @@ class _Reading:
         self,
         digests: Mapping[Memory, frozenset[str]],
         tensors: list[tuple[str, TensorEntry]],
+        files: Mapping[Path, _OwnFile],
         progress: Progress | None,
     ) -> None:
         self.digests = digests
+        self.files = files
         self.progress = progress
         self.findings: list[Finding] = []
         self.num_checked = 0
@@ -250,19 +357,35 @@ class _Reading:
                     self.findings.append(Finding("unreadable", "damaged", name, text))
 
     def run(self) -> None:
-        path, file = None, None
+        by_file = groupby(self.storages, key=lambda storage: storage.path)
+        for path, storages in by_file:
+            self.read(path, storages)
+        for path in self.files.keys() - {storage.path for storage in self.storages}:
+            self.read(path, ())
+
+    def read(self, path: Path | None, storages: Iterable[Storage]) -> None:
+        """Read the storages of a file, and compare the file as a whole if there is a digest."""
+        file = self.open(path)
+        if file is None:
+            return
+        own = None if path is None else self.files.get(path)
+        num_found = len(self.findings)
+        with file:
+            whole = None if own is None else _FileDigest(file)
+            for storage in storages:
+                self.check(file, storage, whole)
+            if own is not None and whole is not None and len(self.findings) == num_found:
+                self.compare(own, whole)
+
+    def compare(self, own: _OwnFile, whole: _FileDigest) -> None:
+        place = own.checkpoint or own.name
         try:
-            for storage in self.storages:
-                if storage.path != path:
-                    if file is not None:
-                        file.close()
-                    path, file = storage.path, None
-                    file = self.open(storage.path)
-                if file is not None:
-                    self.check(file, storage)
-        finally:
-            if file is not None:
-                file.close()
+            if whole.finish() != own.digest:
+                text = f"{own.name} differs from what was written, outside of its tensors"
+                self.findings.append(Finding("digest-mismatch", "damaged", place, text))
+        except FileProblem as problem:
+            text = f"{own.name}: {problem.problem}"
+            self.findings.append(Finding("unreadable", "damaged", place, text))
 
     def open(self, path: Path | None) -> InputFile | None:
         if path is None:
@@ -273,31 +396,38 @@ class _Reading:
             self.findings.append(Finding("unreadable", "damaged", str(path), problem.problem))
             return None
 
-    def check(self, file: InputFile, storage: Storage) -> None:
+    def check(self, file: InputFile, storage: Storage, whole: _FileDigest | None) -> None:
         """Read a storage, and compare it with whatever there is."""
         users = self.users[_place(storage)]
         expected = self.whole_digests(storage, users)
         running, checksum = new_digest(), 0
+        name = users[0][0]
         try:
-            for chunk in self.chunks(file, storage):
+            for start, chunk in self.chunks(file, storage):
                 running.update(chunk)
                 checksum = crc32_of(chunk, checksum) if storage.crc32 is not None else 0
+                if whole is not None:
+                    whole.add(start, chunk)
         except FileProblem as problem:
-            text = f"tensor {users[0][0]!r}: {problem.problem}"
-            self.findings.append(Finding("unreadable", "damaged", users[0][0], text))
+            self.found("unreadable", storage, name, f"tensor {name!r}: {problem.problem}")
             return
-        name = users[0][0]
         is_compared = storage.crc32 is None or storage.deflated is not None  # as it is unpacked
         if not is_compared and checksum != storage.crc32:
             text = f"the bytes of tensor {name!r} do not match the archive's checksum"
-            self.findings.append(Finding("crc-mismatch", "damaged", name, text))
+            self.found("crc-mismatch", storage, name, text)
         elif expected and running.hexdigest() not in expected:
             text = f"the bytes of tensor {name!r} do not match the digest that was saved with them"
-            self.findings.append(Finding("digest-mismatch", "damaged", name, text))
+            self.found("digest-mismatch", storage, name, text)
         if storage.crc32 is None and not expected:
             self.num_unchecked += 1
         else:
             self.num_checked += 1
+
+    def found(self, rule: str, storage: Storage, name: str, text: str) -> None:
+        """Note that a storage is damaged, with the checkpoint of a run that it lies in."""
+        own = None if storage.path is None else self.files.get(storage.path)
+        place = own.checkpoint if own is not None and own.checkpoint else name
+        self.findings.append(Finding(rule, "damaged", place, text))
 
     def whole_digests(
         self, storage: Storage, users: list[tuple[str, TensorEntry]]
@@ -309,15 +439,18 @@ class _Reading:
                 return self.digests[entry.memory]
         return frozenset()
 
-    def chunks(self, file: InputFile, storage: Storage) -> Iterator[bytes]:
-        start = storage.offset or 0
+    def chunks(self, file: InputFile, storage: Storage) -> Iterator[tuple[int, bytes]]:
+        """Yield the bytes of a storage, and where each piece of them begins."""
+        begin = storage.offset or 0
         sizes = range(0, storage.nbytes, CHUNK_NBYTES)
         stored = (
-            file.read_at(start + position, min(CHUNK_NBYTES, storage.nbytes - position))
+            file.read_at(begin + position, min(CHUNK_NBYTES, storage.nbytes - position))
             for position in sizes
         )
+        at = begin
         for chunk in stored if storage.deflated is None else inflated(file, storage):
-            yield chunk
+            yield at, chunk
+            at += len(chunk)
             self.done += len(chunk)
             if self.progress is not None:
                 self.progress(self.done, self.total)

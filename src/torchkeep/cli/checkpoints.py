@@ -1,0 +1,102 @@
+"""Checkpoints and findings on a screen, and what the verbs about runs have in common.
+
+What a manifest says is a stranger's text, and is escaped like all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from torchkeep.cli.text import clip, elide, wrapped
+from torchkeep.errors import MissingExtra
+from torchkeep.wording import printable
+
+if TYPE_CHECKING:
+    from torchkeep.checkpointing.discovery import Checkpoint
+    from torchkeep.checkpointing.findings import Finding
+    from torchkeep.checkpointing.retention import Best
+
+
+def require_torch(verb: str) -> None:
+    """Make sure that the part of torchkeep that knows runs can be imported.
+
+    Raises:
+        MissingExtra: PyTorch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise MissingExtra.for_modules(f"torchkeep {verb}", ["torch"], "torch")
+
+
+def best_rule(text: str) -> Best:
+    """Return the rule that a switch has, written as `val_loss:min`."""
+    metric, _, direction = text.rpartition(":")
+    if metric and direction == "min":
+        return metric, "min"
+    if metric and direction == "max":
+        return metric, "max"
+    raise argparse.ArgumentTypeError(f"{text!r} is no rule: write METRIC:min or METRIC:max")
+
+
+def rule_text(rule: Best) -> str:
+    """Return a rule as a person says it: `lowest val_loss`."""
+    return f"{'lowest' if rule[1] == 'min' else 'highest'} {clip(rule[0], 40)}"
+
+
+def date_text(date: str) -> str:
+    """Return a manifest's date to the minute, in UTC; whatever else it has there, cut.
+
+    >>> date_text("2026-11-05T08:30:12+00:00"), date_text("yesterday")
+    ('2026-11-05 08:30', 'yesterday')
+    """
+    return clip(date.replace("T", " ")[:16], 16)
+
+
+def where_text(checkpoint: Checkpoint) -> str:
+    """Return how far a checkpoint is: `step 1,200, epoch 3, saved 2026-11-05 08:30 UTC`."""
+    epoch = f"epoch {checkpoint.epoch:,}"
+    if checkpoint.batch:
+        epoch += f" and {checkpoint.batch:,} batches"
+    return f"step {checkpoint.step:,}, {epoch}, saved {date_text(checkpoint.date)} UTC"
+
+
+def write_lines(lines: Iterable[str], *, indent: int = 2) -> None:
+    """Write lines as wide as the terminal is, what goes below moved to the right."""
+    sys.stdout.writelines(f"{wrapped(line, sys.stdout, indent=indent)}\n" for line in lines)
+
+
+def write_problems(checkpoints: Iterable[Checkpoint]) -> None:
+    """Write what is wrong with each damaged one."""
+    write_lines(
+        (f"  {item.path.name}: {clip(item.problem, 300)}" for item in checkpoints), indent=4
+    )
+
+
+def write_findings(findings: Iterable[Finding]) -> None:
+    """Write findings, how bad they are first."""
+    width = max(map(len, ("blocked", "inexact"))) + 2
+    for item in findings:
+        place = f"{clip(item.place, 100)}: " if item.place else ""
+        text = f"  {item.severity:<{width}}{place}{clip(item.text, 400)}. {printable(item.advice)}"
+        write_lines([text.rstrip()], indent=2 + width)
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> Iterator[str]:
+    """Yield rows of cells as lines, each column as wide as it needs to be.
+
+    Args:
+        rows: the cells; a cell has no line break.
+        right: the columns whose cells stand to the right.
+    """
+    at_right = set(right)
+    cells = [[elide(cell, 60) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        parts = [
+            cell.rjust(width) if number in at_right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(["", *parts]).rstrip()
