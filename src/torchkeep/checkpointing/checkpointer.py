@@ -42,6 +42,7 @@ from torchkeep.checkpointing.state import (
     restore,
     restore_gradients,
 )
+from torchkeep.checkpointing.uncaptured import Uncaptured
 from torchkeep.errors import (
     CheckpointProblem,
     InexactResume,
@@ -175,6 +176,7 @@ class Checkpointer:
         self._saver = Saver(self._run, self.objects, max_copy_nbytes)
         self._progress = Progress()
         self._passes = Passes()
+        self._uncaptured = Uncaptured()
         self._pending_state: State | None = None
         self._is_in_epoch = False
         self._is_saved = True
@@ -312,6 +314,7 @@ class Checkpointer:
         """
         self._open()
         self._save_if_due()
+        self._uncaptured.look_at(self.objects, loader)
         resumes = self._passes.num_to_resume > 0
         if not resumes:
             self._restore_pending()
@@ -455,6 +458,7 @@ class Checkpointer:
         state["progress"] = self._progress.state()
         state["data"] = {"seed": self.seed, **self._passes.state()}
         state["inexact"] += self._passes.inexact()
+        state["inexact"] += self._uncaptured.inexact(is_in_epoch=bool(self._passes.begun))
         if self._passes.has_leftover:
             state["gradients"] = capture_gradients(self.objects, state["inexact"])
         if self._progress.num_steps_in_epoch and not self._passes.begun:
@@ -491,6 +495,7 @@ class Checkpointer:
             "command": command(self.folder),
             "metadata": self.metadata,
             "keep_best": None if self.keep_best is None else list(self.keep_best),
+            "inventory": [item.to_json() for item in self._uncaptured.findings],
             "inexact": state["inexact"],
         }
 

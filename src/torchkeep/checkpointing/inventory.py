@@ -92,16 +92,35 @@ def _of_loader(loader: Iterable[Any], captured: set[int]) -> Iterator[Finding]:
         return
     if not has_known_indices(loader):
         yield _without_order(loader)
-    kept = {id(item) for item in generators_of(loader)}
-    if not getattr(loader, "num_workers", 0):
-        # A worker has a copy, which moves on by itself; what is captured is where it began.
-        kept |= captured
     yield from _private(
         loader,
         "loader",
-        kept,
+        _kept(loader, captured),
         "draw from the global ones, which are seeded anew for every sample",
     )
+
+
+def private_generators(
+    objects: Mapping[str, object], loader: Iterable[Any]
+) -> list[tuple[str, object]]:
+    """Return the generators that a loader holds and nobody captures, with their places.
+
+    Args:
+        objects: what is captured.
+        loader: what the batches come from; nothing is said of one that keeps its own state.
+    """
+    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+        return []
+    leaves = [leaf for name, item in objects.items() for _, leaf in _leaves(name, item)]
+    kept = _kept(loader, {id(item) for item in leaves if _is_generator(item)})
+    return [(where, item) for where, item in _Walk(loader, "loader") if id(item) not in kept]
+
+
+def _kept(loader: Iterable[Any], captured: set[int]) -> set[int]:
+    """Return the ids of the generators of a loader that are where they were after a resume."""
+    kept = {id(item) for item in generators_of(loader)}
+    # A worker has a copy, which moves on by itself; what is captured is where it began.
+    return kept if getattr(loader, "num_workers", 0) else kept | captured
 
 
 def _without_order(loader: Iterable[Any]) -> Finding:
