@@ -593,10 +593,12 @@ def main() -> None:
     torch.manual_seed(0)
     missing = {name for name, package in NEED.items() if importlib.util.find_spec(package) is None}
     names = [name for name in CONTESTANTS if name not in missing and chosen(name, args.only)]
-    print(machine(f"{args.device}, {args.threads} threads", f"{args.rounds} x {args.pairs} pairs"))
+    device = torch.device(args.device)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else "on the CPU"
+    print(machine(on, f"{args.threads} threads", f"{args.rounds} x {args.pairs} pairs"))
     for name in sorted(missing):
         print(f"Without {name}: the package {NEED[name]} is not installed.")
-    for job in jobs(torch.device(args.device), quick=args.quick):
+    for job in jobs(device, quick=args.quick):
         if chosen(job.name, args.models):
             print(compare(job, names, args), flush=True)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")
