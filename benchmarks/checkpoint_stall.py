@@ -19,10 +19,14 @@ buffers are made then. Everything is in milliseconds, but for the last columns:
 In brackets: as a multiple of one plain copy of the state into memory that is there already. With
 as many threads as cores, who writes takes its time from the training: that is in "after it".
 
-Every contestant saves the model and the optimizer to the same disk, syncs it, and has its last
-write finished before the next. `DCP async_save` stages into memory that it keeps (`DefaultStager`,
+Every contestant saves the model and the optimizer to the same disk, and syncs that; a cycle ends
+when the write has ended. `DCP async_save` stages into memory that it keeps (`DefaultStager`,
 reused); "overlapped" stages in a thread, and waits for that before the optimizer's step. Torchkeep
-keeps one checkpoint: it reads each new one back and deletes the one before, which is in it, too.
+keeps one checkpoint: beside the training it reads each new one back, and deletes the one before.
+The peers' are deleted between cycles, while nobody looks at the clock.
+
+On a CUDA device a cycle begins and ends with nothing queued, so that "after it" has what the device
+waited for; "in the call" and "first step()" are what the host waited for.
 """
 
 # ruff: noqa: D102  what a contestant's methods do is said once, in `Unsaved`
@@ -30,17 +34,20 @@ keeps one checkpoint: it reads each new one back and deletes the one before, whi
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import os
 import random
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,6 +246,7 @@ class Peer(Unsaved):
         super().__init__(job, folder)
         self.number = 0
         self.writing: Future[Any] | None = None
+        self.is_durable = threading.Event()
 
     def save(self, path: Path) -> Future[Any] | None:
         """Save to a path, and return what is done when it is durable; None if it is."""
@@ -247,6 +255,7 @@ class Peer(Unsaved):
     def batch(self, *, save: bool) -> torch.Tensor:
         if save:
             self.number += 1
+            self.is_durable.clear()
             self.begun = now()
             self.writing = self.save(self.folder / str(self.number))
             if self.writing is None:
@@ -257,11 +266,12 @@ class Peer(Unsaved):
 
     def _end(self, _: object = None) -> None:
         self.durable_s = now() - self.begun
+        self.is_durable.set()
 
     def wait(self) -> None:
         if self.writing is not None:
             self.writing.result()
-            self.writing = None
+            self.is_durable.wait()  # a future tells who waits before it calls back
 
     def close(self) -> None:
         self.wait()
@@ -271,25 +281,26 @@ class TorchSave(Peer):
     """torch.save, written aside and renamed."""
 
     def save(self, path: Path) -> None:
-        torch.save(self.job.state(), path)
-        sync(path)
-        publish(path)
+        with published(path) as part:
+            torch.save(self.job.state(), part)
 
 
 class Safetensors(Peer):
     """safetensors, which has no place for what is no tensor."""
 
     def save(self, path: Path) -> None:
-        safetensors.torch.save_file(self.job.tensors(), path)
-        sync(path)
-        publish(path)
+        with published(path) as part:
+            safetensors.torch.save_file(self.job.tensors(), part)
 
 
-def publish(path: Path) -> None:
-    """Give a file its name, for good."""
-    final = path.with_name("last")
-    path.replace(final)
-    sync(final.parent)
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that is synced then, and gets its name for good."""
+    part = path.with_name("part")
+    yield part
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
 
 
 class DcpSave(Peer):
@@ -389,10 +400,13 @@ class Lightning(Peer):
             """What it lacks, and a word when it is done."""
 
             def save_checkpoint(self, checkpoint: Any, path: Any, *args: Any) -> None:
-                super().save_checkpoint(checkpoint, path, *args)
-                sync(path)
-                publish(path)
-                run.done.set_result(None)
+                try:
+                    with published(path) as part:
+                        super().save_checkpoint(checkpoint, part, *args)
+                    run.done.set_result(None)
+                except BaseException as error:  # else nobody would end waiting
+                    run.done.set_exception(error)
+                    raise
 
         self.io = AsyncCheckpointIO(Synced())
 
@@ -527,6 +541,7 @@ def compare(job: Job, names: list[str], args: argparse.Namespace) -> str:
         for name in order.sample(names, len(names)):
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 pairs[name] += run_pairs(CONTESTANTS[name], job, Path(folder), args.pairs)
+            gc.collect()  # its buffers may be in a cycle
     return table(job, {name: pairs[name] for name in names}, statistics.median(copies))
 
 
@@ -563,13 +578,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny models, one pair")
     parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (2; with --quick 1)")
-    parser.add_argument("-n", "--rounds", type=int, help="rounds (3)")
-    parser.add_argument("--pairs", type=int, help="pairs of cycles of a contestant in a round (3)")
+    parser.add_argument("-n", "--rounds", type=int, help="rounds (2; with --quick 1)")
+    parser.add_argument("--pairs", type=int, help="pairs of cycles in a round (3)")
     parser.add_argument("--models", nargs="*", help="words in the names of the models to take")
     parser.add_argument("--only", nargs="*", help="words in the names of the contestants to take")
     parser.add_argument("--folder", type=Path, help="where to write; a real disk, not tmpfs")
     args = parser.parse_args()
-    args.rounds = args.rounds or (1 if args.quick else 3)
+    args.rounds = args.rounds or (1 if args.quick else 2)
     args.pairs = args.pairs or (1 if args.quick else 3)
     args.threads = args.threads or (1 if args.quick else 2)
     # DCP warns that there are no processes to work with, which is as it should be.
@@ -578,10 +593,12 @@ def main() -> None:
     torch.manual_seed(0)
     missing = {name for name, package in NEED.items() if importlib.util.find_spec(package) is None}
     names = [name for name in CONTESTANTS if name not in missing and chosen(name, args.only)]
-    print(machine(f"{args.device}, {args.threads} threads", f"{args.rounds} x {args.pairs} pairs"))
+    device = torch.device(args.device)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else "on the CPU"
+    print(machine(on, f"{args.threads} threads", f"{args.rounds} x {args.pairs} pairs"))
     for name in sorted(missing):
         print(f"Without {name}: the package {NEED[name]} is not installed.")
-    for job in jobs(torch.device(args.device), quick=args.quick):
+    for job in jobs(device, quick=args.quick):
         if chosen(job.name, args.models):
             print(compare(job, names, args), flush=True)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")

@@ -71,7 +71,7 @@ def encode(state: object, place: str = "") -> tuple[dict[str, torch.Tensor], JSO
 
 
 def is_plain(value: object) -> bool:
-    """Whether `encode` takes a value for sure, told in a tenth of the time; else it may still."""
+    """Tell quickly that `encode` takes a value. It may take others as well."""
     if type(value) in _LEAVES or isinstance(value, torch.Tensor):
         return True
     if type(value) not in _CONTAINERS:
@@ -126,7 +126,7 @@ class _Encoder:
         kind = _KIND_OF[type(value)]
         if kind == "dict" and "$" not in value and all(type(key) is str for key in value):
             return {
-                # Most are: a call for each, and a place for it, would cost more than the rest.
+                # Flags and texts are many: a place for each, and a call, would double the time.
                 key: item if type(item) in _AS_THEY_ARE else self.encode(item, f"{prefix}{key}/")
                 for key, item in value.items()
             }

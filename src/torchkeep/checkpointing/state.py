@@ -149,13 +149,12 @@ def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
     ]
     tensors += _parameters(dict(objects)) if optimizers else ()
     return {
-        item.data_ptr() for item in tensors if isinstance(item, torch.Tensor) and _is_plain(item)
+        item.data_ptr()
+        for item in tensors
+        if isinstance(item, torch.Tensor)
+        and item.layout == torch.strided  # others have no address
+        and not item._post_accumulate_grad_hooks  # these may change it with each gradient
     }
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it has an address, and no code of its own that runs with each gradient."""
-    return tensor.layout == torch.strided and not tensor._post_accumulate_grad_hooks
 
 
 def _parameters(item: Any) -> Iterator[nn.Parameter]:
