@@ -58,6 +58,7 @@ from torchkeep.errors import (
     Preempted,
     SaveRefused,
     TrainingDiverged,
+    WrongArgument,
 )
 from torchkeep.files import TEMPORARY_MARK, remove_temporaries
 from torchkeep.formats.own.manifest import ONE_FILE, folder_name
@@ -158,7 +159,7 @@ class Checkpointer:
         format: Literal["folder", "pth"] = "folder",
     ) -> None:
         self.folder = Path(folder)
-        self.suffix = ONE_FILE if format == "pth" else ""
+        self._suffix = _suffix_of(format)
         self.objects: dict[str, Any] = {
             "model": model,
             "optimizer": optimizer,
@@ -573,7 +574,7 @@ class Checkpointer:
         revision = 1
         while True:
             name = folder_name(self._progress.step, revision)
-            path = self.folder / f"{name}{self.suffix}"
+            path = self.folder / f"{name}{self._suffix}"
             if not any((self.folder / f"{name}{kind}").exists() for kind in ("", ONE_FILE)):
                 return path
             revision += 1
@@ -681,6 +682,17 @@ class Checkpointer:
         if self._pending_state is not None:
             self._apply(self._pending_state)
             self._pending_state = self._pending_state if keep else None
+
+
+def _suffix_of(format: str) -> str:
+    """Return what the names of checkpoints of a format end with."""
+    suffixes = {"folder": "", "pth": ONE_FILE}
+    if format not in suffixes:
+        raise WrongArgument(
+            f"there is no format {format!r} of checkpoints",
+            advice='Pass "folder", or "pth" for one file.',
+        )
+    return suffixes[format]
 
 
 def _final(problem: str) -> str:
