@@ -149,7 +149,9 @@ def try_cell(root: Path, options: dict, stride: int, pool: ThreadPool) -> Iterat
         expected = Path(folder)
         assert launch(expected, **reference_of(options)) == 0
         where = places(expected)[::stride]
-        yield from zip(where, pool.imap(partial(try_place, root, expected, options), where))
+        yield from zip(
+            where, pool.imap(partial(try_place, root, expected, options), where), strict=True
+        )
 
 
 def main() -> int:

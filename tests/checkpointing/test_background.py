@@ -149,6 +149,22 @@ def test_what_fails_at_last_is_raised_at_the_end(tmp_path, monkeypatch):
         Run(tmp_path, every_steps=None).train()
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_can_not_be_kept_is_refused_as_by_a_save_that_is_waited_for(tmp_path, wait):
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.eye(2).to_sparse_csr())
+    ckpt = Checkpointer(tmp_path / "run", model=model)
+
+    def save() -> None:
+        ckpt.save(wait=wait)
+        ckpt.wait()
+
+    with pytest.raises(SaveRefused, match="mask"):
+        save()
+    ckpt.close()
+
+
 def test_an_error_of_the_program_is_not_hidden(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise SaveRefused("the disk is full")
@@ -277,6 +293,15 @@ def test_a_signal_saves_after_the_step_and_ends_the_program(tmp_path, name):
     assert (newest.step, newest.batch, newest.inexact) == (5, 2, ())
     assert signal.getsignal(signal.SIGTERM) is before
     assert Run(tmp_path).train().ckpt.resumed_from.step == 5
+
+
+def test_pieces_alone_leave_signals_as_they_are(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    ckpt = Run(tmp_path).ckpt
+    ckpt.save()
+    ckpt.restore()
+    assert signal.getsignal(signal.SIGTERM) is before
+    ckpt.close()
 
 
 def test_two_runs_share_the_handlers(tmp_path):

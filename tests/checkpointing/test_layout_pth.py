@@ -32,7 +32,13 @@ from torchkeep.checkpointing.layout import (
     write_checkpoint,
     write_encoded,
 )
-from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    NoCheckpoint,
+    SaveRefused,
+    WrongArgument,
+)
 from torchkeep.formats import describe
 
 FACTS = {
@@ -247,14 +253,24 @@ def test_what_was_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
     assert {item.device.type for item in found} == {"cpu"}
 
 
+class OddTensor(torch.Tensor):
+    """A tensor that hides its memory, as those of a sharded model do."""
+
+    def data_ptr(self) -> int:
+        raise RuntimeError("no storage")
+
+
 def test_a_name_that_is_taken_is_refused_and_a_failed_write_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path / "step-00000001.pth", {"objects": {}})
     with pytest.raises(SaveRefused, match="there is something already"):
         write(path, {"objects": {}})
-    with pytest.raises(SaveRefused, match="on the meta device"):
-        write(tmp_path / "b.pth", {"objects": {}, "t": torch.ones(1, device="meta")})
+    for name in ("b.pth", "b"):
+        with pytest.raises(SaveRefused, match="on the meta device"):
+            write(tmp_path / name, {"objects": {}, "t": torch.ones(1, device="meta")})
+        with pytest.raises(SaveRefused, match=r"tensor .t. is a .*OddTensor, whose values"):
+            write(tmp_path / name, {"objects": {}, "t": OddTensor(torch.ones(2))})
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -493,6 +509,11 @@ def test_a_file_and_a_folder_never_have_one_name(tmp_path: Path) -> None:
         assert ckpt.save().name == "step-00000000-2.pth"
     with Run(tmp_path).ckpt as ckpt:
         assert ckpt.save().name == "step-00000000"  # which retention made free
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match="there is no format 'zip' of checkpoints"):
+        Run(tmp_path, format="zip")
 
 
 def test_either_kind_is_removed(written: tuple[Path, Any], checkpoint: Path) -> None:

@@ -109,8 +109,8 @@ class Checkpointer:
         background: write those that are due in another thread. Without it the loop waits.
         max_copy_nbytes: the memory that the copies may take, which is as much as the state; a
             larger state is written while the loop waits. By default half of what is free.
-        signals: at one of these signals, save after the step that is running, and end the program
-            with exit code 75 (`torchkeep.errors.Preempted`).
+        signals: at one of these signals within the `with` block, save after the step that is
+            running, and end the program with exit code 75 (`torchkeep.errors.Preempted`).
         stop_on_nan: raise `TrainingDiverged` if a value given to `step` is NaN or infinite; the
             checkpoints that are there stay, and nothing is saved at the end.
 
@@ -188,6 +188,8 @@ class Checkpointer:
 
     def __enter__(self) -> Checkpointer:
         self._open()
+        # Only here, where it is sure that they are put back.
+        self._signals = SignalWatch(self.signals)
         return self
 
     def __exit__(
@@ -245,7 +247,6 @@ class Checkpointer:
         """Become the one owner of the run folder, and return the checkpoints in it."""
         checkpoints = self._run.take()
         self._git = git_revision()
-        self._signals = SignalWatch(self.signals)
         self._saver.watch()
         return checkpoints
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at
 from torchkeep.checkpointing.encoding import JSON
 from torchkeep.checkpointing.layout import damage, remove_checkpoint, write_encoded
 from torchkeep.checkpointing.retention import Best, Candidate, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
-from torchkeep.errors import CheckpointProblem, SaveRefused
+from torchkeep.errors import CheckpointProblem, SaveRefused, WrongArgument
 from torchkeep.files import TEMPORARY_MARK, remove_temporaries
 from torchkeep.formats.own.manifest import ONE_FILE, folder_name
 
@@ -48,12 +48,14 @@ class RunFolder:
         self.keep_last = keep_last
         self.keep_best = keep_best
         self.durable = durable
-        self.suffix = ONE_FILE if form == "pth" else ""
+        self.suffix = _suffix_of(form)
         self.last_saved: Path | None = None
         self.previous: Path | None = None
         self.damaged: Collection[Path] = ()
         self._lock: RunLock | None = None
         self._num_saved = 0
+        # Read once: a manifest of thousands of tensors takes its time, and nobody else writes here.
+        self._known: list[Checkpoint] = []
 
     @property
     def is_taken(self) -> bool:
@@ -68,9 +70,9 @@ class RunFolder:
         """
         self._lock = RunLock(self.path)
         remove_temporaries(self.path)
-        checkpoints = list_checkpoints(self.path)
-        self._num_saved = max((item.serial for item in checkpoints), default=0)
-        return checkpoints
+        self._known = list_checkpoints(self.path)
+        self._num_saved = max((item.serial for item in self._known), default=0)
+        return list(self._known)
 
     def release(self) -> None:
         """Let others have it."""
@@ -109,10 +111,12 @@ class RunFolder:
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
+        self._known.append(look_at(path))
 
     def discard(self, path: Path) -> None:
         """Delete a checkpoint that was just written."""
         remove_checkpoint(path)
+        self._known = [item for item in self._known if item.path != path]
         self.last_saved = self.previous = None
 
     def prune(self) -> None:
@@ -121,6 +125,7 @@ class RunFolder:
         Raises:
             CheckpointProblem: it reads back other than it was written; nothing is deleted then.
         """
+        self._known = [item for item in self._known if item.path.exists()]
         # In the middle of an epoch the means are not those of an epoch.
         candidates = [
             Candidate(
@@ -131,7 +136,7 @@ class RunFolder:
                 metrics={} if item.batch else item.metrics,
                 is_exact=not item.inexact,
             )
-            for item in list_checkpoints(self.path)
+            for item in self._known
         ]
         names = to_delete(candidates, keep_last=self.keep_last, keep_best=self.keep_best)
         if names and self.last_saved and (problem := damage(self.last_saved)):
@@ -141,6 +146,17 @@ class RunFolder:
             )
         for name in names:
             remove_checkpoint(self.path / name)
+
+
+def _suffix_of(form: str) -> str:
+    """Return what the names of checkpoints of a form end with."""
+    suffixes = {"folder": "", "pth": ONE_FILE}
+    if form not in suffixes:
+        raise WrongArgument(
+            f"there is no format {form!r} of checkpoints",
+            advice='Pass "folder", or "pth" for one file.',
+        )
+    return suffixes[form]
 
 
 def _final(problem: str) -> str:

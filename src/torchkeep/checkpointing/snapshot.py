@@ -70,9 +70,9 @@ class Snapshot:
         self._moving: list[_Copied] = []
         self._steady: list[_Copied] = []
         self._cuda: tuple[list[_Copied], list[_Copied]] = [], []
-        first_of: dict[tuple[object, ...], str] = {}
+        first_of = _FirstNames()
         for name, tensor in tensors.items():
-            self._names[name] = first_of.setdefault(identity(tensor), name)
+            self._names[name] = first_of.find(tensor, name)
             if self._names[name] != name:
                 continue
             if not _is_plain_run(tensor):
@@ -82,8 +82,8 @@ class Snapshot:
             is_steady = is_steady and not tensor.is_inference()  # nobody counts its changes
             if tensor.is_cuda:
                 self._cuda[is_steady].append(_copied(name, tensor))
-            elif tensor.numel() * tensor.element_size() <= _SMALL_NBYTES:
-                self._clones[name] = _clone(tensor)
+            elif tensor.nbytes <= _SMALL_NBYTES:
+                self._clones[name] = tensor.detach().clone()
             else:
                 (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
 
@@ -184,8 +184,29 @@ class Snapshot:
         return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
 
 
+class _FirstNames:
+    """Finds tensors that are one. Most have an address of their own, which tells it at once."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, tuple[str, torch.Tensor]] = {}
+        self._identities: dict[tuple[object, ...], str] = {}
+
+    def find(self, tensor: torch.Tensor, name: str) -> str:
+        """Return the name that came first of the tensor, which may be this one."""
+        if tensor.layout != torch.strided:  # it has no address, and is only itself
+            return name
+        address = tensor.data_ptr()
+        if address and address not in self._at:
+            self._at[address] = name, tensor
+            return name
+        if address:
+            first, other = self._at[address]
+            self._identities.setdefault(identity(other), first)
+        return self._identities.setdefault(identity(tensor), name)
+
+
 def _copied(name: str, tensor: torch.Tensor) -> _Copied:
-    nbytes = tensor.numel() * tensor.element_size()
+    nbytes = tensor.nbytes
     version = 0 if tensor.is_inference() else tensor._version
     is_sampled = tensor.is_cpu and nbytes > _SMALL_NBYTES
     sample = _sample(tensor.data_ptr(), nbytes) if is_sampled else b""
@@ -215,6 +236,8 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 def _clone(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout != torch.strided:  # who writes it says that it can't be kept
+        return tensor.detach().clone()
     plain = plain_on_cpu(tensor)
     return plain.clone() if plain.data_ptr() == tensor.data_ptr() else plain
 
@@ -222,5 +245,8 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
 def _sample(address: int, nbytes: int) -> bytes:
     """Return a few of the bytes at an address: from the begin, the middle and the end."""
     middle, end = address + nbytes // 2, address + nbytes - _SAMPLE_NBYTES
-    places = (address, middle, end)
-    return b"".join([ctypes.string_at(place, _SAMPLE_NBYTES) for place in places])
+    at = _Sample.from_address  # four times as fast as `ctypes.string_at`
+    return at(address).raw + at(middle).raw + at(end).raw
+
+
+_Sample = ctypes.c_char * _SAMPLE_NBYTES

@@ -44,6 +44,7 @@ from torchkeep.formats.own.manifest import (
     stored_tensors,
 )
 from torchkeep.formats.own.metadata import TRAINING_STATE
+from torchkeep.saving.leaves import check_tensor
 from torchkeep.saving.safetensors import write_safetensors
 from torchkeep.tensors import TensorReader, bytes_of
 from torchkeep.writing.shards import index_of
@@ -75,6 +76,8 @@ def write_folder(
     Raises:
         SaveRefused: a tensor can't be kept, or the place can't be written.
     """
+    for name, tensor in tensors.items():
+        check_tensor(tensor, name)
     earlier = Earlier(previous)
     files = _by_file(tensors, frozen_tensors(tensors, manifest["structure"]))
     with atomic_folder(folder, durable=durable) as temporary:

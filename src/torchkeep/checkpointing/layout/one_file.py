@@ -30,6 +30,7 @@ from torchkeep.formats.own.one_file import (
 from torchkeep.identify.digests import stored_digests
 from torchkeep.identify.integrity import verify_contents
 from torchkeep.pickles.limits import DEFAULT_LIMITS
+from torchkeep.saving.leaves import check_has_values
 from torchkeep.saving.torch_zip import write_torch_zip
 from torchkeep.tensors import TensorReader, bytes_of, identity, plain_on_cpu
 
@@ -91,7 +92,8 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
     found: dict[tuple[object, ...], torch.Tensor] = {}
     taken: set[int] = set()
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
+        check_has_values(tensor, name)
         if identity(tensor) not in found:
             found[identity(tensor)] = _alone(tensor.detach(), taken)
     return {name: found[identity(tensor)] for name, tensor in tensors.items()}
