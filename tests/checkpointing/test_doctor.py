@@ -201,6 +201,14 @@ def test_a_command_that_can_not_be_one_is_none(command):
     assert start_of({"command": command}) is None
 
 
+def test_the_program_is_where_its_script_is(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").touch()
+    start = Start(("python", "-O", "code/train.py", "a.py"), "", tmp_path, None)
+    assert start.folder == tmp_path / "code"
+    assert Start(("python", "code/gone.py"), "", tmp_path, None).folder == tmp_path
+
+
 def test_a_command_is_taken_as_it_is(tmp_path):
     saved = {"argv": ["python", "-m", "a"], "executable": None, "cwd": str(tmp_path)}
     start = start_of({"command": saved})

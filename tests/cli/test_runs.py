@@ -8,7 +8,7 @@ import pytest
 from cli_terminal import in_terminal
 from made_runs import change_manifest, cut, flip, make_run
 from torchkeep.checkpointing.run_lock import RunLock
-from torchkeep.cli import main
+from torchkeep.cli import checkpoints, main
 
 HOSTILE = "[red]\x1b[31m\n"
 
@@ -116,6 +116,19 @@ def test_what_is_no_run_is_an_error(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0].endswith("none: there is no such folder. Check the path.")
     assert "there is no run in it, nor in the folders below it (4 levels)" in said[1]
+
+
+@pytest.mark.parametrize("verb", ["runs", "resume", "prune --keep-last=1", "doctor"])
+def test_without_torch_the_verbs_about_runs_say_what_is_missing(
+    verb, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    assert main([*verb.split(), str(tmp_path)]) == 11
+    name = verb.split()[0]
+    assert capsys.readouterr().err == (
+        f"torchkeep: torchkeep {name} needs torch, not installed here. "
+        "Install it with: pip install 'torchkeep[torch]'\n"
+    )
 
 
 @pytest.mark.parametrize("rule", ["val_loss", "val_loss:least", ":min", ""])

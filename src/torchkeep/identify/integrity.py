@@ -277,10 +277,10 @@ class _FileDigest:
         self.position = 0
 
     def add(self, start: int, data: bytes) -> None:
-        """Count what was read at `start`; what was counted before is left out."""
+        """Count what was read at `start`, behind all that was counted before."""
         self.read_up_to(start)
-        self.running.update(memoryview(data)[max(self.position - start, 0) :])
-        self.position = max(self.position, start + len(data))
+        self.running.update(data)
+        self.position = start + len(data)
 
     def read_up_to(self, end: int) -> None:
         while self.position < end:
