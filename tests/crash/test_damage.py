@@ -1,0 +1,223 @@
+"""A written checkpoint that is cut off or altered afterwards: found, named, and passed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from crash.conftest import IS_ALL
+from crash.judge import read_log
+from crash.run import Given, Trainee, train
+from torchkeep.checkpointing import newest_whole
+from torchkeep.checkpointing.layout import MANIFEST, MODEL_FILE, read_manifest
+from torchkeep.errors import CheckpointProblem, FileProblem
+from torchkeep.formats.own.manifest import STATE_FILE
+
+WIDTH = 8
+NAMES = (MODEL_FILE, STATE_FILE, MANIFEST)
+
+each_file = pytest.mark.parametrize("name", NAMES)
+
+
+class Run:
+    """A run with two checkpoints, of which the newer one is damaged again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder / "run", folder / "log"
+        train(Given(str(self.folder), str(self.log), num_steps=1, width=WIDTH))
+        shutil.copytree(self.folder / "step-00000001", folder / "kept")
+        train(Given(str(self.folder), str(self.log), num_steps=2, width=WIDTH))
+        shutil.copytree(folder / "kept", self.folder / "step-00000001")
+        self.newer = self.folder / "step-00000002"
+        self.contents = read_log(self.log).contents
+
+    def restored(self, checkpoint: Path | None = None) -> tuple[int, str]:
+        """Restore the newest whole one, or a given one; return its step and its content."""
+        trainee = Trainee(WIDTH)
+        ckpt = trainee.checkpointer(self.folder)
+        try:
+            return ckpt.restore(checkpoint).step, trainee.content()
+        finally:
+            ckpt.close()
+
+    def holds(self, step: int, content: str) -> bool:
+        return self.contents[step] == {content}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path)
+    assert run.holds(*run.restored())
+    return run
+
+
+def check_damaged(run: Run, where: object) -> None:
+    """Check that the newer checkpoint is found damaged, named, and passed over."""
+    newest = newest_whole(run.folder)
+    assert newest.checkpoint.step == 1, where
+    (skipped,) = newest.skipped
+    assert skipped.path == run.newer, where
+    assert skipped.problem, where
+
+
+def check_refused(run: Run, where: object) -> None:
+    """Check that it is refused also when it is asked for, and the older one is restored."""
+    with pytest.raises((FileProblem, CheckpointProblem)):
+        run.restored(run.newer)
+    step, content = run.restored()
+    assert step == 1, where
+    assert run.holds(step, content), where
+
+
+def some(places: Iterable[int], count: int) -> list[int]:
+    """Return the places, or a few of them that are spread evenly."""
+    places = sorted(set(places))
+    return places if IS_ALL else places[:: max(1, len(places) // count)]
+
+
+@each_file
+def test_a_checkpoint_that_is_cut_off_is_named_and_passed_over(
+    run: Run, tally: Callable[[str], None], name: str
+) -> None:
+    path = run.newer / name
+    whole = path.read_bytes()
+    near_pages = {page + by for page in range(0, len(whole), 4096) for by in (-1, 0, 1)}
+    near_header = {*range(12), len(whole) - 1}
+    lengths = near_pages | near_header if not IS_ALL else set(range(len(whole)))
+    for number, length in enumerate(sorted(lengths & set(range(len(whole))))):
+        path.write_bytes(whole[:length])
+        check_damaged(run, length)
+        if number % 50 == 0:
+            check_refused(run, length)
+        tally("named, and the older one found")
+
+
+@each_file
+def test_a_missing_or_longer_file_is_named_and_passed_over(
+    run: Run, tally: Callable[[str], None], name: str
+) -> None:
+    path = run.newer / name
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\n")
+    if name != MANIFEST:  # one more line break changes nothing of what a manifest says
+        check_damaged(run, "longer")
+        check_refused(run, "longer")
+        tally("named, and the older one found")
+    path.unlink()
+    check_damaged(run, "missing")
+    check_refused(run, "missing")
+    tally("named, and the older one found")
+
+
+def flip(path: Path, offset: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Return where the tensors of a safetensors file begin and end."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__")
+    return {
+        key: (start + entry["data_offsets"][0], start + entry["data_offsets"][1])
+        for key, entry in header.items()
+    }
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, STATE_FILE])
+def test_one_flipped_bit_of_any_tensor_is_named_and_passed_over(
+    run: Run, tally: Callable[[str], None], name: str
+) -> None:
+    path = run.newer / name
+    places = tensor_places(path)
+    assert len(places) == len(read_manifest(run.newer)["tensors"][name])
+    for key, (begin, end) in places.items():
+        offset, bit = begin + hash_of(key) % (end - begin), hash_of(key) % 8
+        flip(path, offset, bit)
+        check_damaged(run, key)
+        check_refused(run, key)
+        flip(path, offset, bit)
+        tally("named, and the older one found")
+    assert run.restored()[0] == 2
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(text.encode(), "little") % 1_000_003
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, STATE_FILE])
+def test_one_flipped_bit_of_a_header_is_named_and_passed_over(
+    run: Run, tally: Callable[[str], None], name: str
+) -> None:
+    path = run.newer / name
+    begin = min(begin for begin, _ in tensor_places(path).values())
+    for offset in some(range(begin), 60):
+        flip(path, offset, offset % 8)
+        check_damaged(run, offset)
+        flip(path, offset, offset % 8)
+        tally("named, and the older one found")
+
+
+def test_one_flipped_bit_of_a_manifest_is_named_or_says_the_same(
+    run: Run, tally: Callable[[str], None]
+) -> None:
+    path = run.newer / MANIFEST
+    for offset in some(range(path.stat().st_size), 150):
+        bits = range(8) if IS_ALL else [offset % 8]
+        for bit in bits:
+            flip(path, offset, bit)
+            if newest_whole(run.folder).checkpoint.step == 2:
+                # An "e" became an "E" in a number, or in an escape: it says the same.
+                assert run.holds(*run.restored()), (offset, bit)
+                tally("says the same")
+            else:
+                check_damaged(run, (offset, bit))
+                tally("named, and the older one found")
+            flip(path, offset, bit)
+
+
+def test_a_block_of_zeros_or_of_another_file_is_named_and_passed_over(
+    run: Run, tally: Callable[[str], None]
+) -> None:
+    for name in NAMES:
+        path = run.newer / name
+        whole = path.read_bytes()
+        for start in range(0, len(whole), 512):
+            for block in (bytes(512), whole[:512]):
+                data = (whole[:start] + block + whole[start + 512 :])[: len(whole)]
+                if data == whole:
+                    continue
+                path.write_bytes(data)
+                check_damaged(run, (name, start))
+                tally("named, and the older one found")
+        path.write_bytes(whole)
+
+
+def test_a_run_of_damaged_checkpoints_is_not_begun_anew(run: Run) -> None:
+    for folder in run.folder.glob("step-*"):
+        flip(folder / STATE_FILE, -1, 0)
+    for resume in ("auto", True):
+        trainee = Trainee(WIDTH)
+        ckpt = trainee.checkpointer(run.folder)
+        ckpt.resume = resume
+        with pytest.raises(
+            CheckpointProblem,
+            match=r"every checkpoint is damaged \(step-00000002: state\.safetensors differs from "
+            r"what was written; step-00000001: state\.safetensors differs",
+        ), ckpt:
+            pass
+
+
+def test_a_damaged_checkpoint_counts_for_nothing_when_old_ones_are_deleted(run: Run) -> None:
+    flip(run.newer / STATE_FILE, -1, 0)
+    train(Given(str(run.folder), str(run.log), num_steps=3, width=WIDTH))
+    names = sorted(item.name for item in run.folder.glob("step-*"))
+    assert "step-00000002" in names, "somebody may want to rescue a part of it"
+    assert newest_whole(run.folder).checkpoint.step == 3
