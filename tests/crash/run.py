@@ -158,17 +158,19 @@ def _go_on(
     given: Given, trainee: Trainee, ckpt: Checkpointer, log: Log, refusals: list[str]
 ) -> bool:
     """Train to the last step, or to the first error, as a loop does that goes on after one."""
+    if ckpt.num_steps >= given.num_steps:
+        return True
     try:
         for _ in ckpt.epochs(1_000_000):
             for (inputs,) in ckpt.batches(trainee.loader):
                 log.done(ckpt.last_saved)
-                if ckpt.num_steps >= given.num_steps:
-                    return True
                 trainee.step(inputs)
                 log.announce(ckpt.num_steps + 1, trainee.content())
                 ckpt.step()
                 if not given.background:
                     log.done(ckpt.save())
+                if ckpt.num_steps >= given.num_steps:
+                    return True
     except TorchkeepError as error:
         _note(error, refusals)
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
-from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
+from torchkeep.errors import FileMissing, FileProblem, FileUnreadable, NoCheckpoint
 from torchkeep.formats.own.manifest import (
     CHECKPOINT_NAME,
     MANIFEST,
@@ -59,15 +59,20 @@ def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     """Return the checkpoints in a run's folder, oldest first. Only sizes are checked.
 
     Those with an unreadable manifest come last.
+
+    Raises:
+        FileUnreadable: the folder can't be read.
     """
     folder = Path(run)
     if not folder.is_dir():
         return []
-    found = [
-        look_at(item)
-        for item in folder.iterdir()
-        if CHECKPOINT_NAME.fullmatch(item.name) and item.is_dir()
-    ]
+    try:
+        items = [item for item in folder.iterdir() if CHECKPOINT_NAME.fullmatch(item.name)]
+    except OSError as error:
+        raise FileUnreadable(
+            f"the folder can't be read ({error.strerror or error})", path=folder
+        ) from error
+    found = [look_at(item) for item in items if item.is_dir()]
     return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
 
 
