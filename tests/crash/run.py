@@ -157,7 +157,11 @@ def _train(given: Given, log: Log, refusals: list[str]) -> bool:
 def _go_on(
     given: Given, trainee: Trainee, ckpt: Checkpointer, log: Log, refusals: list[str]
 ) -> bool:
-    """Train to the last step, or to the first error, as a loop does that goes on after one."""
+    """Train to the last step; return False after an error that the loop can go on from.
+
+    Where saving is in the foreground the loop knows which save failed. Otherwise the error leaves
+    the `with` block, and the run is opened anew.
+    """
     if ckpt.num_steps >= given.num_steps:
         return True
     try:
@@ -172,6 +176,8 @@ def _go_on(
                 if ckpt.num_steps >= given.num_steps:
                     return True
     except TorchkeepError as error:
+        if given.background:
+            raise
         _note(error, refusals)
         return False
     return True

@@ -28,7 +28,7 @@ def places(traced: Victims, fresh: Callable[[], Path]) -> Callable[[bool], Itera
         found = traced.places(given_in(fresh(), background=background))
         names = {place.name for place in found}
         assert {"openat", "pwrite64", "fsync", "rename", "unlinkat", "rmdir"} <= names
-        yield from spread(found, 1000 if IS_ALL else 16)
+        yield from spread(found, 1000 if IS_ALL else 8)
 
     return each
 
