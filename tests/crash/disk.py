@@ -79,10 +79,11 @@ class Disk:
 
     def _open(self, path: str, value: tuple[int, int]) -> None:
         number, flags = value
-        folder, name = self._folder_of(path)
-        if flags & os.O_CREAT and name not in folder.names:
-            folder.change(name, File())
-        self._opened[number] = node = folder.names[name]
+        if flags & os.O_CREAT:
+            folder, name = self._folder_of(path)
+            if name not in folder.names:
+                folder.change(name, File())
+        self._opened[number] = node = self._node(path)
         if flags & os.O_TRUNC and isinstance(node, File):
             node.data.clear()
 

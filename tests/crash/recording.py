@@ -74,7 +74,7 @@ class Recorder:
 
     def _within(self, path: str | os.PathLike[str]) -> str | None:
         full = os.path.abspath(path)  # the name itself matters, not what a link points to
-        return full[len(self.root) + 1 :] if full.startswith(f"{self.root}/") else None
+        return full[len(self.root) + 1 :] if f"{full}/".startswith(f"{self.root}/") else None
 
     def _allocate(self, fd: int, nbytes: int) -> int:
         with self._turn:

@@ -8,22 +8,25 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from crash.conftest import IS_ALL
 from crash.disk import WAYS, Disk, Tree, lay_out, tree_of
-from crash.judge import judge, read_log
+from crash.judge import judge
 from crash.recording import Call, Recorder
 from crash.run import Given, Log, train
+from torchkeep.errors import TorchkeepError
 
-NUM_MIXED = 6
+NUM_MIXED = 40 if IS_ALL else 6
 """How many mixtures are tried after each call."""
 
 
 @pytest.fixture(params=[True, False], ids=["background", "foreground"])
-def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[Call], list[str]]:
+def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> list[Call]:
     """The calls of a run, with a call of kind `told` for each line of its log."""
     disk, log = tmp_path / "disk", tmp_path / "log"
     disk.mkdir()
@@ -37,7 +40,8 @@ def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[Call]
 
         patches.setattr(Log, "_say", told)
         given = Given(f"{disk}/run", f"{log}", background=request.param, width=SMALL)
-        assert train(given) == []
+        for num_steps in (2, 4):  # the second run resumes the first one
+            assert train(replace(given, num_steps=num_steps)) == []
     replayed = Disk()
     for call in recorder.calls:
         if call.kind != "told":
@@ -67,23 +71,43 @@ def losses(calls: list[Call]) -> Iterator[tuple[int, str, Tree, str]]:
                 yield number, way, tree, log
 
 
-def test_a_power_loss_after_any_call_costs_no_written_checkpoint(
-    recorded: list[Call],
-    fresh: Callable[[], Path],
-    tally: Callable[[str], None],
-) -> None:
-    for trial, (number, way, tree, log) in enumerate(losses(recorded)):
-        if not IS_ALL and trial % 29:
-            continue
-        folder = fresh()
+def is_marked(path: str, mark: str) -> bool:
+    name = Path(path).name
+    return mark in name if mark != "folder" else ".safetensors" not in name and ".json" not in name
+
+
+def check(calls: list[Call], place: Callable[[], Path], tally: Callable[[str], None]) -> None:
+    """Judge the states that a power loss can leave: all of them, or every so many."""
+    every = 1 if IS_ALL else 29
+    for number, way, tree, log in islice(losses(calls), 0, None, every):
+        folder = place()
         lay_out(tree, folder)
         (folder / "log").write_text(log)
-        where = f"after call {number}, {recorded[number][:2]}, with {way} kept"
         try:
-            verdict = judge(
-                folder / "run", folder / "log", width=SMALL, may_be_damaged=True, goes_on=False
-            )
-        except Exception as error:
-            error.add_note(where)
+            verdict = judge(folder / "run", folder / "log", width=SMALL, goes_on=False)
+        except (AssertionError, TorchkeepError) as error:
+            error.add_note(f"after call {number}, {calls[number][:2]}, with {way} kept")
             raise
-        tally(f"{verdict.outcome}; damaged and named: {len(verdict.damaged)}")
+        left = "with temporaries" if verdict.num_temporaries else "without temporaries"
+        tally(f"{verdict.outcome}, {left}")
+
+
+def test_a_power_loss_after_any_call_costs_no_written_checkpoint(
+    recorded: list[Call], fresh: Callable[[], Path], tally: Callable[[str], None]
+) -> None:
+    check(recorded, fresh, tally)
+
+
+@pytest.mark.parametrize("mark", [".safetensors", ".json", "folder"])
+def test_this_finds_out_who_does_not_sync(
+    recorded: list[Call], fresh: Callable[[], Path], mark: str
+) -> None:
+    paths = {call.value[0]: str(call.target) for call in recorded if call.kind == "open"}
+    left = [
+        call
+        for call in recorded
+        if call.kind != "sync" or not is_marked(paths[int(call.target)], mark)
+    ]
+    assert len(left) < len(recorded)
+    with pytest.raises((AssertionError, TorchkeepError)):
+        check(left, fresh, lambda _: None)

@@ -216,12 +216,23 @@ def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
             sync_folder(path.parent)
 
 
-def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Delete a folder so that a crash on the way can't leave half of it under its name."""
+def remove_folder(path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Delete a folder so that a crash on the way can't leave half of it under its name.
+
+    Args:
+        path: the folder.
+        durable: sync its loss of the name first, so that a power loss can't bring it back half
+            empty.
+
+    Raises:
+        SaveRefused: the system refuses. What is left has a temporary's name, or nothing was done.
+    """
     folder = Path(path)
     doomed = _temporary_beside(folder)
     try:
         folder.rename(doomed)
+        if durable:
+            sync_folder(folder.parent)
         import shutil
 
         shutil.rmtree(doomed)
