@@ -122,7 +122,11 @@ class Log:
 
 
 def train(given: Given) -> list[str]:
-    """Train up to a step; return the errors that the run met, after which it went on."""
+    """Train up to a step, and return the errors that the run met.
+
+    Where saving is in the background the first one ends it: the loop does not know which save it
+    is of. Otherwise the run goes on, and opens its folder anew if need be.
+    """
     with Log(given.log) as log:
         return _train_on(given, log)
 
@@ -138,7 +142,7 @@ _MOST_REFUSALS = 6  # more than one that happens once can cause in all threads
 
 
 def _train(given: Given, log: Log, refusals: list[str]) -> bool:
-    """Open the run and train to the end of it; return whether that went well."""
+    """Open the run and train to the end of it; return whether there is nothing more to do."""
     trainee = Trainee(given.width)
     ckpt = trainee.checkpointer(
         given.folder, background=given.background, durable=given.durable
@@ -150,18 +154,14 @@ def _train(given: Given, log: Log, refusals: list[str]) -> bool:
         log.done(ckpt.last_saved)
     except TorchkeepError as error:
         _note(error, refusals)
-        return False
+        return given.background
     return True
 
 
 def _go_on(
     given: Given, trainee: Trainee, ckpt: Checkpointer, log: Log, refusals: list[str]
 ) -> bool:
-    """Train to the last step; return False after an error that the loop can go on from.
-
-    Where saving is in the foreground the loop knows which save failed. Otherwise the error leaves
-    the `with` block, and the run is opened anew.
-    """
+    """Train to the last step; return False after an error that the loop can go on from."""
     if ckpt.num_steps >= given.num_steps:
         return True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_a_run_that_is_killed_goes_on(
     assert num_temporaries, "no temporary was ever left behind; the test proves nothing"
 
 
+WORDS = {
+    "EIO": r"\(Input/output error\)",
+    "ENOSPC": r"the disk is full; nothing was changed\. Free some space|\(No space left on device\)",
+}
+
+
+def check_words(refusals: tuple[str, ...], error: str) -> None:
+    """Check that each says what the system said, and names a checkpoint or the run."""
+    for refusal in refusals:
+        assert re.search(WORDS[error], refusal), refusal
+        assert re.match(r"\w+: /\S+/run[:/]", refusal), refusal
+
+
 @both_ways
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_run_whose_system_refuses_once_says_so_and_goes_on(
@@ -69,6 +83,9 @@ def test_a_run_whose_system_refuses_once_says_so_and_goes_on(
         given = given_in(fresh(), background=background)
         outcome = traced.run(given, *injected(place, f"error={error}"))
         assert not outcome.raised, f"{place}: {outcome.raised}"
+        check_words(outcome.refusals, error)
+        if background:
+            assert traced.run(given) == Outcome(), place
         verdict = judge(given.folder, given.log)
         assert verdict.step == given.num_steps, place
         num_refused += bool(outcome.refusals)

@@ -30,9 +30,9 @@ class Outcome:
     """What came of a run."""
 
     refusals: tuple[str, ...] = ()
-    """The errors of ours that it met, after which it went on."""
+    """The errors of ours that it met; see `run.train` for what it does then."""
     raised: str = ""
-    """Another error, which ended it."""
+    """Another error, or too many of ours; it ended the run."""
     killed: bool = False
 
 
