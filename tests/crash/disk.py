@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
 
 from crash.recording import Call
 
@@ -44,7 +43,7 @@ class Folder:
         self.versions.append(names)
 
 
-Node = Union[File, Folder]
+Node = File | Folder
 Tree = dict[str, bytes | None]
 """What lies on a disk: the bytes of files and None for folders, by path, folders first."""
 

@@ -1,8 +1,8 @@
 """What a program does to the files in a folder, call by call: recorded in this process.
 
-The calls of `os` are replaced by ones that note what they do, after they did it. Threads take turns,
-so that the order noted is the order in which it happened. That nothing is missed is proven by the
-replay: with all calls replayed, a disk has to look like the real folder (`test_replay.py`).
+The calls of `os` are replaced by ones that note what they do, after they did it. Threads take
+turns, so that the order noted is the order in which it happened. That nothing is missed is proven
+by the replay: with all calls replayed, a disk has to look like the real folder (`test_replay.py`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Recorder:
         return self._within(path)
 
     def _within(self, path: str | os.PathLike[str]) -> str | None:
-        full = os.path.abspath(path)  # the name itself matters, not what a link points to
+        # The name itself matters, not what a link points to.
+        full = str(Path(path).parent.resolve() / Path(path).name)
         return full[len(self.root) + 1 :] if f"{full}/".startswith(f"{self.root}/") else None
 
     def _allocate(self, fd: int, nbytes: int) -> int:

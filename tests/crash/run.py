@@ -144,9 +144,7 @@ _MOST_REFUSALS = 6  # more than one that happens once can cause in all threads
 def _train(given: Given, log: Log, refusals: list[str]) -> bool:
     """Open the run and train to the end of it; return whether there is nothing more to do."""
     trainee = Trainee(given.width)
-    ckpt = trainee.checkpointer(
-        given.folder, background=given.background, durable=given.durable
-    )
+    ckpt = trainee.checkpointer(given.folder, background=given.background, durable=given.durable)
     try:
         with ckpt:
             while not _go_on(given, trainee, ckpt, log, refusals):

@@ -60,7 +60,7 @@ def second_run(victims: Victims, given: Given, limit: Callable[[], Given], words
     return "refused"
 
 
-DEGREES = range(0, 80) if IS_ALL else range(0, 80, 9)
+DEGREES = range(80) if IS_ALL else range(0, 80, 9)
 """How many pages, or names, are free."""
 
 
