@@ -110,7 +110,9 @@ def _go_on(trainee: Trainee, ckpt, folder: Path, log: str | Path) -> None:
                 told.done(ckpt.save())
             break
         break
-    whole = [item for item in list_checkpoints(folder) if not item.problem]
+    skipped = {item.path for item in ckpt.skipped}
+    found = list_checkpoints(folder)
+    whole = [item for item in found if not item.problem and item.path not in skipped]
     assert [item.step for item in whole] == [step], f"the old ones stay: {_names(folder)}"
     assert newest_whole(folder).checkpoint.step == step
 

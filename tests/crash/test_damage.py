@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,19 @@ class Run:
 
     def restored(self, checkpoint: Path | None = None) -> tuple[int, str]:
         """Restore the newest whole one, or a given one; return its step and its content."""
-        trainee = Trainee(WIDTH)
-        ckpt = trainee.checkpointer(self.folder)
-        try:
-            return ckpt.restore(checkpoint).step, trainee.content()
-        finally:
-            ckpt.close()
+        return restored(self.folder, checkpoint)
 
     def holds(self, step: int, content: str) -> bool:
         return self.contents[step] == {content}
+
+
+def restored(folder: Path | str, checkpoint: Path | None = None) -> tuple[int, str]:
+    trainee = Trainee(WIDTH)
+    ckpt = trainee.checkpointer(folder)
+    try:
+        return ckpt.restore(checkpoint).step, trainee.content()
+    finally:
+        ckpt.close()
 
 
 @pytest.fixture
@@ -204,6 +210,51 @@ def test_a_block_of_zeros_or_of_another_file_is_named_and_passed_over(
                 check_damaged(run, (name, start))
                 tally("named, and the older one found")
         path.write_bytes(whole)
+
+
+class BadDisk:
+    """Flips a bit of what one call writes, on its way to the disk.
+
+    Attributes:
+        num_writes: calls so far.
+    """
+
+    def __init__(self, number: int, patches: pytest.MonkeyPatch) -> None:
+        self.num_writes = 0
+        self._number = number
+        self._write = os.pwrite
+        patches.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        if self.num_writes == self._number:
+            data = bytearray(data)
+            data[len(data) // 2] ^= 1
+        self.num_writes += 1
+        return self._write(fd, data, offset)
+
+
+def test_a_bit_that_flips_on_its_way_to_the_disk_costs_no_older_checkpoint(
+    fresh: Callable[[], Path], tally: Callable[[str], None]
+) -> None:
+    number, num_writes, num_named = 0, 1, 0
+    while number < num_writes:
+        folder = fresh()
+        given = Given(f"{folder}/run", f"{folder}/log", num_steps=1, width=WIDTH)
+        assert train(given) == []
+        with pytest.MonkeyPatch.context() as patches:
+            disk = BadDisk(number, patches)
+            refusals = train(replace(given, num_steps=2))
+            num_writes = disk.num_writes
+        step, content = restored(given.folder)
+        assert read_log(given.log).contents[step] == {content}
+        for refusal in refusals:
+            assert "step-00000002: the new checkpoint reads back wrong: " in refusal
+            assert refusal.endswith("Look after the disk. No older checkpoint was deleted.")
+        assert step == 1 or not refusals
+        tally("the older one found" if step == 1 else "says the same")
+        num_named += len(refusals)
+        number += 1
+    assert num_named >= 2, "one for each file of tensors"
 
 
 EACH_IS_DAMAGED = (

@@ -121,12 +121,17 @@ def _file_facts(path: Path) -> dict[str, Any]:
 def damage(folder: str | os.PathLike[str]) -> str:
     """Return what is wrong with a checkpoint, or an empty string: every byte of it is read."""
     try:
-        for name, expected in read_manifest(folder)["files"].items():
+        manifest = read_manifest(folder)
+        for name, expected in manifest["files"].items():
             found = _file_facts(Path(folder) / name)
             if problem := size_problem(name, found["nbytes"], expected):
                 return problem
             if found["digest"] != expected["digest"]:
                 return f"{name} differs from what was written"
+        # A file's digest is that of what was read back; a tensor's is that of what was in memory.
+        for name, stored in _by_stored_file(manifest):
+            for _ in _read_tensors(Path(folder) / name, stored, mmap=True):
+                pass
     except FileMissing as error:
         return f"{Path(error.path or '').name} is missing"
     except FileProblem as error:
@@ -147,7 +152,7 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
     """
     manifest = read_manifest(folder)
     tensors: dict[str, torch.Tensor] = {}
-    for file, stored in groupby(stored_tensors(manifest), lambda item: item.file):
+    for file, stored in _by_stored_file(manifest):
         tensors |= _read_tensors(Path(folder) / file, stored, mmap=mmap)
     try:
         state: State = decode(tensors, manifest["structure"])
@@ -155,6 +160,10 @@ def read_state(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
         path = Path(folder) / MANIFEST
         raise DamagedFile("its structure is nested too deeply", path=path) from None
     return state
+
+
+def _by_stored_file(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Iterator[StoredTensor]]]:
+    return groupby(stored_tensors(manifest), lambda item: item.file)
 
 
 def _read_tensors(
