@@ -1,10 +1,9 @@
-"""How much is tried, and the table of what came of it."""
+"""What the tests of crashes share, and the table of what came of them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from crash.scale import IS_ALL
 from crash.victims import Victims
 from saving.interrupted_saves import can_trace
-
-IS_ALL = os.environ.get("TORCHKEEP_CRASH") == "all"
-"""Whether all is tried (`make test-crash`), or a small part of each kind (`make test`)."""
 
 _tally: dict[str, Counter[str]] = {}
 
@@ -97,7 +94,3 @@ def fresh() -> Iterator[Callable[[], Path]]:
             return folder
 
         yield make
-
-
-def is_root() -> bool:
-    return sys.platform.startswith("linux") and os.geteuid() == 0

@@ -41,12 +41,12 @@ class Recorder:
     def __init__(self, root: Path, patches: pytest.MonkeyPatch) -> None:
         self.root = os.path.realpath(root)
         self.calls: list[Call] = []
-        self._real = {name: getattr(os, name) for name in _NOTES}
+        self._real = {name: getattr(os, name) for name in _NOTES if hasattr(os, name)}
         self._opened: dict[int, tuple[int, str]] = {}
         self._num_opened = 0
         self._turn = threading.RLock()
-        for name, note in _NOTES.items():
-            patches.setattr(os, name, self._noted(name, note))
+        for name in self._real:
+            patches.setattr(os, name, self._noted(name, _NOTES[name]))
         # The library calls Linux's `fallocate` itself; what it asks for is the same.
         patches.setattr("torchkeep.files.output._fallocate", lambda: self._allocate)
 

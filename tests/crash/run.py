@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -89,6 +88,11 @@ class Trainee:
         return digest.hexdigest()
 
 
+# Not every system has these.
+_WRITE = getattr(os, "writev", lambda fd, parts: os.write(fd, b"".join(parts)))
+_SYNC = getattr(os, "fdatasync", os.fsync)
+
+
 class Log:
     """What a run has told; it is written by calls that nothing else here makes."""
 
@@ -106,8 +110,8 @@ class Log:
             self._say(f"done {int(checkpoint.name.split('-')[1])}\n")
 
     def _say(self, line: str) -> None:
-        os.writev(self._fd, [line.encode()])
-        os.fdatasync(self._fd)
+        _WRITE(self._fd, [line.encode()])
+        _SYNC(self._fd)
 
     def __enter__(self) -> Log:
         return self
@@ -193,6 +197,8 @@ def _note(error: TorchkeepError, refusals: list[str]) -> None:
 def outcome(given: Given, log: Log) -> dict[str, object]:
     """Train, and return what came of it."""
     if given.most_file_nbytes:
+        import resource  # only here: Windows has none
+
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (given.most_file_nbytes, hard))
     try:

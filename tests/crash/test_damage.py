@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from crash.conftest import IS_ALL
 from crash.judge import read_log
 from crash.run import Given, Trainee, train
+from crash.scale import IS_ALL
 from torchkeep.checkpointing import newest_whole
 from torchkeep.checkpointing.discovery import look_at
 from torchkeep.checkpointing.layout import MANIFEST, MODEL_FILE, damage, read_manifest

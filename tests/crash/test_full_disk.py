@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crash.conftest import IS_ALL, is_root
 from crash.judge import judge, read_log
 from crash.run import Given
+from crash.scale import IS_ALL, is_root
 from crash.victims import Outcome, Victims
 
 PAGE = 4096

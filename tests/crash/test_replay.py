@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from crash.conftest import IS_ALL
 from crash.disk import WAYS, Disk, Tree, lay_out, tree_of
 from crash.judge import judge
 from crash.recording import Call, Recorder
 from crash.run import Given, Log, train
+from crash.scale import IS_ALL
 from torchkeep.errors import TorchkeepError
 
 NUM_MIXED = 40 if IS_ALL else 6

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from crash.conftest import IS_ALL
 from crash.judge import judge
 from crash.run import Given
+from crash.scale import IS_ALL
 from crash.victims import Outcome, Victims, spread
 from saving.interrupted_saves import Place, injected
 
