@@ -20,7 +20,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks test-models architectures clean
+.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks test-models test-crash architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +68,9 @@ test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, wit
 
 test-models: $(VENV)/dev.stamp ## save and load all of torchvision's networks and timm's families
 	TORCHKEEP_MODELS=all $(BIN)/python -m pytest tests/loading/test_round_trips.py
+
+test-crash: $(VENV)/dev.stamp ## kill runs at every system call, cut the power, damage every byte
+	TORCHKEEP_CRASH=all $(BIN)/python -m pytest -rs tests/crash
 
 NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/
 # torch 2.13 warns of itself when parts of it are imported; the newest does not.

@@ -120,6 +120,26 @@ def test_a_file_system_without_locks_is_named_as_what_it_is(tmp_path, monkeypatc
         RunLock(tmp_path)
 
 
+def test_a_full_disk_keeps_nobody_from_going_on(tmp_path, monkeypatch):
+    def refuse(_fd, _data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "write", refuse)
+        lock = RunLock(tmp_path)
+    assert "another process writes to this run" in another_process(tmp_path, has_file_locks=True)
+    lock.release()
+
+
+def test_new_folders_are_synced_into_those_above_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(run_lock, "sync_folder", synced.append)
+    RunLock(tmp_path / "a" / "b").release()
+    assert synced == [tmp_path, tmp_path / "a"]
+    RunLock(tmp_path / "a" / "b").release()
+    assert synced == [tmp_path, tmp_path / "a"]
+
+
 HOLD_AND_FORK = """
 lock = run_lock.RunLock(Path(sys.argv[1]))
 worker = os.fork()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -356,6 +357,83 @@ def test_what_interrupted_writes_left_is_removed_and_returned(tmp_path: Path) ->
     (tmp_path / "kept").write_bytes(b"x")
     assert len(remove_temporaries(tmp_path)) == 2
     assert [item.name for item in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_folder_that_can_not_be_synced_in_its_place_is_there_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        if folder == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("torchkeep.files.atomic.sync_folder", refuse)
+    with (
+        pytest.raises(SaveRefused, match=r"in its place, .* not be synced \(Input/output error\)"),
+        atomic_folder(tmp_path / "folder"),
+    ):
+        pass
+    assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_temporary_that_could_not_be_removed_stays_in_no_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with atomic_folder(tmp_path / "folder") as folder:
+        with monkeypatch.context() as patches:
+            patches.setattr(Path, "unlink", refuse)
+            write_file(folder / "file", b"x")
+        assert len(leftovers(folder)) == 1
+    assert [item.name for item in (tmp_path / "folder").iterdir()] == ["file"]
+
+
+def test_a_folder_s_name_is_gone_for_good_before_its_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"x")
+    synced = []
+
+    def look(parent: Path) -> None:
+        synced.append((folder.exists(), [item.name for item in parent.glob("*/file")]))
+
+    monkeypatch.setattr("torchkeep.files.atomic.sync_folder", look)
+    remove_folder(folder)
+    assert synced == [(False, ["file"])]
+
+
+def test_what_can_not_be_removed_now_is_left_for_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / f".a{TEMPORARY_MARK}1").write_bytes(b"x")
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "unlink", refuse)
+        remove_temporaries(tmp_path)
+    assert len(leftovers(tmp_path)) == 1
+    remove_temporaries(tmp_path)
+    assert leftovers(tmp_path) == []
+    with pytest.raises(FileUnreadable, match=r"the folder can't be read \(No such file"):
+        remove_temporaries(tmp_path / "no")
+
+
+def test_a_failing_close_hides_nothing_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "file").write_bytes(b"x")
+    real = os.close
+    with InputFile(tmp_path / "file") as file:
+        monkeypatch.setattr(os, "close", close)
+        assert file.read_at(0, 1) == b"x"
 
 
 # --- Threads and digests -----------------------------------------------------------------------

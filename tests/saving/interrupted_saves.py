@@ -108,7 +108,7 @@ class Saves:
         pid = self._say(f"{overwrite:d} 1 1 {path}")
         command = ["strace", "-f", "-q", "-p", pid, *strace]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
-            while not _is_traced(pid):
+            while not is_traced(pid):
                 assert tracer.poll() is None, "strace could not be attached"
                 time.sleep(0.001)
             return self._say("go")
@@ -143,7 +143,7 @@ class Saves:
         self._server.stdout.close()
 
 
-def _is_traced(pid: str) -> bool:
+def is_traced(pid: str) -> bool:
     status = Path("/proc", pid, "status").read_text()
     return "TracerPid:\t0\n" not in status
 

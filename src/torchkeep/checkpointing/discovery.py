@@ -11,7 +11,7 @@ from typing import Any
 
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
-from torchkeep.errors import FileMissing, FileProblem, NoCheckpoint
+from torchkeep.errors import FileMissing, FileProblem, FileUnreadable, NoCheckpoint
 from torchkeep.formats.own.manifest import (
     MANIFEST,
     ONE_FILE,
@@ -62,11 +62,19 @@ def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     """Return the checkpoints in a run's folder, oldest first. Only sizes are checked.
 
     Those with an unreadable manifest come last.
+
+    Raises:
+        FileUnreadable: the folder can't be read.
     """
     folder = Path(run)
     if not folder.is_dir():
         return []
-    found = [look_at(item) for item in folder.iterdir() if is_checkpoint_there(item)]
+    try:
+        found = [look_at(item) for item in folder.iterdir() if is_checkpoint_there(item)]
+    except OSError as error:
+        raise FileUnreadable(
+            f"the folder can't be read ({error.strerror or error})", path=folder
+        ) from error
     return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
 
 

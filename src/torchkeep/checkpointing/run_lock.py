@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchkeep.errors import CheckpointProblem
+from torchkeep.files import sync_folder
 from torchkeep.wording import printable
 
 try:
@@ -45,7 +46,7 @@ class RunLock:
         if self.path in self._ours:  # lockf does not see two owners in one process
             raise self._taken(folder, "this process already")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder.resolve())
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _CLOSED_BY_EXEC, 0o666)
         except OSError as error:
             raise CheckpointProblem(
@@ -64,8 +65,10 @@ class RunLock:
                     advice="Choose a folder on a file system that has locks.",
                 ) from None
             raise self._taken(folder, owner) from None
-        os.truncate(self._fd, 0)
-        os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        # Who has it is only told to others: a full disk must not keep a run from going on.
+        with contextlib.suppress(OSError):
+            os.truncate(self._fd, 0)
+            os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     @staticmethod
     def _taken(folder: Path, owner: str) -> CheckpointProblem:
@@ -85,7 +88,8 @@ class RunLock:
 
     def _close(self) -> None:
         del self._ours[self.path]
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # it is closed all the same
+            os.close(self._fd)
 
     @classmethod
     def forget_all(cls) -> None:
@@ -122,6 +126,15 @@ _CLOSED_BY_EXEC = getattr(os, "O_CLOEXEC", 0)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RunLock.forget_all)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder with those above it, so that a power loss can't undo it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def _lock(fd: int) -> None:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from torchkeep.errors import SaveRefused
+from torchkeep.errors import FileUnreadable, SaveRefused
 from torchkeep.files.buffers import Buffer
 from torchkeep.files.output import OutputFile
 from torchkeep.wording import printable
@@ -151,10 +151,10 @@ def staged_file(
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
     if durable:
-        sync_folder(final.parent)
+        _sync_name(path, final.parent)
 
 
 def write_file(
@@ -176,7 +176,8 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
         durable: sync the folder and its parent.
 
     Raises:
-        SaveRefused: the place exists, or the system refuses. Nothing is left behind.
+        SaveRefused: the place exists, or the system refuses. Nothing is left behind, unless the
+            message says that the folder is there.
     """
     final = Path(path)
     if final.exists():
@@ -185,6 +186,9 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
     try:
         temporary.mkdir()
         yield temporary
+        # A file's temporary that could not be removed would stay in it for good.
+        for item in _temporaries_in(temporary):
+            item.unlink(missing_ok=True)
         if durable:
             sync_folder(temporary)
         temporary.rename(final)
@@ -194,7 +198,7 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
         if temporary.exists():
             _remove_tree(temporary)
     if durable:
-        sync_folder(final.parent)
+        _sync_name(path, final.parent)
 
 
 def link_file(source: Path, target: Path, *, durable: bool = True) -> bool:
@@ -246,12 +250,23 @@ def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
             sync_folder(path.parent)
 
 
-def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Delete a folder so that a crash on the way can't leave half of it under its name."""
+def remove_folder(path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Delete a folder so that a crash on the way can't leave half of it under its name.
+
+    Args:
+        path: the folder.
+        durable: sync its loss of the name first, so that a power loss can't bring it back half
+            empty.
+
+    Raises:
+        SaveRefused: the system refuses. What is left has a temporary's name, or nothing was done.
+    """
     folder = Path(path)
     doomed = _temporary_beside(folder)
     try:
         folder.rename(doomed)
+        if durable:
+            sync_folder(folder.parent)
         import shutil
 
         shutil.rmtree(doomed)
@@ -276,15 +291,28 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
     """Delete what interrupted writes left in `folder`, and return it.
 
     Only the one process that writes to the folder may call this: another writer's temporary
-    looks the same.
+    looks the same. What can't be removed is left for the next time.
+
+    Raises:
+        FileUnreadable: the folder can't be read.
     """
-    found = [item for item in Path(folder).iterdir() if TEMPORARY_MARK in item.name]
+    try:
+        found = _temporaries_in(Path(folder))
+    except OSError as error:
+        raise FileUnreadable(
+            f"the folder can't be read ({error.strerror or error})", path=folder
+        ) from error
     for item in found:
         if item.is_dir() and not item.is_symlink():
             _remove_tree(item)
         else:
-            item.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                item.unlink()
     return found
+
+
+def _temporaries_in(folder: Path) -> list[Path]:
+    return [item for item in folder.iterdir() if TEMPORARY_MARK in item.name]
 
 
 def sync_folder(folder: Path) -> None:

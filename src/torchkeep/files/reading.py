@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -192,7 +193,9 @@ class InputFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self.fd)
+        # What was only read is not lost by a failing close, and an error would hide what was found.
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
     def __enter__(self) -> InputFile:
         return self

@@ -178,6 +178,18 @@ class Layout:
         file.write_at(offset, b"".join(views))
         return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
 
+    def file_digest(self, digests: Mapping[str, str]) -> str:
+        """Return the digest of the whole file, of what it should be: nothing of it is read back.
+
+        The payloads are read once more.
+        """
+        state = new_digest()
+        state.update(self.header(digests))
+        for place in self._places:
+            for piece in place.data.payload.read(0, place.end - place.begin):
+                state.update(piece)
+        return state.hexdigest()
+
     def header(self, digests: Mapping[str, str]) -> bytes:
         """Return the length and the JSON, padded so that the payload starts at a multiple of 64.
 

@@ -26,7 +26,7 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import atomic_folder, digest, write_file
+from torchkeep.files import atomic_file, atomic_folder, digest, write_file
 from torchkeep.formats import describe
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
@@ -45,9 +45,11 @@ from torchkeep.formats.own.manifest import (
 )
 from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.leaves import check_tensor
-from torchkeep.saving.safetensors import write_safetensors
+from torchkeep.saving.safetensors import described
 from torchkeep.tensors import TensorReader, bytes_of
+from torchkeep.writing.safetensors import Layout
 from torchkeep.writing.shards import index_of
+from torchkeep.writing.stream import Meter
 
 Files = dict[str, dict[str, torch.Tensor]]
 """The tensors of each file, by their names in it."""
@@ -84,8 +86,9 @@ def write_folder(
         for name, content in files.items():
             _put(temporary / name, content, manifest, earlier, durable=durable)
         if FROZEN_MODEL_FILE in files:
-            write_file(temporary / MODEL_INDEX, _index(files, manifest), durable=durable)
-            manifest["files"][MODEL_INDEX] = file_facts(temporary / MODEL_INDEX)
+            index = _index(files, manifest)
+            write_file(temporary / MODEL_INDEX, index, durable=durable)
+            manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
         manifest["digest"] = manifest_digest(manifest)
         write_file(temporary / MANIFEST, _lines(manifest).encode(), durable=durable)
     return manifest
@@ -115,10 +118,14 @@ def _put(
         for field in ("files", "tensors", "tied"):
             manifest[field][name] = earlier.manifest[field][name]
         return
-    report = write_safetensors(tensors, path, metadata=texts, durable=durable)
-    manifest["files"][name] = file_facts(path)
-    manifest["tensors"][name] = report.digests
-    manifest["tied"][name] = report.tied
+    layout = Layout(described(tensors), texts or {})
+    with atomic_file(path, durable=durable) as file:
+        digests = layout.write(file, Meter(None, layout.payload_nbytes))
+    # Of what is in memory: a digest of what a bad disk gives back would fit its damage.
+    facts = {"nbytes": layout.nbytes, "digest": layout.file_digest(digests)}
+    manifest["files"][name] = facts
+    manifest["tensors"][name] = digests
+    manifest["tied"][name] = layout.tied
 
 
 def _by_file(tensors: Mapping[str, torch.Tensor], frozen: set[str]) -> Files:

@@ -1,0 +1,75 @@
+"""A loop that catches the error of a save in the background, and goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crash.run import Trainee
+from torchkeep.checkpointing import checkpointer, list_checkpoints
+from torchkeep.errors import SaveRefused
+
+
+@pytest.fixture
+def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has the first checkpoint refused, after so many seconds."""
+
+    def refuse(delay: float) -> None:
+        write, left = checkpointer.write_encoded, [True]
+
+        def first(*args: Any, **options: Any) -> Any:
+            if left and left.pop():
+                time.sleep(delay)
+                raise SaveRefused("run: the disk is full")
+            return write(*args, **options)
+
+        monkeypatch.setattr(checkpointer, "write_encoded", first)
+
+    return refuse
+
+
+def train(folder: Path, num_steps: int, pause: float = 0.0) -> dict[int, str]:
+    """Train, and go on after an error; return the content after each step, as it was counted."""
+    trainee = Trainee(16)
+    ckpt = trainee.checkpointer(folder)
+    ckpt.keep_last = None
+    contents: dict[int, str] = {}
+    with ckpt:
+        while ckpt.num_steps < num_steps:
+            try:
+                for _ in ckpt.epochs(1):
+                    for (inputs,) in ckpt.batches(trainee.loader):
+                        trainee.step(inputs)
+                        time.sleep(pause)
+                        ckpt.step()
+                        contents[ckpt.num_steps] = trainee.content()
+                        if ckpt.num_steps == num_steps:
+                            break
+                    break
+            except SaveRefused:
+                pass
+    return contents
+
+
+@pytest.mark.xfail(reason="step() raises before it counts the step that was made")
+def test_a_step_counts_although_an_earlier_save_has_failed(
+    tmp_path: Path, refuse_first: Callable[[float], None]
+) -> None:
+    undisturbed = train(tmp_path / "a", 3)
+    refuse_first(0.0)
+    assert train(tmp_path / "b", 3, pause=0.2) == undisturbed
+
+
+@pytest.mark.xfail(reason="a due checkpoint is made before the reopened epoch has its batches back")
+def test_a_checkpoint_that_is_due_after_an_error_is_exact(
+    tmp_path: Path, refuse_first: Callable[[float], None]
+) -> None:
+    refuse_first(0.5)
+    train(tmp_path, 3)
+    found = list_checkpoints(tmp_path)
+    assert found[-1].step == 3
+    assert [item.path.name for item in found if item.inexact] == []
