@@ -15,7 +15,7 @@
     ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
     │   ├── NoCheckpoint           nothing whole to resume from
     │   └── InexactResume          resuming would not be bit for bit
-    ├── TrainingDiverged           a step gave NaN or infinity             exit code 14
+    ├── TrainingDiverged           a step gave NaN or infinity             exit code 1
     ├── MissingExtra               an optional dependency is not installed exit code 11
     ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
     └── ProofFailed                a claim was checked and is not true     exit code 1
@@ -197,8 +197,6 @@ class InexactResume(CheckpointProblem):
 
 class TrainingDiverged(TorchkeepError):
     """A value that a step reported is not finite, and the run was to stop then."""
-
-    exit_code = 14
 
 
 class Preempted(SystemExit):

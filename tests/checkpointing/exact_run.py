@@ -1,7 +1,7 @@
 """A small training run with everything random in it, which can be killed anywhere.
 
-It writes what it saw (sample order, loss) to FOLDER/trace.jsonl, and at the end a digest of
-everything to FOLDER/result.json.
+It writes what it saw (sample order, loss) to FOLDER/trace.jsonl, the places where it can be killed
+to FOLDER/places as it comes by, and at the end a digest of everything to FOLDER/result.json.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 import random
 import signal
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeep.checkpointing import Checkpointer, capture
@@ -27,19 +28,55 @@ BATCH_SIZE = 4
 NUM_SAMPLES = 18  # five batches, the last one short
 
 
-class Noisy(Dataset):
-    """Samples whose augmentation draws from three generators."""
+@dataclass(frozen=True)
+class Given:
+    """What a run is told."""
 
-    def __init__(self) -> None:
+    folder: Path
+    workers: int = 0
+    optimizer: str = "adamw"
+    every_steps: int = 2
+    background: bool = True
+    dropout: float = 0.4
+    augment: str = "python numpy torch"
+    """The generators that the samples' augmentation draws from."""
+    accumulate: int = 1
+    keeps_leftover: bool = False
+    """Whether gradients of batches after an epoch's last step count in the next epoch."""
+    dtype: str = "float32"
+    schedule: str = "step"
+    """When the learning rate changes: `step`, `epoch`, or `plateau`, by the loss of an epoch."""
+    ema: bool = False
+    scaler: bool = False
+    private: bool = False
+    """Whether the loop draws from generators of its own."""
+    unfreeze: str = ""
+    """How the first layers are unfrozen: `flags` at epoch 1, in an optimizer that has them all;
+    `group` at epoch 1, or `group within` an epoch, in an optimizer that gains them."""
+    die_at: tuple[str, ...] = ()
+    """Where to die, at each place once."""
+
+
+class Noisy(Dataset):
+    """Samples whose augmentation draws from one to three generators."""
+
+    DRAWS = {
+        "python": random.random,
+        "numpy": np.random.rand,
+        "torch": lambda: torch.rand(6),
+    }
+
+    def __init__(self, augment: str) -> None:
         generator = torch.Generator().manual_seed(1)
         self.inputs = torch.randn(NUM_SAMPLES, 6, generator=generator)
         self.labels = torch.randint(0, 3, (NUM_SAMPLES,), generator=generator)
+        self.draws = [self.DRAWS[name] for name in augment.split()]
 
     def __len__(self) -> int:
         return NUM_SAMPLES
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        noise = random.random() + np.random.rand() + torch.rand(6)
+        noise = sum(draw() for draw in self.draws)
         return self.inputs[index] + 0.1 * noise, self.labels[index], index
 
 
@@ -49,97 +86,211 @@ def collate(samples: list[tuple[torch.Tensor, torch.Tensor, int]]) -> list[torch
     return [inputs * (0.9 + 0.2 * random.random()), labels, indices]
 
 
-def build(optimizer_name: str) -> tuple[nn.Module, torch.optim.Optimizer, object]:
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 3))
-    kinds = {
-        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-        "adamw": lambda: torch.optim.AdamW(model.parameters(), lr=0.01),
-    }
-    optimizer = kinds[optimizer_name]()
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=15)
-    return model, optimizer, scheduler
+class Fp32Moments(torch.optim.Optimizer):
+    """Adam for parameters of few bits, with moments of float32."""
+
+    def __init__(self, parameters, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.99)})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter, self.state[parameter], group["lr"], *group["betas"])
+
+    def update(self, parameter, state, lr: float, beta1: float, beta2: float) -> None:
+        grad = parameter.grad.float()
+        if not state:
+            state |= {"step": 0, "mean": torch.zeros_like(grad), "square": torch.zeros_like(grad)}
+        state["step"] += 1
+        state["mean"].lerp_(grad, 1 - beta1)
+        state["square"].lerp_(grad.square(), 1 - beta2)
+        mean = state["mean"] / (1 - beta1 ** state["step"])
+        square = state["square"] / (1 - beta2 ** state["step"])
+        parameter.copy_(parameter - lr * mean / (square.sqrt() + 1e-8))
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a run is told."""
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+    "fp32 moments": lambda parameters: Fp32Moments(parameters, lr=0.01),
+}
 
-    folder: Path
-    workers: int = 0
-    optimizer: str = "adamw"
-    every_steps: int = 2
-    accumulate: int = 1
-    die_at: str = ""
+SCHEDULES = {
+    "step": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+    "epoch": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
+    "plateau": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=0, threshold=0.2
+    ),
+}
+
+
+@dataclass
+class Parts:
+    """What is trained, under the names that a `Checkpointer` has for it."""
+
+    model: nn.Sequential
+    optimizer: torch.optim.Optimizer
+    scheduler: object
+    ema: AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+    extra: dict = field(default_factory=lambda: {"best": {"loss": float("inf")}})
+
+
+def build(given: Given) -> Parts:
+    layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(given.dropout), nn.Linear(8, 3)
+    model = nn.Sequential(*layers).to(getattr(torch, given.dtype))
+    if given.unfreeze:
+        model[:2].requires_grad_(False)
+    trained = model[3] if "group" in given.unfreeze else model
+    optimizer = OPTIMIZERS[given.optimizer](trained.parameters())
+    parts = Parts(model, optimizer, SCHEDULES[given.schedule](optimizer))
+    if given.ema:
+        average = get_ema_multi_avg_fn(0.8)
+        parts.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    if given.scaler:
+        parts.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
+    if given.private:
+        parts.extra["torch"] = torch.Generator().manual_seed(1)
+        parts.extra["numpy"] = np.random.default_rng(2)
+        parts.extra["python"] = random.Random(3)
+    return parts
 
 
 def main(given: Given) -> None:
     os.setpgrp()
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     torch.set_num_threads(1)
     torch.manual_seed(7)
     random.seed(7)
     np.random.seed(7)
-    Path(given.folder).mkdir(parents=True, exist_ok=True)
-    run(given)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    Run(given).run()
 
 
-def run(given: Given) -> None:
-    model, optimizer, scheduler = build(given.optimizer)
-    loader = DataLoader(
-        Noisy(),
-        BATCH_SIZE,
-        shuffle=True,
-        num_workers=given.workers,
-        multiprocessing_context="fork" if given.workers else None,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(3),
-    )
-    best = {"loss": float("inf")}
-    with (
-        (given.folder / "trace.jsonl").open("a") as trace,
-        Checkpointer(
-            given.folder / "run",
-            model=model,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            extra={"best": best},
-            every_steps=given.every_steps,
-            keep_last=2,
-            durable=False,
-        ) as ckpt,
-    ):
-        for epoch in ckpt.epochs(NUM_EPOCHS):
-            model.train()
-            torch.rand(3), random.random()  # a preamble that draws
-            for number, (inputs, labels, indices) in enumerate(ckpt.batches(loader), 1):
-                reach(given, f"batch:{ckpt.num_steps}")
-                loss = nn.functional.cross_entropy(model(inputs), labels)
-                (loss / given.accumulate).backward()
-                line = {"epoch": epoch, "indices": indices.tolist(), "loss": loss.item()}
-                trace.write(json.dumps(line) + "\n")
-                trace.flush()
-                if number % given.accumulate:
-                    continue
-                optimizer.step()
-                optimizer.zero_grad()
-                ckpt.step(loss=loss.item(), noise=random.random())
-                scheduler.step()
-                torch.rand(1)
-                reach(given, f"step:{ckpt.num_steps}")
-            optimizer.zero_grad()
-            reach(given, f"evaluation:{epoch}")
-            best["loss"] = min(best["loss"], ckpt.means["loss"])
-            ckpt.metrics(draw=np.random.rand() + random.random())
-    state = capture({"model": model, "optimizer": optimizer, "scheduler": scheduler, "best": best})
-    parts = {name: fingerprint(node) for name, node in state["objects"].items()}
-    parts["rng"] = fingerprint(state["rng"])
-    result = {"digests": parts, "history": ckpt.history}
-    (given.folder / "result.json").write_text(json.dumps(result, indent=1))
+class Run:
+    """One process of a run."""
 
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.parts = build(given)
+        self.trace = (given.folder / "trace.jsonl").open("a")
+        self.loader = DataLoader(
+            Noisy(given.augment),
+            BATCH_SIZE,
+            shuffle=True,
+            num_workers=given.workers,
+            multiprocessing_context="fork" if given.workers else None,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(3),
+        )
 
-def reach(given: Given, place: str) -> None:
-    """Die here, the first time that the run comes by."""
-    died = given.folder / "died"
-    if given.die_at == place and not died.exists():
-        died.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    def run(self) -> None:
+        options = {"keep_last": 2, "durable": False, "background": self.given.background}
+        options["every_steps"] = self.given.every_steps
+        with (
+            self.trace,
+            Checkpointer(self.given.folder / "run", **vars(self.parts), **options) as c,
+        ):
+            for epoch in c.epochs(NUM_EPOCHS):
+                self.begin(epoch)
+                self.train(c, epoch)
+                self.end(c, epoch)
+        state = capture(vars(self.parts))
+        digests = {name: fingerprint(node) for name, node in state["objects"].items()}
+        digests["rng"] = fingerprint(state["rng"])
+        result = {"digests": digests, "history": c.history}
+        (self.given.folder / "result.json").write_text(json.dumps(result, indent=1))
+
+    def begin(self, epoch: int) -> None:
+        """Do what an epoch begins with, which is done again when it is resumed."""
+        self.parts.model.train()
+        torch.rand(3), random.random()
+        if self.given.unfreeze in ("flags", "group"):
+            if epoch == 0:
+                self.parts.model[1].eval()  # frozen means its statistics too
+            if epoch == 1:
+                self.unfreeze()
+
+    def unfreeze(self) -> None:
+        layers = self.parts.model[:2].requires_grad_(True)
+        if "group" in self.given.unfreeze:
+            self.parts.optimizer.add_param_group({"params": layers.parameters(), "lr": 0.001})
+
+    def train(self, ckpt: Checkpointer, epoch: int) -> None:
+        accumulated = 0
+        for inputs, labels, indices in ckpt.batches(self.loader):
+            batch = ckpt.num_batches + accumulated
+            self.reach(f"batch {epoch}.{batch}")
+            if self.given.unfreeze == "group within" and ckpt.num_steps == 7:
+                self.unfreeze()
+            loss = self.learn(inputs, labels)
+            line = {"epoch": epoch, "batch": batch, "indices": indices.tolist(), "loss": loss}
+            self.trace.write(json.dumps(line) + "\n")
+            self.trace.flush()
+            self.reach(f"backward {epoch}.{batch}")
+            accumulated = (accumulated + 1) % self.given.accumulate
+            if not accumulated:
+                self.update(ckpt, loss)
+        if not self.given.keeps_leftover:
+            self.parts.optimizer.zero_grad()
+
+    def learn(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+        outputs = self.parts.model(inputs.to(getattr(torch, self.given.dtype)))
+        if self.given.private:
+            draws = [self.parts.extra[name].random() for name in ("numpy", "python")]
+            draws.append(torch.rand(1, generator=self.parts.extra["torch"]).item())
+            outputs = outputs * sum(draws)
+        loss = nn.functional.cross_entropy(outputs.float(), labels) / self.given.accumulate
+        (loss if self.parts.scaler is None else self.parts.scaler.scale(loss)).backward()
+        return loss.item()
+
+    def update(self, ckpt: Checkpointer, loss: float) -> None:
+        parts = self.parts
+        if parts.scaler is None:
+            parts.optimizer.step()
+        else:
+            parts.scaler.step(parts.optimizer)
+            parts.scaler.update()
+        parts.optimizer.zero_grad()
+        if parts.ema is not None:
+            parts.ema.update_parameters(parts.model)
+        self.reach(f"update {ckpt.num_steps}")
+        ckpt.step(loss=loss, noise=random.random())
+        if self.given.schedule == "step":
+            parts.scheduler.step()
+        torch.rand(1)
+        self.reach(f"step {ckpt.num_steps}")
+
+    def end(self, ckpt: Checkpointer, epoch: int) -> None:
+        loss = ckpt.means["loss"]
+        self.reach(f"evaluation {epoch}")
+        self.parts.extra["best"]["loss"] = min(self.parts.extra["best"]["loss"], loss)
+        ckpt.metrics(draw=np.random.rand() + random.random(), **self.evaluate())
+        if self.given.schedule == "epoch":
+            self.parts.scheduler.step()
+        if self.given.schedule == "plateau":
+            self.parts.scheduler.step(loss)
+        self.reach(f"end {epoch}")
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return the loss of the model, and of its average, without augmentation."""
+        data, losses = self.loader.dataset, {}
+        for name in ("model", "ema"):
+            if (model := getattr(self.parts, name)) is not None:
+                outputs = model.eval()(data.inputs.to(getattr(torch, self.given.dtype)))
+                losses[name] = nn.functional.cross_entropy(outputs.float(), data.labels).item()
+        return losses
+
+    def reach(self, place: str) -> None:
+        """Note the place; die here if that is asked for, the first time that the run comes by."""
+        with (self.given.folder / "places").open("a") as places:
+            places.write(f"{place}\n")
+        died = self.given.folder / "died" / place
+        if place in self.given.die_at and not died.exists():
+            died.parent.mkdir(exist_ok=True)
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

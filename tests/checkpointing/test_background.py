@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeep.checkpointing import Checkpointer, list_checkpoints
-from torchkeep.checkpointing import checkpointer as module
+from torchkeep.checkpointing import Checkpointer, list_checkpoints, run_folder, saver
 from torchkeep.checkpointing.background import Background
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import read_state
@@ -85,13 +84,13 @@ def test_they_are_the_same_as_those_that_the_loop_waits_for(tmp_path):
 
 def test_they_are_written_by_another_thread(tmp_path, monkeypatch):
     threads = set()
-    write = module.write_encoded
+    write = run_folder.write_encoded
 
     def noted(*args, **options):
         threads.add(threading.current_thread().name)
         return write(*args, **options)
 
-    monkeypatch.setattr(module, "write_encoded", noted)
+    monkeypatch.setattr(run_folder, "write_encoded", noted)
     Run(tmp_path / "a").train()
     assert all(name.startswith("torchkeep-save") for name in threads)
     threads.clear()
@@ -101,13 +100,13 @@ def test_they_are_written_by_another_thread(tmp_path, monkeypatch):
 
 def test_the_loop_goes_on_while_one_is_written(tmp_path, monkeypatch):
     may_write = threading.Event()
-    write = module.write_encoded
+    write = run_folder.write_encoded
 
     def held(*args, **options):
         assert may_write.wait(60)
         return write(*args, **options)
 
-    monkeypatch.setattr(module, "write_encoded", held)
+    monkeypatch.setattr(run_folder, "write_encoded", held)
     run = Run(tmp_path, every_steps=2, every_epochs=None)
     steps = []
 
@@ -129,7 +128,7 @@ def test_what_fails_is_raised_by_the_next_call(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise SaveRefused("the disk is full")
 
-    monkeypatch.setattr(module, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_encoded", broken)
     run = Run(tmp_path)
     with pytest.raises(SaveRefused, match="disk is full"):
         run.train()
@@ -138,14 +137,14 @@ def test_what_fails_is_raised_by_the_next_call(tmp_path, monkeypatch):
 
 
 def test_what_fails_at_last_is_raised_at_the_end(tmp_path, monkeypatch):
-    write = module.write_encoded
+    write = run_folder.write_encoded
 
     def broken(path, *args, **options):
         if path.name.startswith("step-00000006"):
             raise SaveRefused("the disk is full")
         return write(path, *args, **options)
 
-    monkeypatch.setattr(module, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_encoded", broken)
     with pytest.raises(SaveRefused, match="disk is full"):
         Run(tmp_path, every_steps=None).train()
 
@@ -158,14 +157,14 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path, monkeypatch):
         if run.ckpt.num_steps == 1:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(module, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_encoded", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         Run(tmp_path).train(on_step=fail)
     assert "disk is full" in caught.value.__notes__[0]
 
 
 def test_who_changes_parameters_by_hand_gets_another_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "Background", Late)
+    monkeypatch.setattr(saver, "Background", Late)
 
     def clip(run) -> None:
         run.model[0].weight.data.clamp_(-0.01, 0.01)  # after the batch was fetched: too late
@@ -181,9 +180,18 @@ def test_who_changes_parameters_by_hand_gets_another_checkpoint(tmp_path, monkey
     assert run.ckpt.num_steps == expected.ckpt.num_steps == 6
 
 
+def test_a_change_that_shows_when_it_is_written_takes_it_back(tmp_path, monkeypatch):
+    answers = iter([[], ["objects/model/state/state_dict/0.weight"]])
+    monkeypatch.setattr(saver.Snapshot, "changed", lambda snapshot: next(answers, []))
+    with pytest.warns(UserWarning, match=r"0\.weight changed between two steps"):
+        Run(tmp_path, every_epochs=None).train()
+    assert min(states(tmp_path)) == "step-00000002"
+    assert len(states(tmp_path)) == 5
+
+
 @pytest.mark.filterwarnings("ignore:.*changed between two steps")
 def test_the_last_step_is_kept_though_its_checkpoint_was_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "Background", Late)
+    monkeypatch.setattr(saver, "Background", Late)
     run = Run(tmp_path, every_steps=None, every_epochs=None)
     with run.ckpt as ckpt:
         for _ in ckpt.epochs(1):

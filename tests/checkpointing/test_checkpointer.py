@@ -23,6 +23,7 @@ from torchkeep.errors import (
     InexactResume,
     NoCheckpoint,
     SaveRefused,
+    WrongArgument,
 )
 
 
@@ -416,7 +417,7 @@ def test_a_run_with_nothing_but_damage_does_not_start_from_zero(tmp_path):
 
 
 def test_old_checkpoints_stay_if_the_new_one_reads_back_wrong(tmp_path, monkeypatch):
-    import torchkeep.checkpointing.checkpointer as module
+    import torchkeep.checkpointing.run_folder as module
 
     interrupted(tmp_path, 2, every_steps=1)
     monkeypatch.setattr(module, "damage", lambda folder: "bits have turned")
@@ -645,3 +646,46 @@ def test_the_lock_and_the_checkpoints_are_all_that_is_left(tmp_path):
     assert sorted(item.name for item in tmp_path.iterdir()) == [".lock", "step-00000003"]
     manifest = json.loads((tmp_path / "step-00000003" / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["model.safetensors", "state.safetensors"]
+
+
+# --- Arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"every_steps": 0}, "every_steps is 0"),
+        ({"every_epochs": -1}, "every_epochs is -1"),
+        ({"keep_last": 0}, "keep_last is 0"),
+        ({"every_steps": 2.5}, r"every_steps is 2\.5"),
+        ({"keep_best": "val_loss"}, "keep_best is 'val_loss'"),
+        ({"keep_best": ("val_loss", "lowest")}, "keep_best is .*lowest"),
+        ({"model": {"weight": torch.ones(2)}}, "model is a dict without state_dict"),
+        ({"scheduler": 0.1}, "scheduler is a float without state_dict"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_done(tmp_path, options, problem):
+    with pytest.raises(WrongArgument, match=problem):
+        Checkpointer(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_batch_size_is_said_to_wait_for_the_next_epoch(tmp_path):
+    interrupted(tmp_path, stop_at=2, every_steps=1)
+    run = Run(tmp_path, every_steps=1)
+    run.loader = DataLoader(TensorDataset(torch.ones(9, 2)), 1, shuffle=True)
+    with pytest.warns(UserWarning, match="batches of 3, as it began; the loader's 1 take effect"):
+        run.train()
+    assert run.ckpt.num_steps == 3 + 9
+
+
+def test_two_epochs_without_steps_are_told_of(tmp_path):
+    def train() -> None:
+        run = Run(tmp_path)
+        with run.ckpt as ckpt:
+            for _ in ckpt.epochs(2):
+                for _ in ckpt.batches(run.loader):
+                    pass
+
+    with pytest.warns(UserWarning, match=r"step\(\) was not called"):
+        train()

@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from torchkeep.checkpointing.encoding import decode, encode, fingerprint
+from torchkeep.checkpointing.encoding import decode, encode, fingerprint, is_plain
 from torchkeep.errors import DamagedFile, SaveRefused
 
 SCALARS = st.one_of(
@@ -26,16 +27,18 @@ SCALARS = st.one_of(
     st.binary(max_size=20),
 )
 KEYS = st.one_of(st.text(max_size=5), st.integers(), st.booleans(), st.tuples(st.integers()))
-STATES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
+
+
+def containers(inner):
+    return st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
         st.dictionaries(KEYS, inner, max_size=4),
         st.dictionaries(st.sampled_from(["$", "a", "items"]), inner),
-    ),
-    max_leaves=12,
-)
+    )
+
+
+STATES = st.recursive(SCALARS, containers, max_leaves=12)
 
 
 def round_trip(value):
@@ -57,6 +60,34 @@ def exact(value):
 @given(STATES)
 def test_every_plain_value_comes_back_with_its_type_and_bits(value):
     assert exact(round_trip(value)) == exact(value)
+
+
+NO_DATA = st.sampled_from([object, print, np.array(["a"]), range(3), slice(1)])
+
+
+@given(st.recursive(SCALARS | NO_DATA, containers, max_leaves=12))
+def test_what_is_plain_can_be_encoded(value):
+    try:
+        encode(value)
+    except SaveRefused:
+        assert not is_plain(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {
+            "a": {
+                1: [None, True, 1.5, b"", torch.int8, torch.ones(1)],
+                (2, "b"): nn.Linear(1, 1).bias,
+            }
+        },
+        [torch.device("cpu"), torch.Size([1]), OrderedDict(a={3}), Counter("b"), deque([1j])],
+    ],
+)
+def test_all_that_common_states_are_made_of_is_plain(value):
+    encode(value)
+    assert is_plain(value)
 
 
 @given(STATES)

@@ -11,7 +11,7 @@ from torch import nn
 from torchkeep.checkpointing.arena import Arena
 from torchkeep.checkpointing.cuda_copies import CudaCopies
 from torchkeep.checkpointing.snapshot import Snapshot
-from torchkeep.checkpointing.state import steady_addresses
+from torchkeep.checkpointing.state import hookable_optimizers, steady_addresses
 from torchkeep.tensors import same_bits
 
 SIZE = 64 << 10
@@ -180,3 +180,20 @@ def test_a_parameter_that_changes_in_the_backward_pass_is_not():
     steady = steady_addresses({"model": model, "optimizer": optimizer})
     assert model.weight.data_ptr() not in steady
     assert model.bias.data_ptr() in steady
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around another that has no hooks of its own, as accelerate's."""
+
+    def __init__(self, optimizer) -> None:
+        self.optimizer = optimizer
+        self.state = getattr(optimizer, "state", {})
+
+
+def test_a_wrapper_tells_through_what_it_holds_or_not_at_all():
+    model = nn.Linear(2, 2)
+    inner = torch.optim.SGD(model.parameters())
+    assert hookable_optimizers({"a": [Wrapper(Wrapper(inner))]}) == [inner]
+    assert hookable_optimizers({"a": inner, "b": Wrapper(None)}) == []
+    assert steady_addresses({"model": model, "a": Wrapper(inner)})
+    assert steady_addresses({"model": model, "a": inner, "b": Wrapper(None)}) == set()

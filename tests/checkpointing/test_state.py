@@ -278,6 +278,15 @@ def test_what_cant_be_captured_is_named():
     assert metric.count == 1
 
 
+def test_a_state_is_not_encoded_only_to_see_that_it_can_be(monkeypatch):
+    """It doubles the time that the training waits for a checkpoint."""
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, optimizer)
+    monkeypatch.setattr("torchkeep.checkpointing.state.encode", None)
+    assert capture({"model": model, "optimizer": optimizer, "extra": {"a": 1}})["inexact"] == []
+
+
 def test_another_model_is_refused_and_nothing_is_changed():
     state = capture({"model": nn.Linear(2, 3), "extra": {"history": [1]}})
     model, extra = nn.Linear(2, 4), {"history": [5]}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crash.run import Trainee
-from torchkeep.checkpointing import checkpointer, list_checkpoints
+from torchkeep.checkpointing import list_checkpoints, run_folder
 from torchkeep.errors import SaveRefused
 
 
@@ -19,7 +19,7 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Has the first checkpoint refused, after so many seconds."""
 
     def refuse(delay: float) -> None:
-        write, left = checkpointer.write_encoded, [True]
+        write, left = run_folder.write_encoded, [True]
 
         def first(*args: Any, **options: Any) -> Any:
             if left and left.pop():
@@ -27,7 +27,7 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
                 raise SaveRefused("run: the disk is full")
             return write(*args, **options)
 
-        monkeypatch.setattr(checkpointer, "write_encoded", first)
+        monkeypatch.setattr(run_folder, "write_encoded", first)
 
     return refuse
 

@@ -293,6 +293,29 @@ def test_a_tensor_that_differs_from_its_digest_leaves_the_model_alone(
         load_into(untouched(net()), path, assign=assign)
 
 
+def test_nothing_but_tensors_is_a_state_dict_whatever_they_are_called(tmp_path: Path) -> None:
+    model = torch.nn.Module()
+    model.w = torch.nn.Parameter(torch.zeros(2, 3))
+    torch.save({"w": torch.ones(2, 3)}, tmp_path / "a.pth")
+    assert "nothing but tensors" in load_into(model, tmp_path / "a.pth").why
+    assert torch.equal(model.w, torch.ones(2, 3))
+
+
+def test_one_shard_alone_is_refused_with_what_it_belongs_to(tmp_path: Path) -> None:
+    save(trained(), tmp_path / "model.safetensors", shard_nbytes=50)
+    shard = min(tmp_path.glob("model-00001-of-*.safetensors"))
+    with pytest.raises(LoadMismatch, match=r"several shards: give model\.safetensors\.index\.json"):
+        load_into(net(), shard)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_tensor_that_was_saved_without_values_is_refused(tmp_path: Path, assign: bool) -> None:
+    model, other = net().to("meta"), net()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(LoadMismatch, match="has no values"):
+        load_into(other, tmp_path / "a.pth", assign=assign)
+
+
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, untouched) -> None:
     torch.save({"epoch": 3}, tmp_path / "a.pth")
     with pytest.raises(LoadMismatch, match="there is no state dict in this file"):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,46 +14,40 @@ from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.arena import Arena, free_nbytes
-from torchkeep.checkpointing.background import Background
-from torchkeep.checkpointing.cuda_copies import CudaCopies
 from torchkeep.checkpointing.discovery import (
     Checkpoint,
     list_checkpoints,
     look_at,
     newest_whole,
 )
-from torchkeep.checkpointing.encoding import JSON, State, encode
+from torchkeep.checkpointing.encoding import State
 from torchkeep.checkpointing.environment import (
     differences,
     environment,
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_encoded
+from torchkeep.checkpointing.layout import damage, read_manifest, read_state
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch
 from torchkeep.checkpointing.progress import Progress, as_number
-from torchkeep.checkpointing.retention import Best, Candidate, to_delete
-from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.retention import Best
+from torchkeep.checkpointing.run_folder import RunFolder
 from torchkeep.checkpointing.sample_order import Passes
-from torchkeep.checkpointing.snapshot import Snapshot
+from torchkeep.checkpointing.saver import Saver
 from torchkeep.checkpointing.state import (
     capture,
     capture_gradients,
-    optimizers_in,
+    is_plain_value,
     restore,
     restore_gradients,
-    steady_addresses,
 )
 from torchkeep.errors import (
     CheckpointProblem,
     InexactResume,
     Preempted,
-    SaveRefused,
     TrainingDiverged,
+    WrongArgument,
 )
-from torchkeep.files import TEMPORARY_MARK, remove_folder, remove_temporaries
-from torchkeep.formats.own.manifest import folder_name
 from torchkeep.garbage import collection_paused
 from torchkeep.wording import counted
 
@@ -120,7 +113,6 @@ class Checkpointer:
     Attributes:
         resumed_from: the checkpoint that the run went on from, or None.
         skipped: the damaged checkpoints that were newer; each one's `problem` says what is wrong.
-        last_saved: the folder of the checkpoint that was saved last, or None.
         inexact: why this resume may not be exact; empty if it is.
     """
 
@@ -148,6 +140,8 @@ class Checkpointer:
         signals: Collection[str] = SIGNALS,
         stop_on_nan: bool = False,
     ) -> None:
+        _check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
+        _check_best(keep_best)
         self.folder = Path(folder)
         self.objects: dict[str, Any] = {
             "model": model,
@@ -157,39 +151,29 @@ class Checkpointer:
             "ema": ema,
             "extra": extra or None,
         }
+        _check_objects(self.objects)
         self.seed = torch.initial_seed() if seed is None else seed
         self.metadata = dict(metadata or {})
         self.every_steps = every_steps
         self.every_epochs = every_epochs
-        self.keep_last = keep_last
         self.keep_best = keep_best
         self.resume = resume
         self.allow_inexact = allow_inexact
-        self.durable = durable
         self.background = background
-        self.max_copy_nbytes = max_copy_nbytes
         self.signals = tuple(signals)
         self.stop_on_nan = stop_on_nan
         self.resumed_from: Checkpoint | None = None
         self.skipped: tuple[Checkpoint, ...] = ()
         self.inexact: tuple[str, ...] = ()
-        self.last_saved: Path | None = None
+        self._run = RunFolder(folder, keep_last=keep_last, keep_best=keep_best, durable=durable)
+        self._saver = Saver(self._run, self.objects, max_copy_nbytes)
         self._progress = Progress()
         self._passes = Passes()
-        self._lock: RunLock | None = None
         self._pending_state: State | None = None
         self._is_in_epoch = False
         self._is_saved = True
         self._is_due = False
-        self._num_saved = 0
         self._git: str | None = None
-        self._writer = Background()
-        self._arena = Arena()
-        self._cuda_copies = CudaCopies()
-        self._snapshot: Snapshot | None = None
-        self._unsteady: frozenset[str] = frozenset()
-        self._given_up: tuple[str, ...] = ()
-        self._hooks: list[Any] = []
         self._signals: SignalWatch | None = None
 
     # --- The run's life ------------------------------------------------------------------------
@@ -226,21 +210,15 @@ class Checkpointer:
 
         Leaving the `with` block does it, and saves what is unsaved.
         """
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
         if self._signals is not None:
             self._signals.close()
             self._signals = None
-        self._writer.close()
-        self._snapshot = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._saver.close()
+        self._run.release()
 
     def _open(self) -> None:
         """Take the run folder, and resume if there is something to go on with."""
-        if self._lock is not None:
+        if self._run.is_taken:
             return
         try:
             checkpoints = self._take()
@@ -257,23 +235,11 @@ class Checkpointer:
 
     def _take(self) -> list[Checkpoint]:
         """Become the one owner of the run folder, and return the checkpoints in it."""
-        self._lock = RunLock(self.folder)
-        remove_temporaries(self.folder)
-        checkpoints = list_checkpoints(self.folder)
-        self._num_saved = max((item.serial for item in checkpoints), default=0)
+        checkpoints = self._run.take()
         self._git = git_revision()
         self._signals = SignalWatch(self.signals)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step)
-            for optimizer in optimizers_in(self.objects)
-        ]
+        self._saver.watch()
         return checkpoints
-
-    def _before_step(self, *_: object) -> None:
-        """Have a snapshot copy what is left: an optimizer is about to change it."""
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            snapshot.let_go()
 
     # --- The loop ------------------------------------------------------------------------------
 
@@ -300,6 +266,12 @@ class Checkpointer:
     def _end_epoch(self) -> None:
         self._is_in_epoch = False
         self._pending_state = None
+        if self._progress.epoch and not self._progress.step and self._passes.begun:
+            warnings.warn(
+                "step() was not called in two epochs: none of their batches count as finished; "
+                "call it once after each optimizer.step()",
+                stacklevel=3,
+            )
         self._passes.end_epoch()
         was_rated = bool(self._progress.metrics)
         self._progress.end_epoch()
@@ -364,7 +336,7 @@ class Checkpointer:
             CheckpointProblem: it reads back other than it was written.
             TrainingDiverged: a value is not finite, and `stop_on_nan` is set.
         """
-        self._look_at_writer()
+        self._heed(self._saver.check)
         if self.stop_on_nan:
             self._refuse_not_finite(values)
         self._progress.add(values)
@@ -388,6 +360,11 @@ class Checkpointer:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
         self._progress.metrics.update({name: as_number(item) for name, item in values.items()})
         self._is_saved = False
+
+    @property
+    def last_saved(self) -> Path | None:
+        """The checkpoint that was written last, or None."""
+        return self._run.last_saved
 
     @property
     def num_steps(self) -> int:
@@ -433,7 +410,10 @@ class Checkpointer:
         self._open()
         self.wait()
         with collection_paused():
-            path = self._begin_save(wait=wait or not self.background)
+            state = self._capture()
+            path, serial = self._run.next_name(self._progress.step)
+            facts = self._facts(state, serial)
+            self._saver.save(path, state, facts, beside=self.background and not wait)
         self._is_saved = True
         self._is_due = False
         return path
@@ -445,18 +425,16 @@ class Checkpointer:
             SaveRefused: it could not be written.
             CheckpointProblem: it reads back other than it was written.
         """
-        self._look_at_writer(self._writer.wait)
+        self._heed(self._saver.wait)
 
-    def _look_at_writer(self, look: Callable[[], None] | None = None) -> None:
-        """Raise what the writer raised; have what it gave up done again."""
+    def _heed(self, ask: Callable[[], Sequence[str]]) -> None:
+        """Ask the saver: raise what it raises, and have what it gave up done again."""
         try:
-            (look or self._writer.check)()
+            names = ask()
         except BaseException:
             self._is_saved = False
             raise
-        names, self._given_up = self._given_up, ()
         if names:
-            self._unsteady |= frozenset(names)
             self._is_saved = False
             self._is_due = True
             warnings.warn(
@@ -465,21 +443,6 @@ class Checkpointer:
                 "one follows, and from now on these are copied at once",
                 stacklevel=3,
             )
-
-    def _begin_save(self, *, wait: bool) -> Path:
-        """Write the state as it is now, or have it written; return the checkpoint's folder."""
-        state = self._capture()
-        path = self._free_name()
-        self._num_saved += 1
-        facts = self._facts(state)
-        tensors, structure = encode(state)
-        snapshot = None if wait else self._snapshot_of(tensors)
-        if snapshot is None:
-            self._write(path, tensors, structure, facts)
-        else:
-            self._snapshot = snapshot
-            self._writer.start(lambda: self._write_copies(path, snapshot, structure, facts))
-        return path
 
     def _capture(self) -> State:
         state = capture(self.objects, copy=False)
@@ -492,41 +455,8 @@ class Checkpointer:
             state["inexact"].append("the epoch's batches were not taken from batches()")
         return state
 
-    def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
-        """Return a snapshot that has begun; None if there is no memory for it."""
-        snapshot = Snapshot(tensors, steady_addresses(self.objects), self._unsteady)
-        if snapshot.nbytes > self._arena.nbytes:
-            limit = self.max_copy_nbytes
-            if snapshot.nbytes > (free_nbytes() // 2 if limit is None else limit):
-                return None
-        snapshot.begin(self._arena, self._cuda_copies)
-        return snapshot
-
-    def _write_copies(
-        self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
-    ) -> None:
-        """Write a snapshot, unless its tensors were changed while they were copied."""
-        snapshot.wait()
-        self._given_up = tuple(snapshot.changed())
-        if not self._given_up:
-            self._write(path, snapshot.tensors(), structure, facts)
-
-    def _write(
-        self,
-        path: Path,
-        tensors: Mapping[str, torch.Tensor],
-        structure: JSON,
-        facts: Mapping[str, Any],
-    ) -> None:
-        try:
-            write_encoded(path, tensors, structure, facts=facts, durable=self.durable)
-        except SaveRefused as refused:
-            raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
-        self.last_saved = path
-        self._prune(path)
-
     def _save_if_due(self) -> None:
-        self._look_at_writer()
+        self._heed(self._saver.check)
         if self._is_due:
             self.save(wait=False)
 
@@ -541,9 +471,9 @@ class Checkpointer:
             self.save()
         raise Preempted(self._signals.received)
 
-    def _facts(self, state: State) -> dict[str, Any]:
+    def _facts(self, state: State, serial: int) -> dict[str, Any]:
         return {
-            "serial": self._num_saved,
+            "serial": serial,
             "step": self._progress.step,
             "epoch": self._progress.epoch,
             "batch": self._passes.num_batches,
@@ -553,37 +483,9 @@ class Checkpointer:
             "environment": environment(),
             "git": self._git,
             "metadata": self.metadata,
+            "keep_best": None if self.keep_best is None else list(self.keep_best),
             "inexact": state["inexact"],
         }
-
-    def _free_name(self) -> Path:
-        revision = 1
-        while (path := self.folder / folder_name(self._progress.step, revision)).exists():
-            revision += 1
-        return path
-
-    def _prune(self, newest: Path) -> None:
-        damaged = {item.path for item in self.skipped}
-        # In the middle of an epoch the means are not those of an epoch.
-        candidates = [
-            Candidate(
-                item.path.name,
-                item.step,
-                item.serial,
-                is_whole=not item.problem and item.path not in damaged,
-                metrics={} if item.batch else item.metrics,
-                is_exact=not item.inexact,
-            )
-            for item in list_checkpoints(self.folder)
-        ]
-        names = to_delete(candidates, keep_last=self.keep_last, keep_best=self.keep_best)
-        if names and (problem := damage(newest)):
-            raise CheckpointProblem(
-                f"{newest}: the new checkpoint reads back wrong: {problem}",
-                advice="Look after the disk. No older checkpoint was deleted.",
-            )
-        for name in names:
-            remove_folder(self.folder / name)
 
     # --- Resuming ------------------------------------------------------------------------------
 
@@ -596,7 +498,7 @@ class Checkpointer:
             CheckpointProblem: it is of another model or optimizer.
             InexactResume: the run would not go on bit for bit, and `allow_inexact` is not set.
         """
-        if self._lock is None:
+        if not self._run.is_taken:
             self._take()
         self.wait()
         return self._restore(checkpoint)
@@ -605,6 +507,7 @@ class Checkpointer:
         if checkpoint is None:
             newest = newest_whole(self.folder)
             found, self.skipped = newest.checkpoint, newest.skipped
+            self._run.damaged = {item.path for item in self.skipped}
         else:
             found = look_at(Path(checkpoint))
         manifest, state = read_manifest(found.path), read_state(found.path)
@@ -667,6 +570,26 @@ class Checkpointer:
             self._pending_state = self._pending_state if keep else None
 
 
-def _final(problem: str) -> str:
-    """Return a message with the names that temporaries would have got."""
-    return re.sub(rf"\.(step-[-\d]+){re.escape(TEMPORARY_MARK)}\w+", r"\1", problem)
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise WrongArgument(
+                f"{name} is {count!r}", advice="Give a number from 1 on, or None for never or all."
+            )
+
+
+def _check_best(rule: object) -> None:
+    is_rule = isinstance(rule, tuple | list) and len(rule) == 2 and rule[1] in ("min", "max")
+    if rule is not None and not is_rule:
+        raise WrongArgument(
+            f"keep_best is {rule!r}", advice='Give a metric and a direction: ("val_loss", "min").'
+        )
+
+
+def _check_objects(objects: Mapping[str, Any]) -> None:
+    for name, item in objects.items():
+        if item is not None and name != "extra" and is_plain_value(item):
+            raise WrongArgument(
+                f"{name} is a {type(item).__name__} without state_dict() and load_state_dict()",
+                advice="Pass the object itself, not its state_dict(); plain values go into extra.",
+            )

@@ -11,6 +11,7 @@ are the names that `torchkeep.save` gives too: a run may go on wrapped in someth
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ def capture_module(model: nn.Module) -> dict[str, Any]:
     return {
         "state_dict": dict(state_dict),
         "other_buffers": {name: item for name, item in buffers.items() if name not in state_dict},
-        "training": {name: module.training for name, module in _bare_modules(model)},
+        "training": {
+            without(path, wrapped): module.training
+            for path, module in model.named_modules(remove_duplicate=False)
+        },
         "requires_grad": {
             without(name, wrapped): item.requires_grad for name, item in model.named_parameters()
         },
@@ -89,6 +93,13 @@ def restore_module(model: nn.Module, state: dict[str, Any]) -> None:
     for name, parameter in model.named_parameters():
         flag = state["requires_grad"].get(without(name, wrapped), parameter.requires_grad)
         parameter.requires_grad_(flag)
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield each parameter under each name that it has without wrappers."""
+    wrapped = wrapped_paths(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield without(name, wrapped), parameter
 
 
 def _bare_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

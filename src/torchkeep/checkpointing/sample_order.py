@@ -25,6 +25,7 @@ can't be known, and is named as inexact.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -273,7 +274,9 @@ class _IndexedPass(Pass):
         state = super().state()
         if self.is_over:
             return state
-        return {**state, "order": self.packed, "num_samples": self._num_samples()}
+        size = self.loader.batch_size
+        kept = {"order": self.packed, "num_samples": self._num_samples(), "batch_size": size}
+        return state | kept
 
     def resume(self, state: dict[str, Any]) -> None:
         super().resume(state)
@@ -286,6 +289,12 @@ class _IndexedPass(Pass):
                 f"the data set had {state['num_samples']} samples when the epoch began, "
                 f"and has {self._num_samples()}",
                 advice="Resume with the data that the run was started with.",
+            )
+        if state.get("batch_size", self.loader.batch_size) != self.loader.batch_size:
+            warnings.warn(
+                f"the rest of the epoch has batches of {state['batch_size']}, as it began; the "
+                f"loader's {self.loader.batch_size} take effect with the next epoch",
+                stacklevel=5,
             )
 
     def _num_samples(self) -> int | None:

@@ -19,9 +19,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchkeep.checkpointing.encoding import State, encode
-from torchkeep.checkpointing.modules import capture_module, check_module, restore_module
+from torchkeep.checkpointing.encoding import State, encode, is_plain
+from torchkeep.checkpointing.modules import (
+    capture_module,
+    check_module,
+    named_parameters,
+    restore_module,
+)
 from torchkeep.checkpointing.optimizers import (
+    Parameters,
     capture_optimizer,
     check_optimizer,
     restore_optimizer,
@@ -54,11 +60,12 @@ def capture(objects: Mapping[str, object], *, rng: bool = True, copy: bool = Tru
     """
     inexact: list[str] = []
     nodes: dict[str, Any] = {}
+    parameters = _named_parameters(objects)
     for name, item in objects.items():
         if item is not None and _kind_of(item) is VALUE and type(item) not in (dict, list):
             inexact.append(f"{name} is a plain value, which can't be put back; pass it in a dict")
         elif item is not None:
-            _capture_into(nodes, name, item, name, inexact)
+            _capture_into(nodes, name, item, name, parameters, inexact)
     state: State = {"objects": nodes, "inexact": inexact}
     if rng:
         state["rng"] = capture_rng()
@@ -81,10 +88,11 @@ def restore(state: State, objects: Mapping[str, object], *, rng: bool = True) ->
             other shapes, another kind.
     """
     given = {name: item for name, item in objects.items() if item is not None}
+    parameters = _named_parameters(given)
     for name, item in given.items():
-        _check(item, state["objects"].get(name), name)
+        _check(item, state["objects"].get(name), name, parameters)
     for name, item in given.items():
-        _restore(given, name, item, state["objects"][name])
+        _restore(given, name, item, state["objects"][name], parameters)
     if rng and "rng" in state:
         restore_rng(state["rng"])
 
@@ -108,9 +116,25 @@ def restore_gradients(objects: Mapping[str, Any], gradients: Mapping[str, Any]) 
             parameter.grad = None if item is None else item.to(parameter.device, copy=True)
 
 
-def optimizers_in(objects: Mapping[str, Any]) -> list[Optimizer]:
-    """Return the optimizers among the objects."""
-    return [item for item in _leaves(objects) if isinstance(item, Optimizer)]
+def hookable_optimizers(objects: Mapping[str, Any]) -> list[Optimizer]:
+    """Return the optimizers among the objects, or those that they wrap, that tell before a step.
+
+    None if one of them can't: then nobody says when parameters are about to change.
+    """
+    found = [item for item in _leaves(dict(objects)) if isinstance(item, Optimizer)]
+    telling = [_hookable(item) for item in found]
+    return [item for item in telling if item is not None] if None not in telling else []
+
+
+def _hookable(optimizer: Optimizer) -> Optimizer | None:
+    """Return the optimizer, or what a wrapper such as accelerate's holds; None if neither tells."""
+    # A wrapper that does not call Optimizer.__init__ has no hooks, and its step calls none.
+    while "_optimizer_step_pre_hooks" not in vars(optimizer):
+        held = vars(optimizer).get("optimizer")
+        if not isinstance(held, Optimizer):
+            return None
+        optimizer = held
+    return optimizer
 
 
 def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
@@ -119,7 +143,7 @@ def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
     They are the parameters of all modules, and the optimizers' own tensors; none without an
     optimizer, since nobody would say then when a step comes.
     """
-    optimizers = optimizers_in(objects)
+    optimizers = hookable_optimizers(objects)
     tensors: list[Any] = [
         value for item in optimizers for state in item.state.values() for value in state.values()
     ]
@@ -140,13 +164,29 @@ def _parameters(item: Any) -> Iterator[nn.Parameter]:
             yield from leaf.parameters()
 
 
+def _named_parameters(objects: Mapping[str, Any]) -> Parameters:
+    """Return the parameters of all modules, by their object's place and their own names."""
+    return {
+        f"{place}.{name}": parameter
+        for place, item in _placed(dict(objects), "")
+        if isinstance(item, nn.Module)
+        for name, parameter in named_parameters(item)
+    }
+
+
+def _placed(item: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield what `_leaves` yields, with its place."""
+    if type(item) in (dict, list):
+        for key, value in _entries(item):
+            yield from _placed(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, item
+
+
 def _leaves(item: Any) -> Iterator[Any]:
     """Yield what is in dicts and lists of an object, or the object itself."""
-    if type(item) in (dict, list):
-        for _, value in _entries(item):
-            yield from _leaves(value)
-    else:
-        yield item
+    for _, leaf in _placed(item, ""):
+        yield leaf
 
 
 # --- The kinds of objects ----------------------------------------------------------------------
@@ -162,13 +202,15 @@ class Kind:
         capture: the object's state, a dict of tensors and plain values.
         restore: puts the object into such a state, in place.
         check: raises `CheckpointProblem` if `restore` could not; gets the object's name first.
+
+    Each of them also gets the parameters of all modules, for who refers to them.
     """
 
     name: str
     matches: Callable[[Any], bool]
-    capture: Callable[[Any], dict[str, Any]]
-    restore: Callable[[Any, dict[str, Any]], None]
-    check: Callable[[str, Any, dict[str, Any]], None] = lambda _name, _item, _state: None
+    capture: Callable[[Any, Parameters], dict[str, Any]]
+    restore: Callable[[Any, dict[str, Any], Parameters], None]
+    check: Callable[[str, Any, dict[str, Any], Parameters], None] = lambda *_: None
 
 
 def _is_numpy_generator(item: object) -> bool:
@@ -181,11 +223,11 @@ def _numpy_bits(generator: Any) -> Any:
     return getattr(generator, "bit_generator", None) or generator._bit_generator
 
 
-def _restore_numpy(generator: Any, state: dict[str, Any]) -> None:
+def _restore_numpy(generator: Any, state: dict[str, Any], _: Parameters) -> None:
     _numpy_bits(generator).state = from_numpy_state(state["state"])
 
 
-def _restore_stateful(item: Any, state: dict[str, Any]) -> None:
+def _restore_stateful(item: Any, state: dict[str, Any], _: Parameters) -> None:
     item.load_state_dict(_on_devices_of(item.state_dict(), state["state"]))
 
 
@@ -225,9 +267,9 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "module",
         lambda item: isinstance(item, nn.Module),
-        capture_module,
-        restore_module,
-        check_module,
+        lambda item, _: capture_module(item),
+        lambda item, state, _: restore_module(item, state),
+        lambda name, item, state, _: check_module(name, item, state),
     ),
     Kind(
         "optimizer",
@@ -239,25 +281,25 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "torch.Generator",
         lambda item: isinstance(item, torch.Generator),
-        lambda item: {"state": item.get_state()},
-        lambda item, state: item.set_state(state["state"]),
+        lambda item, _: {"state": item.get_state()},
+        lambda item, state, _: item.set_state(state["state"]),
     ),
     Kind(
         "random.Random",
         lambda item: isinstance(item, random.Random),
-        lambda item: {"state": python_state(item)},
-        lambda item, state: set_python_state(item, state["state"]),
+        lambda item, _: {"state": python_state(item)},
+        lambda item, state, _: set_python_state(item, state["state"]),
     ),
     Kind(
         "numpy.random",
         _is_numpy_generator,
-        lambda item: {"state": numpy_state(_numpy_bits(item).state)},
+        lambda item, _: {"state": numpy_state(_numpy_bits(item).state)},
         _restore_numpy,
     ),
     Kind(
         "stateful",
         lambda item: hasattr(item, "state_dict") and hasattr(item, "load_state_dict"),
-        lambda item: {"state": item.state_dict()},
+        lambda item, _: {"state": item.state_dict()},
         _restore_stateful,
     ),
 )
@@ -265,6 +307,11 @@ KINDS: tuple[Kind, ...] = (
 
 VALUE = "value"
 ITEMS = "items"
+
+
+def is_plain_value(item: object) -> bool:
+    """Whether an object has no state of its own that could be put back, nor has what is in it."""
+    return _kind_of(item) is VALUE
 
 
 def _kind_of(item: object) -> Kind | str:
@@ -281,7 +328,12 @@ def _entries(item: Any) -> list[tuple[Any, Any]]:
 
 
 def _capture_into(
-    nodes: dict[Any, Any], key: object, item: Any, place: str, inexact: list[str]
+    nodes: dict[Any, Any],
+    key: object,
+    item: Any,
+    place: str,
+    parameters: Parameters,
+    inexact: list[str],
 ) -> None:
     """Put the node of `item` under `key`, or the reason why there is none into `inexact`."""
     kind = _kind_of(item)
@@ -289,10 +341,10 @@ def _capture_into(
         if kind is ITEMS:
             inner: dict[Any, Any] = {}
             for name, value in _entries(item):
-                _capture_into(inner, name, value, f"{place}.{name}", inexact)
+                _capture_into(inner, name, value, f"{place}.{name}", parameters, inexact)
             nodes[key] = {"kind": ITEMS, "items": inner}
         elif isinstance(kind, Kind):
-            state = _keepable(kind.capture(item), place, inexact)
+            state = _keepable(kind.capture(item, parameters), place, inexact)
             nodes[key] = {"kind": kind.name, "state": state}
         else:
             nodes[key] = {"kind": VALUE, "state": _keepable(item, place, inexact)}
@@ -302,6 +354,8 @@ def _capture_into(
 
 def _keepable(value: Any, place: str, inexact: list[str]) -> Any:
     """Return `value` without the dict entries that can't be kept; they go into `inexact`."""
+    if is_plain(value):
+        return value
     if type(value) not in (dict, OrderedDict):
         encode(value, place)
         return value
@@ -314,7 +368,7 @@ def _keepable(value: Any, place: str, inexact: list[str]) -> Any:
     return kept
 
 
-def _check(item: Any, node: dict[str, Any] | None, place: str) -> None:
+def _check(item: Any, node: dict[str, Any] | None, place: str, parameters: Parameters) -> None:
     kind = _kind_of(item)
     if node is None:
         raise CheckpointProblem(
@@ -324,23 +378,23 @@ def _check(item: Any, node: dict[str, Any] | None, place: str) -> None:
     if kind is ITEMS and node["kind"] == ITEMS:
         for key, value in _entries(item):
             if _kind_of(value) is not VALUE:
-                _check(value, node["items"].get(key), f"{place}.{key}")
+                _check(value, node["items"].get(key), f"{place}.{key}", parameters)
     elif isinstance(kind, Kind) and node["kind"] == kind.name:
-        kind.check(place, item, node["state"])
+        kind.check(place, item, node["state"], parameters)
     elif kind is not VALUE or node["kind"] != VALUE:
         name = kind.name if isinstance(kind, Kind) else kind
         raise CheckpointProblem(f"{place}: the checkpoint has {node['kind']}, and this is {name}")
 
 
-def _restore(owner: Any, key: Any, item: Any, node: dict[str, Any]) -> None:
+def _restore(owner: Any, key: Any, item: Any, node: dict[str, Any], parameters: Parameters) -> None:
     """Restore `item`, which `owner` holds under `key`."""
     kind = _kind_of(item)
     if isinstance(kind, Kind):
-        kind.restore(item, node["state"])
+        kind.restore(item, node["state"], parameters)
     elif kind is ITEMS:
         for name, value in _entries(item):
             if name in node["items"]:
-                _restore(item, name, value, node["items"][name])
+                _restore(item, name, value, node["items"][name], parameters)
         for name, inner in node["items"].items():
             if isinstance(item, dict) and name not in item and inner["kind"] == VALUE:
                 item[name] = _copied(inner["state"])

@@ -47,7 +47,8 @@ def report(error: TorchkeepError) -> int:
     What a file is called may try to look like another message, so it is escaped. Only errors that
     are a table by nature, such as a mismatch of file and model, have several lines.
     """
-    lines = [str(error)] if isinstance(error, FileProblem) else str(error).split("\n")
+    text = str(error).replace("pass overwrite=True", "add --overwrite")
+    lines = [text] if isinstance(error, FileProblem) else text.split("\n")
     _say("\n".join(printable(line) for line in lines))
     return error.exit_code
 

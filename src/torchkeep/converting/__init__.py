@@ -124,7 +124,7 @@ def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded
     if is_itself and not overwrite:
         raise SaveRefused(
             f"{path}: this is the source itself",
-            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+            advice="Choose another name, or pass overwrite=True to replace it.",
         )
     in_the_way = [part for part in parts if part and _is_taken_by(part, path, sharded=sharded)]
     if in_the_way and (sharded or not is_itself):

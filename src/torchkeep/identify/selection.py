@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from torchkeep.contents import TensorEntry, Value, name_within
 from torchkeep.errors import LoadMismatch
 from torchkeep.formats.plain_json import json_or_text
 from torchkeep.identify.inspection import Inspection
-from torchkeep.identify.state_dicts import StateDict
+from torchkeep.identify.state_dicts import StateDict, state_dict_of_mapping
 from torchkeep.identify.tree import children
 from torchkeep.wording import counted
 
@@ -28,6 +29,9 @@ def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str
     found = inspection.state_dicts
     if not found and inspection.contents.problem is not None:
         raise inspection.contents.problem
+    root = inspection.contents.root
+    if not found and select == "auto" and _has_only_tensors(root):
+        return state_dict_of_mapping("", root), "It is nothing but tensors by name."
     if not found:
         instead = inspection.summary.rstrip(".")
         raise LoadMismatch(
@@ -46,6 +50,16 @@ def choose(inspection: Inspection, select: str = "auto") -> tuple[StateDict, str
             return named[0], f"{_called(named[0])} is its only moving average."
     problem = "more than one state dict fits" if named else "no state dict is called"
     raise _unclear(inspection, f"{problem} select={select!r}")
+
+
+def _has_only_tensors(root: Value) -> TypeGuard[dict[Value, Value]]:
+    """Whether a file's root is a table of tensors, whose names alone don't tell of a model."""
+    return (
+        isinstance(root, dict)
+        and bool(root)
+        and all(isinstance(key, str) for key in root)
+        and all(isinstance(item, TensorEntry) for item in root.values())
+    )
 
 
 def _main(inspection: Inspection, found: Sequence[StateDict]) -> tuple[StateDict, str]:

@@ -62,6 +62,7 @@ class Act:
         """
         for step in self.tensors:
             self.reader.check(self.source[step.source], step.source)
+            self._check_has_values(step)
         written = {key: step.source for key, step in self.unique}
         for step in self.tensors:
             other = written[self.target.first_of(step.target)]
@@ -73,6 +74,14 @@ class Act:
                 )
         self._check_filled()
         self.target.check_reset(self.steps.reset)
+
+    def _check_has_values(self, step: Assignment) -> None:
+        entry = self.source[step.source]
+        if isinstance(entry, TensorEntry) and entry.storage.device == "meta":
+            raise LoadMismatch(
+                f"the file's {step.source!r} was saved from the meta device, and has no values",
+                advice="Save the model after it was given values, or skip the tensor.",
+            )
 
     def _is_same(self, key: str, other: str) -> bool:
         one, two = self.source[key], self.source[other]

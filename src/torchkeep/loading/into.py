@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,10 +178,17 @@ def _policy(
     return Policy(rename or {}, adapt or {}, listed(allow), names, min_coverage)
 
 
+_SHARD = re.compile(r"(.+)-\d{5,}-of-\d{5,}(\.\w+)")
+
+
 def _mismatch(path: str | os.PathLike[str], steps: LoadPlan) -> LoadMismatch:
+    advice = steps.advice
+    if shard := _SHARD.fullmatch(Path(path).name):
+        index = f"{shard[1]}{shard[2]}.index.json"
+        advice = f"This is one of several shards: give {index}, or their folder.\n{advice}"
     return LoadMismatch(
         f"{os.fspath(path)}: the file and the model differ: {summarize(steps)}",
-        advice=f"{steps.advice}\n{table(steps)}",
+        advice=f"{advice}\n{table(steps)}",
         missing=steps.missing,
         unexpected=steps.unexpected,
         mismatched=tuple(item.target for item in steps.mismatched),

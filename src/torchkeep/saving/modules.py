@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,14 @@ def unwrapped_state(
     """
     state = module.state_dict()
     wrapped = wrapped_paths(module)
+    stored = _renamed(state, wrapped) if wrapped else OrderedDict(state)
+    versions = getattr(state, "_metadata", {})
+    bare = {without(path, wrapped): version for path, version in versions.items()}
+    stored._metadata = OrderedDict(bare)  # type: ignore[attr-defined]  # as torch's own has it
+    return stored, tuple(dict.fromkeys(path.rpartition(".")[2] for path in wrapped))
+
+
+def _renamed(state: Mapping[str, Any], wrapped: Collection[str]) -> OrderedDict[str, Any]:
     stored: OrderedDict[str, Any] = OrderedDict()
     for key, value in state.items():
         name = without(key, wrapped)
@@ -38,10 +46,7 @@ def unwrapped_state(
                 advice="Save the state_dict() itself.",
             )
         stored[name] = value
-    versions = getattr(state, "_metadata", {})
-    bare = {without(path, wrapped): version for path, version in versions.items()}
-    stored._metadata = OrderedDict(bare)  # type: ignore[attr-defined]  # as torch's own has it
-    return stored, tuple(dict.fromkeys(path.rpartition(".")[2] for path in wrapped))
+    return stored
 
 
 def wrapped_paths(module: torch.nn.Module) -> list[str]:
@@ -62,13 +67,17 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 
 def _held(module: torch.nn.Module) -> list[str]:
     """Return the names of the children that a module wraps; none if it is no wrapper."""
+    if not module._modules:  # most have none, and a save looks at all of them
+        return []
     is_parallel = isinstance(module, DataParallel | DistributedDataParallel)
     names = _PRIVATE | {"module"} if is_parallel else _PRIVATE
     return [name for name, child in module._modules.items() if name in names and child is not None]
 
 
-def without(key: str, wrapped: Iterable[str]) -> str:
+def without(key: str, wrapped: Collection[str]) -> str:
     """Return the key without the last component of each wrapped path that it begins with."""
+    if not wrapped:
+        return key
     parts = key.split(".")
     dropped = {path.count(".") for path in wrapped if f"{key}.".startswith(f"{path}.")}
     return ".".join(part for depth, part in enumerate(parts) if depth not in dropped)

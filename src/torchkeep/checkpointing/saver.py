@@ -1,0 +1,125 @@
+"""States on their way to the disk: while the loop waits, or beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.checkpointing.arena import Arena, free_nbytes
+from torchkeep.checkpointing.background import Background
+from torchkeep.checkpointing.cuda_copies import CudaCopies
+from torchkeep.checkpointing.encoding import JSON, State, encode
+from torchkeep.checkpointing.run_folder import RunFolder
+from torchkeep.checkpointing.snapshot import Snapshot
+from torchkeep.checkpointing.state import hookable_optimizers, steady_addresses
+
+
+class Saver:
+    """Writes states into a run's folder, one at a time.
+
+    Beside the loop it writes copies: see `Snapshot`. Those of what only an optimizer's step changes
+    are made by the writing thread; the optimizers are asked to tell before they step.
+
+    Args:
+        folder: the run's.
+        objects: what is saved; the optimizers are found in it.
+        max_copy_nbytes: what the copies may take; None for half of the memory that is free.
+    """
+
+    def __init__(
+        self, folder: RunFolder, objects: Mapping[str, Any], max_copy_nbytes: int | None
+    ) -> None:
+        self._folder = folder
+        self._objects = objects
+        self._max_copy_nbytes = max_copy_nbytes
+        self._background = Background()
+        self._arena = Arena()
+        self._cuda_copies = CudaCopies()
+        self._snapshot: Snapshot | None = None
+        self._unsteady: frozenset[str] = frozenset()
+        self._given_up: tuple[str, ...] = ()
+        self._hooks: list[Any] = []
+
+    def watch(self) -> None:
+        """Have the optimizers tell before they step."""
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step)
+            for optimizer in hookable_optimizers(self._objects)
+        ]
+
+    def _before_step(self, *_: object) -> None:
+        """Have a snapshot copy what is left: an optimizer is about to change it."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.let_go()
+
+    def save(self, path: Path, state: State, facts: Mapping[str, Any], *, beside: bool) -> None:
+        """Write a state of live tensors; `beside` the loop if there is memory for that.
+
+        Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
+        """
+        tensors, structure = encode(state)
+        snapshot = self._snapshot_of(tensors) if beside else None
+        if snapshot is None:
+            self._folder.write(path, tensors, structure, facts)
+            self._folder.prune()
+        else:
+            self._snapshot = snapshot
+            self._background.start(lambda: self._write_copies(path, snapshot, structure, facts))
+
+    def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
+        """Return a snapshot that has begun; None if there is no memory for it."""
+        snapshot = Snapshot(tensors, steady_addresses(self._objects), self._unsteady)
+        if snapshot.nbytes > self._arena.nbytes:
+            limit = self._max_copy_nbytes
+            if snapshot.nbytes > (free_nbytes() // 2 if limit is None else limit):
+                return None
+        snapshot.begin(self._arena, self._cuda_copies)
+        return snapshot
+
+    def _write_copies(
+        self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
+    ) -> None:
+        """Write a snapshot, unless its tensors were changed while they were copied."""
+        snapshot.wait()
+        if self._must_give_up(snapshot):
+            return
+        self._folder.write(path, snapshot.tensors(), structure, facts)
+        # Once more: an operation that was under way is counted at its end.
+        if self._must_give_up(snapshot):
+            self._folder.discard(path)
+        else:
+            self._folder.prune()
+
+    def _must_give_up(self, snapshot: Snapshot) -> bool:
+        self._given_up = tuple(snapshot.changed())
+        return bool(self._given_up)
+
+    def check(self) -> tuple[str, ...]:
+        """Raise what failed beside the loop; return the tensors for which a state was given up.
+
+        They were changed while they were copied, and are copied at once from now on.
+        """
+        self._background.check()
+        return self._unsteady_ones()
+
+    def wait(self) -> tuple[str, ...]:
+        """Return when nothing is being written; results and errors are those of `check`."""
+        self._background.wait()
+        return self._unsteady_ones()
+
+    def _unsteady_ones(self) -> tuple[str, ...]:
+        names, self._given_up = self._given_up, ()
+        self._unsteady |= frozenset(names)
+        return names
+
+    def close(self) -> None:
+        """Wait, and let the optimizers go; nothing is raised."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._background.close()
+        self._snapshot = None

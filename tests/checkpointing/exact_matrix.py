@@ -1,0 +1,179 @@
+"""The kinds of runs that are killed and resumed, and whether they end as if they never were.
+
+`python tests/checkpointing/exact_matrix.py` kills each at every place that it has, one by one, and
+prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from checkpointing import exact_run
+
+# Children are forked from a server that has loaded PyTorch once, and _dynamo, which an optimizer
+# loads. (It does not see pytest's sys.path, so the script itself can't be loaded beforehand.)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["numpy", "torch", "torch._dynamo", "torchkeep.checkpointing"])
+
+TIMEOUT_S = 120
+
+CELLS: dict[str, dict] = {
+    "no workers": {},
+    "2 workers": {"workers": 2},
+    "4 workers": {"workers": 4},
+    "no dropout, SGD with momentum": {"dropout": 0.0, "optimizer": "sgd"},
+    "augmentation by Python": {"augment": "python", "workers": 2},
+    "augmentation by NumPy": {"augment": "numpy", "workers": 2},
+    "augmentation by torch": {"augment": "torch", "workers": 2},
+    "accumulation of 3": {"accumulate": 3, "every_steps": 1},
+    "accumulation of 3, across epochs": {
+        "accumulate": 3,
+        "every_steps": 1,
+        "keeps_leftover": True,
+    },
+    "bf16 parameters, fp32 moments": {"dtype": "bfloat16", "optimizer": "fp32 moments"},
+    "EMA": {"ema": True},
+    "GradScaler": {"scaler": True},
+    "scheduler per epoch": {"schedule": "epoch"},
+    "scheduler by the epoch's loss": {"schedule": "plateau"},
+    "staged unfreezing": {"unfreeze": "flags"},
+    "optimizer gains a group": {"unfreeze": "group"},
+    "optimizer gains a group within an epoch": {"unfreeze": "group within"},
+    "private generators": {"private": True},
+    "saved while the loop waits": {"background": False, "every_steps": 1},
+    "all of it": {
+        "workers": 2,
+        "accumulate": 3,
+        "every_steps": 1,
+        "keeps_leftover": True,
+        "dtype": "bfloat16",
+        "optimizer": "fp32 moments",
+        "schedule": "plateau",
+        "ema": True,
+        "scaler": True,
+        "private": True,
+        "unfreeze": "group",
+    },
+}
+"""What a run is told, by what is special about it. A step schedule, dropout, BatchNorm, AdamW and
+augmentation by all three generators are in each that does not say otherwise."""
+
+
+def launch(folder: Path, **options) -> int:
+    """Run to the end or to death, and return the exit status."""
+    process = CONTEXT.Process(target=exact_run.main, args=(exact_run.Given(folder, **options),))
+    process.start()
+    process.join(TIMEOUT_S)
+    status = process.exitcode
+    # A worker that was forked just as its parent died never notices, and would stay for ever.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    assert status in (0, -signal.SIGKILL)
+    return status
+
+
+def killed_and_resumed(folder: Path, places: Sequence[str], **options) -> None:
+    """Run, die at each of the places once, and go on each time until the end."""
+    for number in range(1, len(places) + 1):
+        assert launch(folder, **options, die_at=tuple(places)) == -signal.SIGKILL
+        assert len(list((folder / "died").iterdir())) == number
+        assert not (folder / "result.json").exists()
+    assert launch(folder, **options, die_at=tuple(places)) == 0
+
+
+def reference_of(options: dict) -> dict:
+    """Return the options of the run to compare with: how many workers there are may not matter."""
+    return options | {"workers": 0}
+
+
+def places(folder: Path) -> list[str]:
+    """Return where an uninterrupted run could have been killed."""
+    return (folder / "places").read_text().splitlines()
+
+
+def result(folder: Path) -> dict:
+    """Return the digests of everything that a run ended with, and its metrics."""
+    return json.loads((folder / "result.json").read_text())
+
+
+def seen(folder: Path) -> set[tuple]:
+    """Return what a run saw, in all of its processes: epoch, batch, samples, and their loss."""
+    lines = map(json.loads, (folder / "trace.jsonl").read_text().splitlines())
+    return {(x["epoch"], x["batch"], tuple(x["indices"]), x["loss"]) for x in lines}
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """Return what is not as in the uninterrupted run, bit for bit.
+
+    A batch that was seen again after a resume counts too: it is another one if anything differs.
+    """
+    found, wanted = result(folder), result(expected)
+    digests = found["digests"].keys() | wanted["digests"].keys()
+    different = [
+        name
+        for name in sorted(digests)
+        if found["digests"].get(name) != wanted["digests"].get(name)
+    ]
+    different += ["metrics"] * (found["history"] != wanted["history"])
+    return different + ["order of samples"] * (seen(folder) != seen(expected))
+
+
+# --- The whole matrix --------------------------------------------------------------------------
+
+
+def try_place(root: Path, expected: Path, options: dict, place: str) -> str:
+    """Kill a run at one place; return what differs in the end, or nothing."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        killed_and_resumed(Path(folder), [place], **options)
+        return ", ".join(differences(Path(folder), expected))
+
+
+def try_cell(root: Path, options: dict, stride: int, pool: ThreadPool) -> Iterator[tuple[str, str]]:
+    """Yield each place where a run was killed, with what differed in the end."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        expected = Path(folder)
+        assert launch(expected, **reference_of(options)) == 0
+        where = places(expected)[::stride]
+        yield from zip(where, pool.imap(partial(try_place, root, expected, options), where))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
+    parser.add_argument("--stride", type=int, default=1, help="kill at every so many-th place")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    wanted = {n: o for n, o in CELLS.items() if any(part in n for part in given.cell or [""])}
+    failures: list[str] = []
+    print("| run | kills | bit-equal | seconds |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as root, ThreadPool(given.jobs) as pool:
+        for name, options in wanted.items():
+            start = time.perf_counter()
+            tried = list(try_cell(Path(root), options, given.stride, pool))
+            bad = [f"{name}, killed at {place}: {text}" for place, text in tried if text]
+            failures += bad
+            seconds = time.perf_counter() - start
+            print(
+                f"| {name} | {len(tried)} | {len(tried) - len(bad)} | {seconds:.0f} |", flush=True
+            )
+    print("\n".join(["", *failures]) if failures else "\nEverything is equal, bit for bit.")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
