@@ -33,10 +33,9 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def train(folder: Path, num_steps: int, pause: float = 0.0) -> dict[int, str]:
-    """Train, and go on after an error; return the content after each step, as it was counted."""
+    """Train, and go on after an error; return the content by the number of steps."""
     trainee = Trainee(16)
-    ckpt = trainee.checkpointer(folder)
-    ckpt.keep_last = None
+    ckpt = trainee.checkpointer(folder, keep_last=None)
     contents: dict[int, str] = {}
     with ckpt:
         while ckpt.num_steps < num_steps:
@@ -59,9 +58,9 @@ def train(folder: Path, num_steps: int, pause: float = 0.0) -> dict[int, str]:
 def test_a_step_counts_although_an_earlier_save_has_failed(
     tmp_path: Path, refuse_first: Callable[[float], None]
 ) -> None:
-    undisturbed = train(tmp_path / "a", 3)
+    undisturbed = train(tmp_path / "a", 3)[3]
     refuse_first(0.0)
-    assert train(tmp_path / "b", 3, pause=0.2) == undisturbed
+    assert train(tmp_path / "b", 3, pause=0.2)[3] == undisturbed
 
 
 @pytest.mark.xfail(reason="a due checkpoint is made before the reopened epoch has its batches back")
