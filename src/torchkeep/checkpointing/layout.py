@@ -29,7 +29,7 @@ from torchkeep.files import (
     InputFile,
     atomic_folder,
     digest,
-    new_digest,
+    digest_of_pieces,
     write_file,
 )
 from torchkeep.formats import describe
@@ -108,11 +108,16 @@ def _by_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.T
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    running = new_digest()
     with InputFile(path) as file:
-        for start in range(0, file.nbytes, CHUNK_NBYTES):
-            running.update(file.read_at(start, min(CHUNK_NBYTES, file.nbytes - start)))
-        return {"nbytes": file.nbytes, "digest": running.hexdigest()}
+        return {"nbytes": file.nbytes, "digest": _digest_of(file, 0, file.nbytes)}
+
+
+def _digest_of(file: InputFile, offset: int, nbytes: int) -> str:
+    end = offset + nbytes
+    return digest_of_pieces(
+        file.read_at(start, min(CHUNK_NBYTES, end - start))
+        for start in range(offset, end, CHUNK_NBYTES)
+    )
 
 
 # --- Reading -----------------------------------------------------------------------------------
@@ -130,12 +135,23 @@ def damage(folder: str | os.PathLike[str]) -> str:
                 return f"{name} differs from what was written"
         # A file's digest is that of what was read back; a tensor's is that of what was in memory.
         for name, stored in _by_stored_file(manifest):
-            for _ in _read_tensors(Path(folder) / name, stored, mmap=True):
-                pass
+            if key := _wrong_tensor(Path(folder) / name, stored):
+                return f"{name}: tensor {key} differs from what was written"
     except FileMissing as error:
         return f"{Path(error.path or '').name} is missing"
     except FileProblem as error:
         return f"{Path(error.path or '').name}: {error.problem}"
+    return ""
+
+
+def _wrong_tensor(path: Path, wanted: Iterable[StoredTensor]) -> str:
+    """Return the key of a tensor that is not what it was in memory; empty if there is none."""
+    entries = describe(path).root
+    with InputFile(path) as file:
+        for _, _, key, expected in wanted:
+            storage = entries[key].storage if key in entries else None
+            if storage is None or _digest_of(file, storage.offset, storage.nbytes) != expected:
+                return key
     return ""
 
 
