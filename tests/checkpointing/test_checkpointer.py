@@ -475,10 +475,10 @@ def test_an_epoch_that_began_more_passes_than_it_does_now_is_refused(tmp_path):
 def test_a_place_that_cant_be_written_is_named_as_the_checkpoint(tmp_path, monkeypatch):
     import torchkeep.checkpointing.layout.folder as module
 
-    def refuse(content, path, **_):
+    def refuse(path, **_):
         raise SaveRefused(f"{path}: the disk is full")
 
-    monkeypatch.setattr(module, "write_safetensors", refuse)
+    monkeypatch.setattr(module, "atomic_file", refuse)
     with Run(tmp_path).ckpt as ckpt, pytest.raises(SaveRefused) as caught:
         ckpt.save()
     assert caught.value.problem == f"{tmp_path}/step-00000000/model.safetensors: the disk is full"

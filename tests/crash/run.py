@@ -19,6 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,19 +58,17 @@ class Trainee:
         inputs = torch.randn(2 * STEPS_PER_EPOCH, width, generator=generator)
         self.loader = DataLoader(TensorDataset(inputs), 2, generator=generator)
 
-    def checkpointer(
-        self, folder: str | Path, *, background: bool = True, durable: bool = True
-    ) -> Checkpointer:
+    def checkpointer(self, folder: str | Path, **options: Any) -> Checkpointer:
+        """Return one that keeps a single checkpoint, the hardest case."""
+        options = {"keep_last": 1, "background": True} | options
         return Checkpointer(
             folder,
             model=self.model,
             optimizer=self.optimizer,
             seed=7,
-            every_steps=1 if background else None,
+            every_steps=1 if options["background"] else None,
             every_epochs=None,
-            keep_last=1,
-            background=background,
-            durable=durable,
+            **options,
         )
 
     def step(self, inputs: torch.Tensor) -> None:

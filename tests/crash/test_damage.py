@@ -267,8 +267,7 @@ EACH_IS_DAMAGED = (
 def test_a_run_of_damaged_checkpoints_is_not_begun_anew(run: Run, resume: Any) -> None:
     for folder in run.folder.glob("step-*"):
         flip(folder / STATE_FILE, -1, 0)
-    ckpt = Trainee(WIDTH).checkpointer(run.folder)
-    ckpt.resume = resume
+    ckpt = Trainee(WIDTH).checkpointer(run.folder, resume=resume)
     with pytest.raises(CheckpointProblem, match=EACH_IS_DAMAGED), ckpt:
         pass
 

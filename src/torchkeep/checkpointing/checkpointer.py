@@ -314,10 +314,10 @@ class Checkpointer:
             CheckpointProblem: the data set has changed in the middle of an epoch.
         """
         self._open()
-        self._save_if_due()
         self._uncaptured.look_at(self.objects, loader)
         resumes = self._passes.num_to_resume > 0
         if not resumes:
+            self._save_if_due()
             self._restore_pending()
         following = self._passes.begin(loader, self.seed, self._progress.epoch)
         iterator = following.remaining()
@@ -346,7 +346,6 @@ class Checkpointer:
             CheckpointProblem: it reads back other than it was written.
             TrainingDiverged: a value is not finite, and `stop_on_nan` is set.
         """
-        self._heed(self._saver.check)
         if self.stop_on_nan:
             self._refuse_not_finite(values)
         self._progress.add(values)
@@ -354,6 +353,8 @@ class Checkpointer:
         self._is_saved = False
         if self.every_steps and self._progress.step % self.every_steps == 0:
             self._is_due = True
+        # Last: what failed before is no reason not to count the step that was made.
+        self._heed(self._saver.check)
         if not self._passes.begun:
             self._between_batches()
 

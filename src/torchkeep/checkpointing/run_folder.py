@@ -115,7 +115,7 @@ class RunFolder:
 
     def discard(self, path: Path) -> None:
         """Delete a checkpoint that was just written."""
-        remove_checkpoint(path)
+        remove_checkpoint(path, durable=self.durable)
         self._known = [item for item in self._known if item.path != path]
         self.last_saved = self.previous = None
 
@@ -139,13 +139,20 @@ class RunFolder:
             for item in self._known
         ]
         names = to_delete(candidates, keep_last=self.keep_last, keep_best=self.keep_best)
-        if names and self.last_saved and (problem := damage(self.last_saved)):
+        if problem := self._problem_of_newest(reads_it=bool(names)):
             raise CheckpointProblem(
                 f"{self.last_saved}: the new checkpoint reads back wrong: {problem}",
                 advice="Look after the disk. No older checkpoint was deleted.",
             )
         for name in names:
-            remove_checkpoint(self.path / name)
+            remove_checkpoint(self.path / name, durable=self.durable)
+
+    def _problem_of_newest(self, *, reads_it: bool) -> str:
+        """Return what is wrong with what was saved last: its manifest, or any byte of it."""
+        for item in self._known:
+            if item.path == self.last_saved:
+                return item.problem or (damage(item.path) if reads_it else "")
+        return ""
 
 
 def _suffix_of(form: str) -> str:

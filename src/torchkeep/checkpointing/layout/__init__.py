@@ -109,18 +109,22 @@ def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:
     return (read_file_state if _is_file(path) else read_folder)(path, mmap=mmap)
 
 
-def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+def remove_checkpoint(path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Delete a checkpoint so that a crash on the way can't leave half of it under its name.
 
     Files that other checkpoints have as well stay theirs.
+
+    Args:
+        path: the checkpoint.
+        durable: sync the loss of its name, so that a power loss can't bring half of it back.
 
     Raises:
         SaveRefused: the system refuses.
     """
     if _is_file(path):
-        remove_files([Path(path)], durable=False)
+        remove_files([Path(path)], durable=durable)
     else:
-        remove_folder(path)
+        remove_folder(path, durable=durable)
 
 
 def _is_file(path: str | os.PathLike[str]) -> bool:
