@@ -103,6 +103,6 @@ def test_every_file_and_field_of_a_checkpoint_is_documented(tmp_path: Path):
     documented = {
         name
         for names, _ in rows("files.md", "## A run")
-        for name in re.findall(r"`([a-z]+)`", names)
+        for name in re.findall(r"`([a-z_]+)`", names)
     }
     assert documented == set(manifest)

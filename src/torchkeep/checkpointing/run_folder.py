@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ import torch
 from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at
 from torchkeep.checkpointing.encoding import JSON
 from torchkeep.checkpointing.layout import damage, remove_checkpoint, write_encoded
-from torchkeep.checkpointing.retention import Best, Candidate, to_delete
+from torchkeep.checkpointing.retention import Best, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.runs import candidates
 from torchkeep.errors import CheckpointProblem, SaveRefused, WrongArgument
 from torchkeep.files import TEMPORARY_MARK, remove_temporaries
 from torchkeep.formats.own.manifest import ONE_FILE, folder_name
@@ -126,19 +128,11 @@ class RunFolder:
             CheckpointProblem: it reads back other than it was written; nothing is deleted then.
         """
         self._known = [item for item in self._known if item.path.exists()]
-        # In the middle of an epoch the means are not those of an epoch.
-        candidates = [
-            Candidate(
-                item.path.name,
-                item.step,
-                item.serial,
-                is_whole=not item.problem and item.path not in self.damaged,
-                metrics={} if item.batch else item.metrics,
-                is_exact=not item.inexact,
-            )
+        known = [
+            replace(item, problem="damaged") if item.path in self.damaged else item
             for item in self._known
         ]
-        names = to_delete(candidates, keep_last=self.keep_last, keep_best=self.keep_best)
+        names = to_delete(candidates(known), keep_last=self.keep_last, keep_best=self.keep_best)
         if problem := self._problem_of_newest(reads_it=bool(names)):
             raise CheckpointProblem(
                 f"{self.last_saved}: the new checkpoint reads back wrong: {problem}",
