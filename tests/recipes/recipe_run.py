@@ -108,9 +108,9 @@ def prepare_accelerate(given: Given, network: nn.Module, names: dict):
 
 
 def prepare_lightning(given: Given, network: nn.Module, names: dict):
-    import lightning as L
+    from lightning import LightningModule
 
-    class Module(L.LightningModule):
+    class Module(LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.network = network

@@ -27,11 +27,11 @@ Parameters = Mapping[str, torch.Tensor]
 
 
 def capture_optimizer(optimizer: Optimizer, parameters: Parameters) -> dict[str, Any]:
-    """Return the optimizer's class and state dict, its parameters' names and shapes, and if it
-    took a step.
+    """Return the optimizer's state dict, and what tells whether it fits another optimizer.
 
-    The tensors are the live ones: copy them before the optimizer goes on. The name of a parameter
-    that is in no module is None.
+    That is its class, its parameters' names and shapes, and if it took a step. The name of a
+    parameter that is in no module is None. The tensors are the live ones: copy them before the
+    optimizer goes on.
     """
     names: dict[int, str] = {}
     for name, parameter in parameters.items():
@@ -117,9 +117,7 @@ def _saved_groups(state: dict[str, Any]) -> Iterator[list[tuple[Any, list[int]]]
         yield list(zip(*group, strict=True))
 
 
-def restore_optimizer(
-    optimizer: Optimizer, state: dict[str, Any], parameters: Parameters
-) -> None:
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any], parameters: Parameters) -> None:
     """Put `optimizer` into the state that `capture_optimizer` returned.
 
     State tensors get the device that torch gives them, the dtype that they were saved with, and

@@ -363,9 +363,7 @@ def _check(item: Any, node: dict[str, Any] | None, place: str, parameters: Param
         raise CheckpointProblem(f"{place}: the checkpoint has {node['kind']}, and this is {name}")
 
 
-def _restore(
-    owner: Any, key: Any, item: Any, node: dict[str, Any], parameters: Parameters
-) -> None:
+def _restore(owner: Any, key: Any, item: Any, node: dict[str, Any], parameters: Parameters) -> None:
     """Restore `item`, which `owner` holds under `key`."""
     kind = _kind_of(item)
     if isinstance(kind, Kind):
