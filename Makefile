@@ -20,7 +20,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench fuzz test-oldest test-frameworks test-models test-crash architectures clean
+.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-crash architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +31,9 @@ demo: $(VENV)/demo.stamp ## train, kill, resume, prove, inspect and transfer: th
 test: check ## run the checks and all tests
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --doctest-modules src/torchkeep
+
+test-exact: $(VENV)/dev.stamp ## kill every kind of run at every place, and compare its end bit for bit
+	$(BIN)/python tests/checkpointing/exact_matrix.py
 
 check: $(VENV)/dev.stamp ## lint, formatting, types, layers, documentation
 	$(BIN)/ruff check

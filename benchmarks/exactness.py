@@ -17,7 +17,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import io
 import json
 import multiprocessing
 import os
@@ -168,9 +167,7 @@ def main() -> None:
     CONTEXT.set_forkserver_preload([name for peer in peers for name in LOADED[peer]])
     names = [f"{TITLES.get(name, name)} {importlib.metadata.version(name)}" for name in peers]
     print(f"Python {platform.python_version()}, PyTorch {importlib.metadata.version('torch')}")
-    print(
-        "Exact resumes, killed within an epoch; killed at its beginning. Else what differs first."
-    )
+    print("Exact of those killed within an epoch; of those at its beginning (what differs first).")
     print("\n| run | " + " | ".join(names) + " |\n|---" + "|---" * len(peers) + "|")
     with tempfile.TemporaryDirectory() as root:
         for cell in cells:

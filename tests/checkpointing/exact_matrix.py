@@ -149,9 +149,8 @@ def try_cell(root: Path, options: dict, stride: int, pool: ThreadPool) -> Iterat
         expected = Path(folder)
         assert launch(expected, **reference_of(options)) == 0
         where = places(expected)[::stride]
-        yield from zip(
-            where, pool.imap(partial(try_place, root, expected, options), where), strict=True
-        )
+        tried = pool.imap(partial(try_place, root, expected, options), where)
+        yield from zip(where, tried, strict=True)
 
 
 def main() -> int:
@@ -169,10 +168,8 @@ def main() -> int:
             tried = list(try_cell(Path(root), options, given.stride, pool))
             bad = [f"{name}, killed at {place}: {text}" for place, text in tried if text]
             failures += bad
-            seconds = time.perf_counter() - start
-            print(
-                f"| {name} | {len(tried)} | {len(tried) - len(bad)} | {seconds:.0f} |", flush=True
-            )
+            seconds, num_equal = time.perf_counter() - start, len(tried) - len(bad)
+            print(f"| {name} | {len(tried)} | {num_equal} | {seconds:.0f} |", flush=True)
     print("\n".join(["", *failures]) if failures else "\nEverything is equal, bit for bit.")
     return bool(failures)
 

@@ -57,20 +57,17 @@ class Given:
     """Where to die, at each place once."""
 
 
+DRAWS = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(6)}
+
+
 class Noisy(Dataset):
     """Samples whose augmentation draws from one to three generators."""
-
-    DRAWS = {
-        "python": random.random,
-        "numpy": np.random.rand,
-        "torch": lambda: torch.rand(6),
-    }
 
     def __init__(self, augment: str) -> None:
         generator = torch.Generator().manual_seed(1)
         self.inputs = torch.randn(NUM_SAMPLES, 6, generator=generator)
         self.labels = torch.randint(0, 3, (NUM_SAMPLES,), generator=generator)
-        self.draws = [self.DRAWS[name] for name in augment.split()]
+        self.draws = [DRAWS[name] for name in augment.split()]
 
     def __len__(self) -> int:
         return NUM_SAMPLES
@@ -190,18 +187,16 @@ class Run:
     def run(self) -> None:
         options = {"keep_last": 2, "durable": False, "background": self.given.background}
         options["every_steps"] = self.given.every_steps
-        with (
-            self.trace,
-            Checkpointer(self.given.folder / "run", **vars(self.parts), **options) as c,
-        ):
-            for epoch in c.epochs(NUM_EPOCHS):
+        folder = self.given.folder / "run"
+        with self.trace, Checkpointer(folder, **vars(self.parts), **options) as ckpt:
+            for epoch in ckpt.epochs(NUM_EPOCHS):
                 self.begin(epoch)
-                self.train(c, epoch)
-                self.end(c, epoch)
+                self.train(ckpt, epoch)
+                self.end(ckpt, epoch)
         state = capture(vars(self.parts))
         digests = {name: fingerprint(node) for name, node in state["objects"].items()}
         digests["rng"] = fingerprint(state["rng"])
-        result = {"digests": digests, "history": c.history}
+        result = {"digests": digests, "history": ckpt.history}
         (self.given.folder / "result.json").write_text(json.dumps(result, indent=1))
 
     def begin(self, epoch: int) -> None:

@@ -185,3 +185,28 @@ def test_the_fingerprint_sees_every_bit_and_nothing_else():
 def test_the_fingerprint_does_not_depend_on_the_strides():
     tensor = torch.arange(6.0).reshape(2, 3)
     assert fingerprint([tensor]) == fingerprint([tensor.t().contiguous().t()])
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex32], ids=str)
+def test_complex_numbers_that_safetensors_lacks_are_kept_as_pairs(dtype):
+    value = torch.tensor([[1 + 2j, -0.0 + 3j]], dtype=torch.complex128).to(dtype)
+    tensors, structure = encode({"spectrum": value, "again": value, "turned": value.t().conj()})
+    assert {name: list(item.shape) for name, item in tensors.items()} == {
+        "spectrum": [1, 2, 2],
+        "turned": [2, 1, 2],
+    }
+    assert not any(item.is_complex() for item in tensors.values())
+    assert tensors["spectrum"].data_ptr() == value.data_ptr()  # no copy
+    back = decode(tensors, json.loads(json.dumps(structure)))
+    assert back["spectrum"].dtype == back["again"].dtype == dtype
+    assert torch.equal(torch.view_as_real(back["spectrum"]), torch.view_as_real(value))
+    assert torch.equal(back["turned"].to(torch.complex64), value.t().conj().to(torch.complex64))
+
+
+def test_complex_arrays_of_numpy_come_back():
+    array = np.array([1 + 2j, 3j], dtype=np.complex128)
+    back = round_trip([array, array[0]])
+    assert back[0].dtype == np.complex128
+    assert back[0].tolist() == array.tolist()
+    assert back[1] == array[0]

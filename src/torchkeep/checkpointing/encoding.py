@@ -88,6 +88,7 @@ class _Encoder:
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self.names: dict[int, str] = {}
+        self.named: list[torch.Tensor] = []  # kept, so that their ids stay theirs
 
     def encode(self, value: Any, prefix: str) -> JSON:
         kind = type(value)
@@ -115,6 +116,7 @@ class _Encoder:
             count += 1
             name = f"{wanted}#{count}"
         self.names[id(tensor)] = name
+        self.named.append(tensor)
         self.tensors[name] = _pairs(tensor) if _is_kept_as_pairs(tensor) else tensor
         return name
 

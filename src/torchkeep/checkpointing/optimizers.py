@@ -27,10 +27,11 @@ Parameters = Mapping[str, torch.Tensor]
 
 
 def capture_optimizer(optimizer: Optimizer, parameters: Parameters) -> dict[str, Any]:
-    """Return the optimizer's class, state dict, whether it took a step, and its parameters' names.
+    """Return the optimizer's state dict, and what tells whether it fits another optimizer.
 
-    The tensors are the live ones: copy them before the optimizer goes on. The name of a parameter
-    that is in no module is None.
+    That is its class, its parameters' names and shapes, and if it took a step. The name of a
+    parameter that is in no module is None. The tensors are the live ones: copy them before the
+    optimizer goes on.
     """
     names: dict[int, str] = {}
     for name, parameter in parameters.items():
