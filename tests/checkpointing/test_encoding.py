@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from torchkeep.checkpointing import Checkpointer, capture
 from torchkeep.checkpointing.encoding import decode, encode, fingerprint, is_plain
+from torchkeep.checkpointing.layout import read_state
 from torchkeep.errors import DamagedFile, SaveRefused
 
 SCALARS = st.one_of(
@@ -210,3 +212,16 @@ def test_complex_arrays_of_numpy_come_back():
     assert back[0].dtype == np.complex128
     assert back[0].tolist() == array.tolist()
     assert back[1] == array[0]
+
+
+def test_complex_numbers_come_back_from_the_disk(tmp_path):
+    spectrum = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+    model = nn.ParameterDict({"spectrum": spectrum})
+    optimizer = torch.optim.Adam(model.parameters())
+    spectrum.abs().sum().backward()
+    optimizer.step()
+    objects = {"model": model, "optimizer": optimizer}
+    with Checkpointer(tmp_path, **objects, durable=False) as checkpointer:
+        saved = read_state(checkpointer.save())
+    assert saved["inexact"] == []
+    assert fingerprint(saved["objects"]) == fingerprint(capture(objects)["objects"])
