@@ -149,6 +149,32 @@ def test_what_fails_at_last_is_raised_at_the_end(tmp_path, monkeypatch):
         Run(tmp_path, every_steps=None).train()
 
 
+def test_the_end_saves_what_an_earlier_save_could_not(tmp_path, monkeypatch):
+    write, refusals = run_folder.write_encoded, [SaveRefused("the disk is full")]
+
+    def refused_once(*args, **options):
+        if refusals:
+            raise refusals.pop()
+        return write(*args, **options)
+
+    monkeypatch.setattr(run_folder, "write_encoded", refused_once)
+    with pytest.raises(SaveRefused, match="disk is full"), Run(tmp_path).ckpt as ckpt:
+        ckpt.save(wait=False)
+    assert len(list_checkpoints(tmp_path)) == 1
+
+
+def test_to_close_tells_what_failed(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise SaveRefused("the disk is full")
+
+    monkeypatch.setattr(run_folder, "write_encoded", broken)
+    ckpt = Run(tmp_path).ckpt
+    ckpt.save(wait=False)
+    with pytest.raises(SaveRefused, match="disk is full"):
+        ckpt.close()
+    ckpt.close()
+
+
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("wait", [True, False])
 def test_what_can_not_be_kept_is_refused_as_by_a_save_that_is_waited_for(tmp_path, wait):

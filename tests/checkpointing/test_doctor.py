@@ -157,6 +157,23 @@ def git(folder, *words):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_nothing_that_a_strangers_repository_configures_is_run(tmp_path):
+    run = make_run(tmp_path / "run", [0.3])
+    git(run, "init")
+    (run / "train.py").write_text("")
+    git(run, "add", "train.py")
+    commit = git(run, "commit", "-m", "first")
+    git(run, "config", "core.fsmonitor", f"touch {tmp_path}/was-here; false")
+    command = {"argv": ["python", "train.py"], "cwd": str(run)}
+    change_manifest(run / "step-00000001", git=commit, command=command)
+    subprocess.run(["git", "-C", run, "status"], check=False, capture_output=True)
+    assert (tmp_path / "was-here").exists()  # so it would be run if we asked for changes
+    (tmp_path / "was-here").unlink()
+    examine_run(run)
+    assert not (tmp_path / "was-here").exists()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 def test_another_commit_of_the_program_is_told(run, tmp_path):
     source = tmp_path / "source"
     (source / "code").mkdir(parents=True)
@@ -168,11 +185,9 @@ def test_another_commit_of_the_program_is_told(run, tmp_path):
     change_manifest(run / "step-00000002", git=first, command=command)
     assert found(run, "git") == []
     (source / "code" / "train.py").write_text("print(1)\n")
+    second = git(source, "commit", "-am", "second")
     ((severity, _, text),) = found(run, "git")
     assert severity == "note"
-    assert text == f"the program was at commit {first[:12]}, and is at {first[:12]} with changes"
-    second = git(source, "commit", "-am", "second")
-    ((_, _, text),) = found(run, "git")
     assert text == f"the program was at commit {first[:12]}, and is at {second[:12]}"
     (source / "code" / "train.py").write_text("print(2)\n")
     change_manifest(run / "step-00000002", git=f"{second}+changes", command=command)
@@ -195,6 +210,7 @@ def test_another_commit_of_the_program_is_told(run, tmp_path):
         {"argv": ["python", "a\0b"], "cwd": "/"},
         {"argv": ["python"], "cwd": None},
         {"argv": ["python"], "cwd": "/a\0b"},
+        {"argv": ["python"], "cwd": "src"},
     ],
 )
 def test_a_command_that_can_not_be_one_is_none(command):

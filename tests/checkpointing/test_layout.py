@@ -14,7 +14,14 @@ from torch import nn
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
-from torchkeep.errors import DamagedFile, FileMissing, NoCheckpoint, SaveRefused
+from torchkeep.errors import (
+    CheckpointProblem,
+    DamagedFile,
+    FileMissing,
+    NoCheckpoint,
+    SaveRefused,
+    UnsupportedContent,
+)
 from torchkeep.formats.own.manifest import folder_name, manifest_digest
 
 FACTS = {
@@ -153,7 +160,12 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     folder, _, _ = write(tmp_path, 1)
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
-    with pytest.raises(DamagedFile, match="it has version 99, and this torchkeep reads 1"):
+    with pytest.raises(UnsupportedContent, match="it has version 99, and this torchkeep reads 1"):
+        read_manifest(folder)
+    with pytest.raises(CheckpointProblem, match="may be the newest, and can't be read"):
+        newest_whole(tmp_path)  # to go on from an older one would lose what it has
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "1"}))
+    with pytest.raises(DamagedFile, match="it has version '1'"):
         read_manifest(folder)
     path.write_text("{}")
     with pytest.raises(DamagedFile, match="it is not the manifest of a checkpoint"):

@@ -160,3 +160,20 @@ def test_a_run_goes_on_after_it_was_pruned(tmp_path):
     prune(run, keep_last=1)
     make_run(run, [0.3, 0.1, 0.2, 0.4])
     assert left(run) == [3, 4]
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_taken_for_a_damaged_one(tmp_path):
+    run = make_run(tmp_path / "run", [0.3, 0.2])
+    change_manifest(run / "step-00000002", version=2)
+    done = prune(run, damaged=True)
+    assert done.deleted == ()
+    assert (run / "step-00000002").is_dir()
+
+
+def test_of_a_link_itself_is_deleted(tmp_path):
+    run, other = make_run(tmp_path / "run", [0.3, 0.2]), make_run(tmp_path / "other", [0.3])
+    (run / "step-00000001").rename(tmp_path / "moved")
+    (run / "step-00000001").symlink_to(other / "step-00000001")
+    assert [item.step for item in prune(run, keep_last=1).deleted] == [1]
+    assert (other / "step-00000001" / "manifest.json").is_file()
+    assert not (run / "step-00000001").is_symlink()

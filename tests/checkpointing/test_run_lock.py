@@ -215,3 +215,20 @@ def test_who_writes_is_told_and_asking_changes_nothing(tmp_path, has_file_locks)
     lock.release()
     assert asked(tmp_path, has_file_locks=has_file_locks) == ""
     assert run_lock.writer_of(tmp_path) == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system has no such flag")
+def test_what_a_stranger_put_in_the_place_of_the_lock_is_not_touched(tmp_path):
+    precious = tmp_path / "thesis.tex"
+    precious.write_text("years of work")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").symlink_to(precious)
+    with pytest.raises(CheckpointProblem, match="can't be written to"):
+        RunLock(run)
+    assert precious.read_text() == "years of work"
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    assert run_lock.writer_of(run) == ""  # and nobody waits for somebody to write to it
+    with pytest.raises(CheckpointProblem, match="can't be written to"):
+        RunLock(run)

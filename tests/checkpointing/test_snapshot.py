@@ -153,6 +153,21 @@ def test_two_threads_copy_together():
         before = {name: tensor.clone() for name, tensor in live.items()}
 
 
+def test_who_is_interrupted_lets_nobody_wait(monkeypatch):
+    """Ctrl-C while a piece is copied: the piece counts for nobody, and the writer is told."""
+    live = {"weight": torch.randn(SIZE)}
+    snapshot = taken(live, addresses(live))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchkeep.checkpointing.snapshot.ctypes.memmove", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        snapshot.let_go()
+    snapshot.wait()
+    assert snapshot.changed() == ["weight"]
+
+
 def test_memory_is_used_again():
     arena = Arena()
     first = arena.reserve(1 << 20)

@@ -200,13 +200,21 @@ class Checkpointer:
     ) -> None:
         try:
             if kind is None:
-                self.wait()
-                if not self._is_saved:
-                    self.save()
+                self._save_at_last()
             elif error is not None:
                 self._wait_beside(error)
         finally:
             self.close()
+
+    def _save_at_last(self) -> None:
+        """Save what is unsaved, also what an earlier save could not; tell of that all the same."""
+        try:
+            self.wait()
+        except Exception:
+            self.save()
+            raise
+        if not self._is_saved:
+            self.save()
 
     def _wait_beside(self, error: BaseException) -> None:
         """Wait for what is being written; that it fails too is told with the error."""
@@ -219,12 +227,19 @@ class Checkpointer:
         """Give the run folder free, after what is being written.
 
         Leaving the `with` block does it, and saves what is unsaved.
+
+        Raises:
+            SaveRefused: what was being written could not be.
+            CheckpointProblem: it reads back other than it was written.
         """
         if self._signals is not None:
             self._signals.close()
             self._signals = None
-        self._saver.close()
-        self._run.release()
+        try:
+            self.wait()
+        finally:
+            self._saver.close()
+            self._run.release()
 
     def _open(self) -> None:
         """Take the run folder, and resume if there is something to go on with."""
@@ -478,9 +493,7 @@ class Checkpointer:
             return
         if not self._passes.is_between_steps:
             return
-        self.wait()
-        if not self._is_saved:
-            self.save()
+        self._save_at_last()
         raise Preempted(self._signals.received)
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
-from torchkeep.errors import FileMissing, FileProblem, FileUnreadable, NoCheckpoint
+from torchkeep.errors import (
+    CheckpointProblem,
+    FileMissing,
+    FileProblem,
+    FileUnreadable,
+    NoCheckpoint,
+    UnsupportedContent,
+)
 from torchkeep.formats.own.manifest import (
     MANIFEST,
     ONE_FILE,
@@ -46,6 +53,8 @@ class Checkpoint:
     """Bytes of its files, without the manifest."""
     inexact: tuple[str, ...] = ()
     """Why a resume from it may not be exact."""
+    can_be_read: bool = True
+    """False if it may be whole, and only we can't tell: of a newer version, not ours to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +92,16 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
 
     Raises:
         NoCheckpoint: there is none; the message names the damaged ones.
+        CheckpointProblem: one that may be newer can't be read here, and may be whole.
     """
     skipped: list[Checkpoint] = []
     for checkpoint in reversed(list_checkpoints(run)):
+        if not checkpoint.can_be_read:
+            raise CheckpointProblem(
+                f"{checkpoint.path}: it may be the newest, and can't be read: {checkpoint.problem}",
+                advice="Use the torchkeep that wrote it, or make it readable; or move it away, to "
+                "go on from an older one.",
+            )
         problem = checkpoint.problem or damage(checkpoint.path)
         if not problem:
             return Newest(checkpoint, tuple(skipped))
@@ -108,7 +124,9 @@ def look_at(path: Path) -> Checkpoint:
     except FileMissing:
         return Checkpoint(path, step, 0, f"{name} is missing")
     except FileProblem as error:
-        return Checkpoint(path, step, 0, f"{name} is unusable, {error.problem}")
+        can_be_read = not isinstance(error, FileUnreadable | UnsupportedContent)
+        text = f"{name} is unusable, {error.problem}"
+        return Checkpoint(path, step, 0, text, can_be_read=can_be_read)
     return Checkpoint(
         path,
         manifest["step"],

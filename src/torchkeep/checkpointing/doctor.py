@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from torchkeep.checkpointing.discovery import Checkpoint
-from torchkeep.checkpointing.environment import git_revision, versions
+from torchkeep.checkpointing.environment import git_commit, versions
 from torchkeep.checkpointing.findings import Finding
 from torchkeep.checkpointing.layout import damage, read_manifest
 from torchkeep.checkpointing.runs import look_at_run
@@ -140,17 +140,17 @@ def _installed(name: str) -> str:
 
 def _of_the_program(manifest: Mapping[str, Any]) -> Iterator[Finding]:
     saved, start = manifest.get("git"), start_of(manifest)
-    if not isinstance(saved, str) or start is None or not start.folder.is_dir():
+    if not isinstance(saved, str) or start is None or not is_folder(start.folder):
         return
-    now = git_revision(start.folder)
+    now = git_commit(start.folder)
     if now is None:
         text = f"the program was at commit {_shown(saved[:12])}, and is in no repository now"
         yield Finding("git", "note", "", text)
-    elif now != saved:
-        text = f"the program was at commit {_commit(saved)}, and is at {_commit(now)}"
+    elif now != saved.removesuffix(_CHANGES):
+        text = f"the program was at commit {_commit(saved)}, and is at {_shown(now[:12])}"
         yield Finding("git", "note", "", text)
-    elif now.endswith(_CHANGES):
-        text = f"the program is commit {_commit(now)}; they may be others now"
+    elif saved.endswith(_CHANGES):
+        text = f"the program is commit {_commit(saved)}; they may be others now"
         yield Finding("git", "note", "", text)
 
 
@@ -205,9 +205,17 @@ class Start:
         """The folder of the script in the command line, or else where it was started."""
         for word in self.argv[1:]:
             script = self.cwd / word
-            if word.endswith(".py") and script.is_file():
+            if word.endswith(".py") and is_folder(script.parent) and script.is_file():
                 return script.parent
         return self.cwd
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; no if the system can't tell, as of a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def start_of(manifest: Mapping[str, Any]) -> Start | None:
@@ -215,6 +223,8 @@ def start_of(manifest: Mapping[str, Any]) -> Start | None:
     saved = _table(manifest, "command")
     argv, cwd = saved.get("argv"), saved.get("cwd")
     if not (isinstance(argv, list) and argv and all(map(_is_word, argv)) and _is_word(cwd)):
+        return None
+    if not Path(str(cwd)).is_absolute():  # it would be wherever who asks happens to be
         return None
     executable, run = (saved[key] if _is_word(saved.get(key)) else "" for key in _PATHS)
     return Start(tuple(argv), executable, Path(str(cwd)), Path(run) if run else None)

@@ -124,26 +124,34 @@ _LAUNCHED = frozenset(
 """What torchrun, `accelerate launch` and their like set for the processes that they start."""
 
 
-def git_revision(folder: Path | None = None) -> str | None:
+def git_revision() -> str | None:
     """Return the commit of the program's working tree, with `+changes` if it has any.
 
-    The tree is that of `folder`, by default of the main script's folder, or else the current one.
-    None without git, or outside a repository.
+    The tree is that of the main script's folder, or else the current one. None without git, or
+    outside a repository.
     """
-    git = shutil.which("git")
-    if git is None:
-        return None
-    if folder is None:
-        script = getattr(sys.modules.get("__main__"), "__file__", None)
-        folder = Path(script).resolve().parent if script else Path.cwd()
-    revision = _git(git, folder, "rev-parse", "HEAD")
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    folder = Path(script).resolve().parent if script else Path.cwd()
+    revision = git_commit(folder)
     if not revision:
         return None
-    changes = _git(git, folder, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return f"{revision}+changes" if changes else revision
 
 
-def _git(program: str, folder: Path, *arguments: str) -> str | None:
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that a folder's working tree is at; None without one.
+
+    The folder may be a stranger's: nothing that its repository configures is run. To ask whether
+    there are changes would run its filters and its file monitor.
+    """
+    return _git(folder, "rev-parse", "HEAD")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    program = shutil.which("git")
+    if program is None:
+        return None
     try:
         done = subprocess.run(  # noqa: S603  (fixed arguments, no shell)
             [program, "-C", str(folder), *arguments],

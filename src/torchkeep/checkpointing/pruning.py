@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
-from torchkeep.checkpointing.layout import damage
+from torchkeep.checkpointing.layout import damage, remove_checkpoint
 from torchkeep.checkpointing.retention import Best, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.runs import candidates, check_run, keep_best_of, statuses
 from torchkeep.errors import CheckpointProblem
-from torchkeep.files import remove_files, remove_folder, remove_temporaries
+from torchkeep.files import remove_temporaries
 from torchkeep.wording import printable
 
 
@@ -71,7 +71,7 @@ def prune(
         remove_temporaries(folder)
         plan = _planned(folder, keep_last, keep_best, damaged)
         for item in plan.deleted:
-            _remove(item.path)
+            remove_checkpoint(item.path)
     finally:
         lock.release()
     return replace(plan, is_done=True)
@@ -90,7 +90,7 @@ def _planned(
             advice="Rescue what is left of them first: torchkeep inspect tells what there is.",
         )
     if with_damaged:
-        names |= {item.path.name for item in broken}
+        names |= {item.path.name for item in broken if item.can_be_read}
     deleted = [item for item in checkpoints if item.path.name in names]
     kept = [item for item in checkpoints if item.path.name not in names]
     return Pruning(
@@ -134,10 +134,3 @@ def _nbytes_freed(checkpoints: Iterable[Path]) -> int:
         if names[inode] == status.st_nlink:
             total += status.st_size
     return total
-
-
-def _remove(checkpoint: Path) -> None:
-    if checkpoint.is_dir():
-        remove_folder(checkpoint)
-    else:
-        remove_files([checkpoint])

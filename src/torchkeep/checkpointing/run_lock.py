@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ class RunLock:
             raise self._taken(folder, "this process already")
         try:
             _make_folder(folder.resolve())
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _CLOSED_BY_EXEC, 0o666)
+            self._fd = _open_lock(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise CheckpointProblem(
                 f"{folder}: the run's folder can't be written to ({error.strerror})",
@@ -107,7 +109,7 @@ def writer_of(folder: Path) -> str:
     if path in RunLock._ours:
         return f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        fd = os.open(path, os.O_RDONLY | _CLOSED_BY_EXEC)
+        fd = _open_lock(path, os.O_RDONLY)
     except OSError:  # no run has been here, or it is not ours to read
         return ""
     try:
@@ -122,7 +124,23 @@ def _named(fd: int) -> str:
     return printable(text) or "another process"
 
 
-_CLOSED_BY_EXEC = getattr(os, "O_CLOEXEC", 0)
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _open_lock(path: Path, flags: int) -> int:
+    """Open a lock file, and nothing that a stranger's folder has in its place.
+
+    A link would have another file emptied, and a pipe would be waited for.
+
+    Raises:
+        OSError: it can't be opened, or is no plain file.
+    """
+    fd = os.open(path, flags | _FLAGS, 0o666)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, ".lock is no plain file")
+    return fd
+
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RunLock.forget_all)

@@ -223,7 +223,8 @@ def look_at_run(
 
 def statuses(checkpoint: Path) -> Iterator[os.stat_result]:
     """Yield what the system tells of each file of a checkpoint; of one that is gone, nothing."""
-    files = checkpoint.rglob("*") if checkpoint.is_dir() else [checkpoint]
+    is_folder = checkpoint.is_dir() and not checkpoint.is_symlink()
+    files = checkpoint.iterdir() if is_folder else [checkpoint]
     for file in files:
         try:
             status = file.lstat()

@@ -30,7 +30,7 @@ _SMALL_NBYTES = 32 << 10
 _PIECE_NBYTES = 8 << 20
 """What is copied in one go: `finish` waits for no more than that of the other thread."""
 
-_SAMPLE_NBYTES = 64
+_NUM_SAMPLES = 64
 
 
 @dataclass(slots=True)
@@ -148,11 +148,23 @@ class Snapshot:
 
         The thread that changes them calls this.
         """
-        self.finish()
+        try:
+            self.finish()
+        except BaseException:  # Ctrl-C: the piece that was under way counts for nobody
+            self._give_up()
+            raise
         self._cuda_copies.let_go()
         with self._state:
             if self._changed is None:
                 self._changed = self._find_changed()
+
+    def _give_up(self) -> None:
+        """Let go without having copied everything; whoever waits for the rest is told."""
+        with self._state:
+            self._pieces.clear()
+            self._num_left = 0
+            self._changed = [item.name for item in self._steady]
+            self._state.notify_all()
 
     def changed(self) -> list[str]:
         """Return the names of the tensors that were changed before `let_go`. `finish` comes first.
@@ -217,7 +229,9 @@ def _is_plain_run(tensor: torch.Tensor) -> bool:
     """Whether its memory is one run of plain bytes that can be copied as it is."""
     return (
         (tensor.is_cpu or tensor.is_cuda)
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
+        and tensor.data_ptr() % tensor.element_size() == 0
         and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
         and _is_dense(tensor)
     )
@@ -243,10 +257,6 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _sample(address: int, nbytes: int) -> bytes:
-    """Return a few of the bytes at an address: from the begin, the middle and the end."""
-    middle, end = address + nbytes // 2, address + nbytes - _SAMPLE_NBYTES
-    at = _Sample.from_address  # four times as fast as `ctypes.string_at`
-    return at(address).raw + at(middle).raw + at(end).raw
-
-
-_Sample = ctypes.c_char * _SAMPLE_NBYTES
+    """Return a few of the bytes at an address, from all over."""
+    words = memoryview((ctypes.c_uint64 * (nbytes // 8)).from_address(address)).cast("B")
+    return words.cast("Q")[:: max(nbytes // 8 // _NUM_SAMPLES, 1)].tobytes()

@@ -98,6 +98,8 @@ def _write(folder: Path, newest: Newest) -> None:
 
 def _checked(folder: Path, start: Start | None) -> Start:
     """Return how the program was started, if starting it again would go on with this folder."""
+    from torchkeep.checkpointing.doctor import is_folder
+
     shown = printable(str(folder))
     if start is None:
         raise CheckpointProblem(
@@ -105,7 +107,7 @@ def _checked(folder: Path, start: Start | None) -> Start:
             "or a launcher such as torchrun can't be started again from here",
             advice="Start the program in the way in which it was; it goes on by itself.",
         )
-    if not start.cwd.is_dir():
+    if not is_folder(start.cwd):
         raise CheckpointProblem(
             f"{shown}: it was started in {printable(str(start.cwd))}, and there is no such folder",
             advice="Start the program yourself; it goes on by itself.",

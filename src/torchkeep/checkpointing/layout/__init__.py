@@ -121,7 +121,7 @@ def remove_checkpoint(path: str | os.PathLike[str], *, durable: bool = True) -> 
     Raises:
         SaveRefused: the system refuses.
     """
-    if _is_file(path):
+    if Path(path).is_symlink() or _is_file(path):  # of a link, itself and not what it names
         remove_files([Path(path)], durable=durable)
     else:
         remove_folder(path, durable=durable)

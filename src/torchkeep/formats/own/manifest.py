@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from torchkeep.errors import DamagedFile, FileProblem
+from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile, digest
 from torchkeep.formats.own.structure import inert
 from torchkeep.formats.plain_json import parse_json
@@ -49,6 +49,8 @@ OWN_FILES = (MANIFEST, MODEL_INDEX, *TENSOR_FILES)
 
 FORMAT = "torchkeep checkpoint"
 FORMAT_VERSION = 1
+_LAST_VERSION = 1000
+"""No torchkeep will write this one: a manifest that has it is broken, and not newer."""
 
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 """The names of the checkpoints in a run's folder; the number is that of the finished steps."""
@@ -200,7 +202,13 @@ def parse_manifest(text: str | bytes) -> dict[str, Any]:
 def _check_manifest(manifest: object) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DamagedFile("it is not the manifest of a checkpoint")
-    if manifest.get("version") != FORMAT_VERSION:
+    version = manifest.get("version")
+    if type(version) is int and FORMAT_VERSION < version < _LAST_VERSION:
+        raise UnsupportedContent(
+            f"it has version {version}, and this torchkeep reads {FORMAT_VERSION}",
+            advice="Use the torchkeep that wrote it, or a newer one.",
+        )
+    if version != FORMAT_VERSION:
         raise DamagedFile(
             f"it has version {reprlib.repr(manifest.get('version'))}, and this torchkeep reads "
             f"{FORMAT_VERSION}",
