@@ -106,6 +106,10 @@ def test_the_main_state_dict_of_every_sample_becomes_safetensors(
 ) -> None:
     source, made = tmp_path / "source", tmp_path / "made.safetensors"
     sample.write(source)
+    if sample.name == "torch-zip meta":
+        with pytest.raises(UnsupportedContent, match="has no values"):
+            convert(source, made)
+        return
     try:
         report = convert(source, made)
     except (LoadMismatch, SaveRefused):  # it has no main one, or one that safetensors lacks
