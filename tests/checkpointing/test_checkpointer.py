@@ -648,6 +648,16 @@ def test_the_lock_and_the_checkpoints_are_all_that_is_left(tmp_path):
     assert sorted(manifest["files"]) == ["model.safetensors", "state.safetensors"]
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_saves_of_one_step_replace_each_other(tmp_path, wait):
+    with Run(tmp_path, keep_last=1, background=True).ckpt as ckpt:
+        for number in range(1, 6):
+            saved = ckpt.save(wait=wait)
+            ckpt.wait()
+            (only,) = list_checkpoints(tmp_path)
+            assert (only.path, only.serial, only.problem) == (saved, number, "")
+
+
 # --- Arguments ---------------------------------------------------------------------------------
 
 

@@ -113,12 +113,13 @@ class RunFolder:
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
+        self._forget(path)  # a name that was free again
         self._known.append(look_at(path))
 
     def discard(self, path: Path) -> None:
         """Delete a checkpoint that was just written."""
         remove_checkpoint(path, durable=self.durable)
-        self._known = [item for item in self._known if item.path != path]
+        self._forget(path)
         self.last_saved = self.previous = None
 
     def prune(self) -> None:
@@ -140,6 +141,10 @@ class RunFolder:
             )
         for name in names:
             remove_checkpoint(self.path / name, durable=self.durable)
+            self._forget(self.path / name)
+
+    def _forget(self, path: Path) -> None:
+        self._known = [item for item in self._known if item.path != path]
 
     def _problem_of_newest(self, *, reads_it: bool) -> str:
         """Return what is wrong with what was saved last: its manifest, or any byte of it."""
