@@ -168,6 +168,29 @@ def test_who_is_interrupted_lets_nobody_wait(monkeypatch):
     assert snapshot.changed() == ["weight"]
 
 
+def test_who_is_interrupted_frees_a_writer_that_has_a_piece_under_way(monkeypatch):
+    live = {f"{number}": torch.randn(SIZE) for number in range(2)}
+    snapshot = taken(live, addresses(live))
+    under_way, may_end = threading.Event(), threading.Event()
+
+    def copy(*_):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        under_way.set()
+        assert may_end.wait(60)
+
+    monkeypatch.setattr("torchkeep.checkpointing.snapshot.ctypes.memmove", copy)
+    writer = threading.Thread(target=snapshot.wait, daemon=True)
+    writer.start()
+    assert under_way.wait(60)
+    with pytest.raises(KeyboardInterrupt):
+        snapshot.let_go()
+    may_end.set()
+    writer.join(60)
+    assert not writer.is_alive()
+    assert snapshot.changed() == ["0", "1"]
+
+
 def test_memory_is_used_again():
     arena = Arena()
     first = arena.reserve(1 << 20)

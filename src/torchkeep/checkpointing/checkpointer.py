@@ -200,21 +200,23 @@ class Checkpointer:
     ) -> None:
         try:
             if kind is None:
-                self._save_at_last()
+                if (failed := self._save_at_last()) is not None:
+                    raise failed
             elif error is not None:
                 self._wait_beside(error)
         finally:
             self.close()
 
-    def _save_at_last(self) -> None:
-        """Save what is unsaved, also what an earlier save could not; tell of that all the same."""
+    def _save_at_last(self) -> Exception | None:
+        """Save what is unsaved, also what an earlier save could not; return why that failed."""
+        failed: Exception | None = None
         try:
             self.wait()
-        except Exception:
-            self.save()
-            raise
+        except Exception as error:
+            failed = error
         if not self._is_saved:
             self.save()
+        return failed
 
     def _wait_beside(self, error: BaseException) -> None:
         """Wait for what is being written; that it fails too is told with the error."""
@@ -493,8 +495,8 @@ class Checkpointer:
             return
         if not self._passes.is_between_steps:
             return
-        self._save_at_last()
-        raise Preempted(self._signals.received)
+        failed = self._save_at_last()
+        raise Preempted(self._signals.received) from failed
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:
         return {

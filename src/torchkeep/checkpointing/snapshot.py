@@ -136,7 +136,8 @@ class Snapshot:
                 self._num_left -= 1
                 self._state.notify_all()
         with self._state:
-            self._state.wait_for(lambda: self._num_left == 0)
+            # Below 0 where somebody gave up while the other thread had a piece under way.
+            self._state.wait_for(lambda: self._num_left <= 0)
 
     def wait(self) -> None:
         """Finish, and return when the copies of other devices' tensors are there as well."""
