@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -52,7 +53,9 @@ def test_the_output_is_plain_text_of_80_columns(told):
     assert command.startswith("   torchkeep inspect /")  # in one piece, to be pasted
     assert command.endswith("/out/files/training-checkpoint.pth")
     assert "killed after step 9 (epoch 2, batch 3)" in text
-    assert "goes on after step 8" in text
+    # The save of step 8 is written beside step 9, which a busy disk may not let it finish; that of
+    # step 4 has, since a save waits for the one before it.
+    assert re.search(r"goes on after step [48]\n", text)
     assert "Whole model: torchvision.models.resnet.ResNet" in text
     assert text.count("epoch 2 of 2") == 2  # the reference and the resumed run
 
