@@ -51,10 +51,43 @@ def _pages(nbytes: int) -> mmap.mmap:
 
 
 def free_nbytes() -> int:
-    """Return the bytes of memory that are free or could be; a great number if it can't be told."""
+    """Return the bytes of memory that are free or could be; a great number if it can't be told.
+
+    A container may have less than the machine: that is the smaller one then.
+    """
+    return min(_free_in_machine(), _free_in_container())
+
+
+def _free_in_machine() -> int:
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as lines:
             facts = dict(line.split(":", 1) for line in lines)
         return int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return 1 << 62
+        return _UNKNOWN
+
+
+def _free_in_container() -> int:
+    """Return what Linux's control groups (version 2) leave this process: the narrowest tells."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").partition("0::/")[2].strip()
+    except OSError:
+        return _UNKNOWN
+    group = _CONTROL_GROUPS / own
+    return min(_free_in_group(item) for item in (group, *group.parents[: len(Path(own).parts)]))
+
+
+def _free_in_group(group: Path) -> int:
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii")
+        used = (group / "memory.current").read_text(encoding="ascii")
+        with (group / "memory.stat").open(encoding="ascii") as lines:
+            facts = dict(line.split() for line in lines)
+        # Pages of files are given back when somebody needs them.
+        return max(int(limit) - int(used) + int(facts["inactive_file"]), 0)
+    except (OSError, KeyError, ValueError):  # "max" is no number: there is no limit
+        return _UNKNOWN
+
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_UNKNOWN = 1 << 62

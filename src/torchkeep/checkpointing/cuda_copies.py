@@ -7,24 +7,38 @@ devices' own queues do, where they must:
     copies       wait for all that the program has queued so far
     the program  waits for the copies of what may move in its next forward pass
     a step       waits for the others
+
+Nobody tells of a step that a CUDA graph replays, or of a change through `.data`. So a few elements
+of each tensor that is copied later are taken at once, in the program's own queue, and compared with
+the copy: what was changed before it was copied shows there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 
 _ALIGNMENT = 64
+_NUM_SAMPLES = 64
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types by element size: samples of tensors of many dtypes are gathered as one."""
 
 
 class CudaCopies:
     """The copies of one snapshot at a time, in memory that the next one uses again."""
 
     def __init__(self) -> None:
-        self._pinned = torch.empty(0, dtype=torch.uint8)
+        self._memory = torch.empty(0, dtype=torch.uint8)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._done: dict[torch.device, torch.cuda.Event] = {}
+        self._samples: list[_Samples] = []
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory there is for copies."""
+        return self._memory.numel()
 
     def begin(
         self, moving: Iterable[torch.Tensor], steady: Iterable[torch.Tensor]
@@ -36,17 +50,21 @@ class CudaCopies:
         """
         early, late = list(moving), list(steady)
         copies = self._places([*early, *late])
-        pairs = list(zip([*early, *late], copies, strict=True))
-        self._done = {}
-        for device in {tensor.device for tensor in (*early, *late)}:
+        to_early, to_late = copies[: len(early)], copies[len(early) :]
+        self._done, self._samples = {}, []
+        for device in {tensor.device for tensor in chain(early, late)}:
             stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
             current = torch.cuda.current_stream(device)
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                _copy(pairs[: len(early)], device)
-                current.wait_event(stream.record_event())
-                _copy(pairs[len(early) :], device)
-                self._done[device] = stream.record_event()
+            with torch.no_grad(), torch.cuda.device(device):
+                self._samples += _take_samples(late, device)
+                stream.wait_stream(current)
+                with torch.cuda.stream(stream):
+                    for samples in self._samples:
+                        samples.fetch(device)
+                    if _copy(early, to_early, device):
+                        current.wait_event(stream.record_event())
+                    _copy(late, to_late, device)
+                    self._done[device] = stream.record_event()
         return copies
 
     def let_go(self) -> None:
@@ -59,28 +77,94 @@ class CudaCopies:
         for event in self._done.values():
             event.synchronize()
 
+    def differ(self, copies: Sequence[torch.Tensor]) -> bool:
+        """Whether one of the steady tensors was changed before it was copied. `wait` comes first.
+
+        Args:
+            copies: theirs, in the order in which they were given.
+        """
+        return any(samples.differ(copies) for samples in self._samples)
+
     def _places(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return pinned memory for each tensor, with its sizes and strides."""
+        """Return memory for each tensor, with its sizes and strides; pinned if there is enough."""
         starts, end = [], 0
         for tensor in tensors:
             starts.append(end)
-            end += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
-        if end > self._pinned.numel():
-            self._pinned = torch.empty(0, dtype=torch.uint8)  # give the old ones back first
-            self._pinned = torch.empty(end, dtype=torch.uint8, pin_memory=True)
+            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        if end > self.nbytes:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # give the old ones back first
+            self._memory = _pinned(end)
         return [
-            _placed(self._pinned, start, tensor)
+            _placed(self._memory, start, tensor)
             for start, tensor in zip(starts, tensors, strict=True)
         ]
 
 
+def nbytes_on_device(tensors: Iterable[torch.Tensor]) -> int:
+    """Return how much memory copies of these tensors need."""
+    return sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors)
+
+
+class _Samples:
+    """A few elements of tensors of one device and one element size, as they are in its queue now.
+
+    Args:
+        numbers: which of all tensors these are.
+        tensors: the tensors.
+    """
+
+    def __init__(self, numbers: list[int], tensors: list[torch.Tensor]) -> None:
+        self._numbers = numbers
+        self._on_device = torch.cat([_sample(tensor) for tensor in tensors])
+
+    def fetch(self, device: torch.device) -> None:
+        """Queue their way to the CPU, if they are on this device."""
+        if self._on_device.device == device:
+            self._taken = self._on_device.to("cpu", non_blocking=True)
+
+    def differ(self, copies: Sequence[torch.Tensor]) -> bool:
+        """Whether the copies have other elements at these places."""
+        return not torch.equal(self._taken, torch.cat([_sample(copies[n]) for n in self._numbers]))
+
+
+def _take_samples(tensors: list[torch.Tensor], device: torch.device) -> list[_Samples]:
+    numbers: dict[int, list[int]] = {}
+    for number, tensor in enumerate(tensors):
+        if tensor.device == device and tensor.numel() and tensor.element_size() in _BITS:
+            numbers.setdefault(tensor.element_size(), []).append(number)
+    return [_Samples(some, [tensors[number] for number in some]) for some in numbers.values()]
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Return elements from all over a dense tensor, among them the last.
+
+    A tensor is copied from its first byte on, so one that changes meanwhile shows at its end.
+    """
+    bits = tensor.detach().view(_BITS[tensor.element_size()])
+    last = tensor.numel() - 1
+    step = max(last // (_NUM_SAMPLES - 1), 1)
+    count = min(last // step + 1, _NUM_SAMPLES)
+    first = last - (count - 1) * step
+    return bits.as_strided((count,), (step,), bits.storage_offset() + first)
+
+
+def _pinned(nbytes: int) -> torch.Tensor:
+    try:
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError:  # the system allows no more of it: then the host waits for the copies
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+
 def _placed(memory: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
-    run = memory[start : start + like.numel() * like.element_size()]
+    run = memory[start : start + like.nbytes]
     return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
 
 
-def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> None:
-    with torch.no_grad():
-        for tensor, copy in pairs:
-            if tensor.device == device:
-                copy.copy_(tensor.detach(), non_blocking=True)
+def _copy(
+    sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], device: torch.device
+) -> bool:
+    """Copy those of a device; return whether there were any."""
+    pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].device == device]
+    for source, target in pairs:
+        target.copy_(source.detach(), non_blocking=True)
+    return bool(pairs)

@@ -73,9 +73,10 @@ class Saver:
     def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
         snapshot = Snapshot(tensors, steady_addresses(self._objects), self._unsteady)
-        if snapshot.nbytes > self._arena.nbytes:
+        on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes
+        if on_cpu > self._arena.nbytes or on_device > self._cuda_copies.nbytes:
             limit = self._max_copy_nbytes
-            if snapshot.nbytes > (free_nbytes() // 2 if limit is None else limit):
+            if on_cpu + on_device > (free_nbytes() // 2 if limit is None else limit):
                 return None
         snapshot.begin(self._arena, self._cuda_copies)
         return snapshot

@@ -6,7 +6,7 @@ rest, parameters and the optimizer's own tensors, is copied by another thread; `
 before the next step and copies what is left.
 
 Who changes a parameter by hand in between breaks the rule. PyTorch counts the changes of a tensor
-(`Tensor._version`); those that go round the count (`.data`) show in a few bytes that were taken
+(`Tensor._version`); those that go round the count (`.data`) show in a few elements that were taken
 when the snapshot was. Then the snapshot is no good, and `changed` says what was changed.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from torchkeep.checkpointing.arena import PAGE_NBYTES, Arena
-from torchkeep.checkpointing.cuda_copies import CudaCopies
+from torchkeep.checkpointing.cuda_copies import CudaCopies, nbytes_on_device
 from torchkeep.tensors import identity, plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
@@ -56,6 +56,7 @@ class Snapshot:
 
     Attributes:
         nbytes: what `begin` needs of an arena.
+        device_nbytes: what the copies of other devices' tensors need.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Snapshot:
                 self._clones[name] = tensor.detach().clone()
             else:
                 (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
+        self.device_nbytes = nbytes_on_device(item.tensor for items in self._cuda for item in items)
 
     def _placed(self, name: str, tensor: torch.Tensor) -> _Copied:
         item = _copied(name, tensor)
@@ -168,22 +170,27 @@ class Snapshot:
             self._state.notify_all()
 
     def changed(self) -> list[str]:
-        """Return the names of the tensors that were changed before `let_go`. `finish` comes first.
+        """Return the names of the tensors that were changed before `let_go`. `wait` comes first.
 
-        One that was changed after it was copied counts as well: it can't be told.
+        One that was changed after it was copied counts as well, where that can't be told. If
+        something changed tensors of a device and was not counted, all of them are named: whatever
+        it was (a graph that replays steps), it will come again.
         """
         with self._state:
-            return self._find_changed() if self._changed is None else self._changed
+            changed = self._find_changed() if self._changed is None else self._changed
+        _, on_device = self._cuda
+        if self._cuda_copies.differ([self._clones[item.name] for item in on_device]):
+            changed = list(dict.fromkeys([*changed, *(item.name for item in on_device)]))
+        return changed
 
     def _find_changed(self) -> list[str]:
-        on_cpu = [
+        _, on_device = self._cuda
+        return [
             item.name
-            for item in self._steady
+            for item in (*self._steady, *on_device)
             if item.tensor._version != item.version
-            or _sample(self._base + item.start, item.nbytes) != item.sample
+            or (item.sample and _sample(self._base + item.start, item.nbytes) != item.sample)
         ]
-        _, steady = self._cuda
-        return on_cpu + [item.name for item in steady if item.tensor._version != item.version]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the copies by name, those of one tensor as one object. `wait` comes first."""
