@@ -401,7 +401,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_the_same(tmp_path):
     found = Run(tmp_path / "b", keep_last=1).train()
     assert found.ckpt.resumed_from.step == 3
     assert [item.problem for item in found.ckpt.skipped] == [
-        "model.safetensors differs from what was written"
+        "model.safetensors: tensor 0.weight differs from what was written"
     ]
     assert found.ckpt.history == expected.ckpt.history
     # Left for whoever wants to look at it, and not counted.

@@ -271,7 +271,8 @@ def test_a_flipped_bit_damages_all_that_share_it_and_is_not_shared_further(
         byte = file.read(1)[0]
         file.seek(500_000)
         file.write(bytes([byte ^ 4]))
-    assert [damage(path) for path in run.saved] == [f"{FROZEN} differs from what was written"] * 2
+    text = f"{FROZEN}: tensor 0.weight differs from what was written"
+    assert [damage(path) for path in run.saved] == [text] * 2
     third = run.save()
     assert inode(third / FROZEN) != inode(second / FROZEN)
     assert damage(third) == ""

@@ -12,8 +12,14 @@ import torch
 from torch import nn
 
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
-from torchkeep.checkpointing.encoding import fingerprint
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state, write_checkpoint
+from torchkeep.checkpointing.encoding import encode, fingerprint
+from torchkeep.checkpointing.layout import (
+    damage,
+    read_manifest,
+    read_state,
+    write_checkpoint,
+    write_encoded,
+)
 from torchkeep.errors import (
     CheckpointProblem,
     DamagedFile,
@@ -142,7 +148,23 @@ def test_a_flipped_bit_in_any_tensor_is_found_by_its_name(tmp_path):
         path.write_bytes(data)
         with pytest.raises(DamagedFile, match=f"tensor {name} differs from what was written"):
             read_state(folder)
-        assert damage(folder) == "model.safetensors differs from what was written"
+        expected = f"model.safetensors: tensor {name} differs from what was written"
+        assert damage(folder) == expected
+
+
+@pytest.mark.parametrize("suffix", ["", ".pth"])
+def test_what_is_written_in_the_background_is_the_same_bytes(tmp_path, suffix):
+    model = nn.Sequential(nn.Linear(900, 800), nn.BatchNorm1d(800), nn.Linear(800, 7))
+    tensors, structure = encode(capture({"model": model}))
+    paths = [tmp_path / place / f"step-00000001{suffix}" for place in ("a", "b")]
+    for path, background in zip(paths, (False, True), strict=True):
+        path.parent.mkdir()
+        write_encoded(path, tensors, structure, facts=FACTS, background=background)
+    first, second = (
+        {file.name: file.read_bytes() for file in (path.iterdir() if not suffix else [path])}
+        for path in paths
+    )
+    assert first == second
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path):
@@ -160,7 +182,7 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     folder, _, _ = write(tmp_path, 1)
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
-    with pytest.raises(UnsupportedContent, match="it has version 99, and this torchkeep reads 1"):
+    with pytest.raises(UnsupportedContent, match="it has version 99, and this torchkeep reads 2"):
         read_manifest(folder)
     with pytest.raises(CheckpointProblem, match="may be the newest, and can't be read"):
         newest_whole(tmp_path)  # to go on from an older one would lose what it has

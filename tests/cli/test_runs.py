@@ -72,7 +72,9 @@ def test_only_verify_reads_every_byte(tmp_path, capsys):
     _, _, first, second, why = lines(capsys)
     assert first.endswith("damaged")
     assert second.endswith("  whole, last")
-    assert why == "  step-00000001: state.safetensors differs from what was written"
+    assert (
+        why == "  step-00000001: state.safetensors: tensor rng/torch differs from what was written"
+    )
 
 
 def test_batches_inexactness_and_a_writer_are_told_where_there_are_any(tmp_path, capsys):

@@ -257,9 +257,9 @@ def test_a_bit_that_flips_on_its_way_to_the_disk_costs_no_older_checkpoint(
     assert num_named >= 2, "one for each file of tensors"
 
 
+_DIFFERS = r"state\.safetensors: tensor \S+ differs from what was written"
 EACH_IS_DAMAGED = (
-    r"every checkpoint is damaged \(step-00000002: state\.safetensors differs from what was "
-    r"written; step-00000001: state\.safetensors differs from what was written\)"
+    rf"every checkpoint is damaged \(step-00000002: {_DIFFERS}; step-00000001: {_DIFFERS}\)"
 )
 
 

@@ -100,15 +100,23 @@ class RunFolder:
         tensors: Mapping[str, torch.Tensor],
         structure: JSON,
         facts: Mapping[str, Any],
+        *,
+        background: bool,
     ) -> None:
-        """Write an encoded state as a checkpoint.
+        """Write an encoded state as a checkpoint; in the `background`, beside a training.
 
         Raises:
             SaveRefused: the place can't be written.
         """
         try:
             write_encoded(
-                path, tensors, structure, facts=facts, durable=self.durable, previous=self.previous
+                path,
+                tensors,
+                structure,
+                facts=facts,
+                durable=self.durable,
+                background=background,
+                previous=self.previous,
             )
         except SaveRefused as refused:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused

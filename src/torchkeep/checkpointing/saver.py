@@ -64,7 +64,7 @@ class Saver:
         tensors, structure = encode(state)
         snapshot = self._snapshot_of(tensors) if beside else None
         if snapshot is None:
-            self._folder.write(path, tensors, structure, facts)
+            self._folder.write(path, tensors, structure, facts, background=False)
             self._folder.prune()
         else:
             self._snapshot = snapshot
@@ -88,7 +88,7 @@ class Saver:
         snapshot.wait()
         if self._must_give_up(snapshot):
             return
-        self._folder.write(path, snapshot.tensors(), structure, facts)
+        self._folder.write(path, snapshot.tensors(), structure, facts, background=True)
         # Once more: an operation that was under way is counted at its end.
         if self._must_give_up(snapshot):
             self._folder.discard(path)

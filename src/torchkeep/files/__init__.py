@@ -17,7 +17,14 @@ from torchkeep.files.atomic import (
     write_file,
 )
 from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Progress
-from torchkeep.files.digests import crc32_of, digest, digest_of_pieces, new_digest
+from torchkeep.files.digests import (
+    crc32_of,
+    digest,
+    digest_of_pieces,
+    digests_of_runs,
+    new_digest,
+)
+from torchkeep.files.direct import read_directly
 from torchkeep.files.output import OutputFile
 from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
 from torchkeep.files.reading import (
@@ -52,10 +59,12 @@ __all__ = [
     "crc32_of",
     "digest",
     "digest_of_pieces",
+    "digests_of_runs",
     "grouped_by_size",
     "in_parallel",
     "link_file",
     "new_digest",
+    "read_directly",
     "remove_files",
     "remove_folder",
     "remove_temporaries",

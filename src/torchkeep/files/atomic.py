@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torchkeep.errors import FileUnreadable, SaveRefused
 from torchkeep.files.buffers import Buffer
+from torchkeep.files.direct import DirectFile
 from torchkeep.files.output import OutputFile
 from torchkeep.wording import printable
 
@@ -26,7 +27,11 @@ TEMPORARY_MARK = ".torchkeep-tmp-"
 
 @contextlib.contextmanager
 def atomic_file(
-    path: str | os.PathLike[str], *, durable: bool = True, overwrite: bool = False
+    path: str | os.PathLike[str],
+    *,
+    durable: bool = True,
+    overwrite: bool = False,
+    background: bool = False,
 ) -> Iterator[OutputFile]:
     """Yield a file that takes its name when the block ends, and never exists if it fails.
 
@@ -34,6 +39,7 @@ def atomic_file(
         path: the final name. A symbolic link is followed, so that what it points to is replaced.
         durable: sync the bytes and the folder, so that a power loss can't undo the write.
         overwrite: replace what is there; its mode is kept.
+        background: take as little of the processors as can be, for somebody else computes.
 
     Raises:
         SaveRefused: the place exists and `overwrite` is not set, the folder is missing or
@@ -45,9 +51,9 @@ def atomic_file(
     try:
         fd = os.open(temporary, _CREATE, 0o666)
         try:
-            yield OutputFile(final, fd, durable=durable)
-            if durable:
-                os.fsync(fd)
+            file = (DirectFile if background else OutputFile)(final, fd, durable=durable)
+            yield file
+            file.flush()
         finally:
             os.close(fd)
         _publish(temporary, final, overwrite=overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import xxhash
 
@@ -31,6 +31,19 @@ def digest_of_pieces(pieces: Iterable[Buffer]) -> str:
     for piece in pieces:
         state.update(piece)
     return state.hexdigest()
+
+
+def digests_of_runs(pieces: Iterable[memoryview], lengths: Iterable[int]) -> Iterator[str]:
+    """Yield the digests of runs of bytes that follow each other in data that comes in pieces."""
+    coming = iter(pieces)
+    piece = memoryview(b"")
+    for length in lengths:
+        state, missing = new_digest(), length
+        while missing:
+            piece = piece or next(coming)
+            state.update(piece[:missing])
+            missing, piece = max(missing - len(piece), 0), piece[missing:]
+        yield state.hexdigest()
 
 
 def crc32_of(data: Buffer, value: int = 0) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torchkeep.files.buffers import CHUNK_NBYTES, SEEKING, Buffer
+from torchkeep.files.parallel import NUM_THREADS
 
 
 class OutputFile:
@@ -18,7 +19,10 @@ class OutputFile:
     Attributes:
         path: the name that it will have.
         durable: whether it will be synced at the end.
+        num_threads: how many may write at once.
     """
+
+    num_threads = NUM_THREADS
 
     def __init__(self, path: Path, fd: int, *, durable: bool) -> None:
         self.path = path
@@ -65,8 +69,8 @@ class OutputFile:
             # works beside us, and the sync at the end has little left to wait for.
             os.posix_fadvise(self.fd, start, nbytes, os.POSIX_FADV_DONTNEED)
 
-    def sync(self) -> None:
-        """Bring what was written to the disk now, if it is to be there at the end at all."""
+    def flush(self) -> None:
+        """Have all of it written, and on the disk now if it is to be there at the end at all."""
         if self.durable:
             os.fsync(self.fd)
 

@@ -15,19 +15,21 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Return `work(item)` for each item, in order, computed by `NUM_THREADS` threads.
+def in_parallel(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int = NUM_THREADS
+) -> list[_Result]:
+    """Return `work(item)` for each item, in order, computed by so many threads.
 
     What a call raises is raised here; calls that have not begun are then dropped. A single item is
     this thread's: to start others takes longer than to write a small file.
     """
     items = list(items)
-    if len(items) < 2:
+    if len(items) < 2 or num_threads < 2:
         return [work(item) for item in items]
     # Here, since to inspect a file needs no threads, and starts faster without.
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="torchkeep") as pool:
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="torchkeep") as pool:
         return list(pool.map(work, items))
 
 

@@ -117,7 +117,7 @@ class InputFile:
         except ValueError as error:  # there is a null byte in it
             raise FileMissing(f"no file can be called so ({error})", path=path) from None
         except OSError as error:
-            raise _unreadable(self.path, error) from None
+            raise unreadable(self.path, error) from None
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self.fd)
@@ -170,7 +170,7 @@ class InputFile:
             try:
                 count = _preadv(self.fd, target[done:], offset + done)
             except OSError as error:
-                raise _unreadable(self.path, error) from None
+                raise unreadable(self.path, error) from None
             if count == 0:
                 self.check_unchanged()
                 raise DamagedFile(
@@ -274,7 +274,7 @@ def _pread(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.read(fd, nbytes)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _preadv(fd: int, target: memoryview, offset: int) -> int:
@@ -287,7 +287,8 @@ def _preadv(fd: int, target: memoryview, offset: int) -> int:
     return len(piece)
 
 
-def _unreadable(path: Path, error: OSError) -> FileProblem:
+def unreadable(path: Path, error: OSError) -> FileProblem:
+    """Return the error that says why a file can't be read."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         index = path.with_name(f"{path.name}.index.json")
         advice = "Check the path."

@@ -243,13 +243,13 @@ class _OwnFile(NamedTuple):
     checkpoint: str
     """What its checkpoint is called there; empty if that is what is verified."""
     digest: str
-    """The digest of all its bytes."""
+    """The digest of all in it that is no tensor."""
 
 
 def _files_of_checkpoints(
     whole: Path, checkpoints: Iterable[Path], limits: Limits
 ) -> dict[Path, _OwnFile]:
-    """Return what the manifests say about each file as a whole.
+    """Return what the manifests say about each file besides its tensors.
 
     The digests of the tensors leave out the header, in which a file says what is where.
     """
@@ -265,22 +265,18 @@ def _files_of_checkpoints(
     return found
 
 
-class _FileDigest:
-    """The digest of a file as a whole, made of what is read of it in its order.
-
-    What is not read otherwise, a header or what fills a gap, is read here.
-    """
+class _Rest:
+    """What is read of a file besides its tensors: its header, what fills a gap."""
 
     def __init__(self, file: InputFile) -> None:
         self.file = file
         self.running = new_digest()
         self.position = 0
 
-    def add(self, start: int, data: bytes) -> None:
-        """Count what was read at `start`, behind all that was counted before."""
+    def skip(self, start: int, nbytes: int) -> None:
+        """Leave out a tensor, which lies behind all that was left out before."""
         self.read_up_to(start)
-        self.running.update(data)
-        self.position = start + len(data)
+        self.position = start + nbytes
 
     def read_up_to(self, end: int) -> None:
         while self.position < end:
@@ -288,8 +284,8 @@ class _FileDigest:
             self.running.update(data)
             self.position += len(data)
 
-    def finish(self) -> str:
-        """Read the rest, and return the digest."""
+    def digest(self) -> str:
+        """Read all that is left, and return the digest."""
         self.read_up_to(self.file.nbytes)
         return self.running.hexdigest()
 
@@ -364,23 +360,23 @@ class _Reading:
             self.read(path, ())
 
     def read(self, path: Path | None, storages: Iterable[Storage]) -> None:
-        """Read the storages of a file, and compare the file as a whole if there is a digest."""
+        """Read the storages of a file, and compare the rest of it if there is a digest."""
         file = self.open(path)
         if file is None:
             return
         own = None if path is None else self.files.get(path)
         num_found = len(self.findings)
         with file:
-            whole = None if own is None else _FileDigest(file)
+            rest = None if own is None else _Rest(file)
             for storage in storages:
-                self.check(file, storage, whole)
-            if own is not None and whole is not None and len(self.findings) == num_found:
-                self.compare(own, whole)
+                self.check(file, storage, rest)
+            if own is not None and rest is not None and len(self.findings) == num_found:
+                self.compare(own, rest)
 
-    def compare(self, own: _OwnFile, whole: _FileDigest) -> None:
+    def compare(self, own: _OwnFile, rest: _Rest) -> None:
         place = own.checkpoint or own.name
         try:
-            if whole.finish() != own.digest:
+            if rest.digest() != own.digest:
                 text = f"{own.name} differs from what was written, outside of its tensors"
                 self.findings.append(Finding("digest-mismatch", "damaged", place, text))
         except FileProblem as problem:
@@ -396,7 +392,7 @@ class _Reading:
             self.findings.append(Finding("unreadable", "damaged", str(path), problem.problem))
             return None
 
-    def check(self, file: InputFile, storage: Storage, whole: _FileDigest | None) -> None:
+    def check(self, file: InputFile, storage: Storage, rest: _Rest | None) -> None:
         """Read a storage, and compare it with whatever there is."""
         users = self.users[_place(storage)]
         expected = self.whole_digests(storage, users)
@@ -406,8 +402,8 @@ class _Reading:
             for start, chunk in self.chunks(file, storage):
                 running.update(chunk)
                 checksum = crc32_of(chunk, checksum) if storage.crc32 is not None else 0
-                if whole is not None:
-                    whole.add(start, chunk)
+                if rest is not None:
+                    rest.skip(start, len(chunk))
         except FileProblem as problem:
             self.found("unreadable", storage, name, f"tensor {name!r}: {problem.problem}")
             return

@@ -19,6 +19,7 @@ def write_torch_zip(
     device: str | None = None,
     durable: bool = True,
     overwrite: bool = False,
+    background: bool = False,
     progress: Progress | None = None,
 ) -> SaveReport:
     """Write a tree of tensors and plain values; the file appears whole or not at all.
@@ -33,6 +34,7 @@ def write_torch_zip(
             them; None for where they are.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there.
+        background: take as little of the processors as can be, for somebody else computes.
         progress: is called with the bytes that are written and of all, as they are written.
 
     Raises:
@@ -48,5 +50,6 @@ def write_torch_zip(
         elements_of=stored.live.elements_of,
         durable=durable,
         overwrite=overwrite,
+        background=background,
         progress=progress,
     )

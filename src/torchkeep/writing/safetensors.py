@@ -159,7 +159,9 @@ class Layout:
         """Write everything; return the digests by name."""
         file.reserve(self.nbytes)
         groups = grouped_by_size(self._places, lambda place: place.end - place.begin)
-        written = in_parallel(lambda group: self._write_group(file, group, meter), groups)
+        written = in_parallel(
+            lambda group: self._write_group(file, group, meter), groups, file.num_threads
+        )
         found = {name: text for digests in written for name, text in digests.items()}
         found.update({name: found[kept] for name, kept in self.tied.items()})
         digests = {name: found[name] for name in self._names}
@@ -177,18 +179,6 @@ class Layout:
         meter.add(group[-1].end - group[0].begin)
         file.write_at(offset, b"".join(views))
         return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
-
-    def file_digest(self, digests: Mapping[str, str]) -> str:
-        """Return the digest of the whole file, of what it should be: nothing of it is read back.
-
-        The payloads are read once more.
-        """
-        state = new_digest()
-        state.update(self.header(digests))
-        for place in self._places:
-            for piece in place.data.payload.read(0, place.end - place.begin):
-                state.update(piece)
-        return state.hexdigest()
 
     def header(self, digests: Mapping[str, str]) -> bytes:
         """Return the length and the JSON, padded so that the payload starts at a multiple of 64.

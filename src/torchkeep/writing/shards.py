@@ -213,7 +213,7 @@ class _Model:
             for path, layout in self.layouts.items():
                 file = opened(path)
                 found |= layout.write(file, meter)
-                file.sync()
+                file.flush()
             if any(path.exists() for path in self.layouts):
                 remove_files([self.index_path], durable=durable)
         digests = {name: found[name] for name in self.names}

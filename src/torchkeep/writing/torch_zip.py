@@ -127,6 +127,7 @@ def write_torch_zip(
     elements_of: ElementsOf = payload_of_elements,
     durable: bool = True,
     overwrite: bool = False,
+    background: bool = False,
     progress: Progress | None = None,
 ) -> SaveReport:
     """Write a tree of inert values; the file appears whole or not at all.
@@ -141,6 +142,7 @@ def write_torch_zip(
             for who has a faster way to it.
         durable: sync the file and its folder, so that a power loss can't undo the save.
         overwrite: replace what is there.
+        background: take as little of the processors as can be, for somebody else computes.
         progress: is called as the tensors' bytes are written.
 
     Raises:
@@ -148,7 +150,7 @@ def write_torch_zip(
             An old file is intact.
     """
     archive = _Archive(root, payload_of, elements_of, metadata or {}, progress)
-    with atomic_file(path, durable=durable, overwrite=overwrite) as file:
+    with atomic_file(path, durable=durable, overwrite=overwrite, background=background) as file:
         file.reserve(archive.directory_offset)
         digests, nbytes = archive.write(file)
     return SaveReport(Path(path), nbytes, len(digests), digests)
@@ -188,7 +190,9 @@ class _Archive:
     def write(self, file: OutputFile) -> tuple[dict[str, str], int]:
         """Write everything; return the tensors' digests by path, and the archive's size."""
         groups = grouped_by_size(self.blocks.values(), lambda block: block.nbytes)
-        written = in_parallel(lambda group: self._write_blocks(file, group), groups)
+        written = in_parallel(
+            lambda group: self._write_blocks(file, group), groups, file.num_threads
+        )
         sums = list(chain.from_iterable(written))
         found = {path: text for item in sums for path, text in item.digests.items()}
         digests = {path: found[path] for path in self.tensors}

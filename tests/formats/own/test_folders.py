@@ -154,7 +154,7 @@ def test_a_checkpoint_without_a_usable_manifest_still_shows_its_model(
         "missing": None,
         "cut": text[:-10],
         "flipped": text.replace('"step": 12', '"step": 13'),
-        "of another version": text.replace('"version": 1', '"version": 9'),
+        "of another version": text.replace('"version": 2', '"version": 9'),
     }[how]
     if changed is None:
         path.unlink()

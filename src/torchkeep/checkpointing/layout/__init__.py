@@ -7,6 +7,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
     one_file.py   a `.pth` with the usual keys
+    reading_back.py  whether a folder's files are what was written
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any
 import torch
 
 from torchkeep.checkpointing.encoding import JSON, State, encode
-from torchkeep.checkpointing.layout.folder import damage_of_folder, read_folder, write_folder
+from torchkeep.checkpointing.layout.folder import read_folder, write_folder
 from torchkeep.checkpointing.layout.one_file import (
     damage_of_file,
     read_file_state,
     write_one_file,
 )
+from torchkeep.checkpointing.layout.reading_back import damage_of_folder
 from torchkeep.files import remove_files, remove_folder
 from torchkeep.formats.own.manifest import (
     FORMAT,
@@ -79,15 +81,22 @@ def write_encoded(
     *,
     facts: Mapping[str, Any],
     durable: bool = True,
+    background: bool = False,
     previous: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Write a state that `encode` took apart. The other arguments are `write_checkpoint`'s."""
+    """Write a state that `encode` took apart.
+
+    With `background`, as little as can be is taken of the processors, for somebody else computes.
+    The other arguments are `write_checkpoint`'s.
+    """
     _, plain_facts = encode(dict(facts), "metadata")
     manifest: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **plain_facts}
     manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
     if Path(path).suffix == ONE_FILE:
-        return write_one_file(path, tensors, manifest, durable=durable)
-    return write_folder(path, tensors, manifest, durable=durable, previous=previous)
+        return write_one_file(path, tensors, manifest, durable=durable, background=background)
+    return write_folder(
+        path, tensors, manifest, durable=durable, background=background, previous=previous
+    )
 
 
 def damage(path: str | os.PathLike[str]) -> str:

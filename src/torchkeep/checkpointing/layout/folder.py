@@ -1,8 +1,9 @@
 """A checkpoint as a folder: what `formats.own.manifest` lays out, written and read back live.
 
 The folder is written aside and renamed, so it is there whole or not at all. What can go wrong
-after that (a bad disk, an unlucky copy) shows in the digests: one per file, one per tensor, and
-one of the manifest itself.
+after that (a bad disk, an unlucky copy) shows in the digests: of each tensor, of each file's
+header, and of the manifest itself. They are of what is in memory: one of what a bad disk gives
+back would fit its damage.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,8 @@ import torch
 
 from torchkeep.checkpointing.encoding import State, decode
 from torchkeep.checkpointing.layout.frozen import frozen_tensors
-from torchkeep.checkpointing.layout.history import Earlier, file_facts
-from torchkeep.errors import (
-    DamagedFile,
-    FileMissing,
-    FileProblem,
-    NotAModelFile,
-    UnsupportedContent,
-)
+from torchkeep.checkpointing.layout.history import Earlier
+from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
 from torchkeep.files import atomic_file, atomic_folder, digest, write_file
 from torchkeep.formats import describe
 from torchkeep.formats.own.manifest import (
@@ -39,7 +35,6 @@ from torchkeep.formats.own.manifest import (
     manifest_digest,
     place_of,
     read_manifest,
-    size_problem,
     split_files,
     stored_tensors,
 )
@@ -64,6 +59,7 @@ def write_folder(
     manifest: dict[str, Any],
     *,
     durable: bool,
+    background: bool,
     previous: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """Write a state that `encode` took apart as a folder, and return its manifest.
@@ -73,6 +69,7 @@ def write_folder(
         tensors: those of the state.
         manifest: the state's structure and the facts; what is written is added.
         durable: sync everything.
+        background: take as little of the processors as can be, for somebody else computes.
         previous: the checkpoint before, to share files with.
 
     Raises:
@@ -81,10 +78,11 @@ def write_folder(
     for name, tensor in tensors.items():
         check_tensor(tensor, name)
     earlier = Earlier(previous)
+    put = partial(_put, manifest=manifest, earlier=earlier, durable=durable, background=background)
     files = _by_file(tensors, frozen_tensors(tensors, manifest["structure"]))
     with atomic_folder(folder, durable=durable) as temporary:
         for name, content in files.items():
-            _put(temporary / name, content, manifest, earlier, durable=durable)
+            put(temporary / name, content)
         if FROZEN_MODEL_FILE in files:
             index = _index(files, manifest)
             write_file(temporary / MODEL_INDEX, index, durable=durable)
@@ -106,10 +104,11 @@ def _lines(manifest: Mapping[str, Any]) -> str:
 def _put(
     path: Path,
     tensors: Mapping[str, torch.Tensor],
+    *,
     manifest: dict[str, Any],
     earlier: Earlier,
-    *,
     durable: bool,
+    background: bool,
 ) -> None:
     """Write a file, or share it with the checkpoint before; tell the manifest what is in it."""
     name = path.name
@@ -119,11 +118,10 @@ def _put(
             manifest[field][name] = earlier.manifest[field][name]
         return
     layout = Layout(described(tensors), texts or {})
-    with atomic_file(path, durable=durable) as file:
+    with atomic_file(path, durable=durable, background=background) as file:
         digests = layout.write(file, Meter(None, layout.payload_nbytes))
-    # Of what is in memory: a digest of what a bad disk gives back would fit its damage.
-    facts = {"nbytes": layout.nbytes, "digest": layout.file_digest(digests)}
-    manifest["files"][name] = facts
+    header = layout.header(digests)
+    manifest["files"][name] = {"nbytes": layout.nbytes, "digest": digest(header)}
     manifest["tensors"][name] = digests
     manifest["tied"][name] = layout.tied
 
@@ -165,22 +163,6 @@ def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:
 
 
 # --- Reading -----------------------------------------------------------------------------------
-
-
-def damage_of_folder(folder: str | os.PathLike[str]) -> str:
-    """Return what is wrong with a checkpoint, or an empty string: every byte of it is read."""
-    try:
-        for name, expected in read_manifest(folder)["files"].items():
-            found = file_facts(Path(folder) / name)
-            if problem := size_problem(name, found["nbytes"], expected):
-                return problem
-            if found["digest"] != expected["digest"]:
-                return f"{name} differs from what was written"
-    except FileMissing as error:
-        return f"{Path(error.path or '').name} is missing"
-    except FileProblem as error:
-        return f"{Path(error.path or '').name}: {error.problem}"
-    return ""
 
 
 def read_folder(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:

@@ -15,15 +15,9 @@ from typing import Any
 
 import torch
 
+from torchkeep.checkpointing.layout.reading_back import damage_in
 from torchkeep.errors import FileProblem
-from torchkeep.files import (
-    CHUNK_NBYTES,
-    InputFile,
-    digest,
-    link_file,
-    new_digest,
-    remove_files,
-)
+from torchkeep.files import digest, link_file, remove_files
 from torchkeep.formats.own.manifest import read_manifest
 from torchkeep.saving.safetensors import described
 from torchkeep.tensors import bytes_of, plain_on_cpu
@@ -83,19 +77,11 @@ class Earlier:
         if not link_file(self.folder / name, target, durable=durable):
             return False
         # What was linked is looked at, and not what has the name now.
-        if _is_as_written(target, known, layout.header({key: digests[key] for key in tensors})):
+        header = layout.header({key: digests[key] for key in tensors})
+        if digest(header) == known["digest"] and not damage_in(target, known, digests):
             return True
         remove_files([target], durable=False)
         return False
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    """Return what a manifest says about a file: its size, and the digest of its bytes."""
-    running = new_digest()
-    with InputFile(path) as file:
-        for start in range(0, file.nbytes, CHUNK_NBYTES):
-            running.update(file.read_at(start, min(CHUNK_NBYTES, file.nbytes - start)))
-        return {"nbytes": file.nbytes, "digest": running.hexdigest()}
 
 
 def _has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> bool:
@@ -105,12 +91,3 @@ def _has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]
     # What training changes, it changes all over: a small tensor tells as well as a large one.
     by_size = sorted(tensors, key=lambda name: tensors[name].numel())
     return all(digest(bytes_of(plain_on_cpu(tensors[name]))) == digests[name] for name in by_size)
-
-
-def _is_as_written(path: Path, facts: Mapping[str, Any], header: bytes) -> bool:
-    """Whether a file has this size, this digest and this header; no if it can't be read."""
-    try:
-        with InputFile(path) as file:
-            return file.read_at(0, len(header)) == header and file_facts(path) == facts
-    except FileProblem:
-        return False

@@ -43,6 +43,7 @@ def write_one_file(
     manifest: dict[str, Any],
     *,
     durable: bool,
+    background: bool,
 ) -> dict[str, Any]:
     """Write a state that `encode` took apart as one file, and return its manifest.
 
@@ -51,6 +52,7 @@ def write_one_file(
         tensors: those of the state.
         manifest: the state's structure and the facts; the places of the tensors are added.
         durable: sync the file and its folder.
+        background: take as little of the processors as can be, for somebody else computes.
 
     Raises:
         SaveRefused: a tensor can't be kept, or the place can't be written.
@@ -68,7 +70,7 @@ def write_one_file(
     manifest["digest"] = manifest_digest(manifest)
     own = {MANIFEST_KEY: json.dumps(manifest, allow_nan=False), TENSORS_KEY: others}
     # It comes first, so that the file's first bytes tell what it is.
-    write_torch_zip({KEY: own, **tree}, path, durable=durable, device="cpu")
+    write_torch_zip({KEY: own, **tree}, path, durable=durable, background=background, device="cpu")
     return manifest
 
 

@@ -48,7 +48,7 @@ OWN_FILES = (MANIFEST, MODEL_INDEX, *TENSOR_FILES)
 """Every name that a file in a checkpoint's folder may have."""
 
 FORMAT = "torchkeep checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LAST_VERSION = 1000
 """No torchkeep will write this one: a manifest that has it is broken, and not newer."""
 

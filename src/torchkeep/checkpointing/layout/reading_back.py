@@ -1,0 +1,69 @@
+"""Whether the files of a checkpoint are what was written: every byte comes from the disk.
+
+A manifest has a digest of each tensor, and of each file one of the rest: of a safetensors file its
+header, of another one everything. So a file is read once, and what is damaged in it has a name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchkeep.errors import FileMissing, FileProblem
+from torchkeep.files import InputFile, digests_of_runs, read_directly
+from torchkeep.formats import describe
+from torchkeep.formats.own.manifest import read_manifest, size_problem
+
+
+def damage_of_folder(folder: str | os.PathLike[str]) -> str:
+    """Return what is wrong with a checkpoint, or an empty string."""
+    try:
+        manifest = read_manifest(folder)
+    except FileProblem as error:
+        return _told(error)
+    for name, facts in manifest["files"].items():
+        digests = manifest["tensors"].get(name)
+        if problem := damage_in(Path(folder) / name, facts, digests):
+            return problem
+    return ""
+
+
+def damage_in(path: Path, facts: Mapping[str, Any], digests: Mapping[str, str] | None) -> str:
+    """Return what is wrong with a file of a checkpoint, or an empty string.
+
+    Args:
+        path: the file.
+        facts: what the manifest says of it.
+        digests: those of its tensors, by their names in it; None if it has none.
+    """
+    try:
+        with InputFile(path) as file:
+            if problem := size_problem(path.name, file.nbytes, facts):
+                return problem
+            runs = {} if digests is None else _tensors_in(path)
+            rest = file.nbytes - sum(runs.values())
+            found = digests_of_runs(read_directly(file), [rest, *runs.values()])
+            if next(found) != facts["digest"]:
+                return f"{path.name}{': its header' * bool(runs)} differs from what was written"
+            for name, digest in zip(runs, found, strict=True):
+                if digest != (digests or {}).get(name):
+                    return f"{path.name}: tensor {name} differs from what was written"
+    except FileProblem as error:
+        return _told(error)
+    return ""
+
+
+def _tensors_in(path: Path) -> dict[str, int]:
+    """Return the sizes of a file's tensors in bytes, in their order; they are all it ends with."""
+    entries = describe(path).root
+    places = sorted(
+        (entry.storage.offset or 0, entry.storage.nbytes, name) for name, entry in entries.items()
+    )
+    return {name: nbytes for _, nbytes, name in places}
+
+
+def _told(error: FileProblem) -> str:
+    name = Path(error.path or "").name
+    return f"{name} is missing" if isinstance(error, FileMissing) else f"{name}: {error.problem}"
