@@ -130,7 +130,8 @@ class Job:
 
     def state(self) -> dict[str, Any]:
         """Return what is to be saved: the live tensors."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        # As plain dicts: some releases' staging of DCP stumbles over others.
+        return {"model": {**self.model.state_dict()}, "optimizer": self.optimizer.state_dict()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the state by name."""

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeep.checkpointing import Checkpointer, list_checkpoints, run_folder, saver
+from torchkeep.checkpointing import Checkpointer, arena, list_checkpoints, run_folder, saver
 from torchkeep.checkpointing.background import Background
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import read_state
@@ -397,3 +399,55 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert newest["progress"]["step"] == 4
     weights = newest["objects"]["model"]["state"]["state_dict"].values()
     assert all(item.isfinite().all() for item in weights)
+
+
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), MemoryError()])
+def test_a_system_that_has_less_memory_than_it_said_makes_the_loop_wait(
+    tmp_path, monkeypatch, error
+):
+    def fail(nbytes):
+        raise error
+
+    expected = Run(tmp_path / "a").train()
+    monkeypatch.setattr(arena, "_pages", fail)
+    found = Run(tmp_path / "b").train()
+    one, other = (
+        read_state(list_checkpoints(tmp_path / name)[-1].path)["objects"] for name in "ab"
+    )
+    assert fingerprint(one) == fingerprint(other)
+    assert found.ckpt.history == expected.ckpt.history
+
+
+def test_an_interrupted_start_waits_for_the_job_that_may_have_begun(monkeypatch):
+    """Else the next snapshot would be copied into the memory that it is written from."""
+    background, begun, done = Background(), threading.Event(), []
+
+    def job():
+        begun.set()
+        time.sleep(0.2)
+        done.append(True)
+
+    real = ThreadPoolExecutor.submit
+
+    def interrupted(pool, work):
+        real(pool, work)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        background.start(job)
+    assert done == [True]
+    monkeypatch.undo()
+    background.start(lambda: done.append(False))
+    background.close()
+    assert done == [True, False]
+
+
+def test_a_lazy_parameter_is_named_beside_the_loop_too(tmp_path):
+    model = nn.LazyLinear(3)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    ckpt = Checkpointer(tmp_path, model=model, optimizer=optimizer)
+    with pytest.raises(SaveRefused, match="weight"):
+        ckpt.save(wait=False)
+    ckpt.close()

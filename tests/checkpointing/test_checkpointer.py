@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeep.checkpointing import Checkpointer, list_checkpoints
+from torchkeep.checkpointing import Checkpointer, discovery, list_checkpoints
 from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import read_manifest, read_state
 from torchkeep.errors import (
     CheckpointProblem,
     DamagedFile,
+    FileUnreadable,
     InexactResume,
     NoCheckpoint,
     SaveRefused,
@@ -417,10 +418,11 @@ def test_a_run_with_nothing_but_damage_does_not_start_from_zero(tmp_path):
 
 
 def test_old_checkpoints_stay_if_the_new_one_reads_back_wrong(tmp_path, monkeypatch):
-    import torchkeep.checkpointing.run_folder as module
-
     interrupted(tmp_path, 2, every_steps=1)
-    monkeypatch.setattr(module, "damage", lambda folder: "bits have turned")
+    newest = tmp_path / "step-00000002"
+    monkeypatch.setattr(
+        discovery, "damage", lambda folder: "bits have turned" if folder > newest else ""
+    )
     with pytest.raises(CheckpointProblem, match=r"reads back wrong: bits have turned.*No older"):
         Run(tmp_path, keep_last=1).train()
     assert names(tmp_path)[:2] == ["step-00000001", "step-00000002"]
@@ -699,3 +701,83 @@ def test_two_epochs_without_steps_are_told_of(tmp_path):
 
     with pytest.warns(UserWarning, match=r"step\(\) was not called"):
         train()
+
+
+def test_a_restore_that_fails_leaves_the_run_to_others(tmp_path):
+    interrupted(tmp_path, 3, every_steps=1)
+    other = Checkpointer(tmp_path, model=nn.Linear(7, 7))
+    with pytest.raises(CheckpointProblem):
+        other.restore()
+    found = Run(tmp_path).train()  # nobody holds it
+    assert found.ckpt.resumed_from.step == 3
+
+
+def test_a_run_that_can_not_be_listed_is_left_to_others(tmp_path, monkeypatch):
+    interrupted(tmp_path, 3, every_steps=1)
+
+    def fail(*_):
+        raise FileUnreadable("the folder can't be read (stale)", path=tmp_path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torchkeep.checkpointing.run_folder.list_checkpoints", fail)
+        run = Run(tmp_path)
+        with pytest.raises(FileUnreadable):
+            run.ckpt.restore()
+    assert run.train().ckpt.resumed_from.step == 3
+
+
+def test_what_is_put_into_extra_later_is_saved(tmp_path):
+    extra = {}
+    run = Run(tmp_path, extra=extra)
+    extra["best"] = 0.5
+    run.train()
+    again = {}
+    Run(tmp_path, extra=again).ckpt.restore()
+    assert again == {"best": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"signals": "SIGTERM"}, "signals is 'SIGTERM'"),
+        ({"signals": ["SIGTREM"]}, "signals is"),
+        ({"resume": "never"}, "resume is 'never'"),
+        ({"keep_best": ("loss", "lowest")}, "keep_best is"),
+        ({"keep_best": (1, "min")}, "keep_best is"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(tmp_path, options, problem):
+    with pytest.raises(WrongArgument, match=re.escape(problem)):
+        Run(tmp_path, **options)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), {"deep": [torch.zeros(2)]}, object()])
+def test_metadata_that_a_manifest_can_not_hold_is_refused_at_once(tmp_path, value):
+    with pytest.raises(SaveRefused, match="metadata/x"):
+        Run(tmp_path, metadata={"x": value})
+
+
+def test_a_world_size_that_is_no_number_counts_as_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "all")
+    Run(tmp_path).train(num_epochs=1)
+    assert read_manifest(tmp_path / "step-00000003")["environment"]["world_size"] == 1
+
+
+def test_a_checkpoint_that_reads_back_wrong_takes_no_place_of_a_good_one(tmp_path, monkeypatch):
+    """Else the next prune would delete a good one for it."""
+    run = Run(tmp_path, keep_last=1, every_epochs=None)
+    ckpt = run.ckpt
+    first = ckpt.save()
+    real = discovery.damage
+    with monkeypatch.context() as patch:
+        patch.setattr(discovery, "damage", lambda path: "a bit" if path != first else real(path))
+        ckpt._progress.step += 1
+        with pytest.raises(CheckpointProblem, match="reads back wrong: a bit"):
+            ckpt.save()
+    # An inexact one, which does not supersede the first.
+    ckpt._passes.begin(run.loader, 0, 0)
+    monkeypatch.setattr(ckpt._passes, "inexact", lambda: ["in the midst of a batch"])
+    ckpt._progress.step += 1
+    ckpt.save()
+    ckpt.close()
+    assert first.is_dir()

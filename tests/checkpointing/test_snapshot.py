@@ -216,3 +216,19 @@ def test_a_wrapper_tells_through_what_it_holds_or_not_at_all():
     assert hookable_optimizers({"a": inner, "b": Wrapper(None)}) == []
     assert steady_addresses({"model": model, "a": Wrapper(inner)})
     assert steady_addresses({"model": model, "a": inner, "b": Wrapper(None)}) == set()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda tensor: tensor.share_memory_(),
+        lambda tensor: tensor.untyped_storage().resize_(0),
+        lambda tensor: tensor.set_(torch.zeros(SIZE)),
+    ],
+)
+def test_memory_that_is_put_elsewhere_is_not_read_and_noticed(move):
+    live = {"kept": torch.randn(SIZE), "moved": torch.randn(SIZE)}
+    snapshot = taken(live, addresses(live))
+    move(live["moved"])
+    snapshot.wait()
+    assert snapshot.changed() == ["moved"]

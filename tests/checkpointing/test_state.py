@@ -339,3 +339,13 @@ def test_an_optimizer_of_another_class_is_refused():
     state = capture({"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)})
     with pytest.raises(CheckpointProblem, match="checkpoint is of SGD, and this run has Adam"):
         restore(state, {"optimizer": torch.optim.Adam(model.parameters())})
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "MT19937", "Philox", "SFC64"])
+def test_a_bare_bit_generator_of_numpy_comes_back(kind):
+    generator = getattr(np.random, kind)(5)
+    state = capture({"bits": generator})
+    assert state["inexact"] == []
+    expected = np.random.Generator(generator).random(5).tolist()
+    restore(state, {"bits": generator})
+    assert np.random.Generator(generator).random(5).tolist() == expected

@@ -97,3 +97,10 @@ def test_a_workers_copy_counts_until_the_epoch_ends(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", Noisy(make(), draw), stop_at=5, num_workers=1, every_steps=None)
     assert train(tmp_path / "b", Noisy(make(), draw), num_workers=1).resumed_from.step == 5
+
+
+def test_the_systems_generator_in_a_data_set_is_named_and_breaks_nothing(tmp_path):
+    run = train(tmp_path, Noisy(random.SystemRandom(), lambda generator: generator.random()))
+    manifest = read_manifest(list_checkpoints(tmp_path)[-1].path)
+    assert any("system's generator" in item["advice"] for item in manifest["inventory"])
+    del run

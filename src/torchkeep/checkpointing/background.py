@@ -22,7 +22,11 @@ class Background:
         self.wait()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="torchkeep-save")
-        self._running = self._pool.submit(job)
+        try:
+            self._running = self._pool.submit(job)
+        except BaseException:  # Ctrl-C, when the job may have begun
+            self.close()
+            raise
 
     def check(self) -> None:
         """Return at once; raise what a job that has ended raised."""

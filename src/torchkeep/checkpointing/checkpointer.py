@@ -16,22 +16,21 @@ import torch
 
 from torchkeep.checkpointing.discovery import (
     Checkpoint,
-    list_checkpoints,
     look_at,
     newest_whole,
 )
 from torchkeep.checkpointing.encoding import State
 from torchkeep.checkpointing.environment import (
     command,
-    differences,
     environment,
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import damage, read_manifest, read_state
-from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch
+from torchkeep.checkpointing.layout import check_facts, read_manifest, read_state
+from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
-from torchkeep.checkpointing.retention import Best
+from torchkeep.checkpointing.resuming import check_is_of_run, inexact_resume, reasons_against
+from torchkeep.checkpointing.retention import Best, check_best, check_counts
 from torchkeep.checkpointing.run_folder import RunFolder
 from torchkeep.checkpointing.sample_order import Passes
 from torchkeep.checkpointing.saver import Saver
@@ -45,7 +44,6 @@ from torchkeep.checkpointing.state import (
 from torchkeep.checkpointing.uncaptured import Uncaptured
 from torchkeep.errors import (
     CheckpointProblem,
-    InexactResume,
     Preempted,
     TrainingDiverged,
     WrongArgument,
@@ -95,7 +93,7 @@ class Checkpointer:
         extra: further objects, and plain values, by name. A plain value is put back into this dict.
         seed: what the data's randomness is seeded from. By default torch's initial seed, the one
             that `torch.manual_seed` was given.
-        metadata: plain values that every manifest records.
+        metadata: plain values that every manifest records; tensors and arrays go into `extra`.
         every_steps: save after every so many steps; None for never.
         every_epochs: save after every so many epochs, after the epoch's body; None for never.
         keep_last: how many of the newest checkpoints to keep; None for all. Before an old one is
@@ -145,8 +143,11 @@ class Checkpointer:
         stop_on_nan: bool = False,
         format: Literal["folder", "pth"] = "folder",
     ) -> None:
-        _check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
-        _check_best(keep_best)
+        check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
+        check_best(keep_best)
+        check_signals(signals)
+        if resume not in (True, False, "auto"):
+            raise WrongArgument(f"resume is {resume!r}", advice='Give "auto", True or False.')
         self.folder = Path(folder)
         self.objects: dict[str, Any] = {
             "model": model,
@@ -154,11 +155,12 @@ class Checkpointer:
             "scheduler": scheduler,
             "scaler": scaler,
             "ema": ema,
-            "extra": extra or None,
+            "extra": extra,
         }
         _check_objects(self.objects)
         self.seed = torch.initial_seed() if seed is None else seed
         self.metadata = dict(metadata or {})
+        check_facts(self.metadata, "metadata")
         self.every_steps = every_steps
         self.every_epochs = every_epochs
         self.keep_best = keep_best
@@ -273,7 +275,8 @@ class Checkpointer:
         """Yield the numbers of the epochs that are left of `num_epochs`, from 0.
 
         What the loop's body did, its metrics too, is saved when the next number is asked for. An
-        epoch that the loop broke off is gone on with.
+        epoch that the loop broke off is gone on with. Outside of a `with` block nobody watches for
+        signals, nothing is saved at the end, and the run is held until `close`.
 
         Raises:
             CheckpointProblem: a resumed epoch began fewer passes over `batches` than it had when
@@ -381,7 +384,7 @@ class Checkpointer:
                 raise TrainingDiverged(
                     f"{name} is {as_number(value)} after step {self._progress.step + 1}",
                     advice="Go back to an earlier checkpoint, with a smaller learning rate or "
-                    f"other data. The newest is {self.last_saved or 'not there yet'}.",
+                    f"other data. The newest is {self._run.previous or 'not there yet'}.",
                 )
 
     def metrics(self, **values: float | torch.Tensor) -> None:
@@ -429,7 +432,7 @@ class Checkpointer:
 
         Args:
             wait: return when it is written. If not, it is copied now and written meanwhile; what
-                fails then is raised by the next call.
+                fails then is raised by the next call, and the folder may never be there.
 
         Raises:
             SaveRefused: a value can't be kept, or the folder can't be written.
@@ -527,10 +530,16 @@ class Checkpointer:
             CheckpointProblem: it is of another model or optimizer.
             InexactResume: the run would not go on bit for bit, and `allow_inexact` is not set.
         """
-        if not self._run.is_taken:
-            self._take()
-        self.wait()
-        return self._restore(checkpoint)
+        was_taken = self._run.is_taken
+        try:
+            if not was_taken:
+                self._take()
+            self.wait()
+            return self._restore(checkpoint)
+        except BaseException:
+            if not was_taken:  # else a `with` that follows would begin from nothing
+                self.close()
+            raise
 
     def _restore(self, checkpoint: str | os.PathLike[str] | None) -> Checkpoint:
         if checkpoint is None:
@@ -539,8 +548,12 @@ class Checkpointer:
             self._run.damaged = {item.path for item in self.skipped}
         else:
             found = look_at(Path(checkpoint))
-        manifest, state = read_manifest(found.path), read_state(found.path)
-        self._refuse_inexact(found, self._reasons(state, manifest))
+        reasons = reasons_against(read_manifest(found.path), self.objects)
+        self.inexact = tuple(reasons)
+        if reasons and not self.allow_inexact:
+            raise inexact_resume(found, reasons, self.objects)
+        state = read_state(found.path)
+        check_is_of_run(state, found.path)
         self._apply(state)
         self.seed = state["data"]["seed"]
         self._passes.resume(state["data"])
@@ -551,41 +564,6 @@ class Checkpointer:
         self.resumed_from = found
         self._run.previous = found.path
         return found
-
-    def _reasons(self, state: State, manifest: Mapping[str, Any]) -> list[str]:
-        saved, here = state["objects"], {k for k, v in self.objects.items() if v is not None}
-        return [
-            *state["inexact"],
-            *differences(manifest["environment"]),
-            *(f"the checkpoint has {k}, and this run has not" for k in sorted(saved.keys() - here)),
-            *(f"this run has {k}, and the checkpoint has not" for k in sorted(here - saved.keys())),
-        ]
-
-    def _refuse_inexact(self, checkpoint: Checkpoint, reasons: list[str]) -> None:
-        self.inexact = tuple(reasons)
-        if reasons and not self.allow_inexact:
-            advice = "Pass allow_inexact=True to go on all the same."
-            if (older := self._older_exact(checkpoint)) is not None:
-                advice = (
-                    f"Go back to an older one that is exact: call restore({str(older)!r}) on the "
-                    "Checkpointer before the `with`; or pass allow_inexact=True."
-                )
-            raise InexactResume(
-                f"{checkpoint.path}: going on from here may not be exact: {'; '.join(reasons)}",
-                reasons=self.inexact,
-                advice=advice,
-            )
-
-    def _older_exact(self, checkpoint: Checkpoint) -> Path | None:
-        """Return the newest checkpoint before the given one that can be resumed exactly."""
-        for item in reversed(list_checkpoints(self.folder)):
-            if item.problem or item.inexact or item.serial >= checkpoint.serial:
-                continue
-            if damage(item.path):
-                continue
-            if not self._reasons(read_state(item.path), read_manifest(item.path)):
-                return item.path
-        return None
 
     def _apply(self, state: State) -> None:
         shared = {k: v for k, v in self.objects.items() if k in state["objects"]}
@@ -598,22 +576,6 @@ class Checkpointer:
         if self._pending_state is not None:
             self._apply(self._pending_state)
             self._pending_state = self._pending_state if keep else None
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and (type(count) is not int or count < 1):
-            raise WrongArgument(
-                f"{name} is {count!r}", advice="Give a number from 1 on, or None for never or all."
-            )
-
-
-def _check_best(rule: object) -> None:
-    is_rule = isinstance(rule, tuple | list) and len(rule) == 2 and rule[1] in ("min", "max")
-    if rule is not None and not is_rule:
-        raise WrongArgument(
-            f"keep_best is {rule!r}", advice='Give a metric and a direction: ("val_loss", "min").'
-        )
 
 
 def _check_objects(objects: Mapping[str, Any]) -> None:

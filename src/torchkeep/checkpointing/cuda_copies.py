@@ -38,7 +38,7 @@ class CudaCopies:
     @property
     def nbytes(self) -> int:
         """How much memory there is for copies."""
-        return self._memory.numel()
+        return self._memory.nbytes
 
     def begin(
         self, moving: Iterable[torch.Tensor], steady: Iterable[torch.Tensor]
@@ -70,7 +70,10 @@ class CudaCopies:
     def let_go(self) -> None:
         """Have what the program queues from now on wait for the copies; the host does not."""
         for device, event in self._done.items():
-            torch.cuda.current_stream(device).wait_event(event)
+            with torch.cuda.device(device):
+                # To capture a step changes nothing; to replay it shows in the samples.
+                if not torch.cuda.is_current_stream_capturing():
+                    torch.cuda.current_stream(device).wait_event(event)
 
     def wait(self) -> None:
         """Return when all is copied."""
@@ -101,8 +104,12 @@ class CudaCopies:
 
 
 def nbytes_on_device(tensors: Iterable[torch.Tensor]) -> int:
-    """Return how much memory copies of these tensors need."""
-    return sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors)
+    """Return how much memory copies of these tensors take.
+
+    PyTorch pins powers of two.
+    """
+    nbytes = sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors)
+    return 1 << (nbytes - 1).bit_length() if nbytes else 0
 
 
 class _Samples:
@@ -152,7 +159,11 @@ def _pinned(nbytes: int) -> torch.Tensor:
     try:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:  # the system allows no more of it: then the host waits for the copies
+        pass
+    try:
         return torch.empty(nbytes, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise MemoryError(str(error)) from error
 
 
 def _placed(memory: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:

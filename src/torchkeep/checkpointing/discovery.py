@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torchkeep.checkpointing.encoding import decode
 from torchkeep.checkpointing.layout import damage
 from torchkeep.errors import (
     CheckpointProblem,
+    DamagedFile,
     FileMissing,
     FileProblem,
     FileUnreadable,
@@ -102,16 +104,21 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
                 advice="Use the torchkeep that wrote it, or make it readable; or move it away, to "
                 "go on from an older one.",
             )
-        problem = checkpoint.problem or damage(checkpoint.path)
-        if not problem:
-            return Newest(checkpoint, tuple(skipped))
-        skipped.append(replace(checkpoint, problem=problem))
+        found = verified(checkpoint)
+        if not found.problem:
+            return Newest(found, tuple(skipped))
+        skipped.append(found)
     damaged = "; ".join(f"{item.path.name}: {item.problem}" for item in skipped)
     raise NoCheckpoint(
         f"{os.fspath(run)}: "
         + (f"every checkpoint is damaged ({damaged})" if damaged else "there is no checkpoint"),
         advice="Start a run there first, or name the folder of another run.",
     )
+
+
+def verified(checkpoint: Checkpoint) -> Checkpoint:
+    """Return what is known of a checkpoint after every byte of it was read."""
+    return replace(checkpoint, problem=checkpoint.problem or damage(checkpoint.path))
 
 
 def look_at(path: Path) -> Checkpoint:
@@ -121,24 +128,49 @@ def look_at(path: Path) -> Checkpoint:
     name = path.name if path.suffix == ONE_FILE else MANIFEST
     try:
         manifest = read_manifest(path)
+        metrics = _metrics_of(manifest)
     except FileMissing:
         return Checkpoint(path, step, 0, f"{name} is missing")
     except FileProblem as error:
         can_be_read = not isinstance(error, FileUnreadable | UnsupportedContent)
         text = f"{name} is unusable, {error.problem}"
         return Checkpoint(path, step, 0, text, can_be_read=can_be_read)
+    problem, can_be_read = wrong_size(path, manifest["files"]), True
+    if not problem and (name := _forbidden(path, manifest["files"])):
+        problem, can_be_read = f"{name} may not be read", False
     return Checkpoint(
         path,
         manifest["step"],
         manifest["serial"],
-        wrong_size(path, manifest["files"]),
+        problem,
+        can_be_read=can_be_read,
         epoch=manifest["epoch"],
         batch=manifest["batch"],
-        metrics=decode({}, manifest["metrics"]),
+        metrics=metrics,
         date=manifest["date"],
         nbytes=_nbytes(path, manifest),
         inexact=tuple(manifest["inexact"]),
     )
+
+
+def _metrics_of(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that can be compared: a stranger's manifest may have anything there."""
+    try:
+        metrics = decode({}, manifest["metrics"])
+    except (FileProblem, RecursionError):
+        raise DamagedFile("its 'metrics' is not what a checkpoint has there") from None
+    numbers = {}
+    for name, value in metrics.items():
+        if type(value) in (int, float):
+            with contextlib.suppress(OverflowError):
+                numbers[name] = float(value)
+    return numbers
+
+
+def _forbidden(path: Path, names: Iterable[str]) -> str:
+    """Return a file that is there, and that may not be read; empty if there is none."""
+    files = [path] if path.is_file() else [path / name for name in names]
+    return next((file.name for file in files if not os.access(file, os.R_OK)), "")
 
 
 def _nbytes(path: Path, manifest: Mapping[str, Any]) -> int:

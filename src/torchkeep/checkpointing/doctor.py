@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.discovery import Checkpoint
+from torchkeep.checkpointing.discovery import Checkpoint, verified
 from torchkeep.checkpointing.environment import git_commit, versions
 from torchkeep.checkpointing.findings import Finding
-from torchkeep.checkpointing.layout import damage, read_manifest
+from torchkeep.checkpointing.layout import read_manifest
 from torchkeep.checkpointing.runs import look_at_run
 from torchkeep.files import TEMPORARY_MARK
 from torchkeep.showing import show
@@ -245,7 +245,7 @@ def _damage_of_newest(checkpoints: tuple[Checkpoint, ...]) -> Iterator[Finding]:
     """Read the newest checkpoints until one is whole; yield those that are not."""
     for item in reversed(checkpoints):
         if not item.problem:
-            problem = damage(item.path)
+            problem = verified(item).problem
             if not problem:
                 return
             yield _damaged(item, problem)

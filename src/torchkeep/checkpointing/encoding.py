@@ -218,7 +218,11 @@ def decode(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Any:
         return {key: decode(tensors, item) for key, item in structure.items()}
     try:
         return _decode_tagged(tensors, structure)
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except RecursionError:
+        raise
+    except (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise DamagedFile(f"the state can't be put together ({error!r})") from error
+    except (ValueError, struct.error) as error:
         raise DamagedFile(f"the state can't be put together ({error!r})") from error
 
 

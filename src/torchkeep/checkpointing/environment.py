@@ -46,8 +46,16 @@ def environment() -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "machine": platform.machine(),
         "cuda_devices": _cuda_devices(),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": world_size(),
     }
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() else 1
 
 
 def _cuda_devices() -> list[str]:
@@ -71,9 +79,13 @@ _TEXTS: dict[str, str] = {
 }
 
 
-def differences(saved: Mapping[str, Any]) -> list[str]:
-    """Return why a run that was saved under other settings may not go on bit for bit."""
+def differences(saved: object) -> list[str]:
+    """Return why a run that was saved under other settings may not go on bit for bit.
+
+    What is no table of settings tells nothing.
+    """
     now = environment()
+    saved = saved if isinstance(saved, Mapping) else {}
     return [
         text.format(saved=saved[name], now=now[name])
         for name, text in _TEXTS.items()

@@ -8,7 +8,6 @@ own, a transform, a sampler, a collate function, a global of the program's modul
 from __future__ import annotations
 
 import functools
-import os
 import random
 import sys
 import threading
@@ -27,6 +26,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
+from torchkeep.checkpointing.environment import world_size
 from torchkeep.checkpointing.findings import Finding
 from torchkeep.checkpointing.sample_order import generators_of, has_known_indices
 from torchkeep.checkpointing.state import capture
@@ -363,7 +363,7 @@ _KNOWN_THREADS = ("torchkeep-", "QueueFeederThread", "pin_memory", "Thread-pin",
 
 
 def _processes() -> Iterator[Finding]:
-    number = _world_size()
+    number = world_size()
     if number > 1:
         yield Finding(
             "world-size",
@@ -372,10 +372,3 @@ def _processes() -> Iterator[Finding]:
             f"{number} processes train together, and a checkpoint has the generators and the "
             "place in the data of one of them",
         )
-
-
-def _world_size() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    text = os.environ.get("WORLD_SIZE", "1")
-    return int(text) if text.isdecimal() else 1

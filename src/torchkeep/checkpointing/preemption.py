@@ -10,12 +10,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import FrameType
 from typing import Any, ClassVar
 
+from torchkeep.errors import WrongArgument
+
 SIGNALS: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
 """The signals that a run minds: what schedulers send before they kill."""
+
+
+def check_signals(names: object) -> None:
+    """Raise `WrongArgument` for what is no collection of names of signals."""
+    known = {*signal.Signals.__members__, *SIGNALS}  # Windows has not all of them
+    if isinstance(names, str) or not isinstance(names, Collection) or not known.issuperset(names):
+        raise WrongArgument(
+            f"signals is {names!r}", advice='Give names of signals, as in ("SIGTERM", "SIGUSR1").'
+        )
 
 
 class SignalWatch:
@@ -36,8 +47,8 @@ class SignalWatch:
 
     def __init__(self, names: Iterable[str] = SIGNALS) -> None:
         self.received = ""
-        numbers = (getattr(signal, name, None) for name in names)
-        self.numbers = {number for number in numbers if number is not None}
+        known = signal.Signals.__members__
+        self.numbers: set[int] = {known[name] for name in names if name in known}
         if _is_main_thread():
             self._open.append(self)
             for number in self.numbers - self._before.keys():

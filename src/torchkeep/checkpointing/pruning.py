@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints
-from torchkeep.checkpointing.layout import damage, remove_checkpoint
-from torchkeep.checkpointing.retention import Best, to_delete
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, verified
+from torchkeep.checkpointing.layout import remove_checkpoint
+from torchkeep.checkpointing.retention import Best, check_best, check_counts, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.runs import candidates, check_run, keep_best_of, statuses
 from torchkeep.errors import CheckpointProblem
@@ -59,10 +59,13 @@ def prune(
         dry_run: only tell what would be deleted.
 
     Raises:
+        WrongArgument: there is no such number, or no such rule.
         FileMissing, NoCheckpoint: it is not the folder of a run.
         CheckpointProblem: somebody writes to the run, or none of its checkpoints is whole.
         SaveRefused: the folder can't be written to.
     """
+    check_counts(keep_last=keep_last)
+    check_best(keep_best)
     folder = check_run(run)
     if dry_run:
         return _planned(folder, keep_last, keep_best, damaged)
@@ -117,10 +120,7 @@ def _doomed(
         unread = {item.path.name for item in checkpoints if not item.problem} - names - read
         if not unread:
             return names, checkpoints
-        checkpoints = [
-            replace(item, problem=damage(item.path)) if item.path.name in unread else item
-            for item in checkpoints
-        ]
+        checkpoints = [verified(item) if item.path.name in unread else item for item in checkpoints]
         read |= unread
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torchkeep.errors import WrongArgument
+
 Best = tuple[str, Literal["min", "max"]]
 """A metric, and whether the lowest or the highest is the best."""
 
@@ -63,3 +65,24 @@ def best_of(checkpoints: Iterable[Candidate], rule: Best) -> Candidate | None:
         if item.is_whole and metric in item.metrics and item.metrics[metric] == item.metrics[metric]
     ]
     return max(rated, key=lambda entry: entry[:2])[2] if rated else None
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise `WrongArgument` for what is no number of steps, epochs or checkpoints."""
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise WrongArgument(
+                f"{name} is {count!r}", advice="Give a number from 1 on, or None for never or all."
+            )
+
+
+def check_best(rule: object) -> None:
+    """Raise `WrongArgument` for what is neither None nor a metric and a direction."""
+    match rule:
+        case None | [str(), "min" | "max"]:
+            return
+        case _:
+            raise WrongArgument(
+                f"keep_best is {rule!r}",
+                advice='Give a metric and a direction: ("val_loss", "min").',
+            )

@@ -73,10 +73,13 @@ def set_python_state(generator: Any, state: dict[str, Any]) -> None:
 
 
 def numpy_state(state: Any) -> Any:
-    """Return a NumPy bit generator's state dict with its arrays as int64 tensors."""
+    """Return a NumPy bit generator's state dict with its arrays as tensors, wide enough each."""
     if isinstance(state, dict):
         return {key: numpy_state(item) for key, item in state.items()}
-    return torch.tensor(state.tolist()) if hasattr(state, "dtype") and state.ndim else state
+    if not hasattr(state, "dtype") or not state.ndim:
+        return state
+    wide = torch.uint64 if state.dtype.itemsize == 8 else torch.int64
+    return torch.tensor(state.tolist(), dtype=wide)
 
 
 def from_numpy_state(state: Any) -> Any:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at, verified
 from torchkeep.checkpointing.encoding import JSON
-from torchkeep.checkpointing.layout import damage, remove_checkpoint, write_encoded
+from torchkeep.checkpointing.layout import remove_checkpoint, write_encoded
 from torchkeep.checkpointing.retention import Best, to_delete
 from torchkeep.checkpointing.run_lock import RunLock
 from torchkeep.checkpointing.runs import candidates
@@ -71,8 +71,12 @@ class RunFolder:
             CheckpointProblem: another process has it, or it can't be written to.
         """
         self._lock = RunLock(self.path)
-        remove_temporaries(self.path)
-        self._known = list_checkpoints(self.path)
+        try:
+            remove_temporaries(self.path)
+            self._known = list_checkpoints(self.path)
+        except BaseException:
+            self.release()
+            raise
         self._num_saved = max((item.serial for item in self._known), default=0)
         return list(self._known)
 
@@ -102,8 +106,11 @@ class RunFolder:
         facts: Mapping[str, Any],
         *,
         background: bool,
+        before_naming: Callable[[], None] = lambda: None,
     ) -> None:
         """Write an encoded state as a checkpoint; in the `background`, beside a training.
+
+        What `before_naming` raises, called when all is written, leaves nothing behind.
 
         Raises:
             SaveRefused: the place can't be written.
@@ -116,19 +123,16 @@ class RunFolder:
                 facts=facts,
                 durable=self.durable,
                 background=background,
+                before_naming=before_naming,
                 previous=self.previous,
             )
         except SaveRefused as refused:
+            if path.exists():  # all but its folder's sync was done
+                self._known.append(look_at(path))
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
         self._forget(path)  # a name that was free again
         self._known.append(look_at(path))
-
-    def discard(self, path: Path) -> None:
-        """Delete a checkpoint that was just written."""
-        remove_checkpoint(path, durable=self.durable)
-        self._forget(path)
-        self.last_saved = self.previous = None
 
     def prune(self) -> None:
         """Delete what is no longer wanted, after the newest one was read back.
@@ -142,11 +146,13 @@ class RunFolder:
             for item in self._known
         ]
         names = to_delete(candidates(known), keep_last=self.keep_last, keep_best=self.keep_best)
-        if problem := self._problem_of_newest(reads_it=bool(names)):
-            raise CheckpointProblem(
-                f"{self.last_saved}: the new checkpoint reads back wrong: {problem}",
-                advice="Look after the disk. No older checkpoint was deleted.",
-            )
+        self._known = [self._checked(item, reads_it=bool(names)) for item in self._known]
+        for item in self._known:
+            if item.problem and item.path == self.last_saved:
+                raise CheckpointProblem(
+                    f"{item.path}: the new checkpoint reads back wrong: {item.problem}",
+                    advice="Look after the disk. No older checkpoint was deleted.",
+                )
         for name in names:
             remove_checkpoint(self.path / name, durable=self.durable)
             self._forget(self.path / name)
@@ -154,12 +160,9 @@ class RunFolder:
     def _forget(self, path: Path) -> None:
         self._known = [item for item in self._known if item.path != path]
 
-    def _problem_of_newest(self, *, reads_it: bool) -> str:
-        """Return what is wrong with what was saved last: its manifest, or any byte of it."""
-        for item in self._known:
-            if item.path == self.last_saved:
-                return item.problem or (damage(item.path) if reads_it else "")
-        return ""
+    def _checked(self, item: Checkpoint, *, reads_it: bool) -> Checkpoint:
+        """Return what is known of a checkpoint, with all bytes of the newest read if need be."""
+        return verified(item) if reads_it and item.path == self.last_saved else item
 
 
 def _suffix_of(form: str) -> str:
@@ -175,4 +178,4 @@ def _suffix_of(form: str) -> str:
 
 def _final(problem: str) -> str:
     """Return a message with the names that temporaries would have got."""
-    return re.sub(rf"\.(step-[-\d]+){re.escape(TEMPORARY_MARK)}\w+", r"\1", problem)
+    return re.sub(rf"\.(step-[-\d]+(\.pth)?){re.escape(TEMPORARY_MARK)}\w+", r"\1", problem)

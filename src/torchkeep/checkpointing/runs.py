@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at
-from torchkeep.checkpointing.layout import damage, read_manifest
+from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, look_at, verified
+from torchkeep.checkpointing.layout import read_manifest
 from torchkeep.checkpointing.retention import Best, Candidate, best_of
 from torchkeep.checkpointing.run_lock import LOCK_NAME, writer_of
 from torchkeep.errors import CheckpointProblem, FileMissing, FileProblem, NoCheckpoint
@@ -201,10 +201,7 @@ def look_at_run(
     folder = check_run(run)
     checkpoints = list_checkpoints(folder)
     if verify:
-        checkpoints = [
-            item if item.problem else replace(item, problem=damage(item.path))
-            for item in checkpoints
-        ]
+        checkpoints = [verified(item) for item in checkpoints]
     rule = best or keep_best_of(checkpoints)
     sizes = {
         (status.st_dev, status.st_ino): status.st_size
@@ -224,7 +221,10 @@ def look_at_run(
 def statuses(checkpoint: Path) -> Iterator[os.stat_result]:
     """Yield what the system tells of each file of a checkpoint; of one that is gone, nothing."""
     is_folder = checkpoint.is_dir() and not checkpoint.is_symlink()
-    files = checkpoint.iterdir() if is_folder else [checkpoint]
+    try:
+        files = list(checkpoint.iterdir()) if is_folder else [checkpoint]
+    except OSError:
+        return
     for file in files:
         try:
             status = file.lstat()

@@ -15,6 +15,20 @@ from torchkeep.checkpointing.encoding import JSON, State, encode
 from torchkeep.checkpointing.run_folder import RunFolder
 from torchkeep.checkpointing.snapshot import Snapshot
 from torchkeep.checkpointing.state import hookable_optimizers, steady_addresses
+from torchkeep.saving.leaves import check_has_values
+
+
+class _Changed(Exception):
+    """Tensors were changed while they were copied."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+def _check_unchanged(snapshot: Snapshot) -> None:
+    if names := tuple(snapshot.changed()):
+        raise _Changed(names)
 
 
 class Saver:
@@ -62,6 +76,8 @@ class Saver:
         Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
         """
         tensors, structure = encode(state)
+        for name, tensor in tensors.items():
+            check_has_values(tensor, name)
         snapshot = self._snapshot_of(tensors) if beside else None
         if snapshot is None:
             self._folder.write(path, tensors, structure, facts, background=False)
@@ -78,7 +94,10 @@ class Saver:
             limit = self._max_copy_nbytes
             if on_cpu + on_device > (free_nbytes() // 2 if limit is None else limit):
                 return None
-        snapshot.begin(self._arena, self._cuda_copies)
+        try:
+            snapshot.begin(self._arena, self._cuda_copies)
+        except (OSError, MemoryError):  # the system has less than it said
+            return None
         return snapshot
 
     def _write_copies(
@@ -86,18 +105,21 @@ class Saver:
     ) -> None:
         """Write a snapshot, unless its tensors were changed while they were copied."""
         snapshot.wait()
-        if self._must_give_up(snapshot):
-            return
-        self._folder.write(path, snapshot.tensors(), structure, facts, background=True)
-        # Once more: an operation that was under way is counted at its end.
-        if self._must_give_up(snapshot):
-            self._folder.discard(path)
+        try:
+            _check_unchanged(snapshot)
+            self._folder.write(
+                path,
+                snapshot.tensors(),
+                structure,
+                facts,
+                background=True,
+                # Once more: an operation that was under way is counted at its end.
+                before_naming=lambda: _check_unchanged(snapshot),
+            )
+        except _Changed as changed:
+            self._given_up = changed.names
         else:
             self._folder.prune()
-
-    def _must_give_up(self, snapshot: Snapshot) -> bool:
-        self._given_up = tuple(snapshot.changed())
-        return bool(self._given_up)
 
     def check(self) -> tuple[str, ...]:
         """Raise what failed beside the loop; return the tensors for which a state was given up.

@@ -2,7 +2,7 @@
 
 Nothing that an optimizer's step changes moves during the next forward and backward pass. So only
 what may move before that is copied at once: buffers, generators, gradients, all that is small. The
-rest, parameters and the optimizer's own tensors, is copied by another thread; `finish` is called
+rest, parameters and the optimizer's own tensors, is copied by another thread; `let_go` is called
 before the next step and copies what is left.
 
 Who changes a parameter by hand in between breaks the rule. PyTorch counts the changes of a tensor
@@ -40,6 +40,8 @@ class _Copied:
     name: str
     tensor: torch.Tensor
     nbytes: int
+    address: int
+    """Where it was when the snapshot began."""
     start: int
     """Where in the arena its copy begins."""
     version: int
@@ -117,23 +119,27 @@ class Snapshot:
         self._state = threading.Condition()
         self._changed: list[str] | None = None
 
-    def _cut(self) -> list[tuple[int, int, int]]:
-        """Return what is to be copied later: targets, sources, lengths."""
+    def _cut(self) -> list[tuple[_Copied, int]]:
+        """Return what is to be copied later: tensors, and where in them a piece begins."""
         return [
-            (self._base + item.start + done, item.tensor.data_ptr() + done, length)
-            for item in self._steady
-            for done in range(0, item.nbytes, _PIECE_NBYTES)
-            for length in (min(_PIECE_NBYTES, item.nbytes - done),)
+            (item, done) for item in self._steady for done in range(0, item.nbytes, _PIECE_NBYTES)
         ]
+
+    def _copy(self, item: _Copied, done: int) -> None:
+        # Who puts a tensor's memory elsewhere, or frees it, has changed it: nothing is copied then.
+        if item.tensor.data_ptr() == item.address:
+            nbytes = min(_PIECE_NBYTES, item.nbytes - done)
+            target = self._base + item.start + done
+            ctypes.memmove(target, item.address + done, nbytes)  # without Python's lock
 
     def finish(self) -> None:
         """Copy what nobody else copies, and return when all is copied."""
         while self._pieces:
             try:
-                target, source, nbytes = self._pieces.popleft()
+                piece = self._pieces.popleft()
             except IndexError:  # the other thread took the last one
                 break
-            ctypes.memmove(target, source, nbytes)  # without Python's lock
+            self._copy(*piece)
             with self._state:
                 self._num_left -= 1
                 self._state.notify_all()
@@ -189,6 +195,7 @@ class Snapshot:
             item.name
             for item in (*self._steady, *on_device)
             if item.tensor._version != item.version
+            or item.tensor.data_ptr() != item.address
             or (item.sample and _sample(self._base + item.start, item.nbytes) != item.sample)
         ]
 
@@ -230,7 +237,7 @@ def _copied(name: str, tensor: torch.Tensor) -> _Copied:
     version = 0 if tensor.is_inference() else tensor._version
     is_sampled = tensor.is_cpu and nbytes > _SMALL_NBYTES
     sample = _sample(tensor.data_ptr(), nbytes) if is_sampled else b""
-    return _Copied(name, tensor, nbytes, 0, version, sample)
+    return _Copied(name, tensor, nbytes, tensor.data_ptr(), 0, version, sample)
 
 
 def _is_plain_run(tensor: torch.Tensor) -> bool:

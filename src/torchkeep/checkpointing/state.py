@@ -214,12 +214,16 @@ class Kind:
 
 def _is_numpy_generator(item: object) -> bool:
     numpy = sys.modules.get("numpy")
-    kinds = () if numpy is None else (numpy.random.Generator, numpy.random.RandomState)
-    return isinstance(item, kinds)
+    if numpy is None:
+        return False
+    kinds = numpy.random
+    return isinstance(item, kinds.Generator | kinds.RandomState | kinds.BitGenerator)
 
 
 def _numpy_bits(generator: Any) -> Any:
-    return getattr(generator, "bit_generator", None) or generator._bit_generator
+    """Return the bit generator of one, which may be that itself."""
+    held = getattr(generator, "bit_generator", None) or getattr(generator, "_bit_generator", None)
+    return generator if held is None else held
 
 
 def _restore_numpy(generator: Any, state: dict[str, Any], _: Parameters) -> None:
@@ -285,7 +289,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "random.Random",
-        lambda item: isinstance(item, random.Random),
+        # The system's generator has no state to keep.
+        lambda item: isinstance(item, random.Random) and not isinstance(item, random.SystemRandom),
         lambda item, _: {"state": python_state(item)},
         lambda item, state, _: set_python_state(item, state["state"]),
     ),

@@ -147,9 +147,7 @@ def staged_file(
     Raises:
         SaveRefused: as by `atomic_file`.
     """
-    final = Path(os.path.realpath(path))
-    if not overwrite and final.exists():
-        raise _exists(path)
+    final = _target(path, overwrite=overwrite)
     temporary = _temporary_beside(final)
     try:
         yield temporary

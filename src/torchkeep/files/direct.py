@@ -161,12 +161,12 @@ def _read_blocks(file: InputFile, window: memoryview, offset: int) -> int:
 
 
 def _window() -> memoryview:
-    """Return memory at the begin of a page; of few large pages, as far as there are."""
-    memory = mmap.mmap(-1, _WINDOW_NBYTES)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a system built without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    """Return memory that begins with a page.
+
+    It is shared with a process that is forked meanwhile. Were it copied on writing, the disk could
+    go on filling pages that are only the other one's by then.
+    """
+    return memoryview(mmap.mmap(-1, _WINDOW_NBYTES))
 
 
 def _set_direct(fd: int, *, wanted: bool) -> bool:

@@ -13,7 +13,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from torchkeep.checkpointing.layout.one_file import (
     write_one_file,
 )
 from torchkeep.checkpointing.layout.reading_back import damage_of_folder
-from torchkeep.files import remove_files, remove_folder
+from torchkeep.errors import SaveRefused
+from torchkeep.files import remove_files, remove_folder, staged_file
 from torchkeep.formats.own.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -40,6 +41,7 @@ from torchkeep.formats.own.manifest import (
 __all__ = [
     "MANIFEST",
     "MODEL_FILE",
+    "check_facts",
     "damage",
     "read_manifest",
     "read_state",
@@ -82,21 +84,58 @@ def write_encoded(
     facts: Mapping[str, Any],
     durable: bool = True,
     background: bool = False,
+    before_naming: Callable[[], None] = lambda: None,
     previous: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Write a state that `encode` took apart.
+    """Write a state that `encode` took apart, and return its manifest.
 
-    With `background`, as little as can be is taken of the processors, for somebody else computes.
-    The other arguments are `write_checkpoint`'s.
+    Args:
+        path: see `write_checkpoint`.
+        tensors: what `encode` returned.
+        structure: likewise.
+        facts: see `write_checkpoint`.
+        durable: likewise.
+        previous: likewise.
+        background: take as little of the processors as can be, for somebody else computes.
+        before_naming: is called when all is written; what it raises leaves nothing behind.
+
+    Raises:
+        SaveRefused: the state can't be kept, or the place can't be written.
     """
-    _, plain_facts = encode(dict(facts), "metadata")
+    plain_facts = check_facts(facts, "metadata")
     manifest: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **plain_facts}
     manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
     if Path(path).suffix == ONE_FILE:
-        return write_one_file(path, tensors, manifest, durable=durable, background=background)
+        with staged_file(path, durable=durable) as temporary:
+            write_one_file(temporary, tensors, manifest, durable=durable, background=background)
+            before_naming()
+        return manifest
     return write_folder(
-        path, tensors, manifest, durable=durable, background=background, previous=previous
+        path,
+        tensors,
+        manifest,
+        durable=durable,
+        background=background,
+        before_naming=before_naming,
+        previous=previous,
     )
+
+
+def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return plain values as a manifest has them.
+
+    Args:
+        facts: the values.
+        place: what to call them in a message.
+
+    Raises:
+        SaveRefused: one of them is no plain value, or a tensor, for which a manifest has no place.
+    """
+    tensors, plain = encode(dict(facts), place)
+    found: dict[str, Any] = plain
+    for name in tensors:
+        raise SaveRefused(f"{name} is a tensor or an array", advice="Pass it in extra={...}.")
+    return found
 
 
 def damage(path: str | os.PathLike[str]) -> str:

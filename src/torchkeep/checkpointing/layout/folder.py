@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,9 +21,9 @@ import torch
 from torchkeep.checkpointing.encoding import State, decode
 from torchkeep.checkpointing.layout.frozen import frozen_tensors
 from torchkeep.checkpointing.layout.history import Earlier
-from torchkeep.errors import DamagedFile, NotAModelFile, UnsupportedContent
+from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.errors import DamagedFile
 from torchkeep.files import atomic_file, atomic_folder, digest, write_file
-from torchkeep.formats import describe
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
     FROZEN_STATE_FILE,
@@ -60,6 +60,7 @@ def write_folder(
     *,
     durable: bool,
     background: bool,
+    before_naming: Callable[[], None],
     previous: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """Write a state that `encode` took apart as a folder, and return its manifest.
@@ -70,6 +71,7 @@ def write_folder(
         manifest: the state's structure and the facts; what is written is added.
         durable: sync everything.
         background: take as little of the processors as can be, for somebody else computes.
+        before_naming: is called when all is written; what it raises leaves nothing behind.
         previous: the checkpoint before, to share files with.
 
     Raises:
@@ -89,6 +91,7 @@ def write_folder(
             manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
         manifest["digest"] = manifest_digest(manifest)
         write_file(temporary / MANIFEST, _lines(manifest).encode(), durable=durable)
+        before_naming()
     return manifest
 
 
@@ -182,10 +185,7 @@ def read_folder(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
 def _read_tensors(
     path: Path, wanted: Iterable[StoredTensor], *, mmap: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        entries = describe(path).root
-    except (NotAModelFile, UnsupportedContent) as error:  # it was one when it was written
-        raise DamagedFile(error.problem, path=path) from None
+    entries = tensors_of(path)
     with TensorReader(path, mmap=mmap) as reader:
         for name, _, key, expected in wanted:
             if key not in entries:

@@ -44,8 +44,8 @@ def write_one_file(
     *,
     durable: bool,
     background: bool,
-) -> dict[str, Any]:
-    """Write a state that `encode` took apart as one file, and return its manifest.
+) -> None:
+    """Write a state that `encode` took apart as one file, and complete its manifest.
 
     Args:
         path: the checkpoint's name; nothing may be there.
@@ -71,7 +71,6 @@ def write_one_file(
     own = {MANIFEST_KEY: json.dumps(manifest, allow_nan=False), TENSORS_KEY: others}
     # It comes first, so that the file's first bytes tell what it is.
     write_torch_zip({KEY: own, **tree}, path, durable=durable, background=background, device="cpu")
-    return manifest
 
 
 def _places(value: Any, place: _Place) -> Iterator[tuple[int, _Place]]:

@@ -11,8 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchkeep.errors import FileMissing, FileProblem
-from torchkeep.files import InputFile, digests_of_runs, read_directly
+from torchkeep.contents import TensorEntry
+from torchkeep.errors import (
+    DamagedFile,
+    FileMissing,
+    FileProblem,
+    NotAModelFile,
+    UnsupportedContent,
+)
+from torchkeep.files import InputFile, changed, digests_of_runs, read_directly
 from torchkeep.formats import describe
 from torchkeep.formats.own.manifest import read_manifest, size_problem
 
@@ -43,7 +50,8 @@ def damage_in(path: Path, facts: Mapping[str, Any], digests: Mapping[str, str] |
             if problem := size_problem(path.name, file.nbytes, facts):
                 return problem
             runs = {} if digests is None else _tensors_in(path)
-            rest = file.nbytes - sum(runs.values())
+            if (rest := file.nbytes - sum(runs.values())) < 0:
+                raise changed(path)
             found = digests_of_runs(read_directly(file), [rest, *runs.values()])
             if next(found) != facts["digest"]:
                 return f"{path.name}{': its header' * bool(runs)} differs from what was written"
@@ -57,11 +65,27 @@ def damage_in(path: Path, facts: Mapping[str, Any], digests: Mapping[str, str] |
 
 def _tensors_in(path: Path) -> dict[str, int]:
     """Return the sizes of a file's tensors in bytes, in their order; they are all it ends with."""
-    entries = describe(path).root
+    entries = tensors_of(path)
     places = sorted(
         (entry.storage.offset or 0, entry.storage.nbytes, name) for name, entry in entries.items()
     )
     return {name: nbytes for _, nbytes, name in places}
+
+
+def tensors_of(path: Path) -> Mapping[str, TensorEntry]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        DamagedFile: it is none, and was one when it was written.
+    """
+    try:
+        contents = describe(path)
+    except (NotAModelFile, UnsupportedContent) as error:
+        raise DamagedFile(error.problem, path=path) from None
+    if contents.container != "safetensors":
+        raise DamagedFile("it is not the safetensors file that was written", path=path)
+    entries: Mapping[str, TensorEntry] = contents.root
+    return entries
 
 
 def _told(error: FileProblem) -> str:

@@ -49,6 +49,9 @@ OWN_FILES = (MANIFEST, MODEL_INDEX, *TENSOR_FILES)
 
 FORMAT = "torchkeep checkpoint"
 FORMAT_VERSION = 2
+_MOST_NBYTES = 1 << 30
+"""More than a manifest of a million tensors has."""
+
 _LAST_VERSION = 1000
 """No torchkeep will write this one: a manifest that has it is broken, and not newer."""
 
@@ -172,6 +175,8 @@ def read_manifest(
         try:
             if limits is not None:
                 limits.check("header_nbytes", file.nbytes)
+            if file.nbytes > _MOST_NBYTES:
+                raise DamagedFile(f"it has {file.nbytes:,} bytes, which no manifest has")
             return parse_manifest(file.read_at(0, file.nbytes))
         except FileProblem as error:
             raise error.in_file(path) from None
@@ -219,10 +224,15 @@ def _check_manifest(manifest: object) -> None:
     wrong = [name for name, is_right in _FIELDS.items() if not is_right(manifest.get(name))]
     if wrong:
         raise DamagedFile(f"its {wrong[0]!r} is not what a checkpoint has there")
-    inert(manifest["metrics"], {})  # raises if it can't be read
+    if not isinstance(inert(manifest["metrics"], {}), dict):
+        raise DamagedFile("its 'metrics' is not what a checkpoint has there")
     holders = manifest["files"].keys() - {MODEL_INDEX}
     if not holders == manifest["tensors"].keys() == manifest["tied"].keys():
         raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
+
+
+_LARGEST_COUNT = 1 << 48
+"""Sizes and steps stay below this, and so does a number that is made from them."""
 
 
 def _is_table(value: object, is_right: Callable[[Any], bool]) -> bool:
@@ -234,7 +244,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= _LARGEST_COUNT
 
 
 def _are_files(value: object) -> bool:
