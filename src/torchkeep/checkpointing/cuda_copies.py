@@ -20,10 +20,9 @@ from itertools import chain
 
 import torch
 
+from torchkeep.checkpointing.samples import Samples
+
 _ALIGNMENT = 64
-_NUM_SAMPLES = 64
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Types by element size: samples of tensors of many dtypes are gathered as one."""
 
 
 class CudaCopies:
@@ -33,7 +32,7 @@ class CudaCopies:
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._done: dict[torch.device, torch.cuda.Event] = {}
-        self._samples: list[_Samples] = []
+        self._samples = Samples([])
 
     @property
     def nbytes(self) -> int:
@@ -51,16 +50,16 @@ class CudaCopies:
         early, late = list(moving), list(steady)
         copies = self._places([*early, *late])
         to_early, to_late = copies[: len(early)], copies[len(early) :]
-        self._done, self._samples = {}, []
+        self._done = {}
+        with torch.no_grad():
+            self._samples = Samples(late)
         for device in {tensor.device for tensor in chain(early, late)}:
             stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
             current = torch.cuda.current_stream(device)
             with torch.no_grad(), torch.cuda.device(device):
-                self._samples += _take_samples(late, device)
                 stream.wait_stream(current)
                 with torch.cuda.stream(stream):
-                    for samples in self._samples:
-                        samples.fetch(device)
+                    self._samples.fetch(device)
                     if _copy(early, to_early, device):
                         current.wait_event(stream.record_event())
                     _copy(late, to_late, device)
@@ -86,7 +85,7 @@ class CudaCopies:
         Args:
             copies: theirs, in the order in which they were given.
         """
-        return any(samples.differ(copies) for samples in self._samples)
+        return any(True for _ in self._samples.differing(copies))
 
     def _places(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return memory for each tensor, with its sizes and strides; pinned if there is enough."""
@@ -97,9 +96,10 @@ class CudaCopies:
         if end > self.nbytes:
             self._memory = torch.empty(0, dtype=torch.uint8)  # give the old ones back first
             self._memory = _pinned(end)
+        views = {dtype: self._memory.view(dtype) for dtype in {item.dtype for item in tensors}}
         return [
-            _placed(self._memory, start, tensor)
-            for start, tensor in zip(starts, tensors, strict=True)
+            views[item.dtype].as_strided(item.shape, item.stride(), start // item.element_size())
+            for start, item in zip(starts, tensors, strict=True)
         ]
 
 
@@ -110,49 +110,6 @@ def nbytes_on_device(tensors: Iterable[torch.Tensor]) -> int:
     """
     nbytes = sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors)
     return 1 << (nbytes - 1).bit_length() if nbytes else 0
-
-
-class _Samples:
-    """A few elements of tensors of one device and one element size, as they are in its queue now.
-
-    Args:
-        numbers: which of all tensors these are.
-        tensors: the tensors.
-    """
-
-    def __init__(self, numbers: list[int], tensors: list[torch.Tensor]) -> None:
-        self._numbers = numbers
-        self._on_device = torch.cat([_sample(tensor) for tensor in tensors])
-
-    def fetch(self, device: torch.device) -> None:
-        """Queue their way to the CPU, if they are on this device."""
-        if self._on_device.device == device:
-            self._taken = self._on_device.to("cpu", non_blocking=True)
-
-    def differ(self, copies: Sequence[torch.Tensor]) -> bool:
-        """Whether the copies have other elements at these places."""
-        return not torch.equal(self._taken, torch.cat([_sample(copies[n]) for n in self._numbers]))
-
-
-def _take_samples(tensors: list[torch.Tensor], device: torch.device) -> list[_Samples]:
-    numbers: dict[int, list[int]] = {}
-    for number, tensor in enumerate(tensors):
-        if tensor.device == device and tensor.numel() and tensor.element_size() in _BITS:
-            numbers.setdefault(tensor.element_size(), []).append(number)
-    return [_Samples(some, [tensors[number] for number in some]) for some in numbers.values()]
-
-
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Return elements from all over a dense tensor, among them the last.
-
-    A tensor is copied from its first byte on, so one that changes meanwhile shows at its end.
-    """
-    bits = tensor.detach().view(_BITS[tensor.element_size()])
-    last = tensor.numel() - 1
-    step = max(last // (_NUM_SAMPLES - 1), 1)
-    count = min(last // step + 1, _NUM_SAMPLES)
-    first = last - (count - 1) * step
-    return bits.as_strided((count,), (step,), bits.storage_offset() + first)
 
 
 def _pinned(nbytes: int) -> torch.Tensor:
@@ -166,16 +123,15 @@ def _pinned(nbytes: int) -> torch.Tensor:
         raise MemoryError(str(error)) from error
 
 
-def _placed(memory: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
-    run = memory[start : start + like.nbytes]
-    return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
-
-
 def _copy(
     sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], device: torch.device
 ) -> bool:
     """Copy those of a device; return whether there were any."""
-    pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].device == device]
-    for source, target in pairs:
-        target.copy_(source.detach(), non_blocking=True)
-    return bool(pairs)
+    numbers = [number for number, source in enumerate(sources) if source.device == device]
+    if numbers:
+        torch._foreach_copy_(
+            [targets[number] for number in numbers],
+            [sources[number] for number in numbers],
+            non_blocking=True,
+        )
+    return bool(numbers)

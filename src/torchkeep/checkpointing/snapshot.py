@@ -22,6 +22,7 @@ import torch
 
 from torchkeep.checkpointing.arena import PAGE_NBYTES, Arena
 from torchkeep.checkpointing.cuda_copies import CudaCopies, nbytes_on_device
+from torchkeep.checkpointing.samples import Samples
 from torchkeep.tensors import identity, plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
@@ -29,8 +30,6 @@ _SMALL_NBYTES = 32 << 10
 
 _PIECE_NBYTES = 8 << 20
 """What is copied in one go: `finish` waits for no more than that of the other thread."""
-
-_NUM_SAMPLES = 64
 
 
 @dataclass(slots=True)
@@ -45,7 +44,6 @@ class _Copied:
     start: int
     """Where in the arena its copy begins."""
     version: int
-    sample: bytes
 
 
 class Snapshot:
@@ -106,6 +104,8 @@ class Snapshot:
             cuda: where those of CUDA devices go, likewise.
         """
         self._cuda_copies = cuda
+        with torch.no_grad():
+            self._samples = Samples([item.tensor for item in self._steady])
         on_device = [[item.tensor for item in items] for items in self._cuda]
         copies = cuda.begin(*on_device)
         names = [item.name for items in self._cuda for item in items]
@@ -191,13 +191,14 @@ class Snapshot:
 
     def _find_changed(self) -> list[str]:
         _, on_device = self._cuda
-        return [
+        changed = [
             item.name
             for item in (*self._steady, *on_device)
-            if item.tensor._version != item.version
-            or item.tensor.data_ptr() != item.address
-            or (item.sample and _sample(self._base + item.start, item.nbytes) != item.sample)
+            if item.tensor._version != item.version or item.tensor.data_ptr() != item.address
         ]
+        copies = [self._view(item) for item in self._steady]
+        changed += [self._steady[number].name for number in self._samples.differing(copies)]
+        return list(dict.fromkeys(changed))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the copies by name, those of one tensor as one object. `wait` comes first."""
@@ -233,11 +234,8 @@ class _FirstNames:
 
 
 def _copied(name: str, tensor: torch.Tensor) -> _Copied:
-    nbytes = tensor.nbytes
     version = 0 if tensor.is_inference() else tensor._version
-    is_sampled = tensor.is_cpu and nbytes > _SMALL_NBYTES
-    sample = _sample(tensor.data_ptr(), nbytes) if is_sampled else b""
-    return _Copied(name, tensor, nbytes, tensor.data_ptr(), 0, version, sample)
+    return _Copied(name, tensor, tensor.nbytes, tensor.data_ptr(), 0, version)
 
 
 def _is_plain_run(tensor: torch.Tensor) -> bool:
@@ -269,9 +267,3 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().clone()
     plain = plain_on_cpu(tensor)
     return plain.clone() if plain.data_ptr() == tensor.data_ptr() else plain
-
-
-def _sample(address: int, nbytes: int) -> bytes:
-    """Return a few of the bytes at an address, from all over."""
-    words = memoryview((ctypes.c_uint64 * (nbytes // 8)).from_address(address)).cast("B")
-    return words.cast("Q")[:: max(nbytes // 8 // _NUM_SAMPLES, 1)].tobytes()
