@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.state.encoding import fingerprint
 
 NUM_EPOCHS = 3
 BATCH_SIZE = 4

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeep.checkpointing import Checkpointer, capture
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.state.encoding import fingerprint
 
 NUM_EPOCHS = 3
 BATCH_SIZE = 4

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeep.checkpointing import Checkpointer, discovery, list_checkpoints
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.checkpointing.layout import read_manifest, read_state
+from torchkeep.checkpointing.runs import checkpoints as discovery
+from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import (
     CheckpointProblem,
     DamagedFile,
@@ -591,7 +592,7 @@ def test_a_second_checkpointer_of_this_process_is_kept_out(tmp_path):
 def test_another_process_is_kept_out_until_it_dies(tmp_path):
     program = (
         "import sys, time; from pathlib import Path;"
-        "from torchkeep.checkpointing.run_lock import RunLock;"
+        "from torchkeep.checkpointing.runs.lock import RunLock;"
         "lock = RunLock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -719,7 +720,7 @@ def test_a_run_that_can_not_be_listed_is_left_to_others(tmp_path, monkeypatch):
         raise FileUnreadable("the folder can't be read (stale)", path=tmp_path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("torchkeep.checkpointing.run_folder.list_checkpoints", fail)
+        patch.setattr("torchkeep.checkpointing.runs.folder.list_checkpoints", fail)
         run = Run(tmp_path)
         with pytest.raises(FileUnreadable):
             run.ckpt.restore()

@@ -4,7 +4,7 @@ import pytest
 
 from made_runs import cut, make_run
 from torchkeep.checkpointing import list_checkpoints
-from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.runs.lock import RunLock
 from torchkeep.cli import main
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from made_runs import change_manifest, cut, make_run
-from torchkeep.checkpointing.encoding import fingerprint
 from torchkeep.checkpointing.layout import read_state
-from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.runs.lock import RunLock
+from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.cli import main, resume
 
 PROGRAM = """\

@@ -7,7 +7,7 @@ import pytest
 
 from cli_terminal import in_terminal
 from made_runs import change_manifest, cut, flip, make_run
-from torchkeep.checkpointing.run_lock import RunLock
+from torchkeep.checkpointing.runs.lock import RunLock
 from torchkeep.cli import checkpoints, main
 
 HOSTILE = "[red]\x1b[31m\n"

@@ -16,8 +16,8 @@ from crash.judge import read_log
 from crash.run import Given, Trainee, train
 from crash.scale import IS_ALL
 from torchkeep.checkpointing import newest_whole
-from torchkeep.checkpointing.discovery import look_at
 from torchkeep.checkpointing.layout import MANIFEST, MODEL_FILE, damage, read_manifest
+from torchkeep.checkpointing.runs.checkpoints import look_at
 from torchkeep.errors import CheckpointProblem, FileProblem
 from torchkeep.formats.own.manifest import STATE_FILE
 

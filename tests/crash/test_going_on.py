@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from crash.run import Trainee
-from torchkeep.checkpointing import list_checkpoints, run_folder
+from torchkeep.checkpointing import list_checkpoints
+from torchkeep.checkpointing.runs import folder as run_folder
 from torchkeep.errors import SaveRefused
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.state.encoding import fingerprint
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 

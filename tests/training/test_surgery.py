@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import WrongArgument
 from torchkeep.training import Head, freeze, replace_head, trainable, unfreeze
 

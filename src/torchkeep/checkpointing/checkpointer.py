@@ -14,34 +14,34 @@ from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.discovery import (
-    Checkpoint,
-    look_at,
-    newest_whole,
-)
-from torchkeep.checkpointing.encoding import State
-from torchkeep.checkpointing.environment import (
+from torchkeep.checkpointing.background.saver import Saver
+from torchkeep.checkpointing.doctor.environment import (
     command,
     environment,
     git_revision,
     versions,
 )
+from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.layout import check_facts, read_manifest, read_state
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
 from torchkeep.checkpointing.resuming import check_is_of_run, inexact_resume, reasons_against
-from torchkeep.checkpointing.retention import Best, check_best, check_counts
-from torchkeep.checkpointing.run_folder import RunFolder
+from torchkeep.checkpointing.runs.checkpoints import (
+    Checkpoint,
+    look_at,
+    newest_whole,
+)
+from torchkeep.checkpointing.runs.folder import RunFolder
+from torchkeep.checkpointing.runs.retention import Best, check_best, check_counts
 from torchkeep.checkpointing.sample_order import Passes
-from torchkeep.checkpointing.saver import Saver
-from torchkeep.checkpointing.state import (
+from torchkeep.checkpointing.state.capturing import (
     capture,
     capture_gradients,
     is_plain_value,
     restore,
     restore_gradients,
 )
-from torchkeep.checkpointing.uncaptured import Uncaptured
+from torchkeep.checkpointing.state.encoding import State
 from torchkeep.errors import (
     CheckpointProblem,
     Preempted,

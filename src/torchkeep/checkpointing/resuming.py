@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchkeep.checkpointing.discovery import Checkpoint, list_checkpoints, verified
-from torchkeep.checkpointing.encoding import State
-from torchkeep.checkpointing.environment import differences
+from torchkeep.checkpointing.doctor.environment import differences
 from torchkeep.checkpointing.layout import read_manifest
+from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, verified
+from torchkeep.checkpointing.state.encoding import State
 from torchkeep.errors import DamagedFile, InexactResume
 
 _PARTS = {"objects": dict, "rng": dict, "inexact": list, "progress": dict, "data": dict}

@@ -34,7 +34,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
-from torchkeep.checkpointing.rng import seed_all, undisturbed
+from torchkeep.checkpointing.state.rng import seed_all, undisturbed
 from torchkeep.errors import CheckpointProblem
 
 

@@ -16,9 +16,9 @@ from torchkeep.errors import MissingExtra
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
-    from torchkeep.checkpointing.discovery import Checkpoint
-    from torchkeep.checkpointing.findings import Finding
-    from torchkeep.checkpointing.retention import Best
+    from torchkeep.checkpointing.doctor.findings import Finding
+    from torchkeep.checkpointing.runs.checkpoints import Checkpoint
+    from torchkeep.checkpointing.runs.retention import Best
 
 
 def require_torch(verb: str) -> None:

@@ -14,7 +14,7 @@ from torchkeep.showing import show
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
-    from torchkeep.checkpointing.findings import Finding
+    from torchkeep.checkpointing.doctor.findings import Finding
 
 DESCRIPTION = """\
 Examine a run: what is different here and now from when its newest checkpoint was
@@ -37,7 +37,7 @@ findings:
 
 What a program sets by itself (determinism, precision) is compared when it goes
 on. What a live program holds that no checkpoint can, such as a generator in a
-data set, is told by torchkeep.checkpointing.inventory.
+data set, is told by torchkeep.checkpointing.doctor.inventory.
 
 The exit code is 0 if there are notes at the most, 5 if a checkpoint is damaged,
 10 if the run can't go on or not exactly, or that of a problem."""
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.folder is None:
         _write_machine(as_json=options.json)
         return 0
-    from torchkeep.checkpointing.doctor import examine_run
+    from torchkeep.checkpointing.doctor.examination import examine_run
 
     findings = examine_run(options.folder, verify=options.verify)
     if options.json:
@@ -101,7 +101,7 @@ _VERDICTS = (
 
 
 def _write_machine(*, as_json: bool) -> None:
-    from torchkeep.checkpointing.doctor import machine
+    from torchkeep.checkpointing.doctor.examination import machine
 
     facts = machine()
     if as_json:

@@ -17,8 +17,8 @@ from torchkeep.errors import WrongArgument
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:
-    from torchkeep.checkpointing.discovery import Checkpoint
-    from torchkeep.checkpointing.pruning import Pruning
+    from torchkeep.checkpointing.runs.checkpoints import Checkpoint
+    from torchkeep.checkpointing.runs.pruning import Pruning
 
 DESCRIPTION = """\
 Delete old checkpoints of a run that nobody writes to. What stays is read first,
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             "nothing says what is to go", advice="Give --keep-last N, or --damaged."
         )
     require_torch("prune")
-    from torchkeep.checkpointing.pruning import prune
+    from torchkeep.checkpointing.runs.pruning import prune
 
     report = prune(
         options.folder,

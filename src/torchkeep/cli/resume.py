@@ -22,8 +22,8 @@ from torchkeep.errors import CheckpointProblem
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
-    from torchkeep.checkpointing.discovery import Newest
-    from torchkeep.checkpointing.doctor import Start
+    from torchkeep.checkpointing.doctor.examination import Start
+    from torchkeep.checkpointing.runs.checkpoints import Newest
 
 DESCRIPTION = """\
 Start the program of a run again, in the way in which it was started: it goes on
@@ -63,11 +63,11 @@ def run(options: argparse.Namespace) -> int:
         CheckpointProblem: there is nothing to go on with, or no program to go on.
     """
     require_torch("resume")
-    from torchkeep.checkpointing.discovery import newest_whole
-    from torchkeep.checkpointing.doctor import compare, start_of
+    from torchkeep.checkpointing.doctor.examination import compare, start_of
     from torchkeep.checkpointing.layout import read_manifest
-    from torchkeep.checkpointing.run_lock import writer_of
-    from torchkeep.checkpointing.runs import check_run
+    from torchkeep.checkpointing.runs.checkpoints import newest_whole
+    from torchkeep.checkpointing.runs.lock import writer_of
+    from torchkeep.checkpointing.runs.overview import check_run
 
     folder = check_run(options.folder)
     newest = newest_whole(folder)
@@ -98,7 +98,7 @@ def _write(folder: Path, newest: Newest) -> None:
 
 def _checked(folder: Path, start: Start | None) -> Start:
     """Return how the program was started, if starting it again would go on with this folder."""
-    from torchkeep.checkpointing.doctor import is_folder
+    from torchkeep.checkpointing.doctor.examination import is_folder
 
     shown = printable(str(folder))
     if start is None:

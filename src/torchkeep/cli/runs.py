@@ -23,8 +23,8 @@ from torchkeep.errors import DamagedFile
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:
-    from torchkeep.checkpointing.discovery import Checkpoint
-    from torchkeep.checkpointing.runs import Run
+    from torchkeep.checkpointing.runs.checkpoints import Checkpoint
+    from torchkeep.checkpointing.runs.overview import Run
 
 DESCRIPTION = """\
 List the runs of torchkeep.Checkpointer in a folder and below it, and the
@@ -76,7 +76,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """List the runs; return 0 if no checkpoint is damaged."""
     require_torch("runs")
-    from torchkeep.checkpointing.runs import find_runs, look_at_run
+    from torchkeep.checkpointing.runs.overview import find_runs, look_at_run
 
     is_damaged = False
     for number, path in enumerate(find_runs(options.folder)):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18  # type: ignore[import-untyped]
 
-from torchkeep.checkpointing.rng import seed_all
+from torchkeep.checkpointing import seed_all
 from torchkeep.training.data import ImageFolder, image_transform
 
 _GREY = (0.5, 0.5, 0.5)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from torchkeep.checkpointing import newest_whole
-from torchkeep.checkpointing.discovery import Checkpoint
-from torchkeep.checkpointing.encoding import fingerprint
-from torchkeep.checkpointing.export import export_checkpoint
 from torchkeep.checkpointing.layout import MODEL_FILE, read_state
+from torchkeep.checkpointing.layout.export import export_checkpoint
+from torchkeep.checkpointing.runs.checkpoints import Checkpoint
+from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.demo.child import as_options, events
 from torchkeep.demo.digits import Settings, new_network, write_digits
 from torchkeep.demo.processes import kill_child_when, run_child

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from torchkeep.checkpointing import Checkpointer
-from torchkeep.checkpointing.encoding import fingerprint
+from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.demo.child import Report, parser, settings_of
 from torchkeep.demo.digits import Settings, loaders, new_network, prepare
 from torchkeep.loading import load_into

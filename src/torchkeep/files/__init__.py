@@ -1,7 +1,7 @@
 """Files on disk: bounded reads, and writes that are whole or absent.
 
 Every model, state and manifest is read and written here; a run's lock and memory maps are the
-exceptions (`checkpointing/run_lock.py`, `tensors.py`).
+exceptions (`checkpointing/runs/lock.py`, `tensors.py`).
 """
 
 from torchkeep.files.atomic import (

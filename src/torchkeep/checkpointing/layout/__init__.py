@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import JSON, State, encode
 from torchkeep.checkpointing.layout.folder import read_folder, write_folder
 from torchkeep.checkpointing.layout.one_file import (
     damage_of_file,
@@ -27,6 +26,7 @@ from torchkeep.checkpointing.layout.one_file import (
     write_one_file,
 )
 from torchkeep.checkpointing.layout.reading_back import damage_of_folder
+from torchkeep.checkpointing.state.encoding import JSON, State, encode
 from torchkeep.errors import SaveRefused
 from torchkeep.files import remove_files, remove_folder, staged_file
 from torchkeep.formats.own.manifest import (

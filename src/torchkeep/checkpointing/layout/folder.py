@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import State, decode
 from torchkeep.checkpointing.layout.frozen import frozen_tensors
 from torchkeep.checkpointing.layout.history import Earlier
 from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.errors import DamagedFile
 from torchkeep.files import atomic_file, atomic_folder, digest, write_file
 from torchkeep.formats.own.manifest import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import JSON
+from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.tensors import identity
 
 

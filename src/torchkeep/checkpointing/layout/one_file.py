@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import State, decode
 from torchkeep.checkpointing.layout.usual_keys import usual_keys
+from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.contents import Contents, Memory, TensorEntry
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.formats.own.manifest import manifest_digest

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.encoding import State
+from torchkeep.checkpointing.state.encoding import State
 
 _KEYS = {
     "model": "model_state_dict",

@@ -13,7 +13,7 @@ digests of files and tensors take reading every byte, and are compared when that
 of the modules and the flags of the parameters stay in the manifest; of the history, only the last
 row is told.
 
-Source: docs/files.md; checkpointing/state.py for what a state has.
+Source: docs/files.md; checkpointing/state/capturing.py for what a state has.
 """
 
 from __future__ import annotations

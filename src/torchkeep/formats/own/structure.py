@@ -1,6 +1,6 @@
 """The structure in a manifest of ours, put together as inert values: no torch is needed for it.
 
-`checkpointing/encoding.py` describes the encoding, writes it, and reads it back as live values.
+`checkpointing/state/encoding.py` describes it, writes it, and reads it back as live values.
 """
 
 from __future__ import annotations

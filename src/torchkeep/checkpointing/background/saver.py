@@ -1,0 +1,148 @@
+"""States on their way to the disk: while the loop waits, or beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.checkpointing.background.arena import Arena, free_nbytes
+from torchkeep.checkpointing.background.cuda import CudaCopies
+from torchkeep.checkpointing.background.snapshot import Snapshot
+from torchkeep.checkpointing.background.thread import Background
+from torchkeep.checkpointing.runs.folder import RunFolder
+from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
+from torchkeep.checkpointing.state.encoding import JSON, State, encode
+from torchkeep.saving.leaves import check_has_values
+
+
+class _Changed(Exception):
+    """Tensors were changed while they were copied."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+def _check_unchanged(snapshot: Snapshot) -> None:
+    if names := tuple(snapshot.changed()):
+        raise _Changed(names)
+
+
+class Saver:
+    """Writes states into a run's folder, one at a time.
+
+    Beside the loop it writes copies: see `Snapshot`. Those of what only an optimizer's step changes
+    are made by the writing thread; the optimizers are asked to tell before they step.
+
+    Args:
+        folder: the run's.
+        objects: what is saved; the optimizers are found in it.
+        max_copy_nbytes: what the copies may take; None for half of the memory that is free.
+    """
+
+    def __init__(
+        self, folder: RunFolder, objects: Mapping[str, Any], max_copy_nbytes: int | None
+    ) -> None:
+        self._folder = folder
+        self._objects = objects
+        self._max_copy_nbytes = max_copy_nbytes
+        self._background = Background()
+        self._arena = Arena()
+        self._cuda_copies = CudaCopies()
+        self._snapshot: Snapshot | None = None
+        self._unsteady: frozenset[str] = frozenset()
+        self._given_up: tuple[str, ...] = ()
+        self._hooks: list[Any] = []
+
+    def watch(self) -> None:
+        """Have the optimizers tell before they step."""
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step)
+            for optimizer in hookable_optimizers(self._objects)
+        ]
+
+    def _before_step(self, *_: object) -> None:
+        """Have a snapshot copy what is left: an optimizer is about to change it."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.let_go()
+
+    def save(self, path: Path, state: State, facts: Mapping[str, Any], *, beside: bool) -> None:
+        """Write a state of live tensors; `beside` the loop if there is memory for that.
+
+        Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
+        """
+        tensors, structure = encode(state)
+        for name, tensor in tensors.items():
+            check_has_values(tensor, name)
+        snapshot = self._snapshot_of(tensors) if beside else None
+        if snapshot is None:
+            self._folder.write(path, tensors, structure, facts, background=False)
+            self._folder.prune()
+        else:
+            self._snapshot = snapshot
+            self._background.start(lambda: self._write_copies(path, snapshot, structure, facts))
+
+    def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
+        """Return a snapshot that has begun; None if there is no memory for it."""
+        snapshot = Snapshot(tensors, steady_addresses(self._objects), self._unsteady)
+        on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes
+        if on_cpu > self._arena.nbytes or on_device > self._cuda_copies.nbytes:
+            limit = self._max_copy_nbytes
+            if on_cpu + on_device > (free_nbytes() // 2 if limit is None else limit):
+                return None
+        try:
+            snapshot.begin(self._arena, self._cuda_copies)
+        except (OSError, MemoryError):  # the system has less than it said
+            return None
+        return snapshot
+
+    def _write_copies(
+        self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
+    ) -> None:
+        """Write a snapshot, unless its tensors were changed while they were copied."""
+        snapshot.wait()
+        try:
+            _check_unchanged(snapshot)
+            self._folder.write(
+                path,
+                snapshot.tensors(),
+                structure,
+                facts,
+                background=True,
+                # Once more: an operation that was under way is counted at its end.
+                before_naming=lambda: _check_unchanged(snapshot),
+            )
+        except _Changed as changed:
+            self._given_up = changed.names
+        else:
+            self._folder.prune()
+
+    def check(self) -> tuple[str, ...]:
+        """Raise what failed beside the loop; return the tensors for which a state was given up.
+
+        They were changed while they were copied, and are copied at once from now on.
+        """
+        self._background.check()
+        return self._unsteady_ones()
+
+    def wait(self) -> tuple[str, ...]:
+        """Return when nothing is being written; results and errors are those of `check`."""
+        self._background.wait()
+        return self._unsteady_ones()
+
+    def _unsteady_ones(self) -> tuple[str, ...]:
+        names, self._given_up = self._given_up, ()
+        self._unsteady |= frozenset(names)
+        return names
+
+    def close(self) -> None:
+        """Wait, and let the optimizers go; nothing is raised."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._background.close()
+        self._snapshot = None
