@@ -545,9 +545,8 @@ class Checkpointer:
         if checkpoint is None:
             newest = newest_whole(self.folder)
             found, self.skipped = newest.checkpoint, newest.skipped
-            self._run.damaged = {item.path for item in self.skipped}
         else:
-            found = look_at(Path(checkpoint))
+            found, self.skipped = look_at(Path(checkpoint)), ()
         reasons = reasons_against(read_manifest(found.path), self.objects)
         self.inexact = tuple(reasons)
         if reasons and not self.allow_inexact:
@@ -562,7 +561,7 @@ class Checkpointer:
         self._is_saved = True
         self._is_due = False
         self.resumed_from = found
-        self._run.previous = found.path
+        self._run.resume_from(found.path, self.skipped)
         return found
 
     def _apply(self, state: State) -> None:

@@ -41,7 +41,7 @@ class Checkpoint:
     """Finished optimizer steps."""
     serial: int
     """Its number in the order of saving; what "newest" goes by. 0 if it can't be told."""
-    problem: str
+    problem: str = ""
     """What is wrong with it; empty if nothing was found so far."""
     epoch: int = 0
     """Finished epochs."""

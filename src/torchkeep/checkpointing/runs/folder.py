@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import torch
 from torchkeep.checkpointing.layout import remove_checkpoint, write_encoded
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, look_at, verified
 from torchkeep.checkpointing.runs.lock import RunLock
-from torchkeep.checkpointing.runs.overview import candidates
 from torchkeep.checkpointing.runs.retention import Best, to_delete
 from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.errors import CheckpointProblem, SaveRefused, WrongArgument
@@ -34,7 +32,6 @@ class RunFolder:
     Attributes:
         last_saved: the checkpoint that was written last, or None.
         previous: that, or the one that the run went on from. The next one shares files with it.
-        damaged: checkpoints that were found damaged, though their sizes are right.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class RunFolder:
         self.suffix = _suffix_of(form)
         self.last_saved: Path | None = None
         self.previous: Path | None = None
-        self.damaged: Collection[Path] = ()
         self._lock: RunLock | None = None
         self._num_saved = 0
         # Read once: a manifest of thousands of tensors takes its time, and nobody else writes here.
@@ -79,6 +75,12 @@ class RunFolder:
             raise
         self._num_saved = max((item.serial for item in self._known), default=0)
         return list(self._known)
+
+    def resume_from(self, checkpoint: Path, skipped: Iterable[Checkpoint]) -> None:
+        """Go on from a checkpoint; those that were found damaged are no longer taken for whole."""
+        self.previous = checkpoint
+        found = {item.path: item for item in skipped}
+        self._known = [found.get(item.path, item) for item in self._known]
 
     def release(self) -> None:
         """Let others have it."""
@@ -141,21 +143,17 @@ class RunFolder:
             CheckpointProblem: it reads back other than it was written; nothing is deleted then.
         """
         self._known = [item for item in self._known if item.path.exists()]
-        known = [
-            replace(item, problem="damaged") if item.path in self.damaged else item
-            for item in self._known
-        ]
-        names = to_delete(candidates(known), keep_last=self.keep_last, keep_best=self.keep_best)
-        self._known = [self._checked(item, reads_it=bool(names)) for item in self._known]
+        doomed = to_delete(self._known, keep_last=self.keep_last, keep_best=self.keep_best)
+        self._known = [self._checked(item, reads_it=bool(doomed)) for item in self._known]
         for item in self._known:
             if item.problem and item.path == self.last_saved:
                 raise CheckpointProblem(
                     f"{item.path}: the new checkpoint reads back wrong: {item.problem}",
                     advice="Look after the disk. No older checkpoint was deleted.",
                 )
-        for name in names:
-            remove_checkpoint(self.path / name, durable=self.durable)
-            self._forget(self.path / name)
+        for item in doomed:
+            remove_checkpoint(item.path, durable=self.durable)
+            self._forget(item.path)
 
     def _forget(self, path: Path) -> None:
         self._known = [item for item in self._known if item.path != path]

@@ -12,7 +12,7 @@ from typing import Any
 from torchkeep.checkpointing.layout import read_manifest
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, look_at, verified
 from torchkeep.checkpointing.runs.lock import LOCK_NAME, writer_of
-from torchkeep.checkpointing.runs.retention import Best, Candidate, best_of
+from torchkeep.checkpointing.runs.retention import Best, best_of
 from torchkeep.errors import CheckpointProblem, FileMissing, FileProblem, NoCheckpoint
 from torchkeep.formats.own.manifest import CHECKPOINT_NAME, MANIFEST
 from torchkeep.wording import printable
@@ -48,25 +48,7 @@ class Run:
         """The one with the best metric, the newest of equals."""
         if self.keep_best is None:
             return None
-        found = best_of(candidates(self.checkpoints), self.keep_best)
-        by_name = {item.path.name: item for item in self.checkpoints}
-        return None if found is None else by_name[found.name]
-
-
-def candidates(checkpoints: Iterable[Checkpoint]) -> list[Candidate]:
-    """Return what the rules of retention need to know of checkpoints."""
-    return [
-        Candidate(
-            item.path.name,
-            item.step,
-            item.serial,
-            is_whole=not item.problem,
-            # In the middle of an epoch the means are not those of an epoch.
-            metrics={} if item.batch else item.metrics,
-            is_exact=not item.inexact,
-        )
-        for item in checkpoints
-    ]
+        return best_of(self.checkpoints, self.keep_best)
 
 
 def find_runs(folder: str | os.PathLike[str], *, max_depth: int = MAX_DEPTH) -> list[Path]:

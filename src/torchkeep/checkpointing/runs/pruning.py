@@ -10,7 +10,7 @@ from pathlib import Path
 from torchkeep.checkpointing.layout import remove_checkpoint
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, verified
 from torchkeep.checkpointing.runs.lock import RunLock
-from torchkeep.checkpointing.runs.overview import candidates, check_run, keep_best_of, statuses
+from torchkeep.checkpointing.runs.overview import check_run, keep_best_of, statuses
 from torchkeep.checkpointing.runs.retention import Best, check_best, check_counts, to_delete
 from torchkeep.errors import CheckpointProblem
 from torchkeep.files import remove_temporaries
@@ -85,7 +85,7 @@ def _planned(
 ) -> Pruning:
     checkpoints = list_checkpoints(folder)
     rule = keep_best or keep_best_of(checkpoints)
-    names, checkpoints = _doomed(checkpoints, keep_last, rule)
+    doomed, checkpoints = _doomed(checkpoints, keep_last, rule)
     broken = [item for item in checkpoints if item.problem]
     if len(broken) == len(checkpoints):
         raise CheckpointProblem(
@@ -93,9 +93,9 @@ def _planned(
             advice="Rescue what is left of them first: torchkeep inspect tells what there is.",
         )
     if with_damaged:
-        names |= {item.path.name for item in broken if item.can_be_read}
-    deleted = [item for item in checkpoints if item.path.name in names]
-    kept = [item for item in checkpoints if item.path.name not in names]
+        doomed |= {item.path for item in broken if item.can_be_read}
+    deleted = [item for item in checkpoints if item.path in doomed]
+    kept = [item for item in checkpoints if item.path not in doomed]
     return Pruning(
         run=folder,
         deleted=tuple(deleted),
@@ -109,18 +109,18 @@ def _planned(
 
 def _doomed(
     checkpoints: list[Checkpoint], keep_last: int | None, rule: Best | None
-) -> tuple[set[str], list[Checkpoint]]:
-    """Return the names to delete, and the checkpoints with what reading those that stay told."""
-    read: set[str] = set()
+) -> tuple[set[Path], list[Checkpoint]]:
+    """Return which to delete, and the checkpoints with what reading those that stay told."""
+    read: set[Path] = set()
     while True:
-        names: set[str] = set()
+        doomed: set[Path] = set()
         if keep_last is not None:
-            found = to_delete(candidates(checkpoints), keep_last=keep_last, keep_best=rule)
-            names = set(found)
-        unread = {item.path.name for item in checkpoints if not item.problem} - names - read
+            found = to_delete(checkpoints, keep_last=keep_last, keep_best=rule)
+            doomed = {item.path for item in found}
+        unread = {item.path for item in checkpoints if not item.problem} - doomed - read
         if not unread:
-            return names, checkpoints
-        checkpoints = [verified(item) if item.path.name in unread else item for item in checkpoints]
+            return doomed, checkpoints
+        checkpoints = [verified(item) if item.path in unread else item for item in checkpoints]
         read |= unread
 
 

@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Literal
 
+from torchkeep.checkpointing.runs.checkpoints import Checkpoint
 from torchkeep.errors import WrongArgument
 
 Best = tuple[str, Literal["min", "max"]]
 """A metric, and whether the lowest or the highest is the best."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What the rule needs to know about a checkpoint."""
-
-    name: str
-    """Its folder's name."""
-    step: int
-    """Its step. Of two at the same step the later one supersedes the earlier."""
-    serial: int
-    """Its number in the order of saving."""
-    is_whole: bool
-    """Whether it was found undamaged."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Its metrics by name."""
-    is_exact: bool = True
-    """Whether a run can go on from it bit for bit, as far as it knows itself."""
-
-
 def to_delete(
-    checkpoints: Iterable[Candidate], *, keep_last: int | None = 3, keep_best: Best | None = None
-) -> list[str]:
-    """Return the names of the checkpoints to delete, oldest first.
+    checkpoints: Iterable[Checkpoint], *, keep_last: int | None = 3, keep_best: Best | None = None
+) -> list[Checkpoint]:
+    """Return the checkpoints to delete, oldest first.
 
     Kept are the newest `keep_last` (None: all) and the best one; of those at the same step only
     the newest. A damaged checkpoint counts for nothing and is left where it is, as somebody may
     want to rescue a part of it. The newest whole one, and the newest exact one, are never deleted.
 
+    >>> from pathlib import Path
     >>> losses = [0.3, 0.1, 0.2]
-    >>> rated = [Candidate(f"{n}", n, n, True, {"loss": loss}) for n, loss in enumerate(losses)]
-    >>> to_delete(rated, keep_last=1, keep_best=("loss", "min"))
+    >>> rated = [Checkpoint(Path(f"{n}"), n, n, metrics={"loss": x}) for n, x in enumerate(losses)]
+    >>> [item.path.name for item in to_delete(rated, keep_last=1, keep_best=("loss", "min"))]
     ['0']
     """
-    whole = sorted((item for item in checkpoints if item.is_whole), key=lambda item: item.serial)
+    whole = sorted((item for item in checkpoints if not item.problem), key=lambda item: item.serial)
     latest = sorted({item.step: item for item in whole}.values(), key=lambda item: item.serial)
-    keep = set() if keep_last == 0 else {item.name for item in latest[-(keep_last or 0) :]}
-    exact = [item for item in whole if item.is_exact]
-    keep |= {item.name for item in (*latest[-1:], *exact[-1:])}
+    keep = set() if keep_last == 0 else {item.path for item in latest[-(keep_last or 0) :]}
+    exact = [item for item in whole if not item.inexact]
+    keep |= {item.path for item in (*latest[-1:], *exact[-1:])}
     if keep_best is not None and (best := best_of(latest, keep_best)) is not None:
-        keep.add(best.name)
-    return [item.name for item in whole if item.name not in keep]
+        keep.add(best.path)
+    return [item for item in whole if item.path not in keep]
 
 
-def best_of(checkpoints: Iterable[Candidate], rule: Best) -> Candidate | None:
-    """Return the whole checkpoint with the best metric, the newest of equals; None without any."""
-    metric, direction = rule
+def best_of(checkpoints: Iterable[Checkpoint], keep_best: Best) -> Checkpoint | None:
+    """Return the whole checkpoint with the best metric, the newest of equals; None without any.
+
+    One from the middle of an epoch has no metrics of an epoch, and is none.
+    """
+    metric, direction = keep_best
     sign = 1.0 if direction == "max" else -1.0
     rated = [
         (sign * item.metrics[metric], item.serial, item)
         for item in checkpoints
+        if not item.problem
+        and not item.batch
+        and metric in item.metrics
         # NaN is not equal to itself, and is never the best.
-        if item.is_whole and metric in item.metrics and item.metrics[metric] == item.metrics[metric]
+        and item.metrics[metric] == item.metrics[metric]
     ]
     return max(rated, key=lambda entry: entry[:2])[2] if rated else None
 
