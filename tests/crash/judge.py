@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from crash.run import Log, Trainee
+from crash.run import Kind, Log, Trainee
 from torchkeep.checkpointing import list_checkpoints, newest_whole
-from torchkeep.checkpointing.layout import MANIFEST, MODEL_FILE
-from torchkeep.formats.own.manifest import CHECKPOINT_NAME, STATE_FILE
+from torchkeep.formats.own.manifest import OWN_FILES, checkpoint_step
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def judge(
     log: str | Path,
     *,
     width: int = 96,
+    kind: Kind = "folder",
     goes_on: bool = True,
     may_be_damaged: bool = False,
 ) -> Verdict:
@@ -71,6 +71,7 @@ def judge(
         folder: the run's folder.
         log: what the run told.
         width: that of the run's model.
+        kind: what its checkpoints are.
         goes_on: let the new run make a step and save it, and check what is there then.
         may_be_damaged: whether an older checkpoint may be damaged, and be named so.
     """
@@ -78,7 +79,7 @@ def judge(
     told = read_log(log)
     before = _names(folder)
     found = list_checkpoints(folder)
-    trainee = Trainee(width)
+    trainee = Trainee(width, kind)
     with trainee.checkpointer(folder, background=False) as ckpt:
         step = ckpt.resumed_from.step if ckpt.resumed_from else 0
         damaged = [item.path.name for item in (*ckpt.skipped, *found) if item.problem]
@@ -122,9 +123,10 @@ def _check_whole(folder: Path) -> None:
     for item in folder.iterdir():
         if item.name == ".lock":
             continue
-        assert CHECKPOINT_NAME.fullmatch(item.name), f"{item.name} stays"
-        others = {file.name for file in item.iterdir()} - {MANIFEST, MODEL_FILE, STATE_FILE}
-        assert not others, f"{others} stay in {item.name}"
+        assert checkpoint_step(item) is not None, f"{item.name} stays"
+        if item.is_dir():
+            others = {file.name for file in item.iterdir()} - set(OWN_FILES)
+            assert not others, f"{others} stay in {item.name}"
 
 
 def _names(folder: Path) -> list[str]:

@@ -16,10 +16,10 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -27,8 +27,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeep.checkpointing import Checkpointer
 from torchkeep.errors import TorchkeepError
+from torchkeep.formats.own.manifest import checkpoint_step
 
 STEPS_PER_EPOCH = 64
+
+Kind = Literal["folder", "pth", "shared"]
+"""What a checkpoint is: a folder, one file, or a folder that shares a file with the one before."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +45,41 @@ class Given:
     background: bool = True
     durable: bool = True
     width: int = 96
+    kind: Kind = "folder"
     most_file_nbytes: int = 0
+
+
+WAYS_OF_SAVING: dict[str, dict[str, Any]] = {
+    "background": {},
+    "foreground": {"background": False},
+    "pth": {"kind": "pth"},
+    "shared": {"kind": "shared"},
+}
+"""The runs that differ in the calls by which they save, as what a `Given` has then."""
 
 
 class Trainee:
     """A little model with what belongs to it; always the same."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, width: int = 96, kind: Kind = "folder") -> None:
+        self.kind = kind
         # One parameter is larger than what a snapshot copies at once.
         generator = torch.Generator().manual_seed(7)
-        self.model = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))
+        trained = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))
+        self.model = nn.ModuleDict({"trained": trained})
+        if kind == "shared":  # a frozen parameter of 1 MiB has a file of its own
+            self.model["frozen"] = nn.Linear(512, 512, bias=False).requires_grad_(False)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01)
         inputs = torch.randn(2 * STEPS_PER_EPOCH, width, generator=generator)
         self.loader = DataLoader(TensorDataset(inputs), 2, generator=generator)
 
     def checkpointer(self, folder: str | Path, **options: Any) -> Checkpointer:
         """Return one that keeps a single checkpoint, the hardest case."""
-        options = {"keep_last": 1, "background": True} | options
+        form = "pth" if self.kind == "pth" else "folder"
+        options = {"keep_last": 1, "background": True, "format": form} | options
         return Checkpointer(
             folder,
             model=self.model,
@@ -73,7 +92,7 @@ class Trainee:
 
     def step(self, inputs: torch.Tensor) -> None:
         self.optimizer.zero_grad()
-        self.model(inputs).square().mean().backward()
+        self.model["trained"](inputs).square().mean().backward()
         self.optimizer.step()
 
     def content(self) -> str:
@@ -106,7 +125,7 @@ class Log:
         """Tell that a checkpoint is written, once; None for none."""
         if checkpoint is not None and checkpoint.name != self._last_done:
             self._last_done = checkpoint.name
-            self._say(f"done {int(checkpoint.name.split('-')[1])}\n")
+            self._say(f"done {checkpoint_step(checkpoint)}\n")
 
     def _say(self, line: str) -> None:
         _WRITE(self._fd, [line.encode()])
@@ -146,7 +165,7 @@ _MOST_REFUSALS = 6  # more than one that happens once can cause in all threads
 
 def _train(given: Given, log: Log, refusals: list[str]) -> bool:
     """Open the run and train to the end of it; return whether there is nothing more to do."""
-    trainee = Trainee(given.width)
+    trainee = Trainee(given.width, given.kind)
     ckpt = trainee.checkpointer(given.folder, background=given.background, durable=given.durable)
     try:
         with ckpt:
@@ -220,8 +239,10 @@ def serve() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         # What is imported or looked up once is no part of a save.
-        train(Given(f"{folder}/run", f"{folder}/log"))
-        train(Given(f"{folder}/run", f"{folder}/log", num_steps=4, background=False))
+        for kind in get_args(Kind):
+            given = Given(f"{folder}/{kind}", f"{folder}/log-{kind}", kind=kind)
+            train(given)
+            train(replace(given, num_steps=4, background=False))
     for line in sys.stdin:
         given = Given(**json.loads(line))
         wait, go = os.pipe()

@@ -31,6 +31,7 @@ from torchkeep.files import (
     link_file,
     new_digest,
     output,
+    remove_files,
     remove_folder,
     remove_temporaries,
     write_file,
@@ -493,3 +494,15 @@ def test_the_checksum_comes_from_zlib_ng_only_where_that_is_installed(
         assert crc32_of(b"123456789") == (7 if is_there else 0xCBF43926)
     finally:
         digests._fastest_crc32.cache_clear()
+
+
+def test_a_removal_whose_folder_can_not_be_synced_is_told_as_ours(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.touch()
+
+    def fail(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    monkeypatch.setattr("torchkeep.files.atomic.sync_folder", fail)
+    with pytest.raises(SaveRefused, match="Input/output error"):
+        remove_files([path])

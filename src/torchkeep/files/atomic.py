@@ -248,10 +248,10 @@ def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
     for path in paths:
         try:
             path.unlink(missing_ok=True)
+            if durable:
+                sync_folder(path.parent)
         except OSError as error:
             raise _unwritable(path, error) from error
-        if durable:
-            sync_folder(path.parent)
 
 
 def remove_folder(path: str | os.PathLike[str], *, durable: bool = True) -> None:
