@@ -30,7 +30,7 @@ def places(traced: Victims, fresh: Callable[[], Path]) -> Callable[[str], Iterat
         names = {place.name for place in found}
         of_folders = {"rename", "unlinkat", "rmdir"} if way != "pth" else {"link", "unlink"}
         assert {"openat", "pwrite64", "fsync", *of_folders} <= names
-        yield from spread(found, 1000 if IS_ALL else 8)
+        yield from spread(found, 1000 if IS_ALL else 5)
 
     return each
 
