@@ -91,7 +91,6 @@ def test_the_best_of_an_epoch_that_is_not_over_does_not_count(tmp_path):
     ("said", "rule"),
     [
         (["val_loss", "min"], ("val_loss", "min")),
-        ({"$": "tuple", "items": ["val_loss", "max"]}, ("val_loss", "max")),
         (["val_loss", "least"], None),
         ([["val_loss"], "min"], None),
         ("min", None),

@@ -116,7 +116,7 @@ class Snapshot:
             ctypes.memmove(self._base + item.start, item.tensor.data_ptr(), item.nbytes)
         self._pieces = deque(self._cut())
         self._num_left = len(self._pieces)
-        self._state = threading.Condition()
+        self._condition = threading.Condition()
         self._changed: list[str] | None = None
 
     def _cut(self) -> list[tuple[_Copied, int]]:
@@ -140,12 +140,12 @@ class Snapshot:
             except IndexError:  # the other thread took the last one
                 break
             self._copy(*piece)
-            with self._state:
+            with self._condition:
                 self._num_left -= 1
-                self._state.notify_all()
-        with self._state:
+                self._condition.notify_all()
+        with self._condition:
             # Below 0 where somebody gave up while the other thread had a piece under way.
-            self._state.wait_for(lambda: self._num_left <= 0)
+            self._condition.wait_for(lambda: self._num_left <= 0)
 
     def wait(self) -> None:
         """Finish, and return when the copies of other devices' tensors are there as well."""
@@ -163,17 +163,17 @@ class Snapshot:
             self._give_up()
             raise
         self._cuda_copies.let_go()
-        with self._state:
+        with self._condition:
             if self._changed is None:
                 self._changed = self._find_changed()
 
     def _give_up(self) -> None:
         """Let go without having copied everything; whoever waits for the rest is told."""
-        with self._state:
+        with self._condition:
             self._pieces.clear()
             self._num_left = 0
             self._changed = [item.name for item in self._steady]
-            self._state.notify_all()
+            self._condition.notify_all()
 
     def changed(self) -> list[str]:
         """Return the names of the tensors that were changed before `let_go`. `wait` comes first.
@@ -182,7 +182,7 @@ class Snapshot:
         something changed tensors of a device and was not counted, all of them are named: whatever
         it was (a graph that replays steps), it will come again.
         """
-        with self._state:
+        with self._condition:
             changed = self._find_changed() if self._changed is None else self._changed
         _, on_device = self._cuda
         if self._cuda_copies.differ([self._clones[item.name] for item in on_device]):

@@ -14,7 +14,7 @@ from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoint
 from torchkeep.checkpointing.runs.lock import LOCK_NAME, writer_of
 from torchkeep.checkpointing.runs.retention import Best, best_of
 from torchkeep.errors import CheckpointProblem, FileMissing, FileProblem, NoCheckpoint
-from torchkeep.formats.own.manifest import CHECKPOINT_NAME, MANIFEST
+from torchkeep.formats.own.manifest import MANIFEST, checkpoint_step
 from torchkeep.wording import printable
 
 MAX_DEPTH = 4
@@ -89,7 +89,7 @@ def _folders_in(folder: Path) -> list[str]:
                 item.name
                 for item in items
                 if not item.name.startswith(".")
-                and not _is_checkpoints(item.name)
+                and checkpoint_step(Path(item.name)) is None
                 and item.is_dir(follow_symlinks=False)
             )
     except OSError:
@@ -103,17 +103,12 @@ def is_run(folder: Path) -> bool:
     the lock that a run leaves.
     """
     try:
-        names = [name for name in os.listdir(folder) if _is_checkpoints(name)]  # noqa: PTH208
+        found = [item for item in folder.iterdir() if checkpoint_step(item) is not None]
     except OSError:
         return False
-    if names and (folder / LOCK_NAME).is_file():
+    if found and (folder / LOCK_NAME).is_file():
         return True
-    return any(_has_manifest(folder / name) for name in names)
-
-
-def _is_checkpoints(name: str) -> bool:
-    """Tell whether a folder or a file with such a name may be a checkpoint."""
-    return CHECKPOINT_NAME.fullmatch(name.removesuffix(".pth")) is not None
+    return any(map(_has_manifest, found))
 
 
 def _has_manifest(path: Path) -> bool:
@@ -231,7 +226,5 @@ def _as_rule(value: Any) -> Best | None:
     """Return a rule, of what a manifest has for one."""
     match value:
         case [str(metric), "min" | "max" as direction]:
-            return metric, direction
-        case {"$": "tuple", "items": [str(metric), "min" | "max" as direction]}:
             return metric, direction
     return None
