@@ -34,6 +34,7 @@ from torchkeep.checkpointing.runs.checkpoints import (
 from torchkeep.checkpointing.runs.folder import RunFolder
 from torchkeep.checkpointing.runs.retention import Best, check_best, check_counts
 from torchkeep.checkpointing.sample_order import Passes
+from torchkeep.checkpointing.schedule import Schedule
 from torchkeep.checkpointing.state.capturing import (
     capture,
     capture_gradients,
@@ -161,8 +162,6 @@ class Checkpointer:
         self.seed = torch.initial_seed() if seed is None else seed
         self.metadata = dict(metadata or {})
         check_facts(self.metadata, "metadata")
-        self.every_steps = every_steps
-        self.every_epochs = every_epochs
         self.keep_best = keep_best
         self.resume = resume
         self.allow_inexact = allow_inexact
@@ -181,8 +180,7 @@ class Checkpointer:
         self._uncaptured = Uncaptured()
         self._pending_state: State | None = None
         self._is_in_epoch = False
-        self._is_saved = True
-        self._is_due = False
+        self._schedule = Schedule(every_steps, every_epochs)
         self._git: str | None = None
         self._signals: SignalWatch | None = None
 
@@ -216,7 +214,7 @@ class Checkpointer:
             self.wait()
         except Exception as error:
             failed = error
-        if not self._is_saved:
+        if not self._schedule.is_saved:
             self.save()
         return failed
 
@@ -304,9 +302,7 @@ class Checkpointer:
         self._passes.end_epoch()
         was_rated = bool(self._progress.metrics)
         self._progress.end_epoch()
-        self._is_saved = False
-        if self.every_epochs and self._progress.epoch % self.every_epochs == 0:
-            self.save(wait=False)
+        self._schedule.count_epoch(self._progress.epoch)
         self._save_if_due()
         if was_rated:
             self._check_keep_best()
@@ -370,9 +366,7 @@ class Checkpointer:
             self._refuse_not_finite(values)
         self._progress.add(values)
         self._passes.finish_step()
-        self._is_saved = False
-        if self.every_steps and self._progress.step % self.every_steps == 0:
-            self._is_due = True
+        self._schedule.count_step(self._progress.step)
         # Last: what failed before is no reason not to count the step that was made.
         self._heed(self._saver.check)
         if not self._passes.begun:
@@ -390,7 +384,7 @@ class Checkpointer:
     def metrics(self, **values: float | torch.Tensor) -> None:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
         self._progress.metrics.update({name: as_number(item) for name, item in values.items()})
-        self._is_saved = False
+        self._schedule.note_change()
 
     @property
     def last_saved(self) -> Path | None:
@@ -445,8 +439,7 @@ class Checkpointer:
             path, serial = self._run.next_name(self._progress.step)
             facts = self._facts(state, serial)
             self._saver.save(path, state, facts, beside=self.background and not wait)
-        self._is_saved = True
-        self._is_due = False
+        self._schedule.note_save()
         return path
 
     def wait(self) -> None:
@@ -463,11 +456,10 @@ class Checkpointer:
         try:
             names = ask()
         except BaseException:
-            self._is_saved = False
+            self._schedule.note_change()
             raise
         if names:
-            self._is_saved = False
-            self._is_due = True
+            self._schedule.ask_again()
             warnings.warn(
                 f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} changed between two "
                 "steps of the optimizer while a checkpoint was made, which was given up; another "
@@ -489,7 +481,7 @@ class Checkpointer:
 
     def _save_if_due(self) -> None:
         self._heed(self._saver.check)
-        if self._is_due:
+        if self._schedule.is_due:
             self.save(wait=False)
 
     def _leave_if_asked(self) -> None:
@@ -558,8 +550,7 @@ class Checkpointer:
         self._passes.resume(state["data"])
         self._pending_state = state
         self._is_in_epoch = False
-        self._is_saved = True
-        self._is_due = False
+        self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)
         return found
