@@ -377,7 +377,8 @@ class Checkpointer:
             if not math.isfinite(as_number(value)):
                 raise TrainingDiverged(
                     f"{name} is {as_number(value)} after step {self._progress.step + 1}",
-                    advice="Go back to an earlier checkpoint, with a smaller learning rate or "
+                    advice="Go on from a checkpoint with a smaller learning rate, set within the "
+                    "`with` block (the optimizer's settings come back with it), or with "
                     f"other data. The newest is {self._run.previous or 'not there yet'}.",
                 )
 
@@ -545,7 +546,11 @@ class Checkpointer:
             raise inexact_resume(found, reasons, self.objects)
         state = read_state(found.path)
         check_is_of_run(state, found.path)
-        self._apply(state)
+        try:
+            self._apply(state)
+        except CheckpointProblem as error:
+            advice = f"{error.advice} Or start in another folder.".lstrip()
+            raise CheckpointProblem(f"{found.path}: {error.problem}", advice=advice) from None
         self.seed = state["data"]["seed"]
         self._passes.resume(state["data"])
         self._pending_state = state

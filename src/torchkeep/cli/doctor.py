@@ -37,7 +37,7 @@ findings:
 
 What a program sets by itself (determinism, precision) is compared when it goes
 on. What a live program holds that no checkpoint can, such as a generator in a
-data set, is told by torchkeep.checkpointing.doctor.inventory.
+data set, is told by torchkeep.checkpointing.inventory.
 
 The exit code is 0 if there are notes at the most, 5 if a checkpoint is damaged,
 10 if the run can't go on or not exactly, or that of a problem."""

@@ -26,6 +26,13 @@ class _Seen:
     state: str
     has_workers: bool
 
+    @property
+    def advice(self) -> str:
+        """What to do about it, to be told after what it is."""
+        if self.has_workers:
+            return " where workers have copies of it: draw from the global generators instead"
+        return ": pass it in extra={...}, or draw from the global generators"
+
 
 class Uncaptured:
     """What the loaders of a run have that a checkpoint can't hold."""
@@ -54,7 +61,7 @@ class Uncaptured:
             is_in_epoch: whether workers may have drawn from their copies and have more to draw.
         """
         return [
-            f"{item.place} is a generator that is not captured"
+            f"{item.place} is a generator that is not captured{item.advice}"
             for item in self._seen
             if (is_in_epoch if item.has_workers else _state_of(item.generator) != item.state)
         ]

@@ -109,9 +109,14 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
             return Newest(found, tuple(skipped))
         skipped.append(found)
     damaged = "; ".join(f"{item.path.name}: {item.problem}" for item in skipped)
+    if damaged:
+        raise NoCheckpoint(
+            f"{os.fspath(run)}: every checkpoint is damaged ({damaged})",
+            advice="See what is left of them with `torchkeep inspect`; then move the folder away, "
+            "or start in another one.",
+        )
     raise NoCheckpoint(
-        f"{os.fspath(run)}: "
-        + (f"every checkpoint is damaged ({damaged})" if damaged else "there is no checkpoint"),
+        f"{os.fspath(run)}: there is no checkpoint",
         advice="Start a run there first, or name the folder of another run.",
     )
 

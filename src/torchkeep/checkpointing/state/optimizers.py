@@ -59,7 +59,7 @@ def check_optimizer(
     if state["class"] != kind:
         raise CheckpointProblem(
             f"{name}: the checkpoint is of {state['class']}, and this run has {kind}",
-            advice="Build the optimizer as it was, or start in another folder.",
+            advice="Build the optimizer as it was.",
         )
     if _missing(optimizer, state, parameters) is None:
         raise CheckpointProblem(
