@@ -224,6 +224,7 @@ def test_a_wrapper_tells_through_what_it_holds_or_not_at_all():
         lambda tensor: tensor.share_memory_(),
         lambda tensor: tensor.untyped_storage().resize_(0),
         lambda tensor: tensor.set_(torch.zeros(SIZE)),
+        lambda tensor: tensor.set_(torch.zeros(3 * SIZE, 2)),
     ],
 )
 def test_memory_that_is_put_elsewhere_is_not_read_and_noticed(move):

@@ -36,13 +36,14 @@ class Samples:
         self._taken = [
             torch.cat(_samples([tensors[number] for number in some])) for some in self._numbers
         ]
+        # Kept, since devices may have them still on their way when they are fetched.
+        self._on_devices = self._taken
 
     def fetch(self, device: torch.device) -> None:
         """Queue those of a device on their way to the CPU, in the stream that is the current one.
 
         The stream has to wait for the one that was current when they were taken.
         """
-        self._on_device = self._taken  # kept, since the copy may not have been made yet
         self._taken = [
             taken.to("cpu", non_blocking=True) if taken.device == device else taken
             for taken in self._taken

@@ -196,9 +196,10 @@ class Snapshot:
             for item in (*self._steady, *on_device)
             if item.tensor._version != item.version or item.tensor.data_ptr() != item.address
         ]
+        if changed:  # one that was moved may be of another shape, and its copy can't be looked at
+            return changed
         copies = [self._view(item) for item in self._steady]
-        changed += [self._steady[number].name for number in self._samples.differing(copies)]
-        return list(dict.fromkeys(changed))
+        return [self._steady[number].name for number in self._samples.differing(copies)]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the copies by name, those of one tensor as one object. `wait` comes first."""
