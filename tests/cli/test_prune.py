@@ -77,3 +77,11 @@ def test_nothing_is_deleted_without_a_word_about_what(tmp_path, capsys):
 def test_what_is_no_run_is_an_error(tmp_path, capsys):
     assert main(["prune", str(tmp_path), "--keep-last", "1"]) == 10
     assert "there is no checkpoint in it" in capsys.readouterr().err
+
+
+def test_a_metric_that_no_checkpoint_has_is_not_said_to_be_kept(tmp_path, capsys):
+    run = make_run(tmp_path / "run", [0.3, 0.1])
+    assert main(["prune", str(run), "--keep-last", "1", "--keep-best", "accuracy:max"]) == 0
+    said = capsys.readouterr().out
+    assert "none of them has the metric accuracy of a whole epoch" in " ".join(said.split())
+    assert "among them" not in said

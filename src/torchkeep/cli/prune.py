@@ -94,10 +94,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _write(report: Pruning) -> None:
+    from torchkeep.checkpointing.runs.retention import best_of  # with PyTorch
+
     goes, stays = ("deleted", "kept") if report.is_done else ("would go", "would stay")
     num = counted(len(report.deleted), "checkpoint")
     head = f"{report.run}: {num} {goes}, {size(report.nbytes)} free; {len(report.kept):,} {stays}"
-    if report.keep_best is not None:
+    if report.keep_best is not None and best_of(report.kept, report.keep_best) is None:
+        head += f"; none of them has the metric {report.keep_best[0]} of a whole epoch"
+    elif report.keep_best is not None:
         head += f", the one with the {rule_text(report.keep_best)} among them"
     write_lines([printable(head)])
     width = max(map(len, (goes, stays))) + 2
