@@ -743,6 +743,7 @@ def test_what_is_put_into_extra_later_is_saved(tmp_path):
         ({"signals": "SIGTERM"}, "signals is 'SIGTERM'"),
         ({"signals": ["SIGTREM"]}, "signals is"),
         ({"resume": "never"}, "resume is 'never'"),
+        ({"resume": 1}, "resume is 1"),
         ({"keep_best": ("loss", "lowest")}, "keep_best is"),
         ({"keep_best": (1, "min")}, "keep_best is"),
     ],

@@ -147,7 +147,7 @@ class Checkpointer:
         check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
         check_best(keep_best)
         check_signals(signals)
-        if resume not in (True, False, "auto"):
+        if not isinstance(resume, bool) and resume != "auto":
             raise WrongArgument(f"resume is {resume!r}", advice='Give "auto", True or False.')
         self.folder = Path(folder)
         self.objects: dict[str, Any] = {
