@@ -100,6 +100,23 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     return (*place, tensor.is_conj(), tensor.is_neg())
 
 
+def first_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return for each name the first one that the same tensor has, which may be this one."""
+    # Most tensors have an address of their own, which tells it at once.
+    at: dict[int, str] = {}
+    identities: dict[tuple[object, ...], str] = {}
+    firsts: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        # What is sparse has no address, and is only itself.
+        address = tensor.data_ptr() if tensor.layout == torch.strided else 0
+        other = at.setdefault(address, name) if address else name
+        if other != name:
+            identities.setdefault(identity(tensors[other]), other)
+            other = identities.setdefault(identity(tensor), name)
+        firsts[name] = other
+    return firsts
+
+
 class TensorReader:
     """Makes tensors from a file, given where they lie in it.
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchkeep.errors import DamagedFile, FileUnreadable, SaveRefused
-from torchkeep.files import InputFile, atomic_file, digest, digests_of_runs, direct, read_directly
+from torchkeep.files import (
+    InputFile,
+    atomic_file,
+    digest,
+    digests_of_runs,
+    direct,
+    pages,
+    read_directly,
+)
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is direct")
 WINDOW = 16 << 10
@@ -58,6 +66,54 @@ def test_a_file_is_what_was_written_in_whatever_order(tmp_path_factory, case):
             seen.append(bytes(observed) == data)
     assert path.read_bytes() == expected
     assert all(seen)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 9000),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 3 * WINDOW)), min_size=1, max_size=8),
+    st.integers(0, 4095),
+)
+def test_memory_that_lies_as_in_the_file_is_written_from_there(tmp_path_factory, gap, parts, place):
+    """Parts that follow each other, some at their places in an image of the file, some elsewhere.
+
+    `place` is how far the image is off: at 0, and only there, the disk takes it as it lies.
+    """
+    path = tmp_path_factory.mktemp("direct") / "file"
+    end = gap + sum(nbytes for _, nbytes in parts)
+    memory = memoryview(pages(end + 4096))
+    image = memory[place : place + end]
+    image[:] = noise(end, seed=place)[:end]
+    observed = bytearray()
+    with pytest.MonkeyPatch.context() as patch, atomic_file(path, background=True) as file:
+        patch.setattr(direct, "_LARGE_NBYTES", 4096)
+        start = gap
+        for is_in_image, nbytes in parts:
+            data = image[start : start + nbytes]
+            file.write_at(start, data if is_in_image else bytes(data), observe=observed.extend)
+            start += nbytes
+        file.write_at(0, image[:gap])
+    assert path.read_bytes() == image
+    assert observed == image[gap:]
+
+
+@ON_LINUX
+def test_nothing_is_copied_of_what_lies_as_in_the_file(tmp_path, monkeypatch):
+    gathered = []
+    gather = direct.DirectFile._gather
+
+    def noted(self, offset, view, observe):
+        gathered.append(len(view))
+        gather(self, offset, view, observe)
+
+    monkeypatch.setattr(direct.DirectFile, "_gather", noted)
+    image = memoryview(pages(5 << 20))
+    with atomic_file(tmp_path / "file", background=True) as file:
+        file.write_at(5000, image[5000:])
+    assert sum(gathered) < 4096
+    with atomic_file(tmp_path / "other", background=True) as file:
+        file.write_at(5001, image[5000:])
+    assert sum(gathered) > 4 << 20
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 4095, 4096, WINDOW, WINDOW + 1, 5 * WINDOW + 4097])

@@ -16,7 +16,7 @@ from torchkeep.files.atomic import (
     sync_folder,
     write_file,
 )
-from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Progress
+from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Progress, memory_at, pages
 from torchkeep.files.digests import (
     crc32_of,
     digest,
@@ -24,7 +24,7 @@ from torchkeep.files.digests import (
     digests_of_runs,
     new_digest,
 )
-from torchkeep.files.direct import read_directly
+from torchkeep.files.direct import BLOCK_NBYTES, read_directly
 from torchkeep.files.output import OutputFile
 from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
 from torchkeep.files.reading import (
@@ -39,6 +39,7 @@ from torchkeep.files.reading import (
 from torchkeep.files.scratch import Scratch
 
 __all__ = [
+    "BLOCK_NBYTES",
     "CHUNK_NBYTES",
     "GROUP_NBYTES",
     "NUM_THREADS",
@@ -63,7 +64,9 @@ __all__ = [
     "grouped_by_size",
     "in_parallel",
     "link_file",
+    "memory_at",
     "new_digest",
+    "pages",
     "read_directly",
     "remove_files",
     "remove_folder",

@@ -2,7 +2,7 @@
 
 The cache costs processor time: each page of it has to be found, filled and emptied again, and that
 by whoever else wants to compute. What is written beside a training goes past it (O_DIRECT): the
-disk takes the bytes out of one buffer, and the pages of the training's data set stay where they
+disk takes the bytes from where they lie, and the pages of the training's data set stay where they
 are. What is read so is what the disk has, not what the system remembers of it.
 
 The disk wants whole blocks, from aligned memory. Where it can't be had so (another system, a file
@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torchkeep.files.buffers import Buffer
+from torchkeep.files.buffers import Buffer, address_of, pages
 from torchkeep.files.output import OutputFile
 from torchkeep.files.reading import InputFile, unreadable
 
-_BLOCK_NBYTES = 4096
-"""A multiple of what disks call a block."""
+BLOCK_NBYTES = 4096
+"""A multiple of what disks call a block, and of what processors call a page."""
 
-_WINDOW_NBYTES = 8 << 20
-"""What the disk is given in one go: half of what smaller ones take of the processor."""
+_WINDOW_NBYTES = 32 << 20
+"""What the disk is asked for, or given, in one go: many small ones take more of the processor."""
+
+_LARGE_NBYTES = 1 << 20
+"""From here on memory is given to the disk as it lies."""
 
 _CACHED_NBYTES = 256 << 10
 """What is copied and looked at in one go, while it is in the processor's nearest cache."""
@@ -39,16 +41,18 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 class DirectFile(OutputFile):
     """A file that one thread writes from its beginning to its end, past the cache.
 
-    What is written gathers in a window that moves on over the file. What belongs before the window
-    goes the usual way, so a header may come last.
+    Large memory that begins at the same place in its page as its bytes do in the file is written
+    from where it lies. The rest gathers in a window that moves on over the file. What belongs
+    before the window goes the usual way, so a header may come last.
     """
 
     num_threads = 1
+    wants_runs = True
 
     def __init__(self, path: Path, fd: int, *, durable: bool) -> None:
         super().__init__(path, fd, durable=durable)
         self._is_direct = _set_direct(fd, wanted=True)
-        self._window = _window()
+        self._window = memoryview(pages(_WINDOW_NBYTES))
         self._begin = 0
         """Where in the file the window begins."""
         self._filled = 0
@@ -64,6 +68,30 @@ class DirectFile(OutputFile):
             with self._by_the_cache():
                 super().write_at(offset, view[:behind], observe=observe)
             offset, view = self._begin, view[behind:]
+        blocks = _as_blocks(offset, view)
+        self._gather(offset, view[: blocks.start], observe)
+        self._write_memory(offset + blocks.start, view[blocks], observe)
+        self._gather(offset + blocks.stop, view[blocks.stop :], observe)
+
+    def _write_memory(
+        self, offset: int, blocks: memoryview, observe: Callable[[memoryview], object] | None
+    ) -> None:
+        """Write whole blocks from where they lie, and move the window on behind them."""
+        if not blocks:
+            return
+        self._write_rest()
+        self._begin, self._filled = offset, 0
+        for start in range(0, len(blocks), _WINDOW_NBYTES):
+            piece = blocks[start : start + _WINDOW_NBYTES]
+            if observe is not None:
+                observe(piece)
+            self._write_directly(piece)
+            self._begin += len(piece)
+
+    def _gather(
+        self, offset: int, view: memoryview, observe: Callable[[memoryview], object] | None
+    ) -> None:
+        """Put bytes into the window."""
         while view:
             start = self._place_of(offset)
             room = self._window[start : start + min(len(view), _CACHED_NBYTES)]
@@ -79,7 +107,7 @@ class DirectFile(OutputFile):
             self._write_blocks()
         if offset >= self._begin + len(self._window):  # far ahead
             self._write_rest()
-            self._begin = offset // _BLOCK_NBYTES * _BLOCK_NBYTES
+            self._begin = offset // BLOCK_NBYTES * BLOCK_NBYTES
             self._filled = 0
         start = offset - self._begin
         if start > self._filled:  # clear what is left there of earlier bytes
@@ -88,7 +116,7 @@ class DirectFile(OutputFile):
 
     def _write_blocks(self) -> None:
         """Write the whole blocks of the window, and move on to the one that has begun."""
-        nbytes = self._filled // _BLOCK_NBYTES * _BLOCK_NBYTES
+        nbytes = self._filled // BLOCK_NBYTES * BLOCK_NBYTES
         self._write_directly(self._window[:nbytes])
         self._filled -= nbytes
         self._window[: self._filled] = self._window[nbytes : nbytes + self._filled]
@@ -129,6 +157,15 @@ class DirectFile(OutputFile):
         super().flush()
 
 
+def _as_blocks(offset: int, view: memoryview) -> slice:
+    """Return which part of some memory is whole blocks of the file, as the disk takes them."""
+    none = slice(len(view), len(view))
+    if len(view) < _LARGE_NBYTES or view.readonly or (address_of(view) - offset) % BLOCK_NBYTES:
+        return none
+    start = -offset % BLOCK_NBYTES
+    return slice(start, len(view) - (len(view) - start) % BLOCK_NBYTES)
+
+
 def read_directly(file: InputFile) -> Iterator[memoryview]:
     """Yield all of a file in chunks, as the disk has it. Each is good until the next is asked for.
 
@@ -136,13 +173,15 @@ def read_directly(file: InputFile) -> Iterator[memoryview]:
         DamagedFile: the file became shorter meanwhile.
         FileUnreadable: the system reports a read error.
     """
-    window = _window()
+    window = memoryview(
+        pages(min(_WINDOW_NBYTES, (file.nbytes // BLOCK_NBYTES + 1) * BLOCK_NBYTES))
+    )
     is_direct = _set_direct(file.fd, wanted=True)
     done = 0
     while done < file.nbytes:
         nbytes = min(len(window), file.nbytes - done)
         count = _read_blocks(file, window, done) if is_direct else 0
-        if count % _BLOCK_NBYTES or not count:  # the end, or refused: the rest goes the usual way
+        if count % BLOCK_NBYTES or not count:  # the end, or refused: the rest goes the usual way
             is_direct = is_direct and _set_direct(file.fd, wanted=False)
         if not count:
             file.read_into(done, window[:nbytes])
@@ -158,15 +197,6 @@ def _read_blocks(file: InputFile, window: memoryview, offset: int) -> int:
         if error.errno in _REFUSED:
             return 0
         raise unreadable(file.path, error) from None
-
-
-def _window() -> memoryview:
-    """Return memory that begins with a page.
-
-    It is shared with a process that is forked meanwhile. Were it copied on writing, the disk could
-    go on filling pages that are only the other one's by then.
-    """
-    return memoryview(mmap.mmap(-1, _WINDOW_NBYTES))
 
 
 def _set_direct(fd: int, *, wanted: bool) -> bool:

@@ -20,9 +20,12 @@ class OutputFile:
         path: the name that it will have.
         durable: whether it will be synced at the end.
         num_threads: how many may write at once.
+        wants_runs: whether to write what lies side by side in memory in one go, and to look at it
+            apart from that.
     """
 
     num_threads = NUM_THREADS
+    wants_runs = False
 
     def __init__(self, path: Path, fd: int, *, durable: bool) -> None:
         self.path = path

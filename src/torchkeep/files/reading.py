@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
-from torchkeep.files.buffers import SEEKING
+from torchkeep.files.buffers import SEEKING, address_of
 from torchkeep.files.scratch import Scratch
 
 _PAGE = 4096
@@ -21,10 +20,6 @@ _DETOUR_NBYTES = 256 << 10
 """A copy to a place in its page that is a few bytes behind the source's place in its own takes four
 times as long: processors take each load for one that must wait for the store before it ("4K
 aliasing"). All large tensors of a file are hit, or none. A detour through the cache is quicker."""
-
-
-def _address(target: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(target))
 
 
 class Readable(Protocol):
@@ -162,7 +157,7 @@ class InputFile:
             DamagedFile: the file ends before that.
             FileUnreadable: the system reports a read error.
         """
-        if len(target) >= _WORTH_A_DETOUR and 0 < (_address(target) - offset) % _PAGE < _CLOSE:
+        if len(target) >= _WORTH_A_DETOUR and 0 < (address_of(target) - offset) % _PAGE < _CLOSE:
             self._read_by_detour(offset, target)
             return
         done = 0

@@ -24,7 +24,9 @@ def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
         # Half of a surrogate pair, which a text may have, is no UTF-8 and refused here.
         encoded = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
         text = encoded.decode("utf-8")  # given bytes, json would take UTF-16 as well
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
+        # Half of a pair may still come from an escape, and most texts have none.
+        as_table = _shown if rb"\ud" in encoded.lower() else _unique
+        return json.loads(text, object_pairs_hook=as_table, parse_constant=constant)
     except UnicodeEncodeError:
         raise DamagedFile("it is no valid JSON (a text in it is not Unicode)") from None
     except ValueError as error:
@@ -45,11 +47,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
         raise ValueError("a key stands twice")
+    return table
+
+
+def _shown(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:  # half a surrogate pair is no text, and can't be shown
         key.encode()
         if isinstance(value, str):
             value.encode()
-    return table
+    return _unique(pairs)
 
 
 def _no_constant(text: str) -> float:

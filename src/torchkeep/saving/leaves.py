@@ -41,10 +41,9 @@ def check_has_values(tensor: torch.Tensor, name: str) -> None:
 
 def _no_values(tensor: torch.Tensor) -> tuple[str, str]:
     """Return what keeps the tensor from being written and what to do, or two empty texts."""
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         return "is on the meta device and has no values", "Load or initialise the model first."
-    kind = type(tensor)
-    if kind in _CLASSES:
+    if type(tensor) in _CLASSES:
         return "", ""
     if torch.nn.parameter.is_lazy(tensor):
         return "is not initialised yet", "Run one batch through the model first."

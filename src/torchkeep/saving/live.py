@@ -23,12 +23,14 @@ def payload_of_elements(tensor: torch.Tensor) -> Payload:
 
     They are copied when they are read, if at all, so that a writer has few copies at a time.
     """
-    nbytes = tensor.numel() * tensor.element_size()
+    nbytes = tensor.nbytes
+    is_run = nbytes > 0 and tensor.is_cpu and tensor.is_contiguous()
+    is_run = is_run and not (tensor.is_conj() or tensor.is_neg())
 
     def read(begin: int, end: int) -> Iterable[Buffer]:
         return (_memory(plain_on_cpu(tensor), begin, end),)
 
-    return Payload(nbytes, read)
+    return Payload(nbytes, read, tensor.data_ptr() if is_run else None)
 
 
 def _memory(tensor: torch.Tensor, begin: int, end: int) -> Buffer:

@@ -17,6 +17,8 @@ class Payload:
     read: Callable[[int, int], Iterable[Buffer]]
     """Yields those from the first number on to the second, in pieces as they come. Memory stays
     near one piece, so what lies in a file comes in chunks."""
+    address: int | None = None
+    """Where they lie in memory, if they are there in one run; who reads them keeps them there."""
 
     def joined(self, begin: int, end: int) -> Buffer:
         """Return the bytes from `begin` to `end` in one run, copied if they come in pieces.

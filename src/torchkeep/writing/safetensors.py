@@ -17,17 +17,21 @@ import json
 import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 
 from torchkeep.contents import FOREIGN_BITS
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
+    GROUP_NBYTES,
+    Buffer,
     OutputFile,
     Progress,
     atomic_file,
     digest,
     grouped_by_size,
     in_parallel,
+    memory_at,
     new_digest,
 )
 from torchkeep.formats.own.metadata import DIGESTS, FACTS, TIED
@@ -76,6 +80,11 @@ class _Place:
     data: TensorData
     begin: int
     end: int
+
+    @property
+    def nbytes(self) -> int:
+        """How much room it takes."""
+        return self.end - self.begin
 
     def row(self) -> str:
         """Return what the header says about it, as JSON."""
@@ -132,9 +141,11 @@ class Layout:
     Args:
         tensors: what is stored, by name; one tensor may have several.
         metadata: texts for the header.
+        alignment: the payload starts at a multiple of so many bytes, itself a multiple of 64.
 
     Attributes:
         tied: the names that are left out, each with the one that stands for it.
+        runs: the bytes of each tensor, in the file's order.
         nbytes: the size of the file.
         payload_nbytes: that of the tensors in it.
 
@@ -143,12 +154,20 @@ class Layout:
             that the header would be larger than the format allows.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorData], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorData],
+        metadata: Mapping[str, str],
+        *,
+        alignment: int = _ALIGNMENT,
+    ) -> None:
         _check_names(tensors)
         _check_keys(metadata, tensors)
         kept, self.tied = untied(tensors)
         self._names = tuple(tensors)
+        self._alignment = alignment
         self._places = _place(kept)
+        self.runs = {place.name: place.nbytes for place in self._places}
         self._texts = {**self.tied, "format": "pt", **metadata, TIED: _compact(self.tied)}
         self._rows = f"{{{','.join([place.row() for place in self._places])}}}"
         self._header_nbytes = len(self.header(dict.fromkeys(self._names, _NO_DIGEST)))
@@ -158,7 +177,7 @@ class Layout:
     def write(self, file: OutputFile, meter: Meter) -> dict[str, str]:
         """Write everything; return the digests by name."""
         file.reserve(self.nbytes)
-        groups = grouped_by_size(self._places, lambda place: place.end - place.begin)
+        groups = (_runs if file.wants_runs else _groups)(self._places)
         written = in_parallel(
             lambda group: self._write_group(file, group, meter), groups, file.num_threads
         )
@@ -169,26 +188,31 @@ class Layout:
         return digests
 
     def _write_group(self, file: OutputFile, group: list[_Place], meter: Meter) -> dict[str, str]:
-        """Write neighbours, small ones in one call; return their digests by name."""
-        offset = self._header_nbytes + group[0].begin
+        """Write neighbours in one call; return their digests by name."""
+        offset, begin = self._header_nbytes + group[0].begin, group[0].begin
         if len(group) == 1:
             place, state = group[0], new_digest()
             write_payload(file, offset, place.data.payload, meter, state.update)
             return {place.name: state.hexdigest()}
-        views = [place.data.payload.joined(0, place.end - place.begin) for place in group]
-        meter.add(group[-1].end - group[0].begin)
-        file.write_at(offset, b"".join(views))
-        return {place.name: digest(view) for place, view in zip(group, views, strict=True)}
+        run: Buffer | None = _memory_of(group)
+        if run is None:
+            run = b"".join(place.data.payload.joined(0, place.nbytes) for place in group)
+        meter.add(len(run))
+        file.write_at(offset, run)
+        view = memoryview(run)
+        return {
+            place.name: digest(view[place.begin - begin : place.end - begin]) for place in group
+        }
 
     def header(self, digests: Mapping[str, str]) -> bytes:
-        """Return the length and the JSON, padded so that the payload starts at a multiple of 64.
+        """Return the length and the JSON, padded so that the payload starts where it should.
 
         Two files with the same header hold the same tensors, as far as their digests tell.
         """
         metadata = _compact({**self._texts, DIGESTS: _compact(digests)})
         separator = "," if self._places else ""
         text = f'{{"__metadata__":{metadata}{separator}{self._rows[1:]}'.encode()
-        text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+        text += b" " * (-(8 + len(text)) % self._alignment)
         if len(text) > MAX_HEADER_NBYTES:
             raise SaveRefused(
                 f"the header would take {len(text):,} bytes, and safetensors allows "
@@ -241,13 +265,57 @@ def is_utf8(text: str) -> bool:
 def _place(tensors: Mapping[str, TensorData]) -> list[_Place]:
     for name, data in tensors.items():
         _check_dtype(name, data)
-    dtypes = {name: _NAMES[data.dtype] for name, data in tensors.items()}
     places, position = [], 0
-    for name in sorted(tensors, key=lambda name: (_RANKS[dtypes[name]], name.encode())):
-        end = position + tensors[name].payload.nbytes
-        places.append(_Place(name, dtypes[name], tensors[name], position, end))
+    for name in in_order({name: data.dtype for name, data in tensors.items()}):
+        data = tensors[name]
+        end = position + data.payload.nbytes
+        places.append(_Place(name, _NAMES[data.dtype], data, position, end))
         position = end
     return places
+
+
+def _groups(places: list[_Place]) -> list[list[_Place]]:
+    """Return neighbours that are small together."""
+    return grouped_by_size(places, lambda place: place.nbytes)
+
+
+def _runs(places: list[_Place]) -> list[list[_Place]]:
+    """Return neighbours that lie side by side in memory as well, if that is much; else as above."""
+    runs: list[list[_Place]] = []
+    expected = None
+    for place in places:
+        address = place.data.payload.address
+        if not runs or (place.nbytes and (address is None or address != expected)):
+            runs.append([])
+        runs[-1].append(place)
+        if place.nbytes:
+            expected = None if address is None else address + place.nbytes
+    parts: list[list[_Place]] = []
+    for is_much, some in groupby(runs, lambda run: run[-1].end - run[0].begin >= GROUP_NBYTES):
+        few = list(some)
+        parts += few if is_much else _groups(list(chain.from_iterable(few)))
+    return parts
+
+
+def _memory_of(places: list[_Place]) -> memoryview | None:
+    """Return the memory of neighbours that lie side by side in it; None if they don't."""
+    begin, address = places[0].begin, places[0].data.payload.address
+    if address is None:
+        return None
+    for place in places:
+        if place.nbytes and place.data.payload.address != address + place.begin - begin:
+            return None
+    return memory_at(address, places[-1].end - begin)
+
+
+def in_order(dtypes: Mapping[str, str]) -> list[str]:
+    """Return the names of tensors as they follow each other in a file.
+
+    Args:
+        dtypes: PyTorch's names of their dtypes; what this format lacks may stand anywhere.
+    """
+    ranks = {dtype: _RANKS.get(_NAMES.get(dtype, ""), 0) for dtype in set(dtypes.values())}
+    return sorted(dtypes, key=lambda name: (ranks[dtypes[name]], name.encode()))
 
 
 def _check_dtype(name: str, data: TensorData) -> None:

@@ -14,7 +14,7 @@ from torchkeep.checkpointing.background import cuda as cuda_copies
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
-from torchkeep.tensors import same_bits
+from torchkeep.tensors import first_names, same_bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -128,7 +128,7 @@ def addresses(named: dict[str, torch.Tensor]) -> set[int]:
 
 
 def taken(live, steady, copies=None) -> Snapshot:
-    snapshot = Snapshot(live, steady)
+    snapshot = Snapshot(live, first_names(live), steady)
     snapshot.begin(Arena(), copies or CudaCopies())
     return snapshot
 
@@ -169,7 +169,7 @@ def test_a_change_that_pytorch_does_not_count_is_noticed(name):
     live = on_device()
     live[name].data.add_(1)  # to load a kernel for the first time waits for the device
     taken(live, addresses(live)).wait()
-    snapshot = Snapshot(live, addresses(live))
+    snapshot = Snapshot(live, first_names(live), addresses(live))
     copies = CudaCopies()
     # What the copies wait for keeps them from being made before the change.
     real = copies._places

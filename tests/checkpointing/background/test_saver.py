@@ -411,7 +411,7 @@ def test_a_system_that_has_less_memory_than_it_said_makes_the_loop_wait(
         raise error
 
     expected = Run(tmp_path / "a").train()
-    monkeypatch.setattr(arena, "_pages", fail)
+    monkeypatch.setattr(arena, "pages", fail)
     found = Run(tmp_path / "b").train()
     one, other = (
         read_state(list_checkpoints(tmp_path / name)[-1].path)["objects"] for name in "ab"

@@ -12,7 +12,7 @@ from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
 from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
-from torchkeep.tensors import same_bits
+from torchkeep.tensors import first_names, same_bits
 
 SIZE = 64 << 10
 
@@ -42,7 +42,7 @@ def addresses(named: dict[str, torch.Tensor]) -> set[int]:
 
 
 def taken(named, steady, at_once=()) -> Snapshot:
-    snapshot = Snapshot(named, steady, at_once)
+    snapshot = Snapshot(named, first_names(named), steady, at_once)
     snapshot.begin(Arena(), CudaCopies())
     return snapshot
 
@@ -121,7 +121,7 @@ def test_two_threads_copy_together():
     before = {name: tensor.clone() for name, tensor in live.items()}
     arena = Arena()
     for _ in range(5):
-        snapshot = Snapshot(live, addresses(live))
+        snapshot = Snapshot(live, first_names(live), addresses(live))
         snapshot.begin(arena, CudaCopies())
         other = threading.Thread(target=snapshot.finish)
         other.start()
@@ -150,7 +150,7 @@ def test_who_is_interrupted_lets_nobody_wait(monkeypatch):
 
 
 def test_who_is_interrupted_frees_a_writer_that_has_a_piece_under_way(monkeypatch):
-    live = {f"{number}": torch.randn(SIZE) for number in range(2)}
+    live = {f"{number}": torch.randn(2 << 20) for number in range(2)}  # a piece each
     snapshot = taken(live, addresses(live))
     under_way, may_end = threading.Event(), threading.Event()
 

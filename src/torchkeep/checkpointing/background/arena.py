@@ -6,13 +6,11 @@ several times as long as to fill a page that is there already.
 
 from __future__ import annotations
 
-import mmap
-import sys
 from pathlib import Path
 
 import torch
 
-PAGE_NBYTES = 4096
+from torchkeep.files import BLOCK_NBYTES, pages
 
 
 class Arena:
@@ -31,23 +29,16 @@ class Arena:
         return self._memory.numel()
 
     def reserve(self, nbytes: int) -> torch.Tensor:
-        """Return at least `nbytes` bytes that start at a page's begin.
+        """Return whole pages with at least `nbytes` bytes.
 
         What was returned before is used again: its contents are no longer the caller's.
         """
         if nbytes > self.nbytes:
             self._memory = torch.empty(0, dtype=torch.uint8)  # give the old ones back first
-            self._memory = torch.frombuffer(_pages(nbytes), dtype=torch.uint8)
+            self._memory = torch.frombuffer(
+                pages(-(-nbytes // BLOCK_NBYTES) * BLOCK_NBYTES), dtype=torch.uint8
+            )
         return self._memory
-
-
-def _pages(nbytes: int) -> mmap.mmap:
-    if sys.platform == "win32":
-        return mmap.mmap(-1, nbytes)
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_DONTFORK"):
-        memory.madvise(mmap.MADV_DONTFORK)
-    return memory
 
 
 def free_nbytes() -> int:

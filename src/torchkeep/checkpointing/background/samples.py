@@ -10,8 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from torchkeep.files import memory_at
+
 _NUM_ELEMENTS = 64
-"""How many are taken of a tensor."""
+"""How many are taken of a tensor on a device."""
+
+_NUM_WORDS = 16
+"""How many are taken here, where each is waited for: it comes from memory, and not from a cache."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Types by element size, to compare bits: a NaN is not equal to itself."""
@@ -59,6 +64,14 @@ class Samples:
             for number, before, now in zip(numbers, parts, found, strict=True):
                 if not _are_same(before, now.contiguous()):
                     yield number
+
+
+def sample_at(address: int, nbytes: int) -> bytes:
+    """Return words from all over a run of at least 8 bytes of memory, the last one among them."""
+    count = nbytes // 8
+    words = memory_at(address + nbytes - 8 * count, 8 * count).cast("Q")
+    step = max(count // _NUM_WORDS, 1)
+    return words[(count - 1) % step :: step].tobytes()
 
 
 def _samples(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

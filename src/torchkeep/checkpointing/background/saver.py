@@ -12,10 +12,12 @@ from torchkeep.checkpointing.background.arena import Arena, free_nbytes
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
 from torchkeep.checkpointing.background.thread import Background
+from torchkeep.checkpointing.layout import image_for
 from torchkeep.checkpointing.runs.folder import RunFolder
 from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.state.encoding import JSON, State, encode
 from torchkeep.saving.leaves import check_has_values
+from torchkeep.tensors import first_names
 
 
 class _Changed(Exception):
@@ -78,7 +80,7 @@ class Saver:
         tensors, structure = encode(state)
         for name, tensor in tensors.items():
             check_has_values(tensor, name)
-        snapshot = self._snapshot_of(tensors) if beside else None
+        snapshot = self._snapshot_of(path, tensors, structure) if beside else None
         if snapshot is None:
             self._folder.write(path, tensors, structure, facts, background=False)
             self._folder.prune()
@@ -86,9 +88,14 @@ class Saver:
             self._snapshot = snapshot
             self._background.start(lambda: self._write_copies(path, snapshot, structure, facts))
 
-    def _snapshot_of(self, tensors: Mapping[str, torch.Tensor]) -> Snapshot | None:
+    def _snapshot_of(
+        self, path: Path, tensors: Mapping[str, torch.Tensor], structure: JSON
+    ) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
-        snapshot = Snapshot(tensors, steady_addresses(self._objects), self._unsteady)
+        names = first_names(tensors)
+        image = image_for(path, tensors, structure, names)
+        steady = steady_addresses(self._objects)
+        snapshot = Snapshot(tensors, names, steady, self._unsteady, image)
         on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes
         if on_cpu > self._arena.nbytes or on_device > self._cuda_copies.nbytes:
             limit = self._max_copy_nbytes

@@ -20,16 +20,19 @@ from dataclasses import dataclass
 
 import torch
 
-from torchkeep.checkpointing.background.arena import PAGE_NBYTES, Arena
+from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies, nbytes_on_device
-from torchkeep.checkpointing.background.samples import Samples
-from torchkeep.tensors import identity, plain_on_cpu
+from torchkeep.checkpointing.background.samples import sample_at
+from torchkeep.checkpointing.layout import NO_IMAGE, Image
+from torchkeep.tensors import plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
 """Up to here a copy is quicker than to make sure that nobody changes the original."""
 
 _PIECE_NBYTES = 8 << 20
 """What is copied in one go: `finish` waits for no more than that of the other thread."""
+
+_ALIGNMENT = 64
 
 
 @dataclass(slots=True)
@@ -51,8 +54,10 @@ class Snapshot:
 
     Args:
         tensors: by name, on any device.
+        first_names: for each name the first one that the same tensor has.
         steady: the addresses of those that only an optimizer's step changes.
         at_once: names of tensors that are copied at once, whatever `steady` says.
+        image: where to put copies, as they are to lie in files.
 
     Attributes:
         nbytes: what `begin` needs of an arena.
@@ -62,39 +67,41 @@ class Snapshot:
     def __init__(
         self,
         tensors: Mapping[str, torch.Tensor],
+        first_names: Mapping[str, str],
         steady: Collection[int],
         at_once: Collection[str] = (),
+        image: Image = NO_IMAGE,
     ) -> None:
-        self.nbytes = 0
-        self._names: dict[str, str] = {}
+        self.nbytes = image.nbytes
+        self._names = first_names
         self._clones: dict[str, torch.Tensor] = {}
         self._moving: list[_Copied] = []
         self._steady: list[_Copied] = []
         self._cuda: tuple[list[_Copied], list[_Copied]] = [], []
-        first_of = _FirstNames()
         for name, tensor in tensors.items():
-            self._names[name] = first_of.find(tensor, name)
-            if self._names[name] != name:
+            if first_names[name] != name:
                 continue
             if not _is_plain_run(tensor):
                 self._clones[name] = _clone(tensor)
                 continue
-            is_steady = tensor.data_ptr() in steady and name not in at_once
-            is_steady = is_steady and not tensor.is_inference()  # nobody counts its changes
-            if tensor.is_cuda:
-                self._cuda[is_steady].append(_copied(name, tensor))
-            elif tensor.nbytes <= _SMALL_NBYTES:
-                self._clones[name] = tensor.detach().clone()
+            address, nbytes, is_counted = tensor.data_ptr(), tensor.nbytes, True
+            if tensor.is_inference():  # nobody counts its changes
+                is_counted, version = False, 0
             else:
-                (self._steady if is_steady else self._moving).append(self._placed(name, tensor))
+                version = tensor._version
+            item = _Copied(name, tensor, nbytes, address, 0, version)
+            is_steady = is_counted and address in steady and name not in at_once
+            if tensor.is_cuda:
+                self._cuda[is_steady].append(item)
+                continue
+            (self._steady if is_steady and nbytes > _SMALL_NBYTES else self._moving).append(item)
+            start = image.starts.get(name)
+            if start is None or start % tensor.element_size() or not tensor.is_contiguous():
+                # A file has it in another order, or nowhere.
+                start = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
+                self.nbytes = start + nbytes
+            item.start = start
         self.device_nbytes = nbytes_on_device(item.tensor for items in self._cuda for item in items)
-
-    def _placed(self, name: str, tensor: torch.Tensor) -> _Copied:
-        item = _copied(name, tensor)
-        # At the same place in its page as the original: see `_CLOSE` in files/reading.py.
-        item.start = self.nbytes + (tensor.data_ptr() - self.nbytes) % PAGE_NBYTES
-        self.nbytes = item.start + item.nbytes
-        return item
 
     def begin(self, arena: Arena, cuda: CudaCopies) -> None:
         """Copy what may move before the next step.
@@ -104,8 +111,6 @@ class Snapshot:
             cuda: where those of CUDA devices go, likewise.
         """
         self._cuda_copies = cuda
-        with torch.no_grad():
-            self._samples = Samples([item.tensor for item in self._steady])
         on_device = [[item.tensor for item in items] for items in self._cuda]
         copies = cuda.begin(*on_device)
         names = [item.name for items in self._cuda for item in items]
@@ -113,24 +118,19 @@ class Snapshot:
         self._memory = arena.reserve(self.nbytes)
         self._base = self._memory.data_ptr()
         for item in self._moving:
-            ctypes.memmove(self._base + item.start, item.tensor.data_ptr(), item.nbytes)
-        self._pieces = deque(self._cut())
+            ctypes.memmove(self._base + item.start, item.address, item.nbytes)
+        self._samples = [sample_at(item.address, item.nbytes) for item in self._steady]
+        self._pieces = deque(_cut(self._steady))
         self._num_left = len(self._pieces)
         self._condition = threading.Condition()
-        self._changed: list[str] | None = None
+        self._counted: list[str] | None = None
 
-    def _cut(self) -> list[tuple[_Copied, int]]:
-        """Return what is to be copied later: tensors, and where in them a piece begins."""
-        return [
-            (item, done) for item in self._steady for done in range(0, item.nbytes, _PIECE_NBYTES)
-        ]
-
-    def _copy(self, item: _Copied, done: int) -> None:
-        # Who puts a tensor's memory elsewhere, or frees it, has changed it: nothing is copied then.
-        if item.tensor.data_ptr() == item.address:
-            nbytes = min(_PIECE_NBYTES, item.nbytes - done)
-            target = self._base + item.start + done
-            ctypes.memmove(target, item.address + done, nbytes)  # without Python's lock
+    def _copy(self, piece: _Piece) -> None:
+        for item, done, nbytes in piece:
+            # Who puts a tensor's memory elsewhere, or frees it, has changed it: nothing is copied.
+            if item.tensor.data_ptr() == item.address:
+                # without Python's lock
+                ctypes.memmove(self._base + item.start + done, item.address + done, nbytes)
 
     def finish(self) -> None:
         """Copy what nobody else copies, and return when all is copied."""
@@ -139,7 +139,7 @@ class Snapshot:
                 piece = self._pieces.popleft()
             except IndexError:  # the other thread took the last one
                 break
-            self._copy(*piece)
+            self._copy(piece)
             with self._condition:
                 self._num_left -= 1
                 self._condition.notify_all()
@@ -164,15 +164,15 @@ class Snapshot:
             raise
         self._cuda_copies.let_go()
         with self._condition:
-            if self._changed is None:
-                self._changed = self._find_changed()
+            if self._counted is None:
+                self._counted = self._find_counted()
 
     def _give_up(self) -> None:
         """Let go without having copied everything; whoever waits for the rest is told."""
         with self._condition:
             self._pieces.clear()
             self._num_left = 0
-            self._changed = [item.name for item in self._steady]
+            self._counted = [item.name for item in self._steady]
             self._condition.notify_all()
 
     def changed(self) -> list[str]:
@@ -183,60 +183,61 @@ class Snapshot:
         it was (a graph that replays steps), it will come again.
         """
         with self._condition:
-            changed = self._find_changed() if self._changed is None else self._changed
+            changed = self._find_counted() if self._counted is None else self._counted
+        changed = changed or self._find_uncounted()
         _, on_device = self._cuda
         if self._cuda_copies.differ([self._clones[item.name] for item in on_device]):
             changed = list(dict.fromkeys([*changed, *(item.name for item in on_device)]))
         return changed
 
-    def _find_changed(self) -> list[str]:
+    def _find_counted(self) -> list[str]:
+        """Return which tensors have another version than at the beginning, or another place."""
         _, on_device = self._cuda
-        changed = [
+        return [
             item.name
             for item in (*self._steady, *on_device)
             if item.tensor._version != item.version or item.tensor.data_ptr() != item.address
         ]
-        if changed:  # one that was moved may be of another shape, and its copy can't be looked at
-            return changed
-        copies = [self._view(item) for item in self._steady]
-        return [self._steady[number].name for number in self._samples.differing(copies)]
+
+    def _find_uncounted(self) -> list[str]:
+        """Return which copies are not what their tensors were at the beginning."""
+        return [
+            item.name
+            for item, sample in zip(self._steady, self._samples, strict=True)
+            if sample_at(self._base + item.start, item.nbytes) != sample
+        ]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the copies by name, those of one tensor as one object. `wait` comes first."""
-        copies = {item.name: self._view(item) for item in (*self._moving, *self._steady)}
+        copied = (*self._moving, *self._steady)
+        memory = {dtype: self._memory.view(dtype) for dtype in {x.tensor.dtype for x in copied}}
+        copies = {
+            item.name: memory[item.tensor.dtype].as_strided(
+                item.tensor.shape, item.tensor.stride(), item.start // item.tensor.element_size()
+            )
+            for item in copied
+        }
         copies |= self._clones
         return {name: copies[first] for name, first in self._names.items()}
 
-    def _view(self, item: _Copied) -> torch.Tensor:
-        run = self._memory[item.start : item.start + item.nbytes]
-        like = item.tensor
-        return torch.as_strided(run.view(like.dtype), like.shape, like.stride())
+
+_Piece = list[tuple[_Copied, int, int]]
+"""Tensors, or a part of one: where in it that begins, and how much it is."""
 
 
-class _FirstNames:
-    """Finds tensors that are one. Most have an address of their own, which tells it at once."""
-
-    def __init__(self) -> None:
-        self._at: dict[int, tuple[str, torch.Tensor]] = {}
-        self._identities: dict[tuple[object, ...], str] = {}
-
-    def find(self, tensor: torch.Tensor, name: str) -> str:
-        """Return the name that came first of the tensor, which may be this one."""
-        if tensor.layout != torch.strided:  # it has no address, and is only itself
-            return name
-        address = tensor.data_ptr()
-        if address and address not in self._at:
-            self._at[address] = name, tensor
-            return name
-        if address:
-            first, other = self._at[address]
-            self._identities.setdefault(identity(other), first)
-        return self._identities.setdefault(identity(tensor), name)
-
-
-def _copied(name: str, tensor: torch.Tensor) -> _Copied:
-    version = 0 if tensor.is_inference() else tensor._version
-    return _Copied(name, tensor, tensor.nbytes, tensor.data_ptr(), 0, version)
+def _cut(items: list[_Copied]) -> list[_Piece]:
+    """Return all of some tensors in pieces."""
+    pieces: list[_Piece] = []
+    room = 0
+    for item in items:
+        for done in range(0, item.nbytes, _PIECE_NBYTES):
+            nbytes = min(_PIECE_NBYTES, item.nbytes - done)
+            if nbytes > room:
+                pieces.append([])
+                room = _PIECE_NBYTES
+            pieces[-1].append((item, done, nbytes))
+            room -= nbytes
+    return pieces
 
 
 def _is_plain_run(tensor: torch.Tensor) -> bool:

@@ -4,6 +4,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
 `.pth` is written as one file; what lies there is read as what it is.
 
     folder.py     a folder of safetensors files with a manifest
+    files.py      which tensors go into which of them, and where in it
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
     one_file.py   a `.pth` with the usual keys
@@ -19,13 +20,15 @@ from typing import Any
 
 import torch
 
+from torchkeep.checkpointing.layout.files import NO_IMAGE, Image, image_of
 from torchkeep.checkpointing.layout.folder import read_folder, write_folder
+from torchkeep.checkpointing.layout.history import Earlier
 from torchkeep.checkpointing.layout.one_file import (
     damage_of_file,
     read_file_state,
     write_one_file,
 )
-from torchkeep.checkpointing.layout.reading_back import damage_of_folder
+from torchkeep.checkpointing.layout.reading_back import Written, damage_of_folder
 from torchkeep.checkpointing.state.encoding import JSON, State, encode
 from torchkeep.errors import SaveRefused
 from torchkeep.files import remove_files, remove_folder, staged_file
@@ -41,8 +44,13 @@ from torchkeep.formats.own.manifest import (
 __all__ = [
     "MANIFEST",
     "MODEL_FILE",
+    "NO_IMAGE",
+    "Earlier",
+    "Image",
+    "Written",
     "check_facts",
     "damage",
+    "image_for",
     "read_manifest",
     "read_state",
     "remove_checkpoint",
@@ -73,7 +81,9 @@ def write_checkpoint(
     Raises:
         SaveRefused: the state can't be kept, or the place can't be written.
     """
-    return write_encoded(path, *encode(state), facts=facts, durable=durable, previous=previous)
+    earlier = Earlier(previous)
+    written = write_encoded(path, *encode(state), facts=facts, durable=durable, earlier=earlier)
+    return dict(written.manifest)
 
 
 def write_encoded(
@@ -85,9 +95,9 @@ def write_encoded(
     durable: bool = True,
     background: bool = False,
     before_naming: Callable[[], None] = lambda: None,
-    previous: str | os.PathLike[str] | None = None,
-) -> dict[str, Any]:
-    """Write a state that `encode` took apart, and return its manifest.
+    earlier: Earlier | None = None,
+) -> Written:
+    """Write a state that `encode` took apart.
 
     Args:
         path: see `write_checkpoint`.
@@ -95,7 +105,7 @@ def write_encoded(
         structure: likewise.
         facts: see `write_checkpoint`.
         durable: likewise.
-        previous: likewise.
+        earlier: the checkpoint before, to share files with.
         background: take as little of the processors as can be, for somebody else computes.
         before_naming: is called when all is written; what it raises leaves nothing behind.
 
@@ -109,7 +119,7 @@ def write_encoded(
         with staged_file(path, durable=durable) as temporary:
             write_one_file(temporary, tensors, manifest, durable=durable, background=background)
             before_naming()
-        return manifest
+        return Written(Path(path), manifest)
     return write_folder(
         path,
         tensors,
@@ -117,8 +127,27 @@ def write_encoded(
         durable=durable,
         background=background,
         before_naming=before_naming,
-        previous=previous,
+        earlier=earlier or Earlier(),
     )
+
+
+def image_for(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    structure: JSON,
+    first_names: Mapping[str, str],
+) -> Image:
+    """Return where copies of a state's tensors are best made, to be written at `path`.
+
+    Args:
+        path: see `write_checkpoint`.
+        tensors: what `encode` returned.
+        structure: likewise.
+        first_names: for each name the first one that the same tensor has.
+    """
+    if Path(path).suffix == ONE_FILE:  # it has something between any two of them
+        return NO_IMAGE
+    return image_of(tensors, structure, first_names)
 
 
 def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -138,9 +167,14 @@ def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
     return found
 
 
-def damage(path: str | os.PathLike[str]) -> str:
-    """Return what is wrong with a checkpoint, or an empty string: every byte of it is read."""
-    return (damage_of_file if _is_file(path) else damage_of_folder)(path)
+def damage(path: str | os.PathLike[str], written: Written | None = None) -> str:
+    """Return what is wrong with a checkpoint, or an empty string: every byte of it is read.
+
+    Args:
+        path: the checkpoint.
+        written: what is known of it, if it was just written.
+    """
+    return damage_of_file(path) if _is_file(path) else damage_of_folder(path, written)
 
 
 def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:

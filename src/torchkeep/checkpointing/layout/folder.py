@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.frozen import frozen_tensors
+from torchkeep.checkpointing.layout.files import by_file, laid_out
 from torchkeep.checkpointing.layout.history import Earlier
-from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.layout.reading_back import Written, tensors_of
 from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.errors import DamagedFile
 from torchkeep.files import atomic_file, atomic_folder, digest, write_file
@@ -33,24 +33,17 @@ from torchkeep.formats.own.manifest import (
     STATE_FILE,
     StoredTensor,
     manifest_digest,
-    place_of,
     read_manifest,
-    split_files,
     stored_tensors,
 )
 from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.leaves import check_tensor
-from torchkeep.saving.safetensors import described
 from torchkeep.tensors import TensorReader, bytes_of
-from torchkeep.writing.safetensors import Layout
 from torchkeep.writing.shards import index_of
 from torchkeep.writing.stream import Meter
 
 Files = dict[str, dict[str, torch.Tensor]]
 """The tensors of each file, by their names in it."""
-
-_SPLIT_NBYTES = 1 << 20
-"""Frozen tensors of fewer bytes get no file of their own."""
 
 
 def write_folder(
@@ -61,9 +54,9 @@ def write_folder(
     durable: bool,
     background: bool,
     before_naming: Callable[[], None],
-    previous: str | os.PathLike[str] | None,
-) -> dict[str, Any]:
-    """Write a state that `encode` took apart as a folder, and return its manifest.
+    earlier: Earlier,
+) -> Written:
+    """Write a state that `encode` took apart as a folder.
 
     Args:
         folder: the checkpoint's name; nothing may be there.
@@ -72,27 +65,32 @@ def write_folder(
         durable: sync everything.
         background: take as little of the processors as can be, for somebody else computes.
         before_naming: is called when all is written; what it raises leaves nothing behind.
-        previous: the checkpoint before, to share files with.
+        earlier: the checkpoint before, to share files with.
 
     Raises:
         SaveRefused: a tensor can't be kept, or the place can't be written.
     """
     for name, tensor in tensors.items():
         check_tensor(tensor, name)
-    earlier = Earlier(previous)
     put = partial(_put, manifest=manifest, earlier=earlier, durable=durable, background=background)
-    files = _by_file(tensors, frozen_tensors(tensors, manifest["structure"]))
+    runs: dict[str, Mapping[str, int]] = {}
+    files = {
+        file: {key: tensors[name] for key, name in content.items()}
+        for file, content in by_file(tensors, manifest["structure"]).items()
+    }
     with atomic_folder(folder, durable=durable) as temporary:
         for name, content in files.items():
-            put(temporary / name, content)
+            if found := put(temporary / name, content):
+                runs[name] = found
         if FROZEN_MODEL_FILE in files:
             index = _index(files, manifest)
             write_file(temporary / MODEL_INDEX, index, durable=durable)
             manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
         manifest["digest"] = manifest_digest(manifest)
-        write_file(temporary / MANIFEST, _lines(manifest).encode(), durable=durable)
+        text = _lines(manifest).encode()
+        write_file(temporary / MANIFEST, text, durable=durable)
         before_naming()
-    return manifest
+    return Written(Path(folder), manifest, digest(text), runs)
 
 
 def _lines(manifest: Mapping[str, Any]) -> str:
@@ -112,42 +110,26 @@ def _put(
     earlier: Earlier,
     durable: bool,
     background: bool,
-) -> None:
-    """Write a file, or share it with the checkpoint before; tell the manifest what is in it."""
+) -> Mapping[str, int] | None:
+    """Write a file, or share it with the checkpoint before; tell the manifest what is in it.
+
+    Returns:
+        The bytes of its tensors in their order; None if it was shared.
+    """
     name = path.name
     texts = TRAINING_STATE if name in (STATE_FILE, FROZEN_STATE_FILE) else None
     if earlier.share(name, tensors, texts, path, durable=durable):
         for field in ("files", "tensors", "tied"):
             manifest[field][name] = earlier.manifest[field][name]
-        return
-    layout = Layout(described(tensors), texts or {})
+        return None
+    layout = laid_out(tensors, texts)
     with atomic_file(path, durable=durable, background=background) as file:
         digests = layout.write(file, Meter(None, layout.payload_nbytes))
     header = layout.header(digests)
     manifest["files"][name] = {"nbytes": layout.nbytes, "digest": digest(header)}
     manifest["tensors"][name] = digests
     manifest["tied"][name] = layout.tied
-
-
-def _by_file(tensors: Mapping[str, torch.Tensor], frozen: set[str]) -> Files:
-    """Return what goes into each file; what is frozen goes into files of its own if it is much."""
-    files: Files = {}
-    of_frozen: Files = {}
-    for name, tensor in tensors.items():
-        file, key = place_of(name)
-        files.setdefault(file, {})[key] = tensor
-        if name in frozen:
-            of_frozen.setdefault(file, {})[key] = tensor
-    placed: Files = {}
-    for file, content in files.items():
-        still = of_frozen.get(file, {})
-        if len(still) == len(content) or _nbytes(still) < _SPLIT_NBYTES:
-            placed[file] = content
-        else:
-            first, second = split_files(file)
-            placed[first] = still
-            placed[second] = {key: item for key, item in content.items() if key not in still}
-    return placed
+    return layout.runs
 
 
 def _nbytes(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 
+from torchkeep.checkpointing.layout.files import laid_out
 from torchkeep.checkpointing.layout.reading_back import damage_in
 from torchkeep.errors import FileProblem
 from torchkeep.files import digest, link_file, remove_files
 from torchkeep.formats.own.manifest import read_manifest
-from torchkeep.saving.safetensors import described
 from torchkeep.tensors import bytes_of, plain_on_cpu
-from torchkeep.writing.safetensors import Layout
 
 _LEAST_NBYTES = 1 << 20
 """Smaller files are written: that takes less than to find out."""
@@ -32,16 +31,21 @@ class Earlier:
 
     Args:
         folder: where it is; None if there is none.
+        manifest: its manifest, if that is known.
 
     Attributes:
         manifest: its manifest; without files if it has none that could be shared.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        manifest: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = Path(folder or "")
-        self.manifest: dict[str, Any] = {"files": {}}
+        self.manifest: Mapping[str, Any] = manifest or {"files": {}}
         try:
-            if folder is not None:
+            if folder is not None and manifest is None:
                 self.manifest = read_manifest(folder)
         except FileProblem:  # whoever looks for damage will name it
             pass
@@ -73,7 +77,7 @@ class Earlier:
         digests = self.manifest["tensors"][name]
         if not _has_digests(tensors, digests):
             return False
-        layout = Layout(described(tensors), metadata or {})
+        layout = laid_out(tensors, metadata)
         if not link_file(self.folder / name, target, durable=durable):
             return False
         # What was linked is looked at, and not what has the name now.

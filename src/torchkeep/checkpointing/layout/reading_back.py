@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +20,77 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import InputFile, changed, digests_of_runs, read_directly
+from torchkeep.files import InputFile, changed, digest, digests_of_runs, read_directly
 from torchkeep.formats import describe
-from torchkeep.formats.own.manifest import read_manifest, size_problem
+from torchkeep.formats.own.manifest import MANIFEST, read_manifest, size_problem
 
 
-def damage_of_folder(folder: str | os.PathLike[str]) -> str:
-    """Return what is wrong with a checkpoint, or an empty string."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is known of a checkpoint without reading it, since it was just written.
+
+    To read thousands of rows of JSON takes longer than to read a GB of tensors, and the training
+    would wait for it.
+    """
+
+    path: Path
+    """The checkpoint."""
+    manifest: Mapping[str, Any]
+    """What its manifest holds."""
+    digest: str = ""
+    """The digest of its manifest's text, if that is a file."""
+    runs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """The tensors of its files in their order, with their bytes; a file may be missing."""
+
+
+def damage_of_folder(folder: str | os.PathLike[str], written: Written | None = None) -> str:
+    """Return what is wrong with a checkpoint, or an empty string.
+
+    Args:
+        folder: the checkpoint.
+        written: what is known of it.
+    """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder) if written is None else _compared(written)
     except FileProblem as error:
         return _told(error)
     for name, facts in manifest["files"].items():
         digests = manifest["tensors"].get(name)
-        if problem := damage_in(Path(folder) / name, facts, digests):
+        runs = None if written is None else written.runs.get(name)
+        if problem := damage_in(Path(folder) / name, facts, digests, runs):
             return problem
     return ""
 
 
-def damage_in(path: Path, facts: Mapping[str, Any], digests: Mapping[str, str] | None) -> str:
+def _compared(written: Written) -> Mapping[str, Any]:
+    """Return the manifest that was written after comparing it with the file."""
+    path = written.path / MANIFEST
+    with InputFile(path) as file:
+        if digest(b"".join(read_directly(file))) != written.digest:
+            raise DamagedFile("it differs from what was written", path=path)
+    return written.manifest
+
+
+def damage_in(
+    path: Path,
+    facts: Mapping[str, Any],
+    digests: Mapping[str, str] | None,
+    runs: Mapping[str, int] | None = None,
+) -> str:
     """Return what is wrong with a file of a checkpoint, or an empty string.
 
     Args:
         path: the file.
         facts: what the manifest says of it.
         digests: those of its tensors, by their names in it; None if it has none.
+        runs: the bytes of its tensors, in their order, if they are known.
     """
     try:
         with InputFile(path) as file:
             if problem := size_problem(path.name, file.nbytes, facts):
                 return problem
-            runs = {} if digests is None else _tensors_in(path)
+            if runs is None:
+                runs = {} if digests is None else _tensors_in(path)
             if (rest := file.nbytes - sum(runs.values())) < 0:
                 raise changed(path)
             found = digests_of_runs(read_directly(file), [rest, *runs.values()])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torchkeep.checkpointing.layout import damage
+from torchkeep.checkpointing.layout import Written, damage
 from torchkeep.checkpointing.state.encoding import decode
 from torchkeep.errors import (
     CheckpointProblem,
@@ -121,18 +121,28 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
     )
 
 
-def verified(checkpoint: Checkpoint) -> Checkpoint:
-    """Return what is known of a checkpoint after every byte of it was read."""
-    return replace(checkpoint, problem=checkpoint.problem or damage(checkpoint.path))
+def verified(checkpoint: Checkpoint, written: Written | None = None) -> Checkpoint:
+    """Return what is known of a checkpoint after every byte of it was read.
+
+    Args:
+        checkpoint: what is known so far.
+        written: what should be there, if it was just written.
+    """
+    return replace(checkpoint, problem=checkpoint.problem or damage(checkpoint.path, written))
 
 
-def look_at(path: Path) -> Checkpoint:
-    """Return what a checkpoint's manifest says, and whether its files have the right sizes."""
+def look_at(path: Path, manifest: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Return what a checkpoint's manifest says, and whether its files have the right sizes.
+
+    Args:
+        path: the checkpoint.
+        manifest: what it says, if that is known; else it is read.
+    """
     step = checkpoint_step(path) or 0
     # One file is named as a whole: its manifest is a part of it.
     name = path.name if path.suffix == ONE_FILE else MANIFEST
     try:
-        manifest = read_manifest(path)
+        manifest = read_manifest(path) if manifest is None else manifest
         metrics = _metrics_of(manifest)
     except FileMissing:
         return Checkpoint(path, step, 0, f"{name} is missing")

@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.layout import remove_checkpoint, write_encoded
+from torchkeep.checkpointing.layout import (
+    Earlier,
+    Written,
+    remove_checkpoint,
+    write_encoded,
+)
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, look_at, verified
 from torchkeep.checkpointing.runs.lock import RunLock
 from torchkeep.checkpointing.runs.retention import Best, to_delete
@@ -50,6 +55,7 @@ class RunFolder:
         self.suffix = _suffix_of(form)
         self.last_saved: Path | None = None
         self.previous: Path | None = None
+        self._written: Written | None = None
         self._lock: RunLock | None = None
         self._num_saved = 0
         # Read once: a manifest of thousands of tensors takes its time, and nobody else writes here.
@@ -118,7 +124,7 @@ class RunFolder:
             SaveRefused: the place can't be written.
         """
         try:
-            write_encoded(
+            self._written = write_encoded(
                 path,
                 tensors,
                 structure,
@@ -126,7 +132,7 @@ class RunFolder:
                 durable=self.durable,
                 background=background,
                 before_naming=before_naming,
-                previous=self.previous,
+                earlier=self._earlier(),
             )
         except SaveRefused as refused:
             if path.exists():  # all but its folder's sync was done
@@ -134,7 +140,13 @@ class RunFolder:
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
         self._forget(path)  # a name that was free again
-        self._known.append(look_at(path))
+        self._known.append(look_at(path, self._written.manifest))
+
+    def _earlier(self) -> Earlier:
+        """Return the checkpoint to share files with."""
+        written = self._written
+        is_that = written is not None and written.path == self.previous
+        return Earlier(self.previous, written.manifest if written and is_that else None)
 
     def prune(self) -> None:
         """Delete what is no longer wanted, after the newest one was read back.
@@ -160,7 +172,7 @@ class RunFolder:
 
     def _checked(self, item: Checkpoint, *, reads_it: bool) -> Checkpoint:
         """Return what is known of a checkpoint, with all bytes of the newest read if need be."""
-        return verified(item) if reads_it and item.path == self.last_saved else item
+        return verified(item, self._written) if reads_it and item.path == self.last_saved else item
 
 
 def _suffix_of(form: str) -> str:

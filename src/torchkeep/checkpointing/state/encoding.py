@@ -97,7 +97,7 @@ class _Encoder:
         if kind in _SCALARS:
             return _SCALARS[kind](value)
         if isinstance(value, torch.Tensor):
-            return {"$": "tensor", **self.reference(value, prefix)}
+            return self.reference("tensor", value, prefix)
         if kind in _CONTAINERS:
             take_apart = self.mapping if isinstance(value, dict) else self.sequence
             return take_apart(value, prefix)
@@ -106,23 +106,25 @@ class _Encoder:
             return self.array(value, prefix, numpy)
         raise _refused(value, prefix)
 
-    def name(self, tensor: torch.Tensor, prefix: str) -> str:
-        known = self.names.get(id(tensor))
-        if known is not None:
-            return known
-        wanted = name = prefix[:-1] or "value"
-        count = 1
+    def reference(self, kind: str, tensor: torch.Tensor, prefix: str) -> dict[str, Any]:
+        are_pairs = tensor.dtype in _PAIRED and tensor.layout == torch.strided
+        name = self.names.get(id(tensor))
+        if name is None:
+            name = self.free_name(prefix[:-1] or "value")
+            self.names[id(tensor)] = name
+            self.named.append(tensor)
+            self.tensors[name] = _pairs(tensor) if are_pairs else tensor
+        node: dict[str, Any] = {"$": kind, "name": name}
+        if are_pairs:
+            node["pairs"] = True
+        return node
+
+    def free_name(self, wanted: str) -> str:
+        name, count = wanted, 1
         while name in self.tensors:
             count += 1
             name = f"{wanted}#{count}"
-        self.names[id(tensor)] = name
-        self.named.append(tensor)
-        self.tensors[name] = _pairs(tensor) if _is_kept_as_pairs(tensor) else tensor
         return name
-
-    def reference(self, tensor: torch.Tensor, prefix: str) -> dict[str, Any]:
-        pairs = {"pairs": True} if _is_kept_as_pairs(tensor) else {}
-        return {"name": self.name(tensor, prefix), **pairs}
 
     def mapping(self, value: Mapping[Any, object], prefix: str) -> JSON:
         kind = _KIND_OF[type(value)]
@@ -156,11 +158,7 @@ class _Encoder:
             tensor = torch.from_numpy(numpy.array(value))
         except TypeError:  # strings, dates, objects
             raise _refused(value, prefix) from None
-        return {"$": "numpy", **self.reference(tensor, prefix), "scalar": scalar}
-
-
-def _is_kept_as_pairs(tensor: torch.Tensor) -> bool:
-    return tensor.dtype in _PAIRED and tensor.layout == torch.strided
+        return {**self.reference("numpy", tensor, prefix), "scalar": scalar}
 
 
 def _pairs(tensor: torch.Tensor) -> torch.Tensor:

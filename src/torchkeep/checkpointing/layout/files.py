@@ -1,0 +1,96 @@
+"""Which tensors of a state go into which file of a folder, and where in it.
+
+All of that follows from names, shapes and dtypes. So it is known before a single byte is copied,
+and copies are made as the files will have them: what is side by side there already goes to the
+disk in one piece, from where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from torchkeep.checkpointing.layout.frozen import frozen_tensors
+from torchkeep.checkpointing.state.encoding import JSON
+from torchkeep.files import BLOCK_NBYTES
+from torchkeep.formats.own.manifest import place_of, split_files
+from torchkeep.saving.safetensors import described
+from torchkeep.tensors import dtype_name
+from torchkeep.writing.safetensors import Layout, in_order
+
+Files = dict[str, dict[str, str]]
+"""The tensors of each file: the name that each has in it, and the state's own name of it."""
+
+_SPLIT_NBYTES = 1 << 20
+"""Frozen tensors of fewer bytes get no file of their own."""
+
+
+def by_file(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Files:
+    """Return what goes into each file; what is frozen goes into files of its own if it is much."""
+    frozen = frozen_tensors(tensors, structure)
+    files: Files = {}
+    for name in tensors:
+        file, key = place_of(name)
+        files.setdefault(file, {})[key] = name
+    if not frozen:
+        return files
+    placed: Files = {}
+    for file, content in files.items():
+        still = {key: name for key, name in content.items() if name in frozen}
+        nbytes = sum(tensors[name].nbytes for name in still.values())
+        if len(still) == len(content) or nbytes < _SPLIT_NBYTES:
+            placed[file] = content
+        else:
+            first, second = split_files(file)
+            placed[first] = still
+            placed[second] = {key: name for key, name in content.items() if key not in still}
+    return placed
+
+
+def laid_out(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str] | None) -> Layout:
+    """Return a file that can be written. Its tensors begin with a block of the disk."""
+    return Layout(described(tensors), texts or {}, alignment=BLOCK_NBYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The tensors of all files as they lie in them, one file after the other.
+
+    Attributes:
+        starts: where each tensor begins, by the first of its names in the state.
+        nbytes: how much it is.
+    """
+
+    starts: Mapping[str, int]
+    nbytes: int
+
+
+NO_IMAGE = Image({}, 0)
+"""Of files that have something between any two tensors."""
+
+
+def image_of(
+    tensors: Mapping[str, torch.Tensor], structure: JSON, first_names: Mapping[str, str]
+) -> Image:
+    """Return where copies of the tensors belong, so that they lie in memory as in their files.
+
+    Args:
+        tensors: those of the state.
+        structure: the state's, as `encode` returns it.
+        first_names: for each name the first one that the same tensor has.
+    """
+    starts: dict[str, int] = {}
+    end = 0
+    for content in by_file(tensors, structure).values():
+        end = -(-end // BLOCK_NBYTES) * BLOCK_NBYTES
+        # A file has a tensor once, under the first of its names there.
+        stored = {first_names[name]: key for key, name in reversed(content.items())}
+        dtypes = {key: dtype_name(tensors[content[key]].dtype) for key in stored.values()}
+        for key in in_order(dtypes):
+            name = content[key]
+            if first_names[name] == name:
+                starts[name] = end
+            end += tensors[name].numel() * tensors[name].element_size()
+    return Image(starts, end)
