@@ -6,10 +6,10 @@ from __future__ import annotations
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun in the right form.
 
-    >>> counted(1, "tensor"), counted(1234, "tensor"), counted(2, "class")
-    ('1 tensor', '1,234 tensors', '2 classes')
+    >>> counted(1, "tensor"), counted(1234, "tensor"), counted(2, "class"), counted(2, "batch")
+    ('1 tensor', '1,234 tensors', '2 classes', '2 batches')
     """
-    plural = "es" if noun.endswith("s") else "s"
+    plural = "es" if noun.endswith(("s", "tch")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 

@@ -219,3 +219,14 @@ def test_a_file_that_becomes_shorter_is_told(tmp_path):
 
     with InputFile(path) as file, pytest.raises(DamagedFile, match="changed"):
         read_and_cut(file)
+
+
+def test_memory_that_belongs_before_what_is_in_the_window_leaves_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct, "_LARGE_NBYTES", 4096)
+    image = memoryview(pages(5 * 4096))
+    image[:] = noise(len(image))[: len(image)]
+    with atomic_file(tmp_path / "file", background=True) as file:
+        for begin, end in [(8192, 12288), (0, 8192), (12288, 20480)]:
+            is_bytes = begin == 8192
+            file.write_at(begin, bytes(image[begin:end]) if is_bytes else image[begin:end])
+    assert (tmp_path / "file").read_bytes() == image

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from torchkeep.checkpointing.doctor.environment import (
 )
 from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.layout import check_facts, read_manifest, read_state
+from torchkeep.checkpointing.notices import Notices
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
 from torchkeep.checkpointing.resuming import check_is_of_run, inexact_resume, reasons_against
@@ -178,6 +178,7 @@ class Checkpointer:
         self._progress = Progress()
         self._passes = Passes()
         self._uncaptured = Uncaptured()
+        self._notices = Notices()
         self._pending_state: State | None = None
         self._is_in_epoch = False
         self._schedule = Schedule(every_steps, every_epochs)
@@ -202,6 +203,8 @@ class Checkpointer:
             if kind is None:
                 if (failed := self._save_at_last()) is not None:
                     raise failed
+                if self.keep_best and self.history and not self._has_rated_epoch():
+                    self._notices.no_best(self.keep_best[0])
             elif error is not None:
                 self._wait_beside(error)
         finally:
@@ -294,11 +297,7 @@ class Checkpointer:
         self._is_in_epoch = False
         self._pending_state = None
         if self._progress.epoch and not self._progress.step and self._passes.begun:
-            warnings.warn(
-                "step() was not called in two epochs: none of their batches count as finished; "
-                "call it once after each optimizer.step()",
-                stacklevel=3,
-            )
+            self._notices.no_steps()
         self._passes.end_epoch()
         was_rated = bool(self._progress.metrics)
         self._progress.end_epoch()
@@ -310,7 +309,7 @@ class Checkpointer:
 
     def _check_keep_best(self) -> None:
         """Refuse a metric that no epoch had: nothing would be kept for it."""
-        if self.keep_best is None or any(self.keep_best[0] in row for row in self.history):
+        if self.keep_best is None or self._has_rated_epoch():
             return
         names = sorted(self.history[-1].keys() - {"epoch", "step"})
         raise CheckpointProblem(
@@ -318,6 +317,10 @@ class Checkpointer:
             + ", ".join(names),
             advice="Name one of them in keep_best, or give the metric to metrics().",
         )
+
+    def _has_rated_epoch(self) -> bool:
+        """Whether an epoch had the metric of `keep_best`."""
+        return self.keep_best is not None and any(self.keep_best[0] in x for x in self.history)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of `loader`, in a resumed epoch those that are left.
@@ -441,6 +444,7 @@ class Checkpointer:
             facts = self._facts(state, serial)
             self._saver.save(path, state, facts, beside=self.background and not wait)
         self._schedule.note_save()
+        self._notices.inexact(path, state["inexact"])
         return path
 
     def wait(self) -> None:
@@ -461,12 +465,7 @@ class Checkpointer:
             raise
         if names:
             self._schedule.ask_again()
-            warnings.warn(
-                f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} changed between two "
-                "steps of the optimizer while a checkpoint was made, which was given up; another "
-                "one follows, and from now on these are copied at once",
-                stacklevel=3,
-            )
+            self._notices.given_up(names)
 
     def _capture(self) -> State:
         state = capture(self.objects, copy=False)
@@ -492,6 +491,7 @@ class Checkpointer:
         if not self._passes.is_between_steps:
             return
         failed = self._save_at_last()
+        self._notices.preempted(self._signals.received, self._run.previous)
         raise Preempted(self._signals.received) from failed
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:
@@ -558,6 +558,7 @@ class Checkpointer:
         self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)
+        self._notices.skipped(found, self.skipped)
         return found
 
     def _apply(self, state: State) -> None:

@@ -57,10 +57,7 @@ def date_text(date: str) -> str:
 
 def where_text(checkpoint: Checkpoint) -> str:
     """Return how far a checkpoint is: `step 1,200, epoch 3, saved 2026-11-05 08:30 UTC`."""
-    epoch = f"epoch {checkpoint.epoch:,}"
-    if checkpoint.batch:
-        epoch += f" and {checkpoint.batch:,} batches"
-    return f"step {checkpoint.step:,}, {epoch}, saved {date_text(checkpoint.date)} UTC"
+    return f"{checkpoint.point}, saved {date_text(checkpoint.date)} UTC"
 
 
 def write_lines(lines: Iterable[str], *, indent: int = 2) -> None:

@@ -16,7 +16,7 @@ from torchkeep.files.atomic import (
     sync_folder,
     write_file,
 )
-from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Progress, memory_at, pages
+from torchkeep.files.buffers import CHUNK_NBYTES, Buffer, Observer, Progress
 from torchkeep.files.digests import (
     crc32_of,
     digest,
@@ -24,7 +24,8 @@ from torchkeep.files.digests import (
     digests_of_runs,
     new_digest,
 )
-from torchkeep.files.direct import BLOCK_NBYTES, read_directly
+from torchkeep.files.direct import read_directly
+from torchkeep.files.memory import BLOCK_NBYTES, memory_at, pages
 from torchkeep.files.output import OutputFile
 from torchkeep.files.parallel import GROUP_NBYTES, NUM_THREADS, grouped_by_size, in_parallel
 from torchkeep.files.reading import (
@@ -48,6 +49,7 @@ __all__ = [
     "FilePart",
     "InputFile",
     "MemoryFile",
+    "Observer",
     "OutputFile",
     "Progress",
     "Readable",

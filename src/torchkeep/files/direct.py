@@ -15,15 +15,13 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from torchkeep.files.buffers import Buffer, address_of, pages
+from torchkeep.files.buffers import Buffer, Observer
+from torchkeep.files.memory import BLOCK_NBYTES, address_of, pages
 from torchkeep.files.output import OutputFile
 from torchkeep.files.reading import InputFile, unreadable
-
-BLOCK_NBYTES = 4096
-"""A multiple of what disks call a block, and of what processors call a page."""
 
 _WINDOW_NBYTES = 32 << 20
 """What the disk is asked for, or given, in one go: many small ones take more of the processor."""
@@ -58,9 +56,7 @@ class DirectFile(OutputFile):
         self._filled = 0
         """How much of the window is to be written."""
 
-    def write_at(
-        self, offset: int, data: Buffer, *, observe: Callable[[memoryview], object] | None = None
-    ) -> None:
+    def write_at(self, offset: int, data: Buffer, *, observe: Observer | None = None) -> None:
         """Write all of `data` at `offset`; see `OutputFile.write_at`."""
         view = memoryview(data).cast("B")
         if offset < self._begin:
@@ -68,14 +64,14 @@ class DirectFile(OutputFile):
             with self._by_the_cache():
                 super().write_at(offset, view[:behind], observe=observe)
             offset, view = self._begin, view[behind:]
-        blocks = _as_blocks(offset, view)
+        blocks = _whole_blocks(offset, view)
+        if offset < self._begin + self._filled:  # something behind it is in the window
+            blocks = slice(len(view), len(view))
         self._gather(offset, view[: blocks.start], observe)
         self._write_memory(offset + blocks.start, view[blocks], observe)
         self._gather(offset + blocks.stop, view[blocks.stop :], observe)
 
-    def _write_memory(
-        self, offset: int, blocks: memoryview, observe: Callable[[memoryview], object] | None
-    ) -> None:
+    def _write_memory(self, offset: int, blocks: memoryview, observe: Observer | None) -> None:
         """Write whole blocks from where they lie, and move the window on behind them."""
         if not blocks:
             return
@@ -88,9 +84,7 @@ class DirectFile(OutputFile):
             self._write_directly(piece)
             self._begin += len(piece)
 
-    def _gather(
-        self, offset: int, view: memoryview, observe: Callable[[memoryview], object] | None
-    ) -> None:
+    def _gather(self, offset: int, view: memoryview, observe: Observer | None) -> None:
         """Put bytes into the window."""
         while view:
             start = self._place_of(offset)
@@ -157,9 +151,10 @@ class DirectFile(OutputFile):
         super().flush()
 
 
-def _as_blocks(offset: int, view: memoryview) -> slice:
+def _whole_blocks(offset: int, view: memoryview) -> slice:
     """Return which part of some memory is whole blocks of the file, as the disk takes them."""
     none = slice(len(view), len(view))
+    # What can't be written to has no address here: it is some header.
     if len(view) < _LARGE_NBYTES or view.readonly or (address_of(view) - offset) % BLOCK_NBYTES:
         return none
     start = -offset % BLOCK_NBYTES

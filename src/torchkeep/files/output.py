@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from torchkeep.files.buffers import CHUNK_NBYTES, SEEKING, Buffer
+from torchkeep.files.buffers import CHUNK_NBYTES, SEEKING, Buffer, Observer
 from torchkeep.files.parallel import NUM_THREADS
 
 
@@ -20,8 +20,7 @@ class OutputFile:
         path: the name that it will have.
         durable: whether it will be synced at the end.
         num_threads: how many may write at once.
-        wants_runs: whether to write what lies side by side in memory in one go, and to look at it
-            apart from that.
+        wants_runs: whether neighbours in memory are best written in one call, and hashed before.
     """
 
     num_threads = NUM_THREADS
@@ -41,13 +40,11 @@ class OutputFile:
             raise OSError(error, os.strerror(error))
         # A file system that can't is no reason to fail: the writes will tell.
 
-    def write_at(
-        self, offset: int, data: Buffer, *, observe: Callable[[memoryview], object] | None = None
-    ) -> None:
-        """Write all of `data` at `offset`. Threads may write different ranges at once.
+    def write_at(self, offset: int, data: Buffer, *, observe: Observer | None = None) -> None:
+        """Write all of `data` at `offset`. Up to `num_threads` threads may write, each elsewhere.
 
-        `observe` is given each chunk just before it is written, while it is on its way through
-        the processor's cache anyway; this is how a digest costs next to nothing.
+        `observe` is given each piece just before it is written. Small ones are on their way through
+        the processor's cache then anyway; this is how a digest costs next to nothing.
         """
         view = memoryview(data).cast("B")
         for start in range(0, len(view), CHUNK_NBYTES):

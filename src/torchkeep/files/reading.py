@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem, FileUnreadable
-from torchkeep.files.buffers import SEEKING, address_of
+from torchkeep.files.buffers import SEEKING
+from torchkeep.files.memory import address_of
 from torchkeep.files.scratch import Scratch
 
 _PAGE = 4096

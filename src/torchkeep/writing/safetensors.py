@@ -1,7 +1,7 @@
 """The writer of safetensors files. `formats/safetensors.py` has the layout.
 
 Sizes and places follow from names, shapes and dtypes alone, so the whole file is reserved before
-the first byte is written. Two threads then hash and write the tensors, and the header comes last,
+the first byte is written. Threads then hash and write the tensors, and the header comes last,
 since it holds their digests. Never more than a few tensors are copied at a time.
 
 Tensors are ordered by dtype, widest first, then by name, as the reference implementation does, so
@@ -298,7 +298,10 @@ def _runs(places: list[_Place]) -> list[list[_Place]]:
 
 
 def _memory_of(places: list[_Place]) -> memoryview | None:
-    """Return the memory of neighbours that lie side by side in it; None if they don't."""
+    """Return the memory of neighbours that lie side by side in it; None if they don't.
+
+    Small ones may as well, in a group that nobody asked it of.
+    """
     begin, address = places[0].begin, places[0].data.payload.address
     if address is None:
         return None

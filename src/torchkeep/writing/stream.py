@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
-from torchkeep.files import OutputFile, Progress
+from torchkeep.files import Observer, OutputFile, Progress
 from torchkeep.writing.payload import Payload, check_nbytes
 
 
@@ -36,7 +35,7 @@ def write_payload(
     offset: int,
     payload: Payload,
     meter: Meter,
-    observe: Callable[[memoryview], object],
+    observe: Observer,
 ) -> None:
     """Write all bytes of a payload at an offset.
 

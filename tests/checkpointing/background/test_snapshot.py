@@ -11,6 +11,7 @@ from torch import nn
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
+from torchkeep.checkpointing.layout import placement_for
 from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
 from torchkeep.tensors import first_names, same_bits
 
@@ -233,3 +234,37 @@ def test_memory_that_is_put_elsewhere_is_not_read_and_noticed(move):
     move(live["moved"])
     snapshot.wait()
     assert snapshot.changed() == ["moved"]
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda tensor: tensor.resize_(900),
+        lambda tensor: tensor.t_(),
+        lambda tensor: tensor.set_(torch.zeros(7, 7)),
+    ],
+)
+def test_what_gets_another_shape_meanwhile_is_copied_as_it_was(reshape):
+    live = {"a": torch.randn(4, 3), "b": torch.randn(5)}
+    before = {name: tensor.clone() for name, tensor in live.items()}
+    snapshot = taken(live, set())
+    reshape(live["a"])
+    snapshot.wait()
+    assert all(same_bits(snapshot.tensors()[name], tensor) for name, tensor in before.items())
+
+
+def test_what_can_not_be_placed_takes_no_room_twice(tmp_path):
+    live = {f"{number}": torch.randn(300, 200).t() for number in range(9)}
+    nbytes = sum(tensor.nbytes for tensor in live.values())
+    names = first_names(live)
+    placement = placement_for(tmp_path / "step-1", live, {}, names)
+    assert Snapshot(live, names, (), (), placement).nbytes < nbytes + 9 * 4096
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_cloned():
+    live = {"nested": torch.nested.nested_tensor([torch.randn(2), torch.randn(3)])}
+    snapshot = taken(live, set())
+    snapshot.wait()
+    (copy,) = snapshot.tensors().values()
+    assert all(map(torch.equal, copy.unbind(), live["nested"].unbind()))

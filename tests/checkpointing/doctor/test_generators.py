@@ -56,6 +56,7 @@ def train(folder, dataset, *, stop_at: int = 99, num_workers: int = 0, **options
     return ckpt
 
 
+@pytest.mark.filterwarnings("ignore:.*is no exact checkpoint")
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_one_that_has_moved_is_named_and_the_resume_refused(tmp_path, kind):
     make, draw = GENERATORS[kind]
@@ -88,6 +89,7 @@ def test_one_that_is_captured_is_neither(tmp_path):
     assert run().resumed_from.step == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*is no exact checkpoint")
 def test_a_workers_copy_counts_until_the_epoch_ends(tmp_path):
     make, draw = GENERATORS["torch"]
     with pytest.raises(KeyboardInterrupt):

@@ -331,6 +331,7 @@ def test_a_manifest_may_name_no_file_but_ours(tmp_path: Path) -> None:
 # --- A fine-tune ---------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*is no exact checkpoint")
 @pytest.mark.parametrize("is_in_background", [False, True])
 def test_ten_checkpoints_of_a_fine_tune_take_little_more_than_one(
     tmp_path: Path, is_in_background: bool

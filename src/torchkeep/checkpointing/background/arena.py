@@ -29,7 +29,7 @@ class Arena:
         return self._memory.numel()
 
     def reserve(self, nbytes: int) -> torch.Tensor:
-        """Return whole pages with at least `nbytes` bytes.
+        """Return whole blocks of at least `nbytes` bytes.
 
         What was returned before is used again: its contents are no longer the caller's.
         """

@@ -12,7 +12,7 @@ from torchkeep.checkpointing.background.arena import Arena, free_nbytes
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
 from torchkeep.checkpointing.background.thread import Background
-from torchkeep.checkpointing.layout import image_for
+from torchkeep.checkpointing.layout import placement_for
 from torchkeep.checkpointing.runs.folder import RunFolder
 from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.state.encoding import JSON, State, encode
@@ -93,7 +93,7 @@ class Saver:
     ) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
         names = first_names(tensors)
-        image = image_for(path, tensors, structure, names)
+        image = placement_for(path, tensors, structure, names)
         steady = steady_addresses(self._objects)
         snapshot = Snapshot(tensors, names, steady, self._unsteady, image)
         on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes

@@ -23,7 +23,7 @@ import torch
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies, nbytes_on_device
 from torchkeep.checkpointing.background.samples import sample_at
-from torchkeep.checkpointing.layout import NO_IMAGE, Image
+from torchkeep.checkpointing.layout import UNPLACED, Placement
 from torchkeep.tensors import plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
@@ -44,9 +44,13 @@ class _Copied:
     nbytes: int
     address: int
     """Where it was when the snapshot began."""
-    start: int
-    """Where in the arena its copy begins."""
     version: int
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+    """What it was then; some programs change it in place."""
+    start: int = 0
+    """Where in the arena its copy begins."""
 
 
 class Snapshot:
@@ -57,7 +61,7 @@ class Snapshot:
         first_names: for each name the first one that the same tensor has.
         steady: the addresses of those that only an optimizer's step changes.
         at_once: names of tensors that are copied at once, whatever `steady` says.
-        image: where to put copies, as they are to lie in files.
+        placement: where in the arena to put copies, as they are to lie in files.
 
     Attributes:
         nbytes: what `begin` needs of an arena.
@@ -70,9 +74,9 @@ class Snapshot:
         first_names: Mapping[str, str],
         steady: Collection[int],
         at_once: Collection[str] = (),
-        image: Image = NO_IMAGE,
+        placement: Placement = UNPLACED,
     ) -> None:
-        self.nbytes = image.nbytes
+        self.nbytes = placement.nbytes
         self._names = first_names
         self._clones: dict[str, torch.Tensor] = {}
         self._moving: list[_Copied] = []
@@ -89,15 +93,15 @@ class Snapshot:
                 is_counted, version = False, 0
             else:
                 version = tensor._version
-            item = _Copied(name, tensor, nbytes, address, 0, version)
+            form = tensor.dtype, tensor.shape, tensor.stride()
+            item = _Copied(name, tensor, nbytes, address, version, *form)
             is_steady = is_counted and address in steady and name not in at_once
             if tensor.is_cuda:
                 self._cuda[is_steady].append(item)
                 continue
             (self._steady if is_steady and nbytes > _SMALL_NBYTES else self._moving).append(item)
-            start = image.starts.get(name)
-            if start is None or start % tensor.element_size() or not tensor.is_contiguous():
-                # A file has it in another order, or nowhere.
+            start = placement.starts.get(name)
+            if start is None or start % tensor.element_size():
                 start = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
                 self.nbytes = start + nbytes
             item.start = start
@@ -210,10 +214,10 @@ class Snapshot:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the copies by name, those of one tensor as one object. `wait` comes first."""
         copied = (*self._moving, *self._steady)
-        memory = {dtype: self._memory.view(dtype) for dtype in {x.tensor.dtype for x in copied}}
+        memory = {dtype: self._memory.view(dtype) for dtype in {item.dtype for item in copied}}
         copies = {
-            item.name: memory[item.tensor.dtype].as_strided(
-                item.tensor.shape, item.tensor.stride(), item.start // item.tensor.element_size()
+            item.name: memory[item.dtype].as_strided(
+                item.shape, item.stride, item.start // item.dtype.itemsize
             )
             for item in copied
         }
@@ -246,6 +250,7 @@ def _is_plain_run(tensor: torch.Tensor) -> bool:
         (tensor.is_cpu or tensor.is_cuda)
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
+        and not tensor.is_nested
         and tensor.data_ptr() % tensor.element_size() == 0
         and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
         and _is_dense(tensor)

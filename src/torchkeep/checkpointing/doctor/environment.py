@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from torchkeep import __version__
+from torchkeep.writing.safetensors import is_utf8
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +115,7 @@ def command(run: Path) -> dict[str, Any] | None:
         `argv` (the whole command line), `executable` (the interpreter's path, which `argv` may
         have a short name for), `cwd`, and `run`. None where starting that again would not start
         the program: a notebook, a prompt, a child of multiprocessing, one of several processes
-        that torchrun or the like started.
+        that torchrun or the like started; or where a name is no text, which JSON can't hold.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     is_file = script is not None and not script.startswith("<")  # as in <stdin>
@@ -122,12 +123,10 @@ def command(run: Path) -> dict[str, Any] | None:
     is_child = multiprocessing.parent_process() is not None or not _LAUNCHED.isdisjoint(os.environ)
     if not is_program or is_child:
         return None
-    return {
-        "argv": list(sys.orig_argv),
-        "executable": sys.executable,
-        "cwd": _FOLDER_AT_START,
-        "run": str(run.resolve()),
-    }
+    argv, where = list(sys.orig_argv), str(run.resolve())
+    if not all(map(is_utf8, (*argv, sys.executable, _FOLDER_AT_START, where))):
+        return None
+    return {"argv": argv, "executable": sys.executable, "cwd": _FOLDER_AT_START, "run": where}
 
 
 _LAUNCHED = frozenset(

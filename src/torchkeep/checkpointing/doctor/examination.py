@@ -91,11 +91,12 @@ def _of_the_machine(saved: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(rule, "inexact", "", told)
     threads, here = saved.get("num_threads"), torch.get_num_threads()
     if threads not in (None, here):
+        used = counted(threads, "thread") if type(threads) is int else f"{_shown(threads)} threads"
         yield Finding(
             "threads",
             "note",
             "",
-            f"the run used {_shown(threads)} threads, and PyTorch takes {here} here",
+            f"the run used {used}, and PyTorch takes {here} here",
             advice=f"Unless the program sets it itself, set OMP_NUM_THREADS={_shown(threads)}.",
         )
     world = saved.get("world_size", 1)
@@ -262,7 +263,7 @@ def _damaged(checkpoint: Checkpoint, problem: str) -> Finding:
 
 
 def _newest(checkpoint: Checkpoint) -> Finding:
-    text = f"a resume goes on from here: step {checkpoint.step:,}, epoch {checkpoint.epoch:,}"
+    text = f"a resume goes on from here: {checkpoint.point}"
     return Finding("newest", "note", checkpoint.path.name, text)
 
 

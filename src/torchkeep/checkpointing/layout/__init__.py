@@ -7,8 +7,10 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     files.py      which tensors go into which of them, and where in it
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
-    one_file.py   a `.pth` with the usual keys
     reading_back.py  whether a folder's files are what was written
+    one_file.py   a `.pth`
+    usual_keys.py the keys that it has for everybody
+    export.py     a state dict out of a checkpoint
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.files import NO_IMAGE, Image, image_of
 from torchkeep.checkpointing.layout.folder import read_folder, write_folder
 from torchkeep.checkpointing.layout.history import Earlier
 from torchkeep.checkpointing.layout.one_file import (
@@ -28,6 +29,7 @@ from torchkeep.checkpointing.layout.one_file import (
     read_file_state,
     write_one_file,
 )
+from torchkeep.checkpointing.layout.placement import UNPLACED, Placement, placement_of
 from torchkeep.checkpointing.layout.reading_back import Written, damage_of_folder
 from torchkeep.checkpointing.state.encoding import JSON, State, encode
 from torchkeep.errors import SaveRefused
@@ -44,13 +46,13 @@ from torchkeep.formats.own.manifest import (
 __all__ = [
     "MANIFEST",
     "MODEL_FILE",
-    "NO_IMAGE",
+    "UNPLACED",
     "Earlier",
-    "Image",
+    "Placement",
     "Written",
     "check_facts",
     "damage",
-    "image_for",
+    "placement_for",
     "read_manifest",
     "read_state",
     "remove_checkpoint",
@@ -131,12 +133,12 @@ def write_encoded(
     )
 
 
-def image_for(
+def placement_for(
     path: str | os.PathLike[str],
     tensors: Mapping[str, torch.Tensor],
     structure: JSON,
     first_names: Mapping[str, str],
-) -> Image:
+) -> Placement:
     """Return where copies of a state's tensors are best made, to be written at `path`.
 
     Args:
@@ -146,8 +148,8 @@ def image_for(
         first_names: for each name the first one that the same tensor has.
     """
     if Path(path).suffix == ONE_FILE:  # it has something between any two of them
-        return NO_IMAGE
-    return image_of(tensors, structure, first_names)
+        return UNPLACED
+    return placement_of(tensors, structure, first_names)
 
 
 def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:

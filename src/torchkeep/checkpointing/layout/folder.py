@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.files import by_file, laid_out
 from torchkeep.checkpointing.layout.history import Earlier
+from torchkeep.checkpointing.layout.placement import by_file, laid_out
 from torchkeep.checkpointing.layout.reading_back import Written, tensors_of
 from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.errors import DamagedFile
@@ -132,10 +132,6 @@ def _put(
     return layout.runs
 
 
-def _nbytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
 def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:
     """Return the index of a model in two files."""
     shards = {name: content for name, content in files.items() if name in MODEL_FILES}
@@ -144,7 +140,7 @@ def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:
     kept = {
         key: item for content in shards.values() for key, item in content.items() if key not in tied
     }
-    return index_of(where, tied, _nbytes(kept), {})
+    return index_of(where, tied, sum(tensor.nbytes for tensor in kept.values()), {})
 
 
 # --- Reading -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.files import laid_out
+from torchkeep.checkpointing.layout.placement import laid_out
 from torchkeep.checkpointing.layout.reading_back import damage_in
 from torchkeep.errors import FileProblem
 from torchkeep.files import digest, link_file, remove_files

@@ -20,7 +20,7 @@ from torchkeep.errors import (
     NotAModelFile,
     UnsupportedContent,
 )
-from torchkeep.files import InputFile, changed, digest, digests_of_runs, read_directly
+from torchkeep.files import InputFile, changed, digest_of_pieces, digests_of_runs, read_directly
 from torchkeep.formats import describe
 from torchkeep.formats.own.manifest import MANIFEST, read_manifest, size_problem
 
@@ -66,7 +66,7 @@ def _compared(written: Written) -> Mapping[str, Any]:
     """Return the manifest that was written after comparing it with the file."""
     path = written.path / MANIFEST
     with InputFile(path) as file:
-        if digest(b"".join(read_directly(file))) != written.digest:
+        if digest_of_pieces(read_directly(file)) != written.digest:
             raise DamagedFile("it differs from what was written", path=path)
     return written.manifest
 

@@ -29,6 +29,7 @@ from torchkeep.formats.own.manifest import (
     read_manifest,
     wrong_size,
 )
+from torchkeep.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,17 @@ class Checkpoint:
     date: str = ""
     """When it was made, UTC, ISO 8601."""
     nbytes: int = 0
-    """Bytes of its files, without the manifest."""
+    """Bytes of all its files."""
     inexact: tuple[str, ...] = ()
     """Why a resume from it may not be exact."""
     can_be_read: bool = True
     """False if it may be whole, and only we can't tell: of a newer version, not ours to read."""
+
+    @property
+    def point(self) -> str:
+        """How far the run was: `step 1,200, epoch 3 and 10 batches`."""
+        batches = f" and {counted(self.batch, 'batch')}" if self.batch else ""
+        return f"step {self.step:,}, epoch {self.epoch:,}{batches}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ def _nbytes(path: Path, manifest: Mapping[str, Any]) -> int:
     try:
         if path.is_file():
             return path.stat().st_size
+        nbytes = (path / MANIFEST).stat().st_size
     except OSError:  # it was removed a moment ago
         return 0
-    return sum(file["nbytes"] for file in manifest["files"].values())
+    files: dict[str, dict[str, int]] = manifest["files"]
+    return nbytes + sum(file["nbytes"] for file in files.values())

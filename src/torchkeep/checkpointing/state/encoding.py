@@ -9,6 +9,7 @@ lacks is written as an object with a `$` that tells the kind:
     {"$": "dict", "items": [[0, {...}], [1, {...}]]}         keys that are not strings
     {"$": "float", "bits": "7ff8000000000000"}               NaN and the infinities
     {"$": "int", "hex": "0x20000000000001"}                  beyond 2^53
+    {"$": "text", "hex": "eda080"}                           with half of a surrogate pair
 
 Everything else stands as it is, so that a person can read the result. A value that has no
 lossless form here is refused by its place; nothing is turned into something similar.
@@ -29,6 +30,7 @@ import torch
 from torchkeep.errors import DamagedFile, SaveRefused
 from torchkeep.files import digest
 from torchkeep.tensors import bytes_of, dtype_name, plain_on_cpu, torch_dtype
+from torchkeep.writing.safetensors import is_utf8
 
 State = dict[str, Any]
 """Nested dicts, tensors at the leaves, plain values elsewhere."""
@@ -51,7 +53,7 @@ _PAIRED = frozenset({torch.complex128, torch.complex32})
 
 _KIND_OF = {kind: name for name, kind in (_SEQUENCES | _MAPPINGS).items()}
 _CONTAINERS = frozenset({list, deque, *_KIND_OF})
-_AS_THEY_ARE = frozenset({type(None), bool, str})
+_AS_THEY_ARE = frozenset({type(None), bool})
 
 
 # --- Encoding ----------------------------------------------------------------------------------
@@ -128,9 +130,9 @@ class _Encoder:
 
     def mapping(self, value: Mapping[Any, object], prefix: str) -> JSON:
         kind = _KIND_OF[type(value)]
-        if kind == "dict" and "$" not in value and all(type(key) is str for key in value):
+        if kind == "dict" and "$" not in value and all(map(_is_plain_text, value)):
             return {
-                # Flags and texts are many: a place for each, and a call, would double the time.
+                # Flags are many: a place for each, and a call, would double the time.
                 key: item if type(item) in _AS_THEY_ARE else self.encode(item, f"{prefix}{key}/")
                 for key, item in value.items()
             }
@@ -166,6 +168,17 @@ def _pairs(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.detach().resolve_conj().resolve_neg())
 
 
+def _is_plain_text(value: object) -> bool:
+    return type(value) is str and is_utf8(value)
+
+
+def _encode_text(value: str) -> JSON:
+    """Return a text that readers of JSON take: file names may hold bytes that are no UTF-8."""
+    if is_utf8(value):
+        return value
+    return {"$": "text", "hex": value.encode("utf-8", "surrogatepass").hex()}
+
+
 def _encode_int(value: int) -> JSON:
     return value if abs(value) <= EXACT_INT else {"$": "int", "hex": hex(value)}
 
@@ -175,6 +188,7 @@ def _encode_float(value: float) -> JSON:
 
 
 _SCALARS: dict[type, Callable[[Any], JSON]] = {
+    str: _encode_text,
     int: _encode_int,
     float: _encode_float,
     complex: lambda value: {
@@ -218,9 +232,10 @@ def decode(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Any:
         return _decode_tagged(tensors, structure)
     except RecursionError:
         raise
-    except (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError) as error:
-        raise DamagedFile(f"the state can't be put together ({error!r})") from error
-    except (ValueError, struct.error) as error:
+    except (
+        *(AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError),
+        struct.error,
+    ) as error:
         raise DamagedFile(f"the state can't be put together ({error!r})") from error
 
 
@@ -248,6 +263,7 @@ def _referred(tensors: Mapping[str, torch.Tensor], node: dict[str, Any]) -> torc
 
 
 _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "text": lambda node: bytes.fromhex(node["hex"]).decode("utf-8", "surrogatepass"),
     "int": lambda node: int(node["hex"], 16),
     "float": lambda node: struct.unpack(">d", bytes.fromhex(node["bits"]))[0],
     "complex": lambda node: complex(*struct.unpack(">dd", bytes.fromhex(node["bits"]))),

@@ -12,8 +12,8 @@ from torchkeep.checkpointing import capture
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
-from torchkeep.checkpointing.layout import NO_IMAGE, image_for, read_state, write_encoded
-from torchkeep.checkpointing.layout.files import by_file, image_of, laid_out
+from torchkeep.checkpointing.layout import UNPLACED, placement_for, read_state, write_encoded
+from torchkeep.checkpointing.layout.placement import by_file, laid_out, placement_of
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
 from torchkeep.files import BLOCK_NBYTES, direct
 from torchkeep.tensors import first_names
@@ -34,7 +34,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex6
 def copied(tensors, structure, path):
     """Return the copies of a state that a checkpoint at `path` is written from."""
     names = first_names(tensors)
-    image = image_for(path, tensors, structure, names)
+    image = placement_for(path, tensors, structure, names)
     steady = {tensor.data_ptr() for tensor in tensors.values()}
     snapshot = Snapshot(tensors, names, steady, (), image)
     snapshot.begin(Arena(), CudaCopies())
@@ -74,7 +74,7 @@ def test_what_is_written_from_copies_is_the_state(tmp_path_factory, model, ema, 
     tensors, structure = encode(capture({"model": model, "ema": ema}))
     path = tmp_path_factory.mktemp("c") / "step-00000001"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torchkeep.checkpointing.layout.files._SPLIT_NBYTES", 1000)
+        patch.setattr("torchkeep.checkpointing.layout.placement._SPLIT_NBYTES", 1000)
         patch.setattr("torchkeep.writing.safetensors.GROUP_NBYTES", 1000)
         patch.setattr(direct, "_LARGE_NBYTES", 4096)
         copies = copied(tensors, structure, path)
@@ -114,9 +114,9 @@ def test_a_tensor_in_two_files_leaves_a_gap_in_the_second():
         "other/a": shared.view(-1),
         "other/b": torch.randn(5),
     }
-    image = image_of(tensors, {}, first_names(tensors))
-    assert image.starts == {"objects/model/state/state_dict/a": 0, "other/b": 12288 + 12000}
+    image = placement_of(tensors, {}, first_names(tensors))
+    assert image.starts == {"objects/model/state/state_dict/a": 0, "other/b": 12288 + 12000 % 4096}
 
 
 def test_one_file_has_something_between_any_two_tensors(tmp_path):
-    assert image_for(tmp_path / "a.pth", {"t": torch.ones(3)}, {}, {"t": "t"}) is NO_IMAGE
+    assert placement_for(tmp_path / "a.pth", {"t": torch.ones(3)}, {}, {"t": "t"}) is UNPLACED

@@ -39,7 +39,7 @@ def by_file(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Files:
     placed: Files = {}
     for file, content in files.items():
         still = {key: name for key, name in content.items() if name in frozen}
-        nbytes = sum(tensors[name].nbytes for name in still.values())
+        nbytes = sum(_nbytes(tensors[name]) for name in still.values())
         if len(still) == len(content) or nbytes < _SPLIT_NBYTES:
             placed[file] = content
         else:
@@ -55,11 +55,13 @@ def laid_out(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str] | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class Placement:
     """The tensors of all files as they lie in them, one file after the other.
 
     Attributes:
-        starts: where each tensor begins, by the first of its names in the state.
+        starts: where each tensor begins, by the first of its names in the state. Of one that can't
+            be copied as it is to lie in the file (it is elsewhere, or in another order), a gap is
+            left that puts what follows in the right place of a block.
         nbytes: how much it is.
     """
 
@@ -67,13 +69,13 @@ class Image:
     nbytes: int
 
 
-NO_IMAGE = Image({}, 0)
+UNPLACED = Placement({}, 0)
 """Of files that have something between any two tensors."""
 
 
-def image_of(
+def placement_of(
     tensors: Mapping[str, torch.Tensor], structure: JSON, first_names: Mapping[str, str]
-) -> Image:
+) -> Placement:
     """Return where copies of the tensors belong, so that they lie in memory as in their files.
 
     Args:
@@ -89,8 +91,18 @@ def image_of(
         stored = {first_names[name]: key for key, name in reversed(content.items())}
         dtypes = {key: dtype_name(tensors[content[key]].dtype) for key in stored.values()}
         for key in in_order(dtypes):
-            name = content[key]
-            if first_names[name] == name:
+            name, nbytes = content[key], _nbytes(tensors[content[key]])
+            if first_names[name] == name and _can_be_placed(tensors[name]):
                 starts[name] = end
-            end += tensors[name].numel() * tensors[name].element_size()
-    return Image(starts, end)
+                end += nbytes
+            else:
+                end += nbytes % BLOCK_NBYTES
+    return Placement(starts, end)
+
+
+def _can_be_placed(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu and tensor.layout == torch.strided and tensor.is_contiguous()
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()  # a sparse one has no `nbytes`
