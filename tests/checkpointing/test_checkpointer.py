@@ -786,13 +786,13 @@ def test_a_checkpoint_that_reads_back_wrong_takes_no_place_of_a_good_one(tmp_pat
         patch.setattr(
             discovery, "damage", lambda path, _: "a bit" if path != first else real(path, _)
         )
-        ckpt._progress.step += 1
+        ckpt._state.progress.step += 1
         with pytest.raises(CheckpointProblem, match="reads back wrong: a bit"):
             ckpt.save()
     # An inexact one, which does not supersede the first.
-    ckpt._passes.begin(run.loader, 0, 0)
-    monkeypatch.setattr(ckpt._passes, "inexact", lambda: ["in the midst of a batch"])
-    ckpt._progress.step += 1
+    ckpt._state.passes.begin(run.loader, 0, 0)
+    monkeypatch.setattr(ckpt._state.passes, "inexact", lambda: ["in the midst of a batch"])
+    ckpt._state.progress.step += 1
     ckpt.save()
     ckpt.close()
     assert first.is_dir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +19,12 @@ from torchkeep.checkpointing.doctor.environment import (
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.layout import check_facts, read_manifest, read_state
 from torchkeep.checkpointing.notices import Notices
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
-from torchkeep.checkpointing.resuming import check_is_of_run, inexact_resume, reasons_against
+from torchkeep.checkpointing.resuming import inexact_resume, reasons_against
+from torchkeep.checkpointing.run_state import RunState
 from torchkeep.checkpointing.runs.checkpoints import (
     Checkpoint,
     look_at,
@@ -33,15 +32,7 @@ from torchkeep.checkpointing.runs.checkpoints import (
 )
 from torchkeep.checkpointing.runs.folder import RunFolder
 from torchkeep.checkpointing.runs.retention import Best, check_best, check_counts
-from torchkeep.checkpointing.sample_order import Passes
 from torchkeep.checkpointing.schedule import Schedule
-from torchkeep.checkpointing.state.capturing import (
-    capture,
-    capture_gradients,
-    is_plain_value,
-    restore,
-    restore_gradients,
-)
 from torchkeep.checkpointing.state.encoding import State
 from torchkeep.errors import (
     CheckpointProblem,
@@ -150,7 +141,7 @@ class Checkpointer:
         if not isinstance(resume, bool) and resume != "auto":
             raise WrongArgument(f"resume is {resume!r}", advice='Give "auto", True or False.')
         self.folder = Path(folder)
-        self.objects: dict[str, Any] = {
+        objects = {
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler,
@@ -158,8 +149,7 @@ class Checkpointer:
             "ema": ema,
             "extra": extra,
         }
-        _check_objects(self.objects)
-        self.seed = torch.initial_seed() if seed is None else seed
+        self._state = RunState(objects, seed)
         self.metadata = dict(metadata or {})
         check_facts(self.metadata, "metadata")
         self.keep_best = keep_best
@@ -174,13 +164,8 @@ class Checkpointer:
         self._run = RunFolder(
             folder, keep_last=keep_last, keep_best=keep_best, durable=durable, form=format
         )
-        self._saver = Saver(self._run, self.objects, max_copy_nbytes)
-        self._progress = Progress()
-        self._passes = Passes()
-        self._uncaptured = Uncaptured()
+        self._saver = Saver(self._run, objects, max_copy_nbytes)
         self._notices = Notices()
-        self._pending_state: State | None = None
-        self._is_in_epoch = False
         self._schedule = Schedule(every_steps, every_epochs)
         self._git: str | None = None
         self._signals: SignalWatch | None = None
@@ -203,12 +188,16 @@ class Checkpointer:
             if kind is None:
                 if (failed := self._save_at_last()) is not None:
                     raise failed
-                if self.keep_best and self.history and not self._has_rated_epoch():
-                    self._notices.no_best(self.keep_best[0])
+                self._tell_of_no_best()
             elif error is not None:
                 self._wait_beside(error)
         finally:
             self.close()
+
+    def _tell_of_no_best(self) -> None:
+        best, history = self.keep_best, self._progress.history
+        if best is not None and history and not self._progress.was_measured(best[0]):
+            self._notices.no_best(best[0])
 
     def _save_at_last(self) -> Exception | None:
         """Save what is unsaved, also what an earlier save could not; return why that failed."""
@@ -285,42 +274,20 @@ class Checkpointer:
         """
         self._open()
         while self._progress.epoch < num_epochs:
-            if self._is_in_epoch:
-                self._passes.reopen()
-            elif not self._passes.num_to_resume:
-                self._restore_pending()
-            self._is_in_epoch = True
+            self._state.begin_epoch()
             yield self._progress.epoch
             self._end_epoch()
 
     def _end_epoch(self) -> None:
-        self._is_in_epoch = False
-        self._pending_state = None
-        if self._progress.epoch and not self._progress.step and self._passes.begun:
+        if self._progress.epoch and not self._progress.step and self._state.passes.begun:
             self._notices.no_steps()
-        self._passes.end_epoch()
         was_rated = bool(self._progress.metrics)
-        self._progress.end_epoch()
+        self._state.end_epoch()
         self._schedule.count_epoch(self._progress.epoch)
         self._save_if_due()
-        if was_rated:
-            self._check_keep_best()
+        if was_rated and self.keep_best is not None:
+            self._progress.check_was_measured(self.keep_best[0])
         self._leave_if_asked()
-
-    def _check_keep_best(self) -> None:
-        """Refuse a metric that no epoch had: nothing would be kept for it."""
-        if self.keep_best is None or self._has_rated_epoch():
-            return
-        names = sorted(self.history[-1].keys() - {"epoch", "step"})
-        raise CheckpointProblem(
-            f"keep_best is for {self.keep_best[0]!r}, and the epoch's metrics are "
-            + ", ".join(names),
-            advice="Name one of them in keep_best, or give the metric to metrics().",
-        )
-
-    def _has_rated_epoch(self) -> bool:
-        """Whether an epoch had the metric of `keep_best`."""
-        return self.keep_best is not None and any(self.keep_best[0] in x for x in self.history)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of `loader`, in a resumed epoch those that are left.
@@ -333,18 +300,10 @@ class Checkpointer:
             CheckpointProblem: the data set has changed in the middle of an epoch.
         """
         self._open()
-        self._uncaptured.look_at(self.objects, loader)
-        resumes = self._passes.num_to_resume > 0
-        if not resumes:
+        self._state.look_at(loader)
+        if not self._state.is_resuming:
             self._save_if_due()
-            self._restore_pending()
-        following = self._passes.begin(loader, self.seed, self._progress.epoch)
-        iterator = following.remaining()
-        if resumes:
-            # Only now: making an iterator, and whatever the loop did before, may have drawn from
-            # the generators that the rest of the epoch goes on with.
-            self._restore_pending(keep=self._passes.num_to_resume > 0)
-        yield from following.served(iterator, before_next=self._between_batches)
+        yield from self._state.batches(loader, self._between_batches)
 
     def _between_batches(self) -> None:
         self._save_if_due()
@@ -367,12 +326,11 @@ class Checkpointer:
         """
         if self.stop_on_nan:
             self._refuse_not_finite(values)
-        self._progress.add(values)
-        self._passes.finish_step()
+        self._state.finish_step(values)
         self._schedule.count_step(self._progress.step)
         # Last: what failed before is no reason not to count the step that was made.
         self._heed(self._saver.check)
-        if not self._passes.begun:
+        if not self._state.passes.begun:
             self._between_batches()
 
     def _refuse_not_finite(self, values: Mapping[str, float | torch.Tensor]) -> None:
@@ -389,6 +347,15 @@ class Checkpointer:
         """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
         self._progress.metrics.update({name: as_number(item) for name, item in values.items()})
         self._schedule.note_change()
+
+    @property
+    def _progress(self) -> Progress:
+        return self._state.progress
+
+    @property
+    def seed(self) -> int:
+        """What the data's randomness is seeded from; a resumed run has its first one."""
+        return self._state.seed
 
     @property
     def last_saved(self) -> Path | None:
@@ -408,7 +375,7 @@ class Checkpointer:
     @property
     def num_batches(self) -> int:
         """Finished batches of the running epoch."""
-        return self._passes.num_batches
+        return self._state.passes.num_batches
 
     @property
     def means(self) -> dict[str, float]:
@@ -439,7 +406,7 @@ class Checkpointer:
         self._open()
         self.wait()
         with collection_paused():
-            state = self._capture()
+            state = self._state.capture()
             path, serial = self._run.next_name(self._progress.step)
             facts = self._facts(state, serial)
             self._saver.save(path, state, facts, beside=self.background and not wait)
@@ -467,18 +434,6 @@ class Checkpointer:
             self._schedule.ask_again()
             self._notices.given_up(names)
 
-    def _capture(self) -> State:
-        state = capture(self.objects, copy=False)
-        state["progress"] = self._progress.state()
-        state["data"] = {"seed": self.seed, **self._passes.state()}
-        state["inexact"] += self._passes.inexact()
-        state["inexact"] += self._uncaptured.inexact(is_in_epoch=bool(self._passes.begun))
-        if self._passes.has_leftover:
-            state["gradients"] = capture_gradients(self.objects, state["inexact"])
-        if self._progress.num_steps_in_epoch and not self._passes.begun:
-            state["inexact"].append("the epoch's batches were not taken from batches()")
-        return state
-
     def _save_if_due(self) -> None:
         self._heed(self._saver.check)
         if self._schedule.is_due:
@@ -488,7 +443,7 @@ class Checkpointer:
         """Save and end the program if a signal asked for it, unless in the midst of a step."""
         if self._signals is None or not self._signals.received:
             return
-        if not self._passes.is_between_steps:
+        if not self._state.passes.is_between_steps:
             return
         failed = self._save_at_last()
         self._notices.preempted(self._signals.received, self._run.previous)
@@ -497,10 +452,7 @@ class Checkpointer:
     def _facts(self, state: State, serial: int) -> dict[str, Any]:
         return {
             "serial": serial,
-            "step": self._progress.step,
-            "epoch": self._progress.epoch,
-            "batch": self._passes.num_batches,
-            "metrics": self._progress.latest(),
+            **self._state.facts(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "environment": environment(),
@@ -508,7 +460,6 @@ class Checkpointer:
             "command": command(self.folder),
             "metadata": self.metadata,
             "keep_best": None if self.keep_best is None else list(self.keep_best),
-            "inventory": [item.to_json() for item in self._uncaptured.findings],
             "inexact": state["inexact"],
         }
 
@@ -540,44 +491,13 @@ class Checkpointer:
             found, self.skipped = newest.checkpoint, newest.skipped
         else:
             found, self.skipped = look_at(Path(checkpoint)), ()
-        reasons = reasons_against(read_manifest(found.path), self.objects)
+        reasons = reasons_against(read_manifest(found.path), self._state.objects)
         self.inexact = tuple(reasons)
         if reasons and not self.allow_inexact:
-            raise inexact_resume(found, reasons, self.objects)
-        state = read_state(found.path)
-        check_is_of_run(state, found.path)
-        try:
-            self._apply(state)
-        except CheckpointProblem as error:
-            advice = f"{error.advice} Or start in another folder.".lstrip()
-            raise CheckpointProblem(f"{found.path}: {error.problem}", advice=advice) from None
-        self.seed = state["data"]["seed"]
-        self._passes.resume(state["data"])
-        self._pending_state = state
-        self._is_in_epoch = False
+            raise inexact_resume(found, reasons, self._state.objects)
+        self._state.resume(read_state(found.path), found.path)
         self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)
         self._notices.skipped(found, self.skipped)
         return found
-
-    def _apply(self, state: State) -> None:
-        shared = {k: v for k, v in self.objects.items() if k in state["objects"]}
-        restore(state, shared)
-        restore_gradients(shared, state.get("gradients", {}))
-        self._progress = Progress(**deepcopy(state["progress"]))
-
-    def _restore_pending(self, *, keep: bool = False) -> None:
-        """Restore once more at the very point where the run goes on; `keep` for a later point."""
-        if self._pending_state is not None:
-            self._apply(self._pending_state)
-            self._pending_state = self._pending_state if keep else None
-
-
-def _check_objects(objects: Mapping[str, Any]) -> None:
-    for name, item in objects.items():
-        if item is not None and name != "extra" and is_plain_value(item):
-            raise WrongArgument(
-                f"{name} is a {type(item).__name__} without state_dict() and load_state_dict()",
-                advice="Pass the object itself, not its state_dict(); plain values go into extra.",
-            )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from torchkeep.errors import CheckpointProblem
+
 
 def as_number(value: float | torch.Tensor) -> float:
     """Return a number, or the only element of a tensor, as a float."""
@@ -57,6 +59,24 @@ class Progress:
         self.num_steps_in_epoch = 0
         self.sums = {}
         self.metrics = {}
+
+    def was_measured(self, metric: str) -> bool:
+        """Whether a finished epoch has it."""
+        return any(metric in row for row in self.history)
+
+    def check_was_measured(self, metric: str) -> None:
+        """Refuse a metric to keep the best by that no epoch had: nothing would be kept for it.
+
+        Raises:
+            CheckpointProblem: the last epoch had others.
+        """
+        if self.was_measured(metric):
+            return
+        names = sorted(self.history[-1].keys() - {"epoch", "step"})
+        raise CheckpointProblem(
+            f"keep_best is for {metric!r}, and the epoch's metrics are {', '.join(names)}",
+            advice="Name one of them in keep_best, or give the metric to metrics().",
+        )
 
     def state(self) -> dict[str, Any]:
         """Return the progress as plain values; `Progress(**state)` is its inverse."""
