@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeep.checkpointing import Checkpointer
 from torchkeep.errors import TorchkeepError
+from torchkeep.files import direct
 from torchkeep.formats.own.manifest import checkpoint_step
+from torchkeep.writing import safetensors
 
 STEPS_PER_EPOCH = 64
 
@@ -149,8 +151,14 @@ def train(given: Given) -> list[str]:
     Where saving is in the background the first one ends it: the loop does not know which save it
     is of. Otherwise the run goes on, and opens its folder anew if need be.
     """
+    _take_little_for_large()
     with Log(given.log) as log:
         return _train_on(given, log)
+
+
+def _take_little_for_large() -> None:
+    """Have copies go to the disk from where they lie, as those of larger models do."""
+    direct._LARGE_NBYTES = safetensors.GROUP_NBYTES = 4096
 
 
 def _train_on(given: Given, log: Log) -> list[str]:
