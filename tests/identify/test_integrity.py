@@ -140,6 +140,7 @@ def write_run(folder: Path) -> list[Path]:
         return [first, checkpointer.save()]
 
 
+@pytest.mark.filterwarnings("ignore:.*is no exact checkpoint")
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_flipped_bit_in_any_checkpoint_of_a_run_is_found(
