@@ -29,7 +29,7 @@ from torch.utils.data import IterableDataset
 from torchkeep.checkpointing.doctor.environment import world_size
 from torchkeep.checkpointing.doctor.findings import Finding
 from torchkeep.checkpointing.sample_order import generators_of, has_known_indices
-from torchkeep.checkpointing.state.capturing import capture
+from torchkeep.checkpointing.state.capturing import capture, is_stateful
 
 _MOST_PLACES = 20_000
 """Objects that are looked at in one loader or object."""
@@ -72,15 +72,16 @@ def _leaves(place: str, item: Any) -> Iterator[tuple[str, Any]]:
 
 def _keeps_itself(item: object) -> bool:
     """Tell whether it says itself what belongs to its state, a module's attributes excepted."""
-    is_stateful = hasattr(item, "state_dict") and hasattr(item, "load_state_dict")
-    return isinstance(item, Optimizer) or (is_stateful and not isinstance(item, torch.nn.Module))
+    return isinstance(item, Optimizer) or (
+        is_stateful(item) and not isinstance(item, torch.nn.Module)
+    )
 
 
 # --- A loader ----------------------------------------------------------------------------------
 
 
 def _of_loader(loader: Iterable[Any], captured: set[int]) -> Iterator[Finding]:
-    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+    if is_stateful(loader):
         if getattr(loader, "num_workers", 0):
             yield Finding(
                 "workers",
@@ -109,7 +110,7 @@ def private_generators(
         objects: what is captured.
         loader: what the batches come from; nothing is said of one that keeps its own state.
     """
-    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+    if is_stateful(loader):
         return []
     leaves = [leaf for name, item in objects.items() for _, leaf in _leaves(name, item)]
     kept = _kept(loader, {id(item) for item in leaves if _is_generator(item)})

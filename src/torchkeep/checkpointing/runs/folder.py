@@ -156,23 +156,22 @@ class RunFolder:
         """
         self._known = [item for item in self._known if item.path.exists()]
         doomed = to_delete(self._known, keep_last=self.keep_last, keep_best=self.keep_best)
-        self._known = [self._checked(item, reads_it=bool(doomed)) for item in self._known]
-        for item in self._known:
-            if item.problem and item.path == self.last_saved:
-                raise CheckpointProblem(
-                    f"{item.path}: the new checkpoint reads back wrong: {item.problem}",
-                    advice="Look after the disk. No older checkpoint was deleted.",
-                )
+        newest = next((item for item in self._known if item.path == self.last_saved), None)
+        if newest is not None and doomed:
+            newest = verified(newest, self._written)
+            self._forget(newest.path)
+            self._known.append(newest)
+        if newest is not None and newest.problem:
+            raise CheckpointProblem(
+                f"{newest.path}: the new checkpoint reads back wrong: {newest.problem}",
+                advice="Look after the disk. No older checkpoint was deleted.",
+            )
         for item in doomed:
             remove_checkpoint(item.path, durable=self.durable)
             self._forget(item.path)
 
     def _forget(self, path: Path) -> None:
         self._known = [item for item in self._known if item.path != path]
-
-    def _checked(self, item: Checkpoint, *, reads_it: bool) -> Checkpoint:
-        """Return what is known of a checkpoint, with all bytes of the newest read if need be."""
-        return verified(item, self._written) if reads_it and item.path == self.last_saved else item
 
 
 def _suffix_of(form: str) -> str:

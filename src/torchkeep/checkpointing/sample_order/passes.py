@@ -13,6 +13,7 @@ from torchkeep.checkpointing.sample_order.indexed import (
     has_known_indices,
 )
 from torchkeep.checkpointing.sample_order.walks import Pass, ReplayedPass, StatefulPass
+from torchkeep.checkpointing.state.capturing import is_stateful
 from torchkeep.errors import CheckpointProblem
 
 
@@ -119,7 +120,7 @@ class Passes:
 
 def _open_pass(loader: Iterable[Any], key: tuple[int, int, int]) -> Pass:
     """Return the most exact kind of pass that `loader` allows."""
-    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+    if is_stateful(loader):
         return StatefulPass(loader, key)
     if has_known_indices(loader):
         return IndexedPass(loader, key)

@@ -212,6 +212,11 @@ class Kind:
     check: Callable[[str, Any, dict[str, Any], Parameters], None] = lambda *_: None
 
 
+def is_stateful(item: object) -> bool:
+    """Whether an object gives its state, and takes it back, as PyTorch's own do."""
+    return hasattr(item, "state_dict") and hasattr(item, "load_state_dict")
+
+
 def _is_numpy_generator(item: object) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is None:
@@ -302,7 +307,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "stateful",
-        lambda item: hasattr(item, "state_dict") and hasattr(item, "load_state_dict"),
+        is_stateful,
         lambda item, _: {"state": item.state_dict()},
         _restore_stateful,
     ),
