@@ -110,7 +110,8 @@ def _go_on(trainee: Trainee, ckpt, folder: Path, log: str | Path) -> None:
                 ckpt.step()
                 told.done(ckpt.save())
             break
-        break
+        if ckpt.num_steps == step:  # the epoch may have had no batch left
+            break
     skipped = {item.path for item in ckpt.skipped}
     found = list_checkpoints(folder)
     whole = [item for item in found if not item.problem and item.path not in skipped]
