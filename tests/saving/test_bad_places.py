@@ -32,7 +32,8 @@ def names(folder: Path) -> list[str]:
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
-        return reference.load_file(path)
+        # `load_file` opens the file twice, and somebody may replace it in between.
+        return reference.load(path.read_bytes())
     return torch.load(path, weights_only=True)
 
 
