@@ -93,9 +93,9 @@ class Saver:
     ) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
         names = first_names(tensors)
-        image = placement_for(path, tensors, structure, names)
+        placement = placement_for(path, tensors, structure, names)
         steady = steady_addresses(self._objects)
-        snapshot = Snapshot(tensors, names, steady, self._unsteady, image)
+        snapshot = Snapshot(tensors, names, steady, self._unsteady, placement)
         on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes
         if on_cpu > self._arena.nbytes or on_device > self._cuda_copies.nbytes:
             limit = self._max_copy_nbytes

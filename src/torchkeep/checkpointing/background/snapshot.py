@@ -88,11 +88,9 @@ class Snapshot:
             if not _is_plain_run(tensor):
                 self._clones[name] = _clone(tensor)
                 continue
-            address, nbytes, is_counted = tensor.data_ptr(), tensor.nbytes, True
-            if tensor.is_inference():  # nobody counts its changes
-                is_counted, version = False, 0
-            else:
-                version = tensor._version
+            address, nbytes = tensor.data_ptr(), tensor.nbytes
+            is_counted = not tensor.is_inference()  # nobody counts the changes of such a one
+            version = tensor._version if is_counted else 0
             form = tensor.dtype, tensor.shape, tensor.stride()
             item = _Copied(name, tensor, nbytes, address, version, *form)
             is_steady = is_counted and address in steady and name not in at_once
