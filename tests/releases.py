@@ -1,6 +1,8 @@
-"""What the installed release of PyTorch has that another supported one lacks."""
+"""What the installed releases of PyTorch and Python have that other supported ones lack."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
@@ -17,3 +19,6 @@ DTYPES = [
     if not name.startswith("q") and _SINCE.get(name, INSTALLED) <= INSTALLED
 ]
 """The names of the dtypes, but for the quantized ones."""
+
+TOO_DEEP = 970 if sys.version_info >= (3, 12) else 600
+"""A nesting that Python's JSON reader takes, and a walk does not: once a level took two frames."""

@@ -108,6 +108,14 @@ def reference_of(options: dict) -> dict:
     return options | {"workers": 0}
 
 
+def on_device(device: str, options: dict) -> dict:
+    """Return the options of the same run on a device."""
+    options = options | {"device": device}
+    if device == "cuda" and options.get("dtype") == "bfloat16":
+        options["scaler"] = False  # PyTorch scales no bf16 gradients there
+    return options
+
+
 def places(folder: Path) -> list[str]:
     """Return where an uninterrupted run could have been killed."""
     return (folder / "places").read_text().splitlines()
@@ -144,10 +152,13 @@ def differences(folder: Path, expected: Path) -> list[str]:
 
 
 def try_place(root: Path, expected: Path, options: dict, place: str) -> str:
-    """Kill a run at one place; return what differs in the end, or nothing."""
+    """Kill a run at one place; return what differs in the end, or why it has none, or nothing."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        killed_and_resumed(Path(folder), [place], **options)
-        return ", ".join(differences(Path(folder), expected))
+        try:
+            killed_and_resumed(Path(folder), [place], **options)
+            return ", ".join(differences(Path(folder), expected))
+        except Exception as error:  # of one run, and the others go on
+            return f"it failed: {error!r}"
 
 
 def try_cell(root: Path, options: dict, stride: int, pool: ThreadPool) -> Iterator[tuple[str, str]]:
@@ -164,6 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
     parser.add_argument("--stride", type=int, default=1, help="kill at every so many-th place")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     given = parser.parse_args()
     wanted = {n: o for n, o in CELLS.items() if any(part in n for part in given.cell or [""])}
@@ -172,6 +184,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root, ThreadPool(given.jobs) as pool:
         for name, options in wanted.items():
             start = time.perf_counter()
+            options = on_device(given.device, options)
             tried = list(try_cell(Path(root), options, given.stride, pool))
             bad = [f"{name}, killed at {place}: {text}" for place, text in tried if text]
             failures += bad

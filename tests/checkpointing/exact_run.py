@@ -33,6 +33,7 @@ class Given:
     """What a run is told."""
 
     folder: Path
+    device: str = "cpu"
     workers: int = 0
     optimizer: str = "adamw"
     every_steps: int = 2
@@ -137,7 +138,7 @@ class Parts:
 
 def build(given: Given) -> Parts:
     layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(given.dropout), nn.Linear(8, 3)
-    model = nn.Sequential(*layers).to(getattr(torch, given.dtype))
+    model = nn.Sequential(*layers).to(given.device, getattr(torch, given.dtype))
     if given.unfreeze:
         model[:2].requires_grad_(False)
     trained = model[3] if "group" in given.unfreeze else model
@@ -147,7 +148,7 @@ def build(given: Given) -> Parts:
         average = get_ema_multi_avg_fn(0.8)
         parts.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     if given.scaler:
-        parts.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
+        parts.scaler = torch.amp.GradScaler(given.device, init_scale=64.0, growth_interval=2)
     if given.private:
         parts.extra["torch"] = torch.Generator().manual_seed(1)
         parts.extra["numpy"] = np.random.default_rng(2)
@@ -233,14 +234,18 @@ class Run:
             self.parts.optimizer.zero_grad()
 
     def learn(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-        outputs = self.parts.model(inputs.to(getattr(torch, self.given.dtype)))
+        outputs = self.parts.model(self.placed(inputs))
         if self.given.private:
             draws = [self.parts.extra[name].random() for name in ("numpy", "python")]
             draws.append(torch.rand(1, generator=self.parts.extra["torch"]).item())
             outputs = outputs * sum(draws)
+        labels = labels.to(self.given.device)
         loss = nn.functional.cross_entropy(outputs.float(), labels) / self.given.accumulate
         (loss if self.parts.scaler is None else self.parts.scaler.scale(loss)).backward()
         return loss.item()
+
+    def placed(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.to(self.given.device, getattr(torch, self.given.dtype))
 
     def update(self, ckpt: Checkpointer, loss: float) -> None:
         parts = self.parts
@@ -274,10 +279,11 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Return the loss of the model, and of its average, without augmentation."""
         data, losses = self.loader.dataset, {}
+        labels = data.labels.to(self.given.device)
         for name in ("model", "ema"):
             if (model := getattr(self.parts, name)) is not None:
-                outputs = model.eval()(data.inputs.to(getattr(torch, self.given.dtype)))
-                losses[name] = nn.functional.cross_entropy(outputs.float(), data.labels).item()
+                outputs = model.eval()(self.placed(data.inputs))
+                losses[name] = nn.functional.cross_entropy(outputs.float(), labels).item()
         return losses
 
     def reach(self, place: str) -> None:

@@ -159,7 +159,7 @@ def test_a_file_that_may_not_be_read_is_named(
     ("name", "message"),
     [
         ("", "the path is empty. Check what gave it."),
-        ("a\0b.pth", "no file can be called so (embedded null byte)."),
+        ("a\0b.pth", "no file can be called so (with a null byte)."),
         ("x" * 300 + ".pth", "the file can't be read (File name too long)."),
         ("file.pth/model.pth", "there is no such file. Check the path."),
     ],

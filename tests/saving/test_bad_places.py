@@ -141,7 +141,7 @@ def test_whatever_the_file_system_allows_is_a_name(tmp_path: Path, name: str, su
     ("name", "message"),
     [
         ("x" * 300, "the name is too long. Choose a shorter one."),
-        ("a\0b", "no file can be called so (embedded null byte)."),
+        ("a\0b", "no file can be called so (with a null byte)."),
     ],
 )
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 import safetensors.torch as reference
 import torch
 
+from torchkeep.files import memory_at
 from torchkeep.loading import load
 from torchkeep.saving import save
+from torchkeep.saving.live import payload_of_elements
 from torchkeep.tensors import same_bits
 
 _BASE = torch.arange(240.0)
@@ -76,3 +78,13 @@ def test_what_shares_memory_shares_it_again_in_a_torch_zip(tmp_path: Path) -> No
         found["a"][2] = -2
     assert found["b"].tolist() == [-1, 20, 25]
     assert found["c"].tolist() == [-2, 13]
+
+
+def test_memory_that_the_program_puts_aside_stays_as_long_as_it_is_written() -> None:
+    tensor = torch.arange(1000, dtype=torch.float32)
+    payload = payload_of_elements(tensor)
+    address = tensor.data_ptr()
+    tensor.data = torch.zeros(1000)
+    torch.full((1000,), 7.0)  # would take the memory, were it free
+    written = b"".join(payload.read(0, payload.nbytes))
+    assert written == bytes(memory_at(address, 4000)) == torch.arange(1000.0).numpy().tobytes()

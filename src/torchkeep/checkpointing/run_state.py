@@ -16,11 +16,11 @@ from torchkeep.checkpointing.sample_order import Passes
 from torchkeep.checkpointing.state.capturing import (
     capture,
     capture_gradients,
-    is_plain_value,
     restore,
     restore_gradients,
 )
 from torchkeep.checkpointing.state.encoding import State
+from torchkeep.checkpointing.state.kinds import is_plain_value
 from torchkeep.errors import CheckpointProblem, WrongArgument
 
 

@@ -76,9 +76,9 @@ def _target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         return final
     except OSError as error:
         raise _unwritable(path, error) from None
-    except ValueError as error:  # there is a null byte in it
+    except ValueError:
         where = printable(os.fspath(path))
-        raise SaveRefused(f"{where}: no file can be called so ({error})") from None
+        raise SaveRefused(f"{where}: no file can be called so (with a null byte)") from None
     _check_replaceable(path, status, overwrite=overwrite)
     return final
 

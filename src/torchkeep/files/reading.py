@@ -110,8 +110,8 @@ class InputFile:
             # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             self.fd = os.open(self.path, flags)
-        except ValueError as error:  # there is a null byte in it
-            raise FileMissing(f"no file can be called so ({error})", path=path) from None
+        except ValueError:
+            raise FileMissing("no file can be called so (with a null byte)", path=path) from None
         except OSError as error:
             raise unreadable(self.path, error) from None
         status = os.fstat(self.fd)

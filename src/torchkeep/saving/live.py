@@ -23,6 +23,7 @@ def payload_of_elements(tensor: torch.Tensor) -> Payload:
 
     They are copied when they are read, if at all, so that a writer has few copies at a time.
     """
+    tensor = tensor.detach()  # holds the memory, wherever the program puts the tensor's `.data`
     nbytes = tensor.nbytes
     is_run = nbytes > 0 and tensor.is_cpu and tensor.is_contiguous()
     is_run = is_run and not (tensor.is_conj() or tensor.is_neg())

@@ -30,8 +30,11 @@ _ADVICE = {
     "builtins.frozenset": "Save a set.",
     "builtins.function": "Save its name, and look it up when loading.",
     "collections.defaultdict": "Save dict(value).",
+    # In Python 3.13 they have another module's name.
     "pathlib.PosixPath": "Save str(path).",
     "pathlib.WindowsPath": "Save str(path).",
+    "pathlib._local.PosixPath": "Save str(path).",
+    "pathlib._local.WindowsPath": "Save str(path).",
 }
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
+from torchkeep.checkpointing.background.stepping import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.layout import placement_for
-from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
 from torchkeep.tensors import first_names, same_bits
 
 SIZE = 64 << 10

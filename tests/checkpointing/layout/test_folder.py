@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from releases import TOO_DEEP
 from torchkeep.checkpointing import capture, list_checkpoints, newest_whole
 from torchkeep.checkpointing.layout import (
     damage,
@@ -279,7 +280,7 @@ def test_what_can_not_be_put_together_is_a_damaged_checkpoint(tmp_path):
 def test_a_structure_that_is_nested_too_deeply_is_a_damaged_checkpoint(tmp_path):
     folder, _, _ = write(tmp_path, 1)
     deep: list[object] = []
-    for _ in range(700):
+    for _ in range(TOO_DEEP):
         deep = [deep]
     rewrite(folder, structure={"deep": deep})
     with pytest.raises(DamagedFile, match=r"manifest\.json: its structure is nested too deeply"):

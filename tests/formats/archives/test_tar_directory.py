@@ -247,6 +247,19 @@ def with_right_sum(data: bytearray, start: int) -> None:
     data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
 
 
+def test_a_table_that_goes_on_where_it_is_padded_is_refused() -> None:
+    """tarfile reads such a record, and tar does not: the file would have two names."""
+    table = b"10 path=b\n".ljust(512, b"\0")
+    hidden = (b"10 path=b\n10 path=c\n").ljust(512, b"\0")
+    named = [header("x", 10, b"x"), table, header("a", 0)]
+    assert [entry.name for entry in read(closed(*named))[0]] == ["b"]
+    named[1] = hidden
+    with tarfile.open(fileobj=io.BytesIO(closed(*named))) as archive:
+        assert archive.getnames() == ["c"]
+    with pytest.raises(DamagedFile, match="where a table's last block is padded"):
+        read(closed(*named))
+
+
 def test_what_is_read_without_a_word_is_what_tarfile_reads() -> None:
     """Every byte of an archive is changed; where nothing is said, both see the same files."""
     whole = written(info("a" * 150, 5), info("b", type=tarfile.SYMTYPE), info("c/d", 7))

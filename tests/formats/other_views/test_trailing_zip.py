@@ -154,6 +154,7 @@ def tar_polyglot(front: bytes) -> bytes:
     return bytes(block) + bytes(1024)
 
 
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter:DeprecationWarning")
 def test_a_pickle_that_is_a_tar_is_ambiguous(path: Path) -> None:
     contents = written(path, tar_polyglot(PICKLE))
     assert contents.container == "pickle"

@@ -15,6 +15,7 @@ from torch import nn
 
 from formats.comparing_trees import assert_same, read
 from formats.samples_folders import network, write_run
+from releases import TOO_DEEP
 from torchkeep.checkpointing import capture, newest_whole
 from torchkeep.checkpointing.layout import write_checkpoint
 from torchkeep.contents import Contents, DictObject, Global
@@ -241,7 +242,7 @@ def test_a_structure_of_other_values_is_shown_as_it_is(structure: Any, run: Path
 
 def test_a_structure_that_is_nested_too_deeply_is_a_finding(run: Path) -> None:
     deep: Any = []
-    for _ in range(600):
+    for _ in range(TOO_DEEP):
         deep = [deep]
     rewrite(run / "step-00000012", structure={"deep": deep})
     contents = describe(run / "step-00000012")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from releases import TOO_DEEP
 from torchkeep.contents import ITEM_SIZE
 from torchkeep.errors import DamagedFile
 from torchkeep.formats.own.samples import (
@@ -150,7 +151,7 @@ BAD = {
         "a bool is neither 0 nor 1",
     ),
     "deep nesting": (nested(100_000), "nested too deeply"),
-    "some nesting": (nested(600), "nested too deeply"),
+    "some nesting": (nested(TOO_DEEP), "nested too deeply"),
 }
 
 

@@ -2,6 +2,7 @@
 
 saver.py     from a state to the disk
 snapshot.py  tensors as they are at one moment
+stepping.py  what only an optimizer changes, and who tells before it does
 samples.py   whether a tensor is still what it was
 arena.py     memory for copies
 cuda.py      copies from CUDA devices

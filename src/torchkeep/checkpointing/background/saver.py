@@ -11,10 +11,10 @@ import torch
 from torchkeep.checkpointing.background.arena import Arena, free_nbytes
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
+from torchkeep.checkpointing.background.stepping import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.background.thread import Background
 from torchkeep.checkpointing.layout import placement_for
 from torchkeep.checkpointing.runs.folder import RunFolder
-from torchkeep.checkpointing.state.capturing import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.state.encoding import JSON, State, encode
 from torchkeep.saving.leaves import check_has_values
 from torchkeep.tensors import first_names

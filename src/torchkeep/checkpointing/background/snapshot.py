@@ -49,6 +49,8 @@ class _Copied:
     shape: torch.Size
     stride: tuple[int, ...]
     """What it was then; some programs change it in place."""
+    memory: torch.UntypedStorage
+    """Held, so that nobody frees it while another thread copies, as a change of `.data` would."""
     start: int = 0
     """Where in the arena its copy begins."""
 
@@ -92,7 +94,8 @@ class Snapshot:
             is_counted = not tensor.is_inference()  # nobody counts the changes of such a one
             version = tensor._version if is_counted else 0
             form = tensor.dtype, tensor.shape, tensor.stride()
-            item = _Copied(name, tensor, nbytes, address, version, *form)
+            memory = tensor.untyped_storage()
+            item = _Copied(name, tensor, nbytes, address, version, *form, memory)
             is_steady = is_counted and address in steady and name not in at_once
             if tensor.is_cuda:
                 self._cuda[is_steady].append(item)
@@ -129,7 +132,7 @@ class Snapshot:
 
     def _copy(self, piece: _Piece) -> None:
         for item, done, nbytes in piece:
-            # Who puts a tensor's memory elsewhere, or frees it, has changed it: nothing is copied.
+            # Who has put a tensor's memory elsewhere, or freed it (`resize_`), has changed it.
             if item.tensor.data_ptr() == item.address:
                 # without Python's lock
                 ctypes.memmove(self._base + item.start + done, item.address + done, nbytes)

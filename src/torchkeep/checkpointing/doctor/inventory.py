@@ -29,7 +29,8 @@ from torch.utils.data import IterableDataset
 from torchkeep.checkpointing.doctor.environment import world_size
 from torchkeep.checkpointing.doctor.findings import Finding
 from torchkeep.checkpointing.sample_order import generators_of, has_known_indices
-from torchkeep.checkpointing.state.capturing import capture, is_stateful
+from torchkeep.checkpointing.state.capturing import capture
+from torchkeep.checkpointing.state.kinds import is_stateful
 
 _MOST_PLACES = 20_000
 """Objects that are looked at in one loader or object."""

@@ -4,7 +4,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
 `.pth` is written as one file; what lies there is read as what it is.
 
     folder.py     a folder of safetensors files with a manifest
-    files.py      which tensors go into which of them, and where in it
+    placement.py  which tensors go into which of them, and where in it
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
     reading_back.py  whether a folder's files are what was written

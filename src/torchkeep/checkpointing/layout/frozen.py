@@ -34,7 +34,7 @@ def frozen_tensors(tensors: Mapping[str, torch.Tensor], structure: JSON) -> set[
 
 
 def _modules(nodes: JSON) -> Iterator[dict[str, Any]]:
-    """Yield the states of the modules among captured objects (see `state.capturing.KINDS`)."""
+    """Yield the states of the modules among captured objects (see `state.kinds.KINDS`)."""
     for node in _values(nodes):
         if not isinstance(node, dict):
             continue

@@ -29,7 +29,7 @@ def to_delete(
     """
     whole = sorted((item for item in checkpoints if not item.problem), key=lambda item: item.serial)
     latest = sorted({item.step: item for item in whole}.values(), key=lambda item: item.serial)
-    keep = set() if keep_last == 0 else {item.path for item in latest[-(keep_last or 0) :]}
+    keep = {item.path for item in latest[-(keep_last or 0) :]}
     exact = [item for item in whole if not item.inexact]
     keep |= {item.path for item in (*latest[-1:], *exact[-1:])}
     if keep_best is not None and (best := best_of(latest, keep_best)) is not None:

@@ -13,7 +13,7 @@ from torchkeep.checkpointing.sample_order.indexed import (
     has_known_indices,
 )
 from torchkeep.checkpointing.sample_order.walks import Pass, ReplayedPass, StatefulPass
-from torchkeep.checkpointing.state.capturing import is_stateful
+from torchkeep.checkpointing.state.kinds import is_stateful
 from torchkeep.errors import CheckpointProblem
 
 

@@ -195,6 +195,8 @@ class TarReader:
         data = self._stream.read(padded)
         if len(data) < padded:
             raise self._broken(self._stream.position, 0)
+        if any(data[header.nbytes :]):  # where some readers look for more of the table
+            raise DamagedFile("the archive has something where a table's last block is padded")
         return data[: header.nbytes]
 
     def _entry(self, header: _Header, table: dict[str, str]) -> tuple[TarEntry, int]:
