@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 FRAMEWORKS := .venv-frameworks
+# How many processes test.
+JOBS ?= $(shell python3 -c 'import os; print(min(os.cpu_count() or 1, 4))' 2>/dev/null || echo 2)
 # How long each reader is fuzzed.
 SECONDS ?= 600
 OLDEST_TORCH := 2.13.0
@@ -29,7 +31,7 @@ demo: $(VENV)/demo.stamp ## train, kill, resume, prove, inspect and transfer: th
 	$(BIN)/torchkeep demo --out $(OUT)
 
 test: check ## run the checks and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	$(BIN)/python -m pytest --doctest-modules src/torchkeep
 
 test-exact: $(VENV)/dev.stamp ## kill every kind of run at every place, and compare its end bit for bit
