@@ -15,6 +15,9 @@ import torch
 from torchkeep.errors import MissingExtra, WrongArgument
 
 _NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
+_OF_LIBRARY = re.compile(
+    r"(?:(?:torchvision|timm)/)?[\w.\-]+(?:\(aux_(?:logits|loss)=(?:True|False)\))?"
+)
 _OWN = re.compile(r"([\w.]+):([\w.]+)")
 
 
@@ -135,6 +138,27 @@ def _library(module: str) -> Any:
         if error.name != module.partition(".")[0]:
             raise
         raise MissingExtra.for_modules("a network by name", [str(error.name)], "train") from None
+
+
+def is_of_library(name: str) -> bool:
+    """Whether a name can only mean a network of torchvision or timm, with nothing that runs.
+
+    So a file may give it. Arguments are no matter for a stranger: timm's `checkpoint_path` loads a
+    pickle.
+    """
+    return _OF_LIBRARY.fullmatch(name) is not None
+
+
+def own_callable(name: str) -> Callable[..., Any]:
+    """Return what `module:callable` names: code of the user's own, which is imported.
+
+    Raises:
+        WrongArgument: it is no such name, or there is nothing that can be called.
+    """
+    found = _OWN.fullmatch(name)
+    if not found:
+        raise WrongArgument(f"{name!r} is no module:callable")
+    return _own(*found.groups())
 
 
 def _own(module: str, path: str) -> Callable[..., Any]:

@@ -56,10 +56,61 @@ def test_an_epoch_takes_a_step_per_batch_and_reports_each_loss():
 def test_a_frozen_model_trains_its_head_alone():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     freeze(model, except_=("1",))
+    before = model[1].weight.clone()
     optimizer = torch.optim.SGD(trainable(model), lr=1.0)
     train_epoch(model, BATCHES[:1], optimizer)
     assert model[0].num_batches_tracked == 0
-    assert model[1].weight.grad is not None
+    assert not torch.equal(model[1].weight, before)
+
+
+def grown(accumulate: int, batches: int, **options) -> tuple[torch.Tensor, list[float]]:
+    """Train the identity on parts of one batch; return its weight, and the losses."""
+    model, losses = identity(), []
+    optimizer = torch.optim.SGD(trainable(model), lr=1.0)
+    parts = [(torch.eye(2), torch.tensor([1, 0]))] * batches
+    train_epoch(model, parts, optimizer, accumulate=accumulate, after_step=losses.append, **options)
+    return model.weight.detach(), losses
+
+
+def test_batches_that_are_accumulated_make_one_step_of_their_mean():
+    assert torch.equal(grown(3, 3)[0], grown(1, 1)[0])
+    assert len(grown(3, 7)[1]) == 3
+
+
+def test_a_gradient_from_before_does_not_count():
+    model = identity()
+    model.weight.grad = torch.full((2, 2), 9.0)
+    optimizer = torch.optim.SGD(trainable(model), lr=1.0)
+    train_epoch(model, [(torch.eye(2), torch.tensor([1, 0]))], optimizer)
+    assert torch.equal(model.weight, grown(1, 1)[0])
+
+
+def test_a_gradient_is_no_longer_than_it_may_be():
+    moved = grown(1, 1, clip_norm=0.01)[0] - torch.eye(2)
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_train_as_well(precision: str):
+    scaler = torch.amp.GradScaler("cpu") if precision == "fp16" else None
+    weight, losses = grown(1, 4, precision=precision, scaler=scaler)
+    assert weight.dtype == torch.float32
+    assert losses[-1] < losses[0]
+    torch.testing.assert_close(weight, grown(1, 4)[0], rtol=0.05, atol=0.05)
+    assert not torch.equal(weight, grown(1, 4)[0])
+
+
+def test_the_rate_is_set_before_each_step():
+    model, seen = identity(), []
+    optimizer = torch.optim.SGD(trainable(model), lr=1.0)
+
+    def before_step() -> None:
+        seen.append(model.weight.clone())
+        optimizer.param_groups[0]["lr"] = 0.0
+
+    train_epoch(model, BATCHES, optimizer, before_step=before_step)
+    assert all(torch.equal(weight, torch.eye(2)) for weight in [*seen, model.weight])
+    assert len(seen) == 2
 
 
 def test_accuracy_is_a_share():

@@ -19,14 +19,18 @@ from torchkeep.cli import (
     demo,
     diff,
     doctor,
+    evaluate,
     failures,
     inspect,
     match,
+    predict,
     prune,
     rescue,
     resume,
     runs,
     scan,
+    slim,
+    train,
     verify,
 )
 from torchkeep.errors import TorchkeepError
@@ -39,6 +43,10 @@ VERBS = (
     diff,
     convert,
     rescue,
+    slim,
+    train,
+    evaluate,
+    predict,
     runs,
     resume,
     prune,
@@ -61,6 +69,9 @@ examples:
   torchkeep diff before.pth after.pth    what changed, and how far?
   torchkeep convert a.pth b.safetensors  the same in another format, proven
   torchkeep rescue model.pt rescued/     its classes are gone: what is left?
+  torchkeep train photos/ --weights theirs.pth   retrain it on your images
+  torchkeep slim a.pth --arch resnet18 --ratio 0.5 -o b.safetensors   smaller
+  torchkeep predict best.safetensors cat.jpg     what is it?
   torchkeep runs runs/                   which checkpoints are there?
   torchkeep resume runs/mine             go on after the last one
   torchkeep prune runs/mine --keep-last 2   delete older ones

@@ -1,4 +1,4 @@
-"""`torchkeep doctor`: what stands between a run and an exact resume."""
+"""`torchkeep doctor`: what stands between a run and an exact resume, or data and a good model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.checkpoints import require_torch, table, write_findings, write_lines
+from torchkeep.cli.text import clip
 from torchkeep.errors import CheckpointProblem, DamagedFile
 from torchkeep.showing import show
 from torchkeep.wording import printable
@@ -20,13 +21,17 @@ DESCRIPTION = """\
 Examine a run: what is different here and now from when its newest checkpoint was
 made (versions, processor, devices, threads, commit), what the checkpoint could
 not capture, which ones are damaged, what an interrupted write left, whether the
-disk has room for another, and who writes to it. Without RUN, say what this
-machine and its installation are."""
+disk has room for another, and who writes to it. With --weights or --arch, examine
+data instead, before a network is trained on it: labels, broken images, images
+that are in training and validation, how they are prepared, whether the network
+can learn a batch by heart, and which learning rates are of use. Without anything,
+say what this machine and its installation are."""
 
 EPILOG = """\
 examples:
   torchkeep doctor runs/digits           would it go on, and exactly?
   torchkeep doctor --verify runs/digits  read every byte of all checkpoints
+  torchkeep doctor photos/ --weights theirs.pth     what would go wrong?
   torchkeep doctor                       for a report of a bug
 
 findings:
@@ -39,8 +44,11 @@ What a program sets by itself (determinism, precision) is compared when it goes
 on. What a live program holds that no checkpoint can, such as a generator in a
 data set, is told by torchkeep.checkpointing.inventory.
 
+Of data, errors keep a network from learning, warnings make it worse for it.
+
 The exit code is 0 if there are notes at the most, 5 if a checkpoint is damaged,
-10 if the run can't go on or not exactly, or that of a problem."""
+10 if the run can't go on or not exactly, 1 for errors and warnings about data, or
+that of a problem."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,7 +60,13 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="RUN", nargs="?", help="the folder of a run")
+    parser.add_argument(
+        "folder", metavar="RUN|DATA", nargs="?", help="the folder of a run, or of images"
+    )
+    parser.add_argument("--weights", metavar="default|none|FILE", help="as in torchkeep train")
+    parser.add_argument("--arch", metavar="NAME", help="as in torchkeep train")
+    parser.add_argument("--size", metavar="PIXELS", type=int, help="as in torchkeep train")
+    parser.add_argument("--lr", metavar="RATE", type=float, default=1e-3, help="to be judged")
     parser.add_argument("--verify", action="store_true", help="read every byte of all checkpoints")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(run=run)
@@ -64,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     if options.folder is None:
         _write_machine(as_json=options.json)
         return 0
+    if options.weights or options.arch:
+        return _examine_data(options)
     from torchkeep.checkpointing.doctor.examination import examine_run
 
     findings = examine_run(options.folder, verify=options.verify)
@@ -72,6 +88,38 @@ def run(options: argparse.Namespace) -> int:
     else:
         _write(options.folder, findings)
     return exit_code(findings)
+
+
+def _examine_data(options: argparse.Namespace) -> int:
+    """Examine what a training would start from; return 1 if something is wrong."""
+    from torchkeep.training.checkup import check_up
+    from torchkeep.training.retraining import prepare
+    from torchkeep.training.settings import Settings
+
+    settings = Settings(
+        arch=options.arch,
+        weights=options.weights or "default",
+        size=options.size,
+        lr=options.lr,
+        augment="none",
+    )
+    prepared = prepare(options.folder, settings)
+    findings = check_up(prepared, is_thorough=True, notify=_tell_what_is_looked_at)
+    _tell_what_is_looked_at("")
+    if options.json:
+        _write_json(path=options.folder, findings=[item.to_json() for item in findings])
+    else:
+        verdict = "nothing is wrong that can be seen" if not findings else "look at this first"
+        write_lines([printable(f"{options.folder}: {verdict}")])
+        lines = (f"  {x.severity:<9}{clip(x.text, 400)}. {x.advice}".rstrip() for x in findings)
+        write_lines(lines, indent=11)
+    return int(any(item.severity != "note" for item in findings))
+
+
+def _tell_what_is_looked_at(what: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{f'looking at {what} ...' if what else ''}")
+        sys.stderr.flush()
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

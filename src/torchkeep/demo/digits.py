@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision.models import resnet18  # type: ignore[import-untyped]
 
 from torchkeep.checkpointing import seed_all
-from torchkeep.training.data import ImageFolder, image_transform
+from torchkeep.training.data import ImageFolder, transform_of
+from torchkeep.training.data.preprocessing import for_size
 
 _GREY = (0.5, 0.5, 0.5)
 VALIDATION_EVERY = 5
@@ -77,8 +78,8 @@ def loaders(
     data: Path, settings: Settings, *, classes: Sequence[str] | None = None, num_workers: int = 0
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Return the loaders of the training and the validation images."""
-    augmented = image_transform(settings.size, augment=True, mean=_GREY, std=_GREY)
-    plain = image_transform(settings.size, mean=_GREY, std=_GREY)
+    recipe = for_size(settings.size, mean=_GREY, std=_GREY)
+    augmented, plain = transform_of(recipe, "light"), transform_of(recipe)
     train = ImageFolder(data / "train", augmented, classes=classes)
     val = ImageFolder(data / "val", plain, classes=classes)
     return (

@@ -1,21 +1,81 @@
 """Plain functions for training, each usable alone in somebody's own loop.
 
-What needs torchvision is in `torchkeep.training.data`.
+What needs torchvision is in `torchkeep.training.data` and in what uses it, and is not imported
+here.
+
+retraining.py  the whole flow, from weights and images to a model and its run
+starting.py    a network to start from
+data/          data by its name, prepared and augmented
+surgery/       what a network ends in, what of it is trained, and how fast
+pruning/       networks made smaller before they are retrained
+optimizing.py  optimizers and learning rates by name
+loop.py        one epoch
+evaluation.py  how good a classifier is
+diagnosis/     what usually goes wrong
+checkup.py     these checks on a training that has been prepared
+classifier.py  a classifier in a file of its own
+prediction.py  what it says of images
+settings.py    how a network is retrained, as data
+history.py     the epochs of a run as files
+reporting.py   a run as its report tells it
 """
 
 from torchkeep.modes import evaluating, training
-from torchkeep.training.loop import Evaluation, evaluate, train_epoch
-from torchkeep.training.surgery import Head, freeze, replace_head, trainable, unfreeze
+from torchkeep.training.evaluation import Answers, Evaluation, answers, evaluate
+from torchkeep.training.loop import train_epoch
+from torchkeep.training.optimizing import factor, make_optimizer, set_rates
+from torchkeep.training.settings import Settings
+from torchkeep.training.surgery import (
+    Head,
+    InputLayer,
+    LayerRow,
+    Schedule,
+    Stage,
+    check_schedule,
+    freeze,
+    freeze_all_but_head,
+    freeze_stages,
+    head_names,
+    layer_table,
+    parameter_groups,
+    replace_head,
+    replace_input,
+    stages,
+    trainable,
+    unfreeze,
+    unfreeze_at,
+    unfreeze_stages,
+)
 
 __all__ = [
+    "Answers",
     "Evaluation",
     "Head",
+    "InputLayer",
+    "LayerRow",
+    "Schedule",
+    "Settings",
+    "Stage",
+    "answers",
+    "check_schedule",
     "evaluate",
     "evaluating",
+    "factor",
     "freeze",
+    "freeze_all_but_head",
+    "freeze_stages",
+    "head_names",
+    "layer_table",
+    "make_optimizer",
+    "parameter_groups",
     "replace_head",
+    "replace_input",
+    "set_rates",
+    "stages",
     "train_epoch",
     "trainable",
     "training",
     "unfreeze",
+    "unfreeze_at",
+    "unfreeze_stages",
 ]

@@ -1,40 +1,22 @@
-"""One epoch of training, and an evaluation, for a model that classifies."""
+"""One epoch of training, for a model that classifies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from torchkeep.errors import WrongArgument
-from torchkeep.modes import evaluating
-
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs `[n, ...]` and labels `[n]`."""
+"""Inputs `[n, ...]` and labels, `[n]` or, as shares, `[n, classes]`."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From outputs `[n, classes]` and labels `[n]` to a scalar."""
+"""From outputs `[n, classes]` and labels to a scalar."""
 
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How good a model is on some data."""
-
-    loss: float
-    """The mean loss per sample."""
-    num_correct: int
-    """Samples whose highest output is their label."""
-    num_samples: int
-    """Samples in all."""
-
-    @property
-    def accuracy(self) -> float:
-        """The share of correct samples, from 0 to 1."""
-        return self.num_correct / self.num_samples
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train_epoch(
@@ -44,9 +26,16 @@ def train_epoch(
     *,
     loss_fn: Loss = functional.cross_entropy,
     device: str | torch.device = "cpu",
+    precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+    after_backward: Callable[[], object] | None = None,
+    before_step: Callable[[], object] | None = None,
     after_step: Callable[[float], object] | None = None,
 ) -> None:
-    """Train `model` on `batches`, in training mode, one optimizer step per batch.
+    """Train `model` on `batches`, in training mode.
 
     Args:
         model: the model; frozen parts stay frozen (see `freeze`).
@@ -54,38 +43,66 @@ def train_epoch(
         optimizer: holds the trainable parameters.
         loss_fn: gives the scalar to be minimised.
         device: where the batches are moved.
-        after_step: called after each step with its loss: step the scheduler here, then the
-            checkpointer.
+        precision: what the model computes in: `float32`, or `bf16` or `fp16` where that is enough
+            (PyTorch's autocast); the parameters stay as they are.
+        scaler: keeps gradients of fp16 from vanishing.
+        accumulate: how many batches make one step of the optimizer; an epoch's last step may have
+            fewer.
+        clip_norm: gradients with a larger norm are made as small as this.
+        memory_format: how the inputs are laid out in memory.
+        after_backward: called when a step's gradients are there, as they are: look at them here.
+        before_step: called before each step of the optimizer: set the learning rate here.
+        after_step: called after each with the mean loss of its batches: step the checkpointer here.
     """
     model.train()
-    for inputs, labels in batches:
-        loss = loss_fn(model(inputs.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    optimizer.zero_grad()
+    losses: list[torch.Tensor] = []
+
+    def update() -> None:
+        if after_backward is not None:
+            after_backward()
+        if before_step is not None:
+            before_step()
+        _step(model, optimizer, scaler, clip_norm)
+        loss = torch.stack(losses).mean().item()
+        losses.clear()
         if after_step is not None:
-            after_step(loss.item())
+            after_step(loss)
+
+    for inputs, labels in batches:
+        inputs = inputs.to(device, memory_format=memory_format, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        with computing_in(precision, device):
+            loss = loss_fn(model(inputs), labels)
+        share = loss / accumulate if accumulate > 1 else loss
+        (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        if len(losses) == accumulate:
+            update()
+    if losses:
+        update()
 
 
-def evaluate(
+def _step(
     model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    loss_fn: Loss = functional.cross_entropy,
-    device: str | torch.device = "cpu",
-) -> Evaluation:
-    """Return the mean loss and the number of correct samples, in evaluation mode, no gradients.
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    clip_norm: float | None,
+) -> None:
+    if clip_norm is not None:
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad()
 
-    Raises:
-        WrongArgument: there are no batches.
-    """
-    total, num_correct, num_samples = 0.0, 0, 0
-    with evaluating(model):
-        for inputs, labels in batches:
-            outputs, labels = model(inputs.to(device)), labels.to(device)
-            total += loss_fn(outputs, labels).item() * len(labels)
-            num_correct += int((outputs.argmax(dim=1) == labels).sum())
-            num_samples += len(labels)
-    if not num_samples:
-        raise WrongArgument("there is nothing to evaluate on: no batches")
-    return Evaluation(total / num_samples, num_correct, num_samples)
+
+def computing_in(precision: str, device: str | torch.device) -> AbstractContextManager[object]:
+    """Return a context in which the model computes in this precision where that is enough."""
+    if precision not in _HALVES:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=_HALVES[precision])

@@ -13,22 +13,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
-from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from torchkeep.errors import FileMissing, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
 class ImageFolder(Dataset[tuple[Any, int]]):
-    """The images of `root/<class>/*` with their labels.
+    """The images of `root/<class>/**` with their labels.
 
     Args:
         root: the folder of folders.
-        transform: applied to each `PIL.Image` (RGB); see `image_transform`.
+        transform: applied to each `PIL.Image` (RGB); see `torchkeep.training.data.transform_of`.
         classes: the class names; a label is a place in it. Folders that are not named are left
             out. By default every folder, numbers in numeric order.
 
@@ -39,6 +37,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
     Raises:
         FileMissing: the folder, or one of the classes in it, is missing.
         WrongArgument: there are no classes, or no images.
+        DamagedFile: by the item itself: the file can't be read as an image.
     """
 
     def __init__(
@@ -74,9 +73,47 @@ class ImageFolder(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.samples[index]
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
+        picture = read_image(path)
         return (picture if self.transform is None else self.transform(picture)), label
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Return an image in RGB, turned upright as its camera says, whatever its mode is.
+
+    Raises:
+        FileMissing: there is no such file.
+        DamagedFile: it can't be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return as_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
+    # Pillow's readers raise all of these on damaged files (`SyntaxError` is PNG's).
+    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, EOFError) as error:
+        raise _damaged(path, error) from None
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str | os.PathLike[str], error: BaseException) -> DamagedFile:
+    reason = str(error).replace(repr(os.fspath(path)), "it") or type(error).__name__
+    return DamagedFile(
+        f"it can't be read as an image ({reason})", advice="Remove it, or copy it again.", path=path
+    )
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB; 16 bits per pixel are scaled, and what is transparent is white."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def _folders(folder: Path) -> list[str]:
@@ -89,31 +126,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _images(folder: Path) -> list[Path]:
+    """Return the images of a class, those of folders below it too."""
     if not folder.is_dir():
         raise FileMissing("there is no folder of this class", path=folder)
-    found = (item for item in folder.iterdir() if item.suffix.lower() in SUFFIXES)
-    return sorted(found, key=lambda item: _natural(item.name))
-
-
-def image_transform(
-    size: int,
-    *,
-    augment: bool = False,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-) -> Callable[[Image.Image], torch.Tensor]:
-    """Return a transform from an image to a normalised float tensor `[3, size, size]`.
-
-    Args:
-        size: height and width in pixels.
-        augment: also shift, turn and scale at random. Not mirrored, since digits and letters
-            change their meaning by it.
-        mean: subtracted per channel, of values in [0, 1]; by default ImageNet's.
-        std: divided by per channel.
-    """
-    steps: list[Any] = [v2.ToImage(), v2.Resize((size, size), antialias=True)]
-    if augment:
-        steps.append(v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1)))
-    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    transform: Callable[[Image.Image], torch.Tensor] = v2.Compose(steps)
-    return transform
+    found = (
+        path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
+    )
+    shown = (path for path in found if not any(part[0] == "." for part in path.parts))
+    return [folder / path for path in sorted(shown, key=lambda item: _natural(str(item)))]

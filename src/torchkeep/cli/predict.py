@@ -1,0 +1,76 @@
+"""`torchkeep predict`: what a classifier says of images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchkeep.cli.checkpoints import require_torch
+from torchkeep.cli.text import elide
+from torchkeep.wording import printable
+
+if TYPE_CHECKING:
+    from torchkeep.training.prediction import Prediction
+
+DESCRIPTION = """\
+Say what is in images, with a model that `torchkeep train` has written. The file
+has all that is needed: the network, the names of the classes, and how an image
+has to be prepared."""
+
+EPILOG = """\
+examples:
+  torchkeep predict runs/photos/best.safetensors cat.jpg dog.jpg
+  torchkeep predict --top 1 best.safetensors inbox/*.jpg
+  torchkeep predict --json best.safetensors cat.jpg | jq .
+
+The exit code is 0, or that of a problem. `torchkeep --help` lists the codes."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the verb to the command line."""
+    parser = verbs.add_parser(
+        "predict",
+        help="say what is in images, with a trained model",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model that torchkeep train has written")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    parser.add_argument("--top", metavar="N", type=int, default=3, help="how many classes to tell")
+    parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--arch", metavar="NAME", help="the network, if it is module:callable: code of your own"
+    )
+    parser.add_argument("--json", action="store_true", help="write a line of JSON per image")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say what is in each image; return 0."""
+    require_torch("predict")
+    from torchkeep.training.classifier import load_classifier
+    from torchkeep.training.prediction import predict
+    from torchkeep.training.retraining import device_of
+
+    model, card = load_classifier(options.model, arch=options.arch)
+    model.to(device_of(options.device))
+    for found in predict(model, card, options.images, top=options.top):
+        sys.stdout.write(_as_json(found) if options.json else _as_text(found))
+        sys.stdout.flush()
+    return 0
+
+
+def _as_json(found: Prediction) -> str:
+    pairs = zip(found.classes, found.probabilities, strict=True)
+    told = [{"class": name, "probability": value} for name, value in pairs]
+    return json.dumps({"path": str(found.path), "classes": told}) + "\n"
+
+
+def _as_text(found: Prediction) -> str:
+    pairs = zip(found.classes, found.probabilities, strict=True)
+    told = ", ".join(f"{elide(name, 40)} {value:.1%}" for name, value in pairs)
+    return f"{printable(str(Path(found.path)))}: {told}\n"

@@ -1,0 +1,32 @@
+"""A training run as one HTML page that needs nothing else: no network, no script, no server.
+
+Plain data goes in (`RunReport`), a file comes out (`write_report`). Nothing here imports torch.
+"""
+
+from torchkeep.report.data import (
+    Best,
+    Confusion,
+    Facts,
+    Finding,
+    LayerRow,
+    Mistake,
+    RunReport,
+)
+from torchkeep.report.figures import ClassFigures, Pair, class_figures, confused_pairs
+from torchkeep.report.page import render_report, write_report
+
+__all__ = [
+    "Best",
+    "ClassFigures",
+    "Confusion",
+    "Facts",
+    "Finding",
+    "LayerRow",
+    "Mistake",
+    "Pair",
+    "RunReport",
+    "class_figures",
+    "confused_pairs",
+    "render_report",
+    "write_report",
+]

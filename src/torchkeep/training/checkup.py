@@ -1,0 +1,142 @@
+"""The checks of `torchkeep.training.diagnosis` on a training that has been prepared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchkeep.errors import DamagedFile
+from torchkeep.formats.plain_json import parse_json
+from torchkeep.training.data import ImageFolder, Relabelled, Transformed, labels_of
+from torchkeep.training.diagnosis import (
+    Finding,
+    classes_apart,
+    constant_labels,
+    empty_classes,
+    examine_batch,
+    examine_samples,
+    examine_start,
+    find_learning_rate,
+    judge_learning_rate,
+    labels_out_of_range,
+    overfit_one_batch,
+    uneven_classes,
+    worst_first,
+)
+from torchkeep.training.diagnosis.trial import trial
+
+if TYPE_CHECKING:
+    from torchkeep.training.retraining import Prepared
+
+FINDINGS_FILE = "findings.jsonl"
+
+_MAX_FILES = 5000
+"""So many image files are read before a training; `torchkeep doctor` reads all."""
+
+_NUM_SAMPLES = 32
+"""How many samples a model is tried on."""
+
+
+def check_up(
+    prepared: Prepared,
+    *,
+    is_thorough: bool = False,
+    notify: Callable[[str], object] = lambda _: None,
+) -> list[Finding]:
+    """Return what is wrong with data, model and optimizer before the first step, the worst first.
+
+    Nothing is changed, no random generator either.
+
+    Args:
+        prepared: what is to be trained.
+        is_thorough: read every image file, however many there are, train a copy of the model on one
+            batch, and see which learning rates are of use.
+        notify: is told what is looked at, before it takes its time.
+    """
+    notify("images")
+    found = _of_data(prepared, is_thorough=is_thorough)
+    if any(item.check == "broken-images" for item in found):
+        return found  # no batch can be made
+    model, optimizer = prepared.start.model, prepared.optimizer
+    notify("a batch")
+    with trial(()):
+        inputs, labels = _batch(prepared)
+    recipe = prepared.card.preprocessing
+    found += examine_batch(inputs, model, mean=recipe.mean, std=recipe.std)
+    begins = examine_start(
+        model.train(),
+        optimizer,
+        inputs,
+        labels,
+        prepared.card.classes,
+        fresh_head=prepared.start.has_new_head,
+    )
+    found += begins
+    if is_thorough and not any(item.severity == "error" for item in begins):
+        notify("one batch")
+        found += overfit_one_batch(model, inputs[:8], labels[:8]).findings
+        notify("learning rates")
+        curve = find_learning_rate(model, optimizer, [(inputs, labels)])
+        found += judge_learning_rate(curve, prepared.settings.lr)
+    return worst_first(found)
+
+
+def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:
+    data, recipe = prepared.data, prepared.card.preprocessing
+    train, val = files_of(data.train), files_of(data.val)
+    if train and (is_thorough or len(train) + len(val) <= _MAX_FILES):
+        size = min(recipe.height, recipe.width)
+        return examine_samples(train, data.classes, validation=val, input_size=size)
+    labels, others = labels_of(data.train), labels_of(data.val)
+    found = labels_out_of_range([*labels, *others], len(data.classes))
+    found += constant_labels(labels, len(data.classes))
+    found += empty_classes(labels, data.classes) + uneven_classes(labels, data.classes)
+    return worst_first([*found, *classes_apart(labels, others, data.classes)])
+
+
+def files_of(samples: Any) -> list[tuple[Path, int]]:
+    """Return the image files of samples with their labels; none if they are no files."""
+    if isinstance(samples, Transformed):
+        return files_of(samples.samples)
+    if isinstance(samples, Relabelled):
+        return [(path, samples.mapping[label]) for path, label in files_of(samples.samples)]
+    return list(samples.samples) if isinstance(samples, ImageFolder) else []
+
+
+def _batch(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return samples from all over the training data."""
+    samples = prepared.data.train
+    count = len(samples)  # type: ignore[arg-type]
+    step = max(count // _NUM_SAMPLES, 1)
+    pairs = [samples[at] for at in range(0, count, step)][:_NUM_SAMPLES]
+    inputs = torch.stack([inputs for inputs, _ in pairs])
+    labels = torch.tensor([int(label) for _, label in pairs])
+    return inputs.to(prepared.device), labels.to(prepared.device)
+
+
+def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:
+    """Keep findings in a run's folder, and return those that were not there yet."""
+    known = {item.text for item in read_findings(folder)}
+    fresh = [item for item in findings if item.text not in known]
+    if fresh:
+        with (folder / FINDINGS_FILE).open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(item.to_json())}\n" for item in fresh)
+    return fresh
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Return what was noticed in a run so far; a line that a crash has cut is left out."""
+    path = folder / FINDINGS_FILE
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(Finding(**parse_json(line)))
+        except (TypeError, DamagedFile):
+            continue
+    return found

@@ -1,0 +1,28 @@
+"""Data to train on, as PyTorch's own loaders take it.
+
+sources.py        data by its name, split into training and validation
+folders.py        a folder of images, a folder per class
+splitting.py      what is kept for validation
+preprocessing.py  the recipe from an image to a network's input, as data
+transforms.py     the recipe carried out, with augmentation
+"""
+
+from torchkeep.training.data.folders import ImageFolder, read_image
+from torchkeep.training.data.preprocessing import Preprocessing
+from torchkeep.training.data.sources import Data, Relabelled, Transformed, labels_of, open_data
+from torchkeep.training.data.splitting import split
+from torchkeep.training.data.transforms import Mixed, transform_of
+
+__all__ = [
+    "Data",
+    "ImageFolder",
+    "Mixed",
+    "Preprocessing",
+    "Relabelled",
+    "Transformed",
+    "labels_of",
+    "open_data",
+    "read_image",
+    "split",
+    "transform_of",
+]

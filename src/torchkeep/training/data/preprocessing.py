@@ -1,0 +1,135 @@
+"""What an image goes through before a network sees it, as data that is kept with the model.
+
+A network that gets its images prepared in another way than in training still answers, and is wrong
+more often. So the recipe comes from the pretrained weights, and goes into the model's file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torchkeep.errors import DamagedFile, WrongArgument
+
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_LARGEST_SIDE = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """A recipe from an image to a normalised float tensor `[channels, height, width]`.
+
+    Raises:
+        WrongArgument: a value is out of range.
+    """
+
+    height: int = 224
+    """Height of what the network sees, in pixels."""
+    width: int = 224
+    """Its width, in pixels."""
+    resize: int | None = 256
+    """The shorter side after scaling, in pixels; the middle is cut out of that. None scales the
+    image to `height` x `width` whatever its shape is."""
+    mean: tuple[float, ...] = _IMAGENET[0]
+    """Subtracted per channel, of values in [0, 1]. As many as there are channels: 1 or 3."""
+    std: tuple[float, ...] = _IMAGENET[1]
+    """Divided by per channel."""
+    interpolation: str = "bilinear"
+    """One of `INTERPOLATIONS`."""
+
+    def __post_init__(self) -> None:
+        sides = (self.height, self.width, self.resize or 1)
+        if not all(_is_whole(side) and 1 <= side <= _LARGEST_SIDE for side in sides):
+            raise WrongArgument(
+                f"no image is {self.width} x {self.height} pixels of one scaled to {self.resize}"
+            )
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+            raise WrongArgument(
+                f"there are {len(self.mean)} means and {len(self.std)} standard deviations",
+                advice="Give one of each for grey images, three for colours.",
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < x < math.inf for x in self.std):
+            raise WrongArgument(f"images can't be normalised by {self.mean} and {self.std}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise WrongArgument(
+                f"there is no interpolation {self.interpolation!r}",
+                advice=f"Choose one of {', '.join(INTERPOLATIONS)}.",
+            )
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey images, 3 for colours."""
+        return len(self.mean)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON has it; `from_json` undoes it."""
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
+
+
+def from_json(value: object) -> Preprocessing:
+    """Return a recipe that was kept.
+
+    Raises:
+        DamagedFile: it is none.
+    """
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        numbers = {key: tuple(map(float, value[key])) for key in ("mean", "std")}
+        return Preprocessing(**{**value, **numbers})
+    except (TypeError, ValueError, KeyError, WrongArgument) as error:
+        reason = error.problem if isinstance(error, WrongArgument) else "it is no such recipe"
+        raise DamagedFile(f"its preprocessing can't be used: {reason}") from None
+
+
+def for_size(
+    size: int, *, mean: Sequence[float] = _IMAGENET[0], std: Sequence[float] = _IMAGENET[1]
+) -> Preprocessing:
+    """Return the recipe for a network that is trained from scratch: whole images, made square.
+
+    Args:
+        size: height and width in pixels.
+        mean: see `Preprocessing`.
+        std: likewise.
+    """
+    return Preprocessing(size, size, None, tuple(mean), tuple(std))
+
+
+def of_torchvision(weights: Any) -> Preprocessing:
+    """Return the recipe of weights of torchvision, such as `ResNet18_Weights.DEFAULT`.
+
+    Source: `torchvision/transforms/_presets.py`, `ImageClassification`.
+    """
+    preset = weights.transforms()
+    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    means = tuple(preset.mean), tuple(preset.std)
+    return Preprocessing(crop, crop, resize, *means, str(preset.interpolation.value))
+
+
+def of_timm(config: Mapping[str, Any]) -> Preprocessing:
+    """Return the recipe of a model of timm, from its `pretrained_cfg`.
+
+    Source: `timm/data/config.py` and `timm/data/transforms_factory.py`: the share `crop_pct` of the
+    scaled image is what the network sees.
+    """
+    _, height, width = config.get("input_size", (3, 224, 224))
+    share = config.get("crop_pct") or 0.875
+    squeezes = config.get("crop_mode") == "squash"
+    interpolation = config.get("interpolation", "bicubic")
+    return Preprocessing(
+        height,
+        width,
+        None if squeezes else math.floor(min(height, width) / share),
+        tuple(config.get("mean", _IMAGENET[0])),
+        tuple(config.get("std", _IMAGENET[1])),
+        interpolation if interpolation in INTERPOLATIONS else "bicubic",
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,321 @@
+"""Data by its name: a folder of images, a data set of torchvision or scikit-learn, one's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from torchkeep.errors import DamagedFile, MissingExtra, WrongArgument
+from torchkeep.networks import own_callable
+from torchkeep.training.data.folders import ImageFolder, read_image
+from torchkeep.training.data.splitting import split
+from torchkeep.wording import counted
+
+Samples = Dataset[tuple[Any, int]]
+"""Gives `(picture, label)`: a `PIL.Image`, or a tensor that is ready for the network."""
+
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "test", "testing"),
+}
+"""What folders of a split are called, the first that is there counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a network is trained on, and what it is validated on."""
+
+    source: str
+    """What it was opened by."""
+    classes: tuple[str, ...]
+    """The class names by label."""
+    train: Samples
+    """The samples to train on."""
+    val: Samples
+    """Other samples, to see how good it is."""
+    skipped: tuple[str, ...] = ()
+    """Files that were left out since they can't be read, each with the reason."""
+
+    def transformed(self, train: Callable[[Any], Any], val: Callable[[Any], Any]) -> Data:
+        """Return the same data, with a transform for the pictures of each part.
+
+        Tensors stay as they are: who gives tensors has prepared them.
+        """
+        return replace(self, train=Transformed(self.train, train), val=Transformed(self.val, val))
+
+
+class Transformed(Dataset[tuple[Any, int]]):
+    """Samples whose pictures have gone through a transform.
+
+    Attributes:
+        samples: the ones before.
+        transform: what is applied.
+    """
+
+    def __init__(self, samples: Samples, transform: Callable[[Any], Any]) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        picture, label = self.samples[index]
+        ready = isinstance(picture, torch.Tensor)
+        return (picture if ready else self.transform(picture)), label
+
+
+def open_data(
+    source: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    val_share: float = 0.2,
+    seed: int = 0,
+    skip_broken: bool = False,
+    root: str | os.PathLike[str] = "data",
+    download: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Data:
+    """Return data to train and validate on.
+
+    Args:
+        source: a folder of images, with folders `train` and `val` (or `valid`, `validation`,
+            `test`) of folders per class, or with folders per class alone; `digits`, which
+            scikit-learn has; a class of `torchvision.datasets`, such as `FashionMNIST`; or
+            `module:function`, which is imported and called, and returns two data sets.
+        classes: the class names by label, such as a model's. The data may lack some, and may not
+            have others. By default the data's own.
+        val_share: how much is kept for validation where nothing says it; see `split`.
+        seed: of that choice.
+        skip_broken: read every image of a folder now, and leave out those that can't be read.
+            Without it the first that is met raises.
+        root: where torchvision keeps its data sets.
+        download: whether torchvision may fetch them.
+        progress: is called with the images that were read, and with how many there are.
+
+    Raises:
+        FileMissing: the folder, or a class's, is missing.
+        WrongArgument: there is no such data set, nothing to train on in it, or it has classes
+            other than those given.
+        MissingExtra: its library is not installed.
+    """
+    name = os.fspath(source)
+    if Path(name).is_dir() or os.sep in name:
+        data = _folder(Path(name), val_share, seed)
+        data = _without_broken(data, progress) if skip_broken else data
+    elif ":" in name:
+        data = _own(name, val_share, seed)
+    elif name == "digits":
+        data = _digits(val_share, seed)
+    else:
+        place = Path(root)
+        data = _of_torchvision(name, place, download=download, val_share=val_share, seed=seed)
+    return data if classes is None else _relabelled(data, tuple(classes))
+
+
+def _relabelled(data: Data, classes: tuple[str, ...]) -> Data:
+    unknown = [name for name in data.classes if name not in classes]
+    if unknown:
+        raise WrongArgument(
+            f"{data.source} has images of {counted(len(unknown), 'class')} that "
+            f"{'is' if len(unknown) == 1 else 'are'} not known here: {', '.join(unknown[:5])}",
+            advice="Move them away, or train a model that knows them.",
+        )
+    labels = [classes.index(name) for name in data.classes]
+    train, val = Relabelled(data.train, labels), Relabelled(data.val, labels)
+    return replace(data, classes=classes, train=train, val=val)
+
+
+class Relabelled(Dataset[tuple[Any, int]]):
+    """Samples with other labels.
+
+    Attributes:
+        samples: the ones before.
+        mapping: what each label becomes.
+    """
+
+    def __init__(self, samples: Samples, mapping: Sequence[int]) -> None:
+        self.samples = samples
+        self.mapping = mapping
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        picture, label = self.samples[index]
+        return picture, self.mapping[label]
+
+
+def _folder(folder: Path, val_share: float, seed: int) -> Data:
+    parts = {part: _first(folder, names) for part, names in _PARTS.items()}
+    base = parts["train"] or folder
+    found = ImageFolder(base)
+    if parts["train"] and parts["val"]:
+        # A class that validation lacks keeps its label.
+        val = ImageFolder(parts["val"])
+        data = Data(str(folder), val.classes, val, val)
+        return Data(str(folder), found.classes, found, _relabelled(data, found.classes).val)
+    names = [path.relative_to(base).as_posix() for path, _ in found.samples]
+    chosen = split(names, [label for _, label in found.samples], val_share, seed=seed)
+    train, val = (_chosen(found, positions) for positions in chosen)
+    return Data(str(folder), found.classes, train, val)
+
+
+def _first(folder: Path, names: Iterable[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _chosen(folder: ImageFolder, positions: Iterable[int]) -> ImageFolder:
+    part = object.__new__(ImageFolder)
+    part.transform, part.classes = None, folder.classes
+    part.samples = [folder.samples[at] for at in positions]
+    return part
+
+
+def _without_broken(data: Data, progress: Callable[[int, int], object] | None) -> Data:
+    """Return the data without images that can't be read; every one is read for that."""
+    parts = [_images_of(data.train), _images_of(data.val)]
+    total = sum(len(part.samples) for part in parts)
+    skipped: list[str] = []
+    count = 0
+    for part in parts:
+        whole = []
+        for path, label in part.samples:
+            try:
+                read_image(path)
+                whole.append((path, label))
+            except DamagedFile as error:
+                skipped.append(str(error))
+            count += 1
+            if progress is not None:
+                progress(count, total)
+        part.samples = whole
+    return replace(data, skipped=tuple(skipped))
+
+
+def _images_of(samples: Samples) -> ImageFolder:
+    while not isinstance(samples, ImageFolder):
+        samples = samples.samples  # type: ignore[attr-defined]
+    return samples
+
+
+def _digits(val_share: float, seed: int) -> Data:
+    """Return scikit-learn's digits: 1,797 images of 8 x 8 pixels in 17 shades."""
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        if error.name != "sklearn":
+            raise
+        raise MissingExtra.for_modules("scikit-learn's digits", ["sklearn"], "demo") from None
+    from PIL import Image
+
+    found = load_digits()
+    pictures = [
+        Image.frombytes("L", (8, 8), bytes(min(int(x) * 16, 255) for x in row.ravel()))
+        for row in found.images
+    ]
+    pairs = _Pairs(
+        [(picture, int(label)) for picture, label in zip(pictures, found.target, strict=True)]
+    )
+    return _split("digits", tuple(map(str, range(10))), pairs, val_share, seed)
+
+
+class _Pairs(Dataset[tuple[Any, int]]):
+    def __init__(self, pairs: list[tuple[Any, int]]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.pairs[index]
+
+
+def _split(
+    source: str, classes: tuple[str, ...], samples: Samples, val_share: float, seed: int
+) -> Data:
+    """Split what has labels only, by position."""
+    labels = labels_of(samples)
+    chosen = split(list(map(str, range(len(labels)))), labels, val_share, seed=seed)
+    train, val = (Subset(samples, positions) for positions in chosen)
+    return Data(source, classes, train, val)
+
+
+def labels_of(samples: Any) -> list[int]:
+    """Return the label of each sample, from the data set's own list if it has one."""
+    for name in ("targets", "labels", "_labels"):
+        if name in getattr(samples, "__dict__", {}):
+            return [int(label) for label in getattr(samples, name)]
+    if isinstance(samples, Subset):
+        labels = labels_of(samples.dataset)
+        return [labels[at] for at in samples.indices]
+    if isinstance(samples, Transformed):
+        return labels_of(samples.samples)
+    if isinstance(samples, Relabelled):
+        return [samples.mapping[label] for label in labels_of(samples.samples)]
+    if isinstance(samples, ImageFolder):
+        return [label for _, label in samples.samples]
+    return [int(samples[at][1]) for at in range(len(samples))]
+
+
+def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, seed: int) -> Data:
+    datasets = importlib.import_module("torchvision.datasets")
+    kind = getattr(datasets, name, None)
+    if name not in datasets.__all__ or kind is None:
+        near = get_close_matches(name, ["digits", *datasets.__all__], n=3)
+        raise WrongArgument(
+            f"there is no folder and no data set called {name!r}",
+            advice=f"Is it {' or '.join(near)}?" if near else "Check the path.",
+        )
+    parameters = inspect.signature(kind).parameters
+    told: list[dict[str, Any]] = [{}]
+    if "train" in parameters:
+        told = [{"train": True}, {"train": False}]
+    elif "split" in parameters:
+        told = [{"split": "train"}, {"split": "test"}]
+    if "download" in parameters:
+        told = [{**options, "download": download} for options in told]
+    try:
+        place = (os.fspath(root),) if "root" in parameters else ()
+        parts = [kind(*place, **options) for options in told]
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise WrongArgument(
+            f"{name} can't be opened in {root}: {str(error).splitlines()[0]}",
+            advice="Let it be fetched (--download), or put it there as torchvision has it.",
+        ) from None
+    classes = tuple(map(str, getattr(parts[0], "classes", ()) or ()))
+    classes = classes or tuple(map(str, range(max(labels_of(parts[0])) + 1)))
+    if len(parts) == 2:
+        return Data(name, classes, *parts)
+    return _split(name, classes, parts[0], val_share, seed)
+
+
+def _own(name: str, val_share: float, seed: int) -> Data:
+    """Call somebody's own function; it returns `Data`, two data sets, or one to be split."""
+    made = own_callable(name)()
+    if isinstance(made, Data):
+        return made
+    parts = made if isinstance(made, tuple | list) else (made,)
+    if not 1 <= len(parts) <= 2 or not all(hasattr(part, "__getitem__") for part in parts):
+        raise WrongArgument(
+            f"{name} gave a {type(made).__name__}",
+            advice="Let it return a data set to train on and one to validate on.",
+        )
+    classes = getattr(parts[0], "classes", None)
+    if not classes:
+        classes = range(max(labels_of(parts[0]), default=-1) + 1)
+    names = tuple(map(str, classes))
+    return (
+        Data(name, names, *parts)
+        if len(parts) == 2
+        else _split(name, names, parts[0], val_share, seed)
+    )

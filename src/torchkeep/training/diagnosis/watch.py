@@ -1,0 +1,292 @@
+"""What goes wrong while a training runs, noticed by calls that cost next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from statistics import fmean, median
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from torchkeep.training.diagnosis.epochs import (
+    Epoch,
+    is_early,
+    loss_not_falling,
+    not_above_chance,
+    overfitting,
+)
+from torchkeep.training.diagnosis.findings import Finding, listed
+from torchkeep.training.diagnosis.movement import Samples, digests, split
+from torchkeep.training.diagnosis.trial import bare
+from torchkeep.wording import counted
+
+_NUM_START = 10
+"""Steps whose losses are those of the start."""
+_EXPLODING = 1e4
+"""A norm of all gradients that is too large by itself."""
+_EXPLODING_TIMES = 100
+"""So many times the usual norm is too large, ..."""
+_EXPLODING_LEAST = 10
+"""... if it is above this one."""
+_VANISHING = 1e-7
+"""A norm of all gradients with which nothing moves."""
+
+
+class Measured(Protocol):
+    """An evaluation, such as `torchkeep.training.Evaluation`."""
+
+    @property
+    def loss(self) -> float:
+        """The mean loss per sample."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct samples."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all."""
+
+
+class Watch:
+    """Looks at a training while it runs, and tells what goes wrong.
+
+    Each call returns what it has found, which is told once, and `findings` has all of it. Losses
+    are looked at in every step; gradients, and samples of what is frozen, in the steps 1, 3, 7,
+    15, ... and then every `every` steps; all tensors by their digests when an epoch ends.
+
+    Args:
+        model: the model, as it is trained: frozen is what is frozen now.
+        optimizer: its optimizer.
+        num_classes: how many classes there are.
+        every: steps between two looks at the gradients.
+
+    Attributes:
+        findings: all that was found so far.
+        epochs: what was measured in each epoch.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, num_classes: int, *, every: int = 100
+    ) -> None:
+        self.findings: list[Finding] = []
+        self.epochs: list[Epoch] = []
+        self._model = bare(model)
+        self._optimizer = optimizer
+        self._num_classes = num_classes
+        self._every = every
+        self._told: set[tuple[str, object]] = set()
+        self._start: list[float] = []
+        self._losses: list[float] = []
+        self._waiting: list[torch.Tensor] = []
+        self._norms: list[float] = []
+        self._num_backwards = self._num_steps = 0
+        self._next_gradients = self._next_samples = 1
+        self._trainable, self._frozen = split(self._model)
+        self._begin_epoch(digests(self._trainable | self._frozen))
+
+    def _begin_epoch(self, now: dict[str, str]) -> None:
+        self._before = now
+        self._samples = Samples(self._frozen)
+        self._largest: dict[str, float] = {}
+        self._has_looked = False
+
+    # --- Steps -----------------------------------------------------------------------------
+
+    def after_backward(self, *, scale: float = 1.0) -> list[Finding]:
+        """Look at the gradients, if it is time; call it before the optimizer's step.
+
+        Args:
+            scale: what the loss was multiplied with (`GradScaler.get_scale()`). With another one
+                than 1, infinite gradients are no finding: the scaler deals with them.
+        """
+        self._num_backwards += 1
+        if self._num_backwards < self._next_gradients:
+            return []
+        self._next_gradients += min(self._every, self._num_backwards + 1)
+        return self._new([*self._collect(), *self._of_gradients(scale)])
+
+    def _of_gradients(self, scale: float) -> list[Finding]:
+        with_one = [
+            (name, item.grad)
+            for name, item in self._trainable.items()
+            if item.grad is not None and item.grad.layout == torch.strided
+        ]
+        self._has_looked = True
+        if not with_one:
+            return []
+        norms = torch.stack([torch.linalg.vector_norm(grad).float() for _, grad in with_one])
+        sizes = [norm / scale for norm in norms.tolist()]
+        if bad := [name for (name, _), size in zip(with_one, sizes, strict=True) if size - size]:
+            if scale != 1.0:
+                return []
+            text = f"step {self._num_backwards}: {counted(len(bad), 'gradient')} not finite, "
+            advice = "Lower the rate, clip_grad_norm_, or look with autograd.detect_anomaly()."
+            return [Finding("gradient-values", "error", text + f"of {listed(bad)}", advice)]
+        for (name, _), size in zip(with_one, sizes, strict=True):
+            self._largest[name] = max(size, self._largest.get(name, 0.0))
+        total = sum(size * size for size in sizes) ** 0.5
+        usual = median(self._norms[-20:]) if len(self._norms) >= 4 else None
+        self._norms.append(total)
+        return self._of_norm(total, usual)
+
+    def _of_norm(self, total: float, usual: float | None) -> list[Finding]:
+        is_jump = usual is not None and total > max(_EXPLODING_TIMES * usual, _EXPLODING_LEAST)
+        where = f"step {self._num_backwards}: the norm of all gradients is {total:.3g}"
+        if total > _EXPLODING or is_jump:
+            text = where if usual is None else f"{where}, and was {usual:.3g}"
+            advice = "Lower the rate, use clip_grad_norm_, or a warm-up."
+            return [Finding("exploding-gradient", "warning", text, advice)]
+        loss = self._losses[-1] if self._losses else 0.0
+        if total < _VANISHING and loss > 0.05:
+            text = f"{where}, and the loss {loss:.3g}: nothing moves any more"
+            advice = "Look for saturated outputs and dead units; try gradients() on a batch."
+            return [Finding("vanishing-gradient", "warning", text, advice)]
+        return []
+
+    def after_step(self, loss: float | torch.Tensor) -> list[Finding]:
+        """Take note of a step's loss; call it after the optimizer's step.
+
+        A tensor is not waited for on its device: it is read at the next look.
+
+        Args:
+            loss: the mean over the batch.
+        """
+        self._num_steps += 1
+        if isinstance(loss, torch.Tensor):
+            self._waiting.append(loss.detach())
+        else:
+            self._losses.append(loss)
+            if loss - loss:  # NaN for NaN and infinity
+                return self._new([self._not_finite(len(self._losses) - 1)])
+        if self._num_steps < self._next_samples:
+            return []
+        self._next_samples += min(self._every, self._num_steps + 1)
+        return self._new([*self._collect(), *self._moved(self._samples.moved())])
+
+    def _collect(self) -> list[Finding]:
+        """Read the losses that are waiting on their device."""
+        if not self._waiting:
+            return []
+        losses = torch.stack(self._waiting).float().tolist()
+        self._waiting.clear()
+        num_known = len(self._losses)
+        self._losses += losses
+        bad = next((number for number, loss in enumerate(losses) if not isfinite(loss)), None)
+        return [] if bad is None else [self._not_finite(num_known + bad)]
+
+    def _not_finite(self, place: int) -> Finding:
+        """Return the finding of a loss of this epoch, the `place`-th from 0."""
+        step = self._num_steps - len(self._losses) + place + 1
+        text = f"the loss of step {step} is {self._losses[place]}"
+        if place:
+            text += f", after {self._losses[place - 1]:.3g}"
+        advice = "Go back to the last checkpoint with a lower rate; look at inputs and labels."
+        return Finding("loss-values", "error", text, advice)
+
+    # --- Epochs ----------------------------------------------------------------------------
+
+    def after_epoch(self, validation: Measured | None = None) -> list[Finding]:
+        """Look at what moved, and at the losses; call it when an epoch and its validation ended.
+
+        Args:
+            validation: how good the model is on data that it isn't trained on.
+        """
+        found = self._collect()
+        losses = [item for item in self._losses if isfinite(item)]
+        self._start += losses[: max(_NUM_START - len(self._start), 0)] if not self.epochs else []
+        self.epochs.append(_epoch(losses, validation))
+        trainable, frozen = split(self._model)
+        now = digests(trainable | frozen)
+        if losses:
+            found += self._movement(trainable, frozen, now)
+        if not is_early(self._num_steps, len(self.epochs)):
+            found += loss_not_falling(self._start, losses, self._num_classes)
+            found += not_above_chance(self.epochs[-1], self._num_classes)
+        found += overfitting(self.epochs)
+        self._losses, self._trainable, self._frozen = [], trainable, frozen
+        self._begin_epoch(now)
+        return self._new(found)
+
+    def _movement(
+        self, trainable: Iterable[str], frozen: Iterable[str], now: dict[str, str]
+    ) -> list[Finding]:
+        stayed = [
+            name
+            for name in trainable
+            if name in self._trainable and now.get(name) == self._before.get(name)
+        ]
+        moved = [
+            name
+            for name in frozen
+            if name in self._frozen and now.get(name) != self._before.get(name)
+        ]
+        return [*self._stayed(stayed), *self._moved(moved)]
+
+    def _stayed(self, names: list[str]) -> list[Finding]:
+        if not names:
+            return []
+        number = len(self._trainable)
+        causes: dict[str, list[str]] = {}
+        for name in names:
+            causes.setdefault(self._cause(name), []).append(name)
+        text = (
+            f"{len(names):,} of {counted(number, 'trainable parameter')} did not move in "
+            f"{counted(len(self._losses), 'step')}: "
+        )
+        text += "; ".join(f"{listed(some)} ({cause})" for cause, some in causes.items())
+        advice = "Freeze what should stay; for the rest look at the optimizer and its rates."
+        severity = "error" if len(names) == number else "warning"
+        return [Finding("not-moving", severity, text, advice)]  # type: ignore[arg-type]
+
+    def _cause(self, name: str) -> str:
+        parameter = self._trainable[name]
+        group = next(
+            (
+                group
+                for group in self._optimizer.param_groups
+                if any(item is parameter for item in group["params"])
+            ),
+            None,
+        )
+        if group is None:
+            return "not in the optimizer"
+        if not group["lr"]:
+            return "its rate is 0"
+        if self._has_looked and name not in self._largest:
+            return "it gets no gradient"
+        if self._largest.get(name) == 0.0:
+            return "its gradient is zero"
+        return f"steps at a rate of {float(group['lr']):g} are below its precision"
+
+    def _moved(self, names: list[str]) -> list[Finding]:
+        if not (names := [name for name in names if ("frozen-moves", name) not in self._told]):
+            return []
+        self._told |= {("frozen-moves", name) for name in names}
+        text = f"{counted(len(names), 'frozen tensor')} changed by step {self._num_steps}: "
+        advice = (
+            "Use torchkeep.training.freeze, which also stops BatchNorm's statistics, and make the "
+            "optimizer of trainable(model)."
+        )
+        return [Finding("frozen-moves", "warning", text + listed(names), advice)]
+
+    def _new(self, found: list[Finding]) -> list[Finding]:
+        """Keep and return what was not told before; who is frozen is told by name."""
+        new = []
+        for item in found:
+            key = (item.check, item.text if item.check == "frozen-moves" else None)
+            if key not in self._told:
+                self._told.add(key)
+                self.findings.append(item)
+                new.append(item)
+        return new
+
+
+def _epoch(losses: list[float], validation: Measured | None) -> Epoch:
+    train_loss = fmean(losses) if losses else None
+    if validation is None:
+        return Epoch(train_loss)
+    return Epoch(train_loss, validation.loss, validation.accuracy, validation.num_samples)

@@ -1,0 +1,50 @@
+"""Networks made smaller before they are retrained: fewer channels, and masks made permanent.
+
+What slims a network needs Torch-Pruning; loading and retraining a slimmed one does not.
+"""
+
+from torchkeep.training.pruning.channels import Importance
+from torchkeep.training.pruning.costs import Cost, Latency, compare_latency, cost_of
+from torchkeep.training.pruning.files import (
+    SLIMMED,
+    build_slim,
+    find_structure,
+    load_slim,
+    load_slim_into,
+    read_structure,
+    save_slim,
+)
+from torchkeep.training.pruning.masks import (
+    MaskedTensor,
+    MaskReport,
+    Unmasked,
+    make_masks_permanent,
+    unmasked,
+)
+from torchkeep.training.pruning.slimming import SlimReport, slim
+from torchkeep.training.pruning.structure import SlimStructure, describe_structure, restructure
+
+__all__ = [
+    "SLIMMED",
+    "Cost",
+    "Importance",
+    "Latency",
+    "MaskReport",
+    "MaskedTensor",
+    "SlimReport",
+    "SlimStructure",
+    "Unmasked",
+    "build_slim",
+    "compare_latency",
+    "cost_of",
+    "describe_structure",
+    "find_structure",
+    "load_slim",
+    "load_slim_into",
+    "make_masks_permanent",
+    "read_structure",
+    "restructure",
+    "save_slim",
+    "slim",
+    "unmasked",
+]

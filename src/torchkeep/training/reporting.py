@@ -1,0 +1,119 @@
+"""A training run as `torchkeep.report` tells it."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from torchkeep.checkpointing.doctor.environment import git_revision, versions
+from torchkeep.report import Best, Confusion, Facts, LayerRow, Mistake, RunReport
+from torchkeep.report import Finding as Noticed
+from torchkeep.report.data import Severity
+from torchkeep.training.data import ImageFolder, Preprocessing, labels_of
+from torchkeep.training.surgery import layer_table
+
+if TYPE_CHECKING:
+    from torchkeep.training.diagnosis import Finding
+    from torchkeep.training.retraining import Prepared, Result
+
+_SEVERITIES: dict[str, Severity] = {"error": "problem", "warning": "warning", "note": "note"}
+_MAX_MISTAKES = 24
+_MAX_SIDE = 160
+"""How large a picture is in the report, in pixels."""
+
+
+def report_of(prepared: Prepared, result: Result, findings: Sequence[Finding] = ()) -> RunReport:
+    """Return what there is to tell of a run: how it went, how good it is, what it gets wrong."""
+    card, data, answers = prepared.card, prepared.data, result.answers
+    row = result.history[result.best_epoch]
+    return RunReport(
+        title=f"{card.arch} on {data.source}",
+        best=Best(prepared.metric, row[prepared.metric], result.best_epoch + 1),
+        facts=_facts(prepared),
+        history=[{**epoch, "epoch": int(epoch["epoch"]) + 1} for epoch in result.history],
+        confusion=Confusion(card.classes, answers.confusion(len(card.classes))),
+        mistakes=[_mistake(prepared, result, at) for at in answers.worst(_MAX_MISTAKES)],
+        layers=list(_layers(prepared)),
+        findings=[Noticed(_SEVERITIES[x.severity], x.text, x.advice) for x in findings],
+    )
+
+
+def _facts(prepared: Prepared) -> Facts:
+    data, classes = prepared.data, prepared.card.classes
+    counts = {
+        part: {name: number[label] for label, name in enumerate(classes)}
+        for part, number in (
+            ("train", Counter(labels_of(data.train))),
+            ("val", Counter(labels_of(data.val))),
+        )
+    }
+    settings = prepared.settings.to_json()
+    return Facts(
+        architecture=prepared.card.arch,
+        weights=prepared.start.weights,
+        data_folder=data.source,
+        counts=counts,
+        preprocessing=_steps(prepared.card.preprocessing, prepared.settings.augment),
+        settings={
+            name: value for name, value in settings.items() if value not in (None, False, {})
+        },
+        versions={name: str(value) for name, value in versions().items()},
+        device=str(prepared.device),
+        git_revision=str(git_revision() or ""),
+    )
+
+
+def _steps(recipe: Preprocessing, augment: str) -> list[str]:
+    size = f"{recipe.width} x {recipe.height}"
+    steps = ["turned upright, in colours" if recipe.num_channels == 3 else "made grey"]
+    if recipe.resize is None:
+        steps.append(f"scaled to {size} ({recipe.interpolation})")
+    else:
+        steps.append(f"scaled to a shorter side of {recipe.resize} ({recipe.interpolation})")
+        steps.append(f"the middle {size} cut out")
+    means, stds = (", ".join(f"{x:g}" for x in row) for row in (recipe.mean, recipe.std))
+    steps.append(f"normalised by means of {means} and standard deviations of {stds}")
+    return [*steps, f"in training also changed at random: {augment}"]
+
+
+def _layers(prepared: Prepared) -> Iterable[LayerRow]:
+    for row in layer_table(prepared.start.model, prepared.optimizer):
+        shape = row.sizes.get("weight", next(iter(row.sizes.values()), ()))
+        rate = max(row.learning_rates, default=None)
+        is_trained = row.trainable in ("yes", "partly")
+        yield LayerRow(row.name, row.kind, shape, row.num_parameters, is_trained, rate)
+
+
+def _mistake(prepared: Prepared, result: Result, at: int) -> Mistake:
+    answers, classes = result.answers, prepared.card.classes
+    picture, name = _sample(prepared.data.val, at)
+    return Mistake(
+        _as_png(picture),
+        name,
+        classes[int(answers.labels[at])],
+        classes[int(answers.predicted[at])],
+        float(answers.probability[at]),
+        float(answers.loss[at]),
+    )
+
+
+def _sample(samples: Any, at: int) -> tuple[Any, str]:
+    """Return a sample's picture as it was before its transform, and its name."""
+    while hasattr(samples, "samples") and not isinstance(samples, ImageFolder):
+        samples = samples.samples
+    name = str(samples.samples[at][0]) if isinstance(samples, ImageFolder) else f"sample {at}"
+    return samples[at][0], name
+
+
+def _as_png(picture: Any) -> bytes | None:
+    if not isinstance(picture, Image.Image):
+        return None
+    small = picture.convert("RGB")
+    small.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return file.getvalue()

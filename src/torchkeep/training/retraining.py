@@ -1,0 +1,447 @@
+"""The whole flow: from weights and a folder of images to a model that works, and its run.
+
+It is made of the functions beside it and of `Checkpointer`, in the order in which anybody would
+call them; who wants another order writes a loop like `_train` with the same functions.
+
+A run's folder has, besides its checkpoints:
+
+    settings.json      what it was started with
+    findings.jsonl     what was noticed, before and while it ran
+    history.csv        a row per epoch, and the same as history.jsonl
+    best.safetensors   the model at its best epoch, ready for `load_classifier`
+    last.safetensors   the model at the end
+    report.html        how it went, how good the best model is, and what it gets wrong
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from torchkeep.checkpointing import Checkpointer, seed_all
+from torchkeep.errors import WrongArgument
+from torchkeep.loading import load_into
+from torchkeep.report import write_report
+from torchkeep.training.checkup import add_findings, check_up, read_findings
+from torchkeep.training.classifier import Card, save_classifier
+from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
+from torchkeep.training.data.preprocessing import for_size
+from torchkeep.training.diagnosis import Finding, Watch
+from torchkeep.training.evaluation import Answers, answers, evaluate
+from torchkeep.training.history import write_history
+from torchkeep.training.loop import Loss, train_epoch
+from torchkeep.training.optimizing import factor, make_optimizer, set_rates
+from torchkeep.training.reporting import report_of
+from torchkeep.training.settings import Settings, check_settings, write_settings
+from torchkeep.training.starting import Start, start
+from torchkeep.training.surgery import (
+    Schedule,
+    check_schedule,
+    freeze,
+    freeze_all_but_head,
+    freeze_stages,
+    parameter_groups,
+    unfreeze_at,
+)
+
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+REPORT_FILE = "report.html"
+METRIC = "val_accuracy"
+"""What the best epoch is told by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a training needs."""
+
+    settings: Settings
+    """How to train."""
+    data: Data
+    """What on, with its transforms."""
+    start: Start
+    """What from."""
+    card: Card
+    """What it will be."""
+    optimizer: Optimizer
+    """Of what is trained at first."""
+    device: torch.device
+    """Where to compute."""
+    metric: str = METRIC
+    """What the best epoch is told by, the higher the better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened while training."""
+
+    kind: str
+    """`begun`, `step`, `epoch`, or `found`."""
+    step: int
+    """Finished steps."""
+    num_steps: int
+    """Steps in all."""
+    values: Mapping[str, float]
+    """What was measured."""
+    finding: Finding | None = None
+    """What was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a training has led to."""
+
+    best: Path
+    """The file of the best model."""
+    best_epoch: int
+    """The epoch it is of, from 0."""
+    history: tuple[Mapping[str, float], ...]
+    """One row per epoch: see `Checkpointer.history`."""
+    answers: Answers
+    """What the best model says of the validation data."""
+    stopped_early: bool
+    """Whether it ended since nothing got better."""
+
+
+def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
+    """Open the data, make the network, freeze what is not trained, and make the optimizer.
+
+    Raises:
+        TorchkeepError: something is missing or of no use; the message says what.
+    """
+    seed_all("torchkeep.training", settings.seed)
+    data = open_data(
+        source,
+        val_share=settings.val_share,
+        seed=settings.seed,
+        skip_broken=settings.skip_broken,
+        download=settings.download,
+    )
+    begun = start(settings.arch, settings.weights, data.classes)
+    recipe = _recipe(begun.preprocessing, settings.size)
+    device = device_of(settings.device)
+    model = begun.model.to(device).to(memory_format=memory_format(settings))
+    freeze_as_said(model, settings.freeze)
+    check_schedule(model, _schedule(settings))
+    groups = parameter_groups(
+        model, settings.lr, decay=settings.lr_decay, weight_decay=settings.weight_decay
+    )
+    return Prepared(
+        settings,
+        data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
+        begun,
+        Card(begun.arch, data.classes, recipe, begun.structure),
+        make_optimizer(settings.optimizer, groups),
+        device,
+    )
+
+
+def freeze_as_said(model: nn.Module, what: str) -> None:
+    """Freeze what `Settings.freeze` says.
+
+    Raises:
+        WrongArgument: it says something that the model has not.
+    """
+    if what == "all-but-head":
+        freeze_all_but_head(model)
+    elif what.isdecimal():
+        freeze_stages(model, int(what))
+    elif what.startswith("all-but:"):
+        freeze(model, except_=what.removeprefix("all-but:").split(","))
+    elif what != "none":
+        raise WrongArgument(
+            f"nothing is frozen by {what!r}",
+            advice="Say none, all-but-head, a number of stages, or all-but:NAME,NAME.",
+        )
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return {epoch: _stage(what) for epoch, what in settings.unfreeze.items()}
+
+
+def _stage(what: str) -> int | list[str]:
+    if what.isdecimal():
+        return int(what)
+    return ["*"] if what == "all" else what.split(",")
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of this name; `auto` takes the fastest that there is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def memory_format(settings: Settings) -> torch.memory_format:
+    """Return how images and weights are laid out in memory."""
+    return torch.channels_last if settings.channels_last else torch.preserve_format
+
+
+def _recipe(recipe: Preprocessing | None, size: int | None) -> Preprocessing:
+    if recipe is None:
+        return for_size(size or 224)
+    if size is None:
+        return recipe
+    resize = None if recipe.resize is None else round(recipe.resize * size / recipe.height)
+    return replace(recipe, height=size, width=size, resize=resize)
+
+
+def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Return the loaders of the training data and of the validation data."""
+    settings, data = prepared.settings, prepared.data
+    mixed = None if settings.mix == "none" else Mixed(settings.mix, len(data.classes))
+    num_samples = len(data.train)  # type: ignore[arg-type]
+    options: dict[str, Any] = {
+        "num_workers": settings.workers,
+        "pin_memory": prepared.device.type == "cuda",
+        "persistent_workers": settings.workers > 0,
+    }
+    train: DataLoader[Any] = DataLoader(
+        data.train,
+        settings.batch_size,
+        shuffle=True,
+        collate_fn=mixed,
+        # A BatchNorm can't be trained on a single sample.
+        drop_last=num_samples > settings.batch_size and num_samples % settings.batch_size == 1,
+        **options,
+    )
+    return train, DataLoader(data.val, 2 * settings.batch_size, **options)
+
+
+def retrain(
+    prepared: Prepared,
+    run: str | os.PathLike[str],
+    *,
+    notify: Callable[[Event], object] = lambda _: None,
+) -> Result:
+    """Train, or go on with a run that was broken off; return what it has led to.
+
+    Args:
+        prepared: what `prepare` returned.
+        run: the run's folder; one that holds a run of the same network is gone on with.
+        notify: is called with what happens.
+
+    Raises:
+        TrainingDiverged: the loss is not finite; the last checkpoint is kept.
+        Preempted: a signal asked to stop; everything is saved.
+        CheckpointProblem: the folder holds another run, or one with other settings.
+    """
+    with _deterministic(prepared.settings.deterministic):
+        return _Training(prepared, Path(run), notify).run()
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+class _Training:
+    """One process of a run."""
+
+    def __init__(self, prepared: Prepared, run: Path, notify: Callable[[Event], object]) -> None:
+        self.prepared, self.folder, self.notify = prepared, run, notify
+        self.settings = prepared.settings
+        self.model = prepared.start.model
+        self.train_loader, self.val_loader = loaders(prepared)
+        per_epoch = -(-len(self.train_loader) // self.settings.accumulate)
+        self.num_steps = self.settings.epochs * per_epoch
+        self.num_warmup = round(self.settings.warmup_epochs * per_epoch)
+        self.computing: Any = torch.compile(self.model) if self.settings.compile else self.model
+        self.loss_fn = loss_of(prepared)
+        self.ema = _average(self.model, self.settings.ema)
+        self.scaler = (
+            torch.amp.GradScaler(prepared.device.type)
+            if self.settings.precision == "fp16"
+            else None
+        )
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated and kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def run(self) -> Result:
+        stopped = False
+        check_settings(self.folder, self.settings)
+        with self._checkpointer() as ckpt:
+            self.ckpt = ckpt
+            write_settings(self.folder, self.settings)
+            self._tell("begun", {})
+            if self.settings.check and not ckpt.num_steps:
+                self._found(check_up(self.prepared))
+            self.watch = self._watch()
+            for epoch in ckpt.epochs(self.settings.epochs):
+                if stopped := self._has_stalled():
+                    break
+                self._epoch(epoch)
+        self._save(LAST_FILE, {})
+        result = self._result(stopped)
+        write_report(
+            self.folder / REPORT_FILE,
+            report_of(self.prepared, result, read_findings(self.folder)),
+            overwrite=True,
+        )
+        return result
+
+    def _checkpointer(self) -> Checkpointer:
+        return Checkpointer(
+            self.folder,
+            model=self.model,
+            optimizer=self.prepared.optimizer,
+            scaler=self.scaler,
+            ema=self.ema,
+            seed=self.settings.seed,
+            metadata={
+                "data": self.prepared.data.source,
+                "arch": self.prepared.card.arch,
+                "weights": self.prepared.start.weights,
+                "classes": list(self.prepared.card.classes),
+                "settings": self.settings.to_json(),
+            },
+            every_steps=self.settings.every_steps,
+            keep_last=2,
+            keep_best=(METRIC, "max"),
+            signals=("SIGTERM", "SIGUSR1", "SIGINT"),
+            stop_on_nan=True,
+        )
+
+    def _epoch(self, epoch: int) -> None:
+        settings, optimizer = self.settings, self.prepared.optimizer
+        unfreeze_at(
+            self.model,
+            epoch,
+            _schedule(settings),
+            optimizer,
+            lr=settings.lr,
+            decay=settings.lr_decay,
+            weight_decay=settings.weight_decay,
+        )
+        train_epoch(
+            self.computing,
+            self.ckpt.batches(self.train_loader),
+            optimizer,
+            loss_fn=self.loss_fn,
+            device=self.prepared.device,
+            precision=settings.precision,
+            scaler=self.scaler,
+            accumulate=settings.accumulate,
+            clip_norm=settings.clip_norm,
+            memory_format=memory_format(settings),
+            after_backward=self._after_backward if settings.check else None,
+            before_step=self._set_rate,
+            after_step=self._after_step,
+        )
+        found = evaluate(
+            self.judged,
+            self.val_loader,
+            device=self.prepared.device,
+            precision=settings.precision,
+        )
+        is_best = not self.ckpt.history or found.accuracy > max(
+            row[METRIC] for row in self.ckpt.history
+        )
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        metrics = {"val_loss": found.loss, METRIC: found.accuracy, "lr": rate}
+        self.ckpt.metrics(**metrics)
+        if is_best:
+            self._save(BEST_FILE, {METRIC: found.accuracy})
+        row = {"epoch": epoch, "step": self.ckpt.num_steps, **self.ckpt.means, **metrics}
+        if settings.check:
+            self._found(self.watch.after_epoch(found))
+        write_history(self.folder, [*self.ckpt.history, row])
+        self._tell("epoch", row)
+
+    def _watch(self) -> Watch:
+        return Watch(self.model, self.prepared.optimizer, len(self.prepared.card.classes))
+
+    def _after_backward(self) -> None:
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        self._found(self.watch.after_backward(scale=scale))
+
+    def _found(self, findings: Iterable[Finding]) -> None:
+        """Tell what is new of some findings, and keep it with the run."""
+        if found := list(findings):
+            for item in add_findings(self.folder, found):
+                step = self.ckpt.num_steps
+                self.notify(Event("found", step, self.num_steps, {}, item))
+
+    def _set_rate(self) -> None:
+        step = self.ckpt.num_steps
+        multiplier = factor(self.settings.schedule, step, self.num_steps, self.num_warmup)
+        set_rates(self.prepared.optimizer, multiplier)
+
+    def _after_step(self, loss: float) -> None:
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.ckpt.step(loss=loss)
+        self._tell("step", {"loss": loss})
+        if self.settings.check:
+            self._found(self.watch.after_step(loss))
+
+    def _tell(self, kind: str, values: Mapping[str, float]) -> None:
+        self.notify(Event(kind, self.ckpt.num_steps, self.num_steps, values))
+
+    def _has_stalled(self) -> bool:
+        patience, history = self.settings.patience, self.ckpt.history
+        return patience is not None and len(history) - 1 - best_epoch(history) >= patience
+
+    def _save(self, name: str, metric: Mapping[str, float]) -> None:
+        save_classifier(
+            self.judged,
+            self.prepared.card,
+            self.folder / name,
+            metadata={"weights": self.prepared.start.weights, "epoch": self.ckpt.epoch},
+            metric=metric or None,
+            overwrite=True,
+        )
+
+    def _result(self, stopped: bool) -> Result:
+        history = self.ckpt.history
+        best = self.folder / BEST_FILE
+        model = self.judged
+        load_into(model, best)
+        said = answers(model, self.val_loader, device=self.prepared.device)
+        return Result(best, best_epoch(history), tuple(history), said, stopped)
+
+
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Return the first epoch that has the highest accuracy; 0 if there is none yet."""
+    return max(range(len(history)), key=lambda at: (history[at][METRIC], -at), default=0)
+
+
+def loss_of(prepared: Prepared) -> Loss:
+    """Return the loss that is minimised."""
+    weight = None
+    if prepared.settings.class_weights:
+        labels = torch.tensor(labels_of(prepared.data.train))
+        counts = labels.bincount(minlength=len(prepared.data.classes)).clamp(min=1)
+        weight = (len(labels) / (len(counts) * counts)).float().to(prepared.device)
+    return partial(
+        functional.cross_entropy, weight=weight, label_smoothing=prepared.settings.label_smoothing
+    )
+
+
+def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)

@@ -1,0 +1,168 @@
+"""How a network is retrained: plain values, which are kept with the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchkeep.errors import CheckpointProblem, DamagedFile, WrongArgument
+from torchkeep.files import write_file
+from torchkeep.formats.plain_json import parse_json
+
+PRECISIONS = ("float32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of a run.
+
+    Raises:
+        WrongArgument: one of them is out of range.
+    """
+
+    arch: str | None = None
+    """The network's name; None for the one that the weights tell."""
+    weights: str = "default"
+    """`default`, `none`, or a file: see `torchkeep.training.start`."""
+    epochs: int = 10
+    """How often the training data is gone through."""
+    batch_size: int = 32
+    """Samples in a batch."""
+    optimizer: str = "adamw"
+    """One of `torchkeep.training.optimizing.OPTIMIZERS`."""
+    lr: float = 1e-3
+    """The highest learning rate, of the head."""
+    lr_decay: float = 1.0
+    """What the rate is multiplied by for each stage of the network further from the head."""
+    weight_decay: float = 0.01
+    """Of weights alone: not of biases and norms."""
+    schedule: str = "cosine"
+    """How the rate falls: one of `torchkeep.training.optimizing.SCHEDULES`."""
+    warmup_epochs: float = 0.0
+    """For how long it rises first."""
+    freeze: str = "none"
+    """What is not trained at first: `none`, `all-but-head`, a number for so many stages from the
+    input on, or `all-but:layer4,fc` for all but what these names or patterns say."""
+    unfreeze: Mapping[int, str] = field(default_factory=dict)
+    """What is trained too from the beginning of an epoch (from 0) on: `all`, a number for so many
+    stages from the output back, or names and patterns with commas between them."""
+    augment: str = "light"
+    """What is done to the images at random: see `torchkeep.training.data.transforms.POLICIES`."""
+    mix: str = "none"
+    """How the samples of a batch are mixed: `none`, `mixup` or `cutmix`."""
+    size: int | None = None
+    """Height and width of what the network sees, in pixels; None for what the weights expect."""
+    label_smoothing: float = 0.0
+    """How much of the label is spread over all classes, from 0 to 1."""
+    class_weights: bool = False
+    """Whether rare classes count more, so that all count alike."""
+    precision: str = "float32"
+    """What is computed in: one of `PRECISIONS`."""
+    accumulate: int = 1
+    """How many batches make one step."""
+    clip_norm: float | None = None
+    """The largest norm of the gradient."""
+    ema: float | None = None
+    """The decay of a moving average of the weights, such as 0.999; it is what is evaluated."""
+    patience: int | None = None
+    """After how many epochs without a better result to stop."""
+    val_share: float = 0.2
+    """How much is kept for validation, where the data does not say it."""
+    seed: int = 0
+    """What every random number follows from."""
+    workers: int = 0
+    """Processes that load images."""
+    device: str = "auto"
+    """Where to compute: `auto`, `cpu`, `cuda`, `mps`, `cuda:1`."""
+    deterministic: bool = False
+    """Whether only operations are used that give the same bits each time."""
+    channels_last: bool = False
+    """Whether images are laid out in memory pixel by pixel, which some devices are faster with."""
+    compile: bool = False
+    """Whether torch.compile makes the network faster, after a minute."""
+    every_steps: int | None = None
+    """Save after every so many steps as well, and not only after each epoch."""
+    download: bool = False
+    """Whether data sets may be fetched."""
+    check: bool = True
+    """Whether to look for what usually goes wrong, before and while it runs."""
+    skip_broken: bool = False
+    """Whether images that can't be read are left out."""
+
+    def __post_init__(self) -> None:
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise WrongArgument(f"{name} is {value}, and has to be at least {least}")
+        for name in ("lr", "val_share"):
+            if not getattr(self, name) > 0:
+                raise WrongArgument(f"{name} is {getattr(self, name)}, and has to be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise WrongArgument(
+                f"label_smoothing is {self.label_smoothing}, and has to be from 0 to 1"
+            )
+        if self.precision not in PRECISIONS:
+            raise WrongArgument(
+                f"there is no precision {self.precision!r}",
+                advice=f"Choose one of {', '.join(PRECISIONS)}.",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON has them."""
+        return asdict(self) | {"unfreeze": {str(k): v for k, v in self.unfreeze.items()}}
+
+
+_AT_LEAST: dict[str, float] = {
+    "epochs": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "workers": 0,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "lr_decay": 0,
+    "patience": 1,
+    "size": 8,
+    "clip_norm": 0,
+    "ema": 0,
+    "every_steps": 1,
+}
+
+
+SETTINGS_FILE = "settings.json"
+
+_MAY_CHANGE = frozenset("check workers device compile channels_last every_steps download".split())
+"""What may be another when a run goes on: how it computes, and not what."""
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Keep the settings in a run's folder."""
+    text = json.dumps(settings.to_json(), indent=1) + "\n"
+    write_file(folder / SETTINGS_FILE, text.encode(), durable=False, overwrite=True)
+
+
+def check_settings(folder: Path, settings: Settings) -> None:
+    """Make sure that a run's folder is empty, or of a run with these settings.
+
+    Raises:
+        CheckpointProblem: it was started with others.
+        DamagedFile: what it says of them can't be read.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return
+    before, now = parse_json(path.read_bytes()), settings.to_json()
+    if not isinstance(before, dict):
+        raise DamagedFile("these are no settings", advice="Remove the file.", path=path)
+    different = [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if name in before and before[name] != value and name not in _MAY_CHANGE
+    ]
+    if different:
+        raise CheckpointProblem(
+            f"{folder}: the run was started with other settings: {'; '.join(different)}",
+            advice="Choose another folder, or give the settings that it had.",
+        )

@@ -1,0 +1,213 @@
+"""A network to start from: by its name, with weights of its library, of a file, or with none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from torchkeep.errors import FileMissing, MissingExtra, WrongArgument
+from torchkeep.identify import inspect
+from torchkeep.loading import ClassNames, load_into
+from torchkeep.networks import build, is_of_library
+from torchkeep.training.classifier import Card, build_network, network_of, read_card
+from torchkeep.training.data.preprocessing import Preprocessing, of_timm, of_torchvision
+from torchkeep.training.pruning import SlimStructure, find_structure
+from torchkeep.training.surgery import head_names, replace_head
+
+NO_WEIGHTS = "none"
+LIBRARY_WEIGHTS = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A network for a task, and where its values come from."""
+
+    model: nn.Module
+    """The network, with as many outputs as there are classes."""
+    arch: str
+    """Its name, as `torchkeep.networks.build` takes it."""
+    weights: str
+    """Where its values come from, in words."""
+    head: tuple[str, ...]
+    """The names of its last layers."""
+    has_new_head: bool
+    """Whether these have fresh values."""
+    preprocessing: Preprocessing | None
+    """What the weights expect of images; None if nothing tells."""
+    structure: SlimStructure | None = None
+    """How it differs from the network of that name, if it was slimmed."""
+
+
+def start(arch: str | None, weights: str | os.PathLike[str], classes: Sequence[str]) -> Start:
+    """Return a network for these classes.
+
+    Args:
+        arch: the network's name: `resnet18`, `torchvision/resnet18`, `timm/vit_tiny_patch16_224`,
+            `module:callable`. None for the one that the file's weights tell.
+        weights: `default` for the library's pretrained weights, `none` for fresh values, or a file
+            of any kind that `load_into` takes.
+        classes: the class names by label. A file that says what its outputs stand for gives those
+            of the same name; the others are fresh.
+
+    Raises:
+        WrongArgument: there is no such network, no such weights, or nothing tells which network.
+        FileProblem: the file is missing, damaged or of no readable kind.
+        LoadMismatch: the file is of another network.
+        MissingExtra: the library is not installed.
+    """
+    name = os.fspath(weights)
+    if name == NO_WEIGHTS:
+        return _fresh(_required(arch), classes)
+    if name == LIBRARY_WEIGHTS:
+        return _pretrained(_required(arch), classes)
+    return _of_file(arch, Path(name), classes)
+
+
+def _required(arch: str | None) -> str:
+    if arch is None:
+        raise WrongArgument(
+            "nothing tells which network it is to be",
+            advice="Name it with --arch, such as resnet18, or give a file with --weights.",
+        )
+    return arch
+
+
+def _with_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
+    replace_head(model, num_classes)
+    return head_names(model)
+
+
+def _fresh(arch: str, classes: Sequence[str]) -> Start:
+    model = build(arch)
+    head = _with_head(model, len(classes))
+    return Start(model, arch, "none", head, has_new_head=True, preprocessing=None)
+
+
+# --- Weights of the libraries ------------------------------------------------------------------
+
+
+def _pretrained(arch: str, classes: Sequence[str]) -> Start:
+    if ":" in arch:
+        raise WrongArgument(
+            f"{arch} is code of your own, for which no library has weights",
+            advice="Give a file with --weights, or --weights none.",
+        )
+    library, _, name = arch.rpartition("/")
+    model, source, recipe = (
+        _of_torchvision(name) if library != "timm" and _is_in_torchvision(name) else _of_timm(name)
+    )
+    head = _with_head(model, len(classes))
+    full = f"{'torchvision' if library != 'timm' and _is_in_torchvision(name) else 'timm'}/{name}"
+    return Start(model, full, source, head, has_new_head=True, preprocessing=recipe)
+
+
+def _is_in_torchvision(name: str) -> bool:
+    try:
+        from torchvision import models  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        return False
+    return name in models.list_models(module=models)
+
+
+def _of_torchvision(name: str) -> tuple[nn.Module, str, Preprocessing]:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        model: nn.Module = models.get_model(name, weights=weights)
+    except (URLError, OSError, RuntimeError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        raise FileMissing(
+            f"the weights {weights} of {name} are not here and can't be fetched ({error})",
+            advice=f"Fetch {weights.url} where there is a network, and put it at {cache}; or give "
+            "a file with --weights.",
+        ) from None
+    return model, f"torchvision's {weights}", of_torchvision(weights)
+
+
+def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise MissingExtra.for_modules("a network of timm", ["timm"], "train") from None
+    if not timm.is_model(name):
+        build(name)  # says which names there are
+    if not timm.models.is_model_pretrained(name):
+        raise WrongArgument(
+            f"timm has no weights for {name}", advice="Give a file, or --weights none."
+        )
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever its hub's client raises
+        config: Any = timm.get_pretrained_cfg(name)
+        raise FileMissing(
+            f"the weights of timm/{name} are not here and can't be fetched "
+            f"({type(error).__name__})",
+            advice=f"Fetch {config.hf_hub_id or config.url} where there is a network, and give "
+            "the file with --weights.",
+        ) from None
+    told: Any = model.pretrained_cfg
+    return model, f"timm's {name}.{told.get('tag') or 'default'}", of_timm(told)
+
+
+# --- Weights of a file -------------------------------------------------------------------------
+
+
+def _of_file(arch: str | None, path: Path, classes: Sequence[str]) -> Start:
+    card, structure = read_card(path), find_structure(path)
+    name = arch or _named(card, structure, path) or _recognised(path)
+    model = build_network(name, structure)
+    head = _with_head(model, len(classes))
+    theirs = card.classes if card else ()
+    shared = set(theirs) & set(classes)
+    adapt: dict[str, str | Sequence[str]] = {}
+    if shared and tuple(theirs) != tuple(classes):
+        adapt = {layer: ["classes", "skip"] for layer in head}
+    elif not shared:
+        adapt = dict.fromkeys(head, "skip")
+    names = ClassNames(file=tuple(theirs), model=tuple(classes)) if shared else None
+    load_into(model, path, adapt=adapt, classes=names, replay=False)
+    recipe = card.preprocessing if card else _usual_preprocessing(name)
+    return Start(
+        model, name, str(path), head, not shared, preprocessing=recipe, structure=structure
+    )
+
+
+def _named(card: Card | None, structure: SlimStructure | None, path: Path) -> str | None:
+    """Return the network that a file of ours names, unless that is code."""
+    if card is not None:
+        return network_of(card, path)
+    return structure.network if structure and is_of_library(structure.network) else None
+
+
+def _recognised(path: Path) -> str:
+    found = inspect(path).architecture
+    if not found:
+        raise WrongArgument(
+            f"{path}: its names and shapes fit no network of torchvision or timm",
+            advice="Name the network with --arch.",
+        )
+    return found[0].name
+
+
+def _usual_preprocessing(arch: str) -> Preprocessing | None:
+    """Return what the library's own weights of a network expect; None if it has none."""
+    library, _, name = arch.partition("(")[0].rpartition("/")
+    try:
+        if library != "timm" and _is_in_torchvision(name):
+            from torchvision import models
+
+            return of_torchvision(models.get_model_weights(name).DEFAULT)
+        import timm
+
+        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        return None if config is None else of_timm(config.to_dict())
+    except (ModuleNotFoundError, ValueError):
+        return None

@@ -1,0 +1,20 @@
+"""A model without what is wrapped round it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_INSIDE = frozenset({"module", "_orig_mod"})
+
+
+def unwrapped(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the model inside DataParallel, torch.compile and the like, and its names' prefix.
+
+    >>> unwrapped(nn.DataParallel(nn.Linear(2, 2)))
+    ('module.', Linear(in_features=2, out_features=2, bias=True))
+    """
+    prefix = ""
+    while len(children := dict(model.named_children())) == 1 and _INSIDE & set(children):
+        [(name, model)] = children.items()
+        prefix += f"{name}."
+    return prefix, model

@@ -1,0 +1,163 @@
+"""`torchkeep train`, `evaluate` and `predict`: from images to a model that works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from torchkeep.cli import main
+from training.samples import CLASSES, NET, Net, stripes
+
+OPTIONS = ["--arch", NET, "--batch-size", "8", "--lr", "0.02", "--size", "12", "--augment", "none"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of images, a folder per class, split in two."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    for part, data in zip(("train", "val"), stripes(), strict=True):
+        for number, (image, label) in enumerate(data):
+            folder = root / part / CLASSES[int(label)]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = (image[0] * 40 + 128).clamp(0, 255).to(torch.uint8).numpy()
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    options = [*OPTIONS, "--weights", "none", "--epochs", "6"]
+    assert main(["train", str(photos), "--out", str(folder), *options]) == 0
+    return folder
+
+
+def test_a_folder_of_images_becomes_a_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    names = {path.name for path in trained.iterdir() if path.suffix}
+    assert names >= {"best.safetensors", "last.safetensors", "history.csv", "report.html"}
+    rows = (trained / "history.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["val_accuracy"] > 0.9
+
+
+def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> None:
+    options = [*OPTIONS, "--weights", "none", "--epochs", "2", "--freeze", "all-but-head"]
+    assert main(["train", str(photos), "--out", str(tmp_path / "run"), *options]) == 0
+    text = capsys.readouterr().out
+    assert f"data      {photos}: 3 classes, 48 images to train on, 24 to validate" in text
+    assert f"network   {NET} from none, with a new head" in text
+    assert "trained   27 of 649 parameters" in text
+    assert "epoch   2 of 2   loss " in text
+    assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
+
+
+def test_the_layers_are_shown_and_nothing_is_trained(photos: Path, tmp_path: Path, capsys) -> None:
+    torch.save(Net().state_dict(), tmp_path / "theirs.pth")
+    run = tmp_path / "run"
+    options = [*OPTIONS, "--weights", str(tmp_path / "theirs.pth"), "--freeze", "all-but-head"]
+    assert main(["train", str(photos), "--out", str(run), "--show", *options]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["head", "Linear", "27", "yes", "0.02"] in lines
+    assert ["stem.0", "Conv2d", "162", "no"] in lines
+    assert ["stem.1", "BatchNorm2d", "12", "no,", "statistics", "frozen"] in lines
+    assert not run.exists()
+
+
+def test_a_prediction_needs_the_file_alone(trained: Path, photos: Path, capsys) -> None:
+    images = sorted(photos.glob("val/*/*.png"))
+    model = str(trained / "best.safetensors")
+    assert main(["predict", "--arch", NET, "--json", "--top", "1", model, *map(str, images)]) == 0
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert [row["path"] for row in rows] == list(map(str, images))
+    right = [row["classes"][0]["class"] == Path(row["path"]).parent.name for row in rows]
+    assert sum(right) / len(right) > 0.9
+    assert main(["predict", "--arch", NET, model, str(images[0])]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"{images[0]}: ")
+    assert line.count("%") == 3
+
+
+def test_an_evaluation_goes_by_the_names_of_the_classes(
+    trained: Path, photos: Path, tmp_path: Path, capsys
+) -> None:
+    model = str(trained / "best.safetensors")
+    assert main(["evaluate", "--arch", NET, "--json", model, str(photos)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = max(
+        json.loads(row)["val_accuracy"]
+        for row in (trained / "history.jsonl").read_text().splitlines()
+    )
+    assert found["accuracy"] == pytest.approx(best)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "down").symlink_to(photos / "val" / "down")
+    assert main(["evaluate", "--arch", NET, "--all", "--json", model, str(tmp_path / "some")]) == 0
+    rows = json.loads(capsys.readouterr().out)["classes"]
+    assert {row["class"]: row["num_samples"] for row in rows} == {"across": 0, "down": 8, "both": 0}
+    assert main(["evaluate", "--arch", NET, model, str(photos)]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].startswith(f"{model}: ")
+    assert "down" in text
+
+
+def test_what_can_not_be_used_is_an_error_and_no_traceback(
+    trained: Path, photos: Path, tmp_path: Path, capsys
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nonsense")
+    model = str(trained / "best.safetensors")
+    for words, text in (
+        (["predict", "--arch", NET, model, str(bad)], "it can't be read as an image"),
+        (["predict", str(bad), str(bad)], str(bad)),
+        (["train", str(tmp_path / "nowhere"), *OPTIONS], "there is no such folder"),
+        (["train", str(photos), *OPTIONS, "--weights", "none", "--epochs", "0"], "epochs is 0"),
+        (
+            ["evaluate", "--arch", NET, model, "digits"],
+            "has images of 10 classes that are not known here",
+        ),
+    ):
+        assert main(words) != 0
+        assert text in capsys.readouterr().err
+
+
+def test_a_stage_is_an_epoch_and_what_is_freed(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "x", "--unfreeze", "body"])
+    assert "'body' is no stage: write EPOCH:WHAT, as in 3:layer4" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal for one process")
+def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "torchkeep", "train", str(photos), "--out", str(tmp_path / "r")]
+    words += [*OPTIONS, "--weights", "none", "--epochs", "300"]
+    path = os.pathsep.join(map(str, (Path(__file__).parents[1], os.environ.get("PYTHONPATH", ""))))
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    for line in process.stdout:
+        if line.startswith("epoch   3"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "r").glob("step-*"))
+    again = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    for line in again.stdout:
+        if line.startswith(("goes on", "epoch")):
+            break
+    again.kill()
+    again.communicate()
+    assert line.startswith("goes on after step ")

@@ -1,0 +1,115 @@
+"""Images in folders, and labels that keep their meaning."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
+from torchkeep.training.data import ImageFolder, read_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for shade, name in enumerate(["10", "2", "1"]):
+        (tmp_path / name).mkdir()
+        for number in (10, 9):
+            image = Image.new("L", (6, 4), 80 * shade)
+            image.save(tmp_path / name / f"{number}.png")
+    (tmp_path / "1" / "notes.txt").write_text("no image")
+    (tmp_path / ".cache").mkdir()
+    return tmp_path
+
+
+def test_numbers_are_ordered_as_numbers(folder):
+    data = ImageFolder(folder)
+    assert data.classes == ("1", "2", "10")
+    assert [(path.parent.name, path.name, label) for path, label in data.samples][:3] == [
+        ("1", "9.png", 0),
+        ("1", "10.png", 0),
+        ("2", "9.png", 1),
+    ]
+    assert len(data) == 6
+
+
+def test_a_label_is_a_place_in_the_given_names(folder):
+    data = ImageFolder(folder, classes=["10", "1"])
+    assert [label for _, label in data.samples] == [0, 0, 1, 1]
+    image, label = data[2]
+    assert (image.mode, image.getpixel((0, 0)), label) == ("RGB", (160, 160, 160), 1)
+
+
+def test_a_new_folder_does_not_move_the_labels(folder):
+    before = ImageFolder(folder, classes=["1", "2", "10"]).samples
+    (folder / "0").mkdir()
+    assert ImageFolder(folder, classes=["1", "2", "10"]).samples == before
+
+
+def test_what_is_missing_is_refused(folder, tmp_path):
+    with pytest.raises(FileMissing, match="there is no such folder"):
+        ImageFolder(folder / "nowhere")
+    with pytest.raises(FileMissing, match="7: there is no folder of this class"):
+        ImageFolder(folder, classes=["7"])
+    with pytest.raises(WrongArgument, match="there is no folder in it"):
+        ImageFolder(folder / "1")
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    with pytest.raises(WrongArgument, match="its folders hold no images"):
+        ImageFolder(tmp_path / "empty")
+
+
+def test_images_of_folders_below_a_class_are_its_images(folder):
+    (folder / "2" / "more" / ".cache").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(folder / "2" / "more" / "1.png")
+    Image.new("L", (2, 2)).save(folder / "2" / "more" / ".cache" / "2.png")
+    assert len(ImageFolder(folder)) == 7
+
+
+def test_a_file_that_is_no_image_is_named(folder):
+    path = folder / "1" / "9.png"
+    whole = path.read_bytes()
+    for bad in (b"", b"nonsense", whole[: len(whole) // 2], b"\0" * 1000):
+        path.write_bytes(bad)
+        with pytest.raises(DamagedFile, match=r"9\.png: it can't be read as an image \("):
+            ImageFolder(folder)[0]
+    with pytest.raises(FileMissing, match="there is no such file"):
+        read_image(folder / "nowhere.png")
+
+
+def test_any_byte_of_an_image_may_be_wrong(folder, tmp_path):
+    path = tmp_path / "x.png"
+    Image.linear_gradient("L").save(path)
+    whole = path.read_bytes()
+    num_refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            assert read_image(path).mode == "RGB"
+        except DamagedFile:
+            num_refused += 1
+    assert num_refused > len(whole) // 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("I;16", 0x8000, (128, 128, 128)),
+        ("P", 0, (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, color, expected):
+    path = tmp_path / "x.png"
+    Image.new(mode, (3, 2), color).save(path)
+    assert read_image(path).getpixel((1, 1)) == expected
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path):
+    image = Image.new("RGB", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").size == (2, 4)

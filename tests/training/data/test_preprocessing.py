@@ -1,0 +1,123 @@
+"""The recipe from an image to a network's input, as data and carried out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torchvision.models import ResNet50_Weights, Swin_T_Weights, ViT_B_16_Weights
+
+from torchkeep.errors import DamagedFile, WrongArgument
+from torchkeep.training.data import Mixed, Preprocessing, transform_of
+from torchkeep.training.data.preprocessing import (
+    for_size,
+    from_json,
+    of_timm,
+    of_torchvision,
+)
+from torchkeep.training.data.transforms import POLICIES
+
+PICTURE = Image.merge("RGB", [Image.linear_gradient("L")] * 3).resize((300, 200))
+
+
+@pytest.mark.parametrize(
+    "weights", [ResNet50_Weights.IMAGENET1K_V2, Swin_T_Weights.DEFAULT, ViT_B_16_Weights.DEFAULT]
+)
+def test_an_image_is_prepared_as_torchvision_prepares_it_for_its_weights(weights):
+    found = transform_of(of_torchvision(weights))(PICTURE)
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(found, weights.transforms()(PICTURE), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_100"])
+def test_an_image_is_prepared_as_timm_prepares_it_for_its_weights(name):
+    config = timm.get_pretrained_cfg(name).to_dict()
+    found = transform_of(of_timm(config))(PICTURE)
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(config))
+    torch.testing.assert_close(found, theirs(PICTURE))
+
+
+def test_a_recipe_comes_back_from_json():
+    recipe = Preprocessing(96, 128, 140, (0.5,), (0.25,), "bicubic")
+    assert from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"height": 0}, "no image is 128 x 0 pixels"),
+        ({"height": 1 << 40}, "no image is 128 x"),
+        ({"width": True}, "no image is"),
+        ({"mean": [0.5, 0.5]}, "there are 2 means and 1 standard deviations"),
+        ({"mean": [math.nan]}, "images can't be normalised by"),
+        ({"std": [0.0]}, "images can't be normalised by"),
+        ({"interpolation": "magic"}, "there is no interpolation 'magic'"),
+        ({"mean": "x"}, "it is no such recipe"),
+        ({"other": 1}, "it is no such recipe"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(change, reason):
+    table = Preprocessing(96, 128, 140, (0.5,), (0.25,), "bicubic").to_json() | change
+    with pytest.raises(DamagedFile, match="its preprocessing can't be used: ") as caught:
+        from_json(table)
+    assert reason in str(caught.value)
+    for other in (None, [], "text", 3):
+        with pytest.raises(DamagedFile, match="it is no such recipe"):
+            from_json(other)
+
+
+def test_an_image_becomes_a_normalised_tensor():
+    transform = transform_of(for_size(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    tensor = transform(Image.new("RGB", (6, 4), (255, 0, 0)))
+    assert tensor.shape == (3, 8, 8)
+    assert tensor.dtype == torch.float32
+    assert torch.equal(tensor[:, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
+
+
+def test_a_network_for_grey_images_gets_one_channel():
+    transform = transform_of(for_size(8, mean=(0.0,), std=(1.0,)))
+    assert transform(Image.new("RGB", (6, 4), (255, 255, 255))).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_gives_what_the_network_takes_and_follows_from_the_seed(policy):
+    transform = transform_of(Preprocessing(24, 32, 40), policy)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(transform(PICTURE))
+    assert results[0].shape == (3, 24, 32)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2]) == (policy == "none")
+
+
+def test_digits_are_not_mirrored_by_the_light_policy():
+    left = Image.new("L", (32, 32))
+    left.paste(255, (0, 0, 8, 32))
+    transform = transform_of(for_size(32, mean=(0.0,), std=(1.0,)), "light")
+    for _ in range(50):
+        picture = transform(left)[0]
+        assert picture[:, :16].sum() > picture[:, 16:].sum()
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_labels_are_shares_of_the_two(mix):
+    torch.manual_seed(0)
+    samples = [(torch.full((3, 8, 8), float(label)), label) for label in (0, 1, 2, 3)]
+    inputs, labels = Mixed(mix, 5, alpha=1.0)(samples)
+    assert inputs.shape == (4, 3, 8, 8)
+    assert labels.shape == (4, 5)
+    assert torch.allclose(labels.sum(dim=1), torch.ones(4))
+    means = inputs.mean(dim=(1, 2, 3))
+    assert torch.allclose(means, labels @ torch.arange(5.0), atol=1e-5)
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(WrongArgument, match="there is no augmentation 'much'"):
+        transform_of(Preprocessing(), "much")
+    with pytest.raises(WrongArgument, match="batches can't be mixed by 'spoon'"):
+        Mixed("spoon", 3)

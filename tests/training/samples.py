@@ -1,0 +1,40 @@
+"""A small network and small data, by the names that `torchkeep.training` opens them by."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+NET = "training.samples:Net"
+DATA = "training.samples:stripes"
+CLASSES = ["across", "down", "both"]
+
+
+class Net(nn.Module):
+    """Has a stage that can be frozen, BatchNorm, dropout and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6))
+        self.body = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8))
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inner = self.body(self.stem(images).relu()).relu()
+        return self.head(self.drop(inner.mean(dim=(2, 3))))
+
+
+def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
+    """Return images of stripes in three directions, some of which are for validation."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(count, 3, 12, 12, generator=generator) * 0.3
+    labels = torch.arange(count) % 3
+    wave = torch.tensor([1.0, 1.0, -1.0, -1.0] * 3)
+    images[labels != 1] += wave[None, None, :, None]
+    images[labels != 0] += wave[None, None, None, :]
+    parts = [TensorDataset(images[a:b], labels[a:b]) for a, b in ((0, 48), (48, count))]
+    for part in parts:
+        part.classes = CLASSES
+    return parts[0], parts[1]

@@ -1,0 +1,181 @@
+"""The whole flow, on a small network: what a run leaves, and how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchkeep.checkpointing.state.encoding import fingerprint
+from torchkeep.errors import CheckpointProblem, TrainingDiverged, WrongArgument
+from torchkeep.training.classifier import load_classifier
+from torchkeep.training.evaluation import answers, evaluate
+from torchkeep.training.retraining import Event, Result, loaders, loss_of, prepare, retrain
+from torchkeep.training.settings import Settings
+from training.samples import CLASSES, DATA, NET
+
+USUAL: dict[str, Any] = {
+    "arch": NET,
+    "weights": "none",
+    "epochs": 4,
+    "batch_size": 8,
+    "lr": 0.02,
+    "size": 12,
+}
+
+
+def settings(**options: Any) -> Settings:
+    return Settings(**USUAL | options)
+
+
+class Stop(Exception):
+    """Ends a run in its midst."""
+
+
+def run(folder: Path, stop_at: int | None = None, **options: Any) -> Result:
+    """Train; break off after a step if that is asked for."""
+
+    def notify(event: Event) -> None:
+        if event.kind == "step" and event.step == stop_at:
+            raise Stop
+
+    return retrain(prepare(DATA, settings(**options)), folder, notify=notify)
+
+
+def test_a_run_leaves_a_model_that_is_as_good_as_it_says(tmp_path: Path) -> None:
+    result = run(tmp_path / "run")
+    assert result.history[result.best_epoch]["val_accuracy"] == 1.0
+    assert not result.stopped_early
+    model, card = load_classifier(result.best, arch=NET)
+    assert (card.classes, card.arch) == (tuple(CLASSES), NET)
+    assert not model.training
+    _, val = loaders(prepare(DATA, settings()))
+    found = evaluate(model, val)
+    row = result.history[result.best_epoch]
+    assert (found.accuracy, found.loss) == (row["val_accuracy"], pytest.approx(row["val_loss"]))
+    said = answers(model, val)
+    assert torch.equal(said.predicted, result.answers.predicted)
+    assert said.confusion(3) == [[8, 0, 0], [0, 8, 0], [0, 0, 8]]
+
+
+def test_a_run_leaves_its_history_and_settings_for_other_programs(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == list(result.history)
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == list(result.history)
+    assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 0.02
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "in stages": {"freeze": "all-but-head", "unfreeze": {1: "body", 2: "all"}, "lr_decay": 0.5},
+    "averaged and mixed": {"ema": 0.8, "mix": "mixup", "accumulate": 4, "clip_norm": 1.0},
+    "fp16": {"precision": "fp16", "schedule": "linear", "warmup_epochs": 1.5},
+    "weighed": {"class_weights": True, "label_smoothing": 0.1, "optimizer": "sgd"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, kind: str) -> None:
+    options = {**KINDS[kind], "every_steps": 2}
+    whole = run(tmp_path / "whole", **options)
+    num_steps = int(whole.history[-1]["step"])
+    for stop_at in (1, num_steps // 2, num_steps // 2 + 1, num_steps):
+        folder = tmp_path / str(stop_at)
+        with pytest.raises(Stop):
+            run(folder, stop_at, **options)
+        found = run(folder, **options)
+        assert found.history == whole.history
+        for name in ("best.safetensors", "last.safetensors"):
+            parts = [
+                load_classifier(place / name, arch=NET)[0] for place in (folder, tmp_path / "whole")
+            ]
+            assert fingerprint(parts[0].state_dict()) == fingerprint(parts[1].state_dict())
+
+
+def test_what_is_frozen_stays_and_what_is_not_moves(tmp_path: Path) -> None:
+    prepared = prepare(DATA, settings(freeze="all-but:body,head", epochs=1))
+    model = prepared.start.model
+    before = {name: fingerprint(item) for name, item in model.state_dict().items()}
+    retrain(prepared, tmp_path)
+    after = {name: fingerprint(item) for name, item in model.state_dict().items()}
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {name for name in before if name.startswith("stem")}
+
+
+def test_a_run_that_has_ended_gives_its_result_again(tmp_path: Path) -> None:
+    first, again = run(tmp_path), run(tmp_path)
+    assert again.history == first.history
+    assert torch.equal(again.answers.loss, first.answers.loss)
+
+
+def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    with pytest.raises(CheckpointProblem, match=r"other settings: lr was 0.02 and is 0.5\. Choose"):
+        run(tmp_path, epochs=1, lr=0.5)
+    assert run(tmp_path, epochs=1, channels_last=True).history
+
+
+def test_it_stops_when_nothing_gets_better_and_does_not_begin_again(tmp_path: Path) -> None:
+    result = run(tmp_path, epochs=40, patience=2)
+    assert result.stopped_early
+    assert len(result.history) == result.best_epoch + 3 < 40
+    again = run(tmp_path, epochs=40, patience=2)
+    assert again.history == result.history
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf)"):
+        run(tmp_path, optimizer="sgd", lr=1e30, every_steps=1)
+    assert list(tmp_path.glob("step-*"))
+
+
+def test_rare_classes_count_as_much_as_others() -> None:
+    prepared = prepare(DATA, settings(class_weights=True))
+    loss = loss_of(prepared)
+    assert torch.equal(loss.keywords["weight"], torch.ones(3))  # there are as many of each
+
+
+def test_a_last_batch_of_one_is_dropped() -> None:
+    train, _ = loaders(prepare(DATA, settings(batch_size=47)))
+    assert len(train) == 1
+    assert len(loaders(prepare(DATA, settings(batch_size=48)))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": "some"}, "nothing is frozen by 'some'"),
+        ({"freeze": "all-but:nowhere"}, "'nowhere' is no module or parameter"),
+        ({"freeze": "99"}, "a number of stages from 0 to"),
+        ({"unfreeze": {1: "nowhere"}}, "'nowhere' is no module or parameter"),
+        ({"optimizer": "magic"}, "there is no optimizer 'magic'"),
+        ({"augment": "magic"}, "there is no augmentation 'magic'"),
+        ({"arch": None}, "nothing tells which network"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WrongArgument, match=message):
+        prepare(DATA, settings(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0, and has to be at least 1"),
+        ({"lr": 0.0}, "lr is 0.0, and has to be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"precision": "int8"}, "there is no precision 'int8'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongArgument, match=message):
+        settings(**options)

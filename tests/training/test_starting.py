@@ -1,0 +1,187 @@
+"""A network to start from: by its name, with weights of its library, of a file, or with none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from torchkeep import save
+from torchkeep.errors import FileMissing, LoadMismatch, WrongArgument
+from torchkeep.training.classifier import Card, load_classifier, read_card, save_classifier
+from torchkeep.training.data import Preprocessing
+from torchkeep.training.pruning import save_slim, slim
+from torchkeep.training.starting import start
+from training.samples import NET, Net
+
+RECIPE = Preprocessing(12, 12, None)
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no weights on the disk, and nowhere to fetch them from."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def shifted(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for number, item in enumerate(model.state_dict().values()):
+            item.copy_(torch.full_like(item, number + 1))
+    return model
+
+
+def test_fresh_values_are_made_for_the_classes() -> None:
+    begun = start("resnet18", "none", ["cat", "dog", "cow"])
+    assert begun.model.fc.out_features == 3
+    assert (begun.head, begun.has_new_head, begun.preprocessing) == (("fc",), True, None)
+
+
+def test_a_file_gives_all_but_the_head_and_tells_which_network_it_is(tmp_path: Path) -> None:
+    theirs = shifted(torchvision.models.resnet18(num_classes=7))
+    torch.save({"state_dict": nn.DataParallel(theirs).state_dict(), "epoch": 3}, tmp_path / "x.pth")
+    begun = start(None, tmp_path / "x.pth", ["cat", "dog"])
+    assert begun.arch == "torchvision/resnet18"
+    assert begun.has_new_head
+    found = begun.model.state_dict()
+    for name, item in theirs.state_dict().items():
+        assert torch.equal(found[name], item) == (not name.startswith("fc.")), name
+    assert begun.preprocessing is not None
+    assert begun.preprocessing.resize == 256  # what the library's weights of it expect
+
+
+def test_a_file_with_as_many_classes_of_no_name_gives_no_head(tmp_path: Path) -> None:
+    torch.save(shifted(Net()).state_dict(), tmp_path / "x.pth")
+    begun = start(NET, tmp_path / "x.pth", ["a", "b", "c", "d", "e"])
+    assert begun.has_new_head
+    assert not torch.equal(begun.model.head.bias, torch.full((5,), 14.0))
+
+
+def card(*classes: str) -> Card:
+    return Card(NET, classes, RECIPE)
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """Return a classifier of five classes whose rows of the head are 0 to 4."""
+    model = shifted(Net())
+    with torch.no_grad():
+        model.head.bias.copy_(torch.arange(5.0))
+    save_classifier(model, card("a", "b", "c", "d", "e"), tmp_path / "ours.safetensors")
+    return tmp_path / "ours.safetensors"
+
+
+def test_a_file_with_the_same_classes_gives_its_head_too(ours: Path) -> None:
+    begun = start(NET, ours, ["a", "b", "c", "d", "e"])
+    assert (begun.arch, begun.has_new_head, begun.preprocessing) == (NET, False, RECIPE)
+    assert torch.equal(begun.model.head.bias, torch.arange(5.0))
+
+
+def test_classes_of_the_same_name_keep_their_meaning_wherever_they_are(ours: Path) -> None:
+    begun = start(NET, ours, ["d", "new", "a"])
+    bias = begun.model.head.bias
+    assert (bias[0].item(), bias[2].item()) == (3.0, 0.0)
+    assert begun.model.head.weight.shape == (3, 8)
+
+
+def test_other_classes_give_a_fresh_head(ours: Path) -> None:
+    begun = start(NET, ours, ["x", "y"])
+    assert begun.has_new_head
+    assert begun.model.head.out_features == 2
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path, ours: Path) -> None:
+    with pytest.raises(LoadMismatch):
+        start("resnet18", ours, ["a", "b"])
+    save({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(WrongArgument, match=r"fit no network .* Name the network with --arch"):
+        start(None, tmp_path / "x.safetensors", ["a", "b"])
+    with pytest.raises(FileMissing):
+        start(None, tmp_path / "nowhere.pth", ["a", "b"])
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("arch", "place"), [("resnet18", "resnet18-f37072fd.pth"), ("timm/resnet18", "timm/resnet18")]
+)
+def test_without_a_network_it_says_how_to_bring_the_weights(arch: str, place: str) -> None:
+    with pytest.raises(FileMissing, match="can't be fetched") as caught:
+        start(arch, "default", ["a", "b"])
+    assert place in str(caught.value)
+    assert "--weights" in str(caught.value)
+
+
+def test_code_of_one_s_own_has_no_library_weights() -> None:
+    with pytest.raises(WrongArgument, match="code of your own, for which no library has weights"):
+        start(NET, "default", ["a"])
+    with pytest.raises(WrongArgument, match="nothing tells which network"):
+        start(None, "none", ["a"])
+
+
+def test_weights_from_the_library_s_cache_come_with_their_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real loader takes a file of the right name from its cache, whatever is in it.
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    theirs = shifted(torchvision.models.squeezenet1_1())
+    torch.save(theirs.state_dict(), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    begun = start("squeezenet1_1", "default", ["a", "b"])
+    assert begun.arch == "torchvision/squeezenet1_1"
+    assert begun.weights == "torchvision's SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert torch.equal(begun.model.features[0].bias, theirs.features[0].bias)
+    assert begun.preprocessing == Preprocessing()
+
+
+def test_a_classifier_comes_back_with_all_that_is_needed(ours: Path) -> None:
+    model, found = load_classifier(ours, arch=NET)
+    assert found == card("a", "b", "c", "d", "e")
+    assert torch.equal(model.head.bias, torch.arange(5.0))
+
+
+def test_a_file_may_not_name_code(ours: Path, tmp_path: Path) -> None:
+    for call in (lambda: load_classifier(ours), lambda: start(None, ours, ["a"])):
+        with pytest.raises(WrongArgument, match=r"is training\.samples:Net, which is no net"):
+            call()
+    for name in ("os:abort", "timm/resnet18(checkpoint_path='x')", "../x", "hf-hub:a/b"):
+        save_classifier(
+            Net(), Card(name, ("a",), RECIPE), tmp_path / "x.safetensors", overwrite=True
+        )
+        with pytest.raises(WrongArgument, match="but code"):
+            load_classifier(tmp_path / "x.safetensors")
+
+
+def test_a_slimmed_network_is_retrained_and_loaded_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=4)
+    report = slim(model, 0.5, inputs=torch.randn(1, 3, 32, 32))
+    save_slim(
+        model,
+        tmp_path / "slim.safetensors",
+        report.structure,
+        network="torchvision/resnet18",
+        num_classes=4,
+    )
+    begun = start(None, tmp_path / "slim.safetensors", ["x", "y"])
+    assert begun.arch == "torchvision/resnet18"
+    assert torch.equal(begun.model.conv1.weight, model.conv1.weight)
+    assert begun.model.conv1.out_channels == 32
+    kept = Card(begun.arch, ("x", "y"), RECIPE, begun.structure)
+    save_classifier(begun.model, kept, tmp_path / "best.safetensors")
+    again, found = load_classifier(tmp_path / "best.safetensors")
+    assert found == kept
+    inputs = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(inputs), begun.model.eval()(inputs))
+
+
+def test_a_file_that_says_less_is_no_classifier(tmp_path: Path) -> None:
+    save(Net(), tmp_path / "x.safetensors", metadata={"classes": ["a"]})
+    assert read_card(tmp_path / "x.safetensors") is None
+    with pytest.raises(WrongArgument, match="does not say its network, its classes"):
+        load_classifier(tmp_path / "x.safetensors")
