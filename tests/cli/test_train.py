@@ -58,6 +58,16 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
 
 
+def test_what_happens_is_written_for_other_programs(photos: Path, tmp_path: Path) -> None:
+    options = [*OPTIONS, "--weights", "none", "--epochs", "1", "--events", str(tmp_path / "e")]
+    assert main(["train", str(photos), "--out", str(tmp_path / "run"), *options]) == 0
+    rows = list(map(json.loads, (tmp_path / "e").read_text().splitlines()))
+    assert [row["batch"] for row in rows if row["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert rows[0] == {"event": "begun", "step": 0, "epoch": 0, "batch": 0}
+    assert rows[-1]["event"] == "epoch"
+    assert rows[-1].keys() > {"loss", "val_loss", "val_accuracy", "lr"}
+
+
 def test_the_layers_are_shown_and_nothing_is_trained(photos: Path, tmp_path: Path, capsys) -> None:
     torch.save(Net().state_dict(), tmp_path / "theirs.pth")
     run = tmp_path / "run"

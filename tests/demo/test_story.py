@@ -55,9 +55,9 @@ def test_the_output_is_plain_text_of_80_columns(told):
     assert "killed after step 9 (epoch 2, batch 3)" in text
     # The save of step 8 is written beside step 9, which a busy disk may not let it finish; that of
     # step 4 has, since a save waits for the one before it.
-    assert re.search(r"goes on after step [48]\n", text)
+    assert re.search(r"goes on after step [48] of 12\n", text)
     assert "Whole model: torchvision.models.resnet.ResNet" in text
-    assert text.count("epoch 2 of 2") == 2  # the reference and the resumed run
+    assert text.count("epoch   2 of 2") == 2  # the reference and the resumed run
 
 
 def test_the_files_are_left_to_look_at(told):
@@ -69,9 +69,9 @@ def test_the_files_are_left_to_look_at(told):
         "reports",
         "runs",
     ]
-    assert (out / "files" / "digits-5-to-9.safetensors").exists()
+    assert (out / "runs" / "transfer" / "best.safetensors").exists()
     assert not (out / "files" / "EXECUTED").exists()
-    assert len(list((out / "data" / "train" / "7").glob("*.png"))) == 9
+    assert len(list((out / "data" / "digits" / "train" / "7").glob("*.png"))) == 9
 
 
 def test_a_claim_that_is_not_true_fails_the_demo(told):
@@ -110,9 +110,11 @@ def test_what_a_child_says_is_no_markup_either(tmp_path, monkeypatch):
 def test_a_child_that_fails_fails_the_demo(told):
     out, _, _ = told
     story = Story(out, console(), replace(SMALL, num_epochs=0))
-    with pytest.raises(ProofFailed, match=r"torchkeep.demo.train_digits ended with exit status 1"):
+    with pytest.raises(ProofFailed, match=r"process torchkeep ended with exit status 12"):
         story.train_without_interruption()
-    assert "Error" in story.console.file.getvalue()
+    assert "epochs is 0, and has to be at least 1" in " ".join(
+        story.console.file.getvalue().split()
+    )
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):

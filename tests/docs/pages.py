@@ -32,6 +32,10 @@ _VERBS = (
     "runs",
     "prune",
     "doctor",
+    "train",
+    "evaluate",
+    "predict",
+    "slim",
     "--version",
 )
 """What is run of a page's commands; the others take minutes, or change the machine."""

@@ -12,6 +12,7 @@ import torch
 
 from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import CheckpointProblem, TrainingDiverged, WrongArgument
+from torchkeep.training.checkup import read_findings
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.retraining import Event, Result, loaders, loss_of, prepare, retrain
@@ -77,6 +78,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "in stages": {"freeze": "all-but-head", "unfreeze": {1: "body", 2: "all"}, "lr_decay": 0.5},
     "averaged and mixed": {"ema": 0.8, "mix": "mixup", "accumulate": 4, "clip_norm": 1.0},
     "fp16": {"precision": "fp16", "schedule": "linear", "warmup_epochs": 1.5},
+    "with workers": {"workers": 2, "epochs": 5},
     "weighed": {"class_weights": True, "label_smoothing": 0.1, "optimizer": "sgd"},
 }
 
@@ -84,7 +86,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, kind: str) -> None:
     options = {**KINDS[kind], "every_steps": 2}
-    whole = run(tmp_path / "whole", **options)
+    whole = run(tmp_path / "whole", **options | {"workers": 0})
     num_steps = int(whole.history[-1]["step"])
     for stop_at in (1, num_steps // 2, num_steps // 2 + 1, num_steps):
         folder = tmp_path / str(stop_at)
@@ -107,6 +109,24 @@ def test_what_is_frozen_stays_and_what_is_not_moves(tmp_path: Path) -> None:
     after = {name: fingerprint(item) for name, item in model.state_dict().items()}
     same = {name for name in before if before[name] == after[name]}
     assert same == {name for name in before if name.startswith("stem")}
+
+
+def test_what_is_unfrozen_on_schedule_is_no_finding(tmp_path: Path) -> None:
+    run(tmp_path, **KINDS["in stages"])
+    assert [item.check for item in read_findings(tmp_path)] == []
+
+
+def test_what_goes_wrong_is_told_once_and_stands_in_the_report(tmp_path: Path) -> None:
+    told: list[Event] = []
+    for _ in range(2):
+        prepared = prepare(DATA, settings(lr=1e-12, optimizer="sgd", epochs=3))
+        retrain(prepared, tmp_path, notify=told.append)
+    found = [event.finding for event in told if event.finding is not None]
+    assert len({item.text for item in found}) == len(found) > 0
+    assert found == read_findings(tmp_path)
+    assert found[0].text[:60] in (tmp_path / "report.html").read_text()
+    (tmp_path / "findings.jsonl").write_text((tmp_path / "findings.jsonl").read_text()[:-5])
+    assert read_findings(tmp_path) == found[:-1]
 
 
 def test_a_run_that_has_ended_gives_its_result_again(tmp_path: Path) -> None:

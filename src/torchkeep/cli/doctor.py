@@ -109,7 +109,8 @@ def _examine_data(options: argparse.Namespace) -> int:
     if options.json:
         _write_json(path=options.folder, findings=[item.to_json() for item in findings])
     else:
-        verdict = "nothing is wrong that can be seen" if not findings else "look at this first"
+        is_wrong = any(item.severity != "note" for item in findings)
+        verdict = "look at this first" if is_wrong else "nothing is wrong that can be seen"
         write_lines([printable(f"{options.folder}: {verdict}")])
         lines = (f"  {x.severity:<9}{clip(x.text, 400)}. {x.advice}".rstrip() for x in findings)
         write_lines(lines, indent=11)

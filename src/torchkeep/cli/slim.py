@@ -137,7 +137,7 @@ def _lines(report: SlimReport, saved: SaveReport) -> Iterator[str]:
     ):
         yield f"  {what}: {two} of {one}"
     yield f"  time of a call here: {report.latency.ratio:.2f} times what it was"
-    yield "  It has to be retrained: load_slim builds it, and any training loop takes it."
+    yield f"  Retrain it: torchkeep train DATA --weights {printable(str(saved.path))}"
 
 
 def _document(report: SlimReport, structure: SlimStructure, saved: SaveReport) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +76,7 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
     "machine": {
         "device": "NAME",
+        "threads": "N",
         "precision": "NAME",
         "channels_last": "",
         "compile": "",
@@ -112,6 +116,7 @@ _HELP: dict[str, str] = {
     "patience": "stop after so many epochs without a better result",
     "seed": "what every random number follows from",
     "device": "auto, cpu, cuda, cuda:1 or mps",
+    "threads": "threads that compute on the CPU",
     "precision": "float32, bf16 or fp16",
     "channels_last": "lay images out pixel by pixel: faster on some devices",
     "compile": "use torch.compile",
@@ -134,6 +139,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--out", metavar="RUN", type=Path, help="the run's folder; runs/DATA by default"
     )
+    parser.add_argument(
+        "--events", metavar="FILE", type=Path, help="append what happens, a line of JSON each"
+    )
     parser.add_argument("--show", action="store_true", help="show what would be trained, and end")
     for title, names in _GROUPS.items():
         group = parser.add_argument_group(title)
@@ -154,7 +162,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 _KINDS = {
     int: {"size", "batch_size", "workers", "epochs", "accumulate", "patience", "seed"}
-    | {"every_steps"},
+    | {"every_steps", "threads"},
     float: {"val_share", "lr", "lr_decay", "weight_decay", "warmup_epochs", "label_smoothing"}
     | {"clip_norm", "ema"},
 }
@@ -191,10 +199,34 @@ def run(options: argparse.Namespace) -> int:
         _write_layers(prepared)
         return 0
     folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).name
-    with Screen(settings) as screen:
-        result = retrain(prepared, folder, notify=screen.show)
+    with Screen(settings) as screen, _written(options.events) as write:
+
+        def tell(event: Event) -> None:
+            screen.show(event)
+            write(event)
+
+        result = retrain(prepared, folder, notify=tell)
     _write_result(result)
     return 0
+
+
+@contextmanager
+def _written(path: Path | None) -> Iterator[Callable[[Event], None]]:
+    """Yield what appends an event to a file, whole and at once."""
+    if path is None:
+        yield lambda _: None
+        return
+    with path.open("a", encoding="utf-8") as file:
+
+        def write(event: Event) -> None:
+            row = {"event": event.kind, "step": event.step, "epoch": event.epoch}
+            row |= {"batch": event.batch, **event.values}
+            if event.finding is not None:
+                row |= event.finding.to_json()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        yield write
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -303,7 +335,9 @@ class Screen:
         if event.finding is not None:
             item = event.finding
             line = f"{item.severity:<9} {clip(item.text, 400)}. {printable(item.advice)}"
-            self._console.print(wrapped(line.rstrip(), sys.stdout, indent=10), markup=False)
+            self._console.print(
+                wrapped(line.rstrip(), sys.stdout, indent=10), markup=False, soft_wrap=True
+            )
 
     def _end_epoch(self, event: Event) -> None:
         row = event.values

@@ -1,40 +1,11 @@
-"""What the demo's child processes share: options, and the report that the parent reads."""
+"""What the demo's child processes tell their parent: a file that both know, a line per event."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from torchkeep.demo.digits import Settings
-
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that every child takes."""
-    options = argparse.ArgumentParser(description=description)
-    options.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
-    options.add_argument("--report", type=Path, required=True, help="JSON-lines file to append to")
-    for item in fields(Settings):
-        kind = float if item.name == "least_accuracy" else int
-        flag = "--" + item.name.replace("_", "-")
-        options.add_argument(flag, type=kind, default=item.default)
-    return options
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings that were given as options."""
-    return Settings(**{item.name: getattr(options, item.name) for item in fields(Settings)})
-
-
-def as_options(settings: Settings) -> list[str]:
-    """Return the options that give a child these settings."""
-    given = {item.name: getattr(settings, item.name) for item in fields(Settings)}
-    return [
-        f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None
-    ]
 
 
 class Report:

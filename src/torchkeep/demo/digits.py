@@ -1,23 +1,20 @@
-"""The demo's data and network: handwritten digits, and a ResNet18 for them."""
+"""The demo's data: handwritten digits as folders of images."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
-from torchvision.models import resnet18  # type: ignore[import-untyped]
 
-from torchkeep.checkpointing import seed_all
-from torchkeep.training.data import ImageFolder, transform_of
-from torchkeep.training.data.preprocessing import for_size
+TEN = {number: str(number) for number in range(10)}
+"""All digits, called by their numbers."""
 
-_GREY = (0.5, 0.5, 0.5)
+FIVE = {5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+"""The digits of the new task, called by words: classes that the first network does not know."""
+
 VALIDATION_EVERY = 5
 """Each fifth image of a digit is for validation."""
 
@@ -48,8 +45,12 @@ class Settings:
     """What a network must get right, as a share, for the demo to be worth looking at."""
 
 
-def write_digits(folder: Path, *, max_per_digit: int | None = None) -> tuple[int, int]:
-    """Write scikit-learn's digits as `folder/{train,val}/{0..9}/*.png`; return the two counts.
+def write_digits(
+    folder: Path, names: Mapping[int, str], *, max_per_digit: int | None = None
+) -> tuple[int, int]:
+    """Write scikit-learn's digits as `folder/{train,val}/NAME/*.png`; return the two counts.
+
+    The names say which digits, and what their folders are called.
 
     They are 1,797 images of 8 x 8 pixels in 17 shades, from the UCI repository: Alpaydin and
     Kaynak, Optical Recognition of Handwritten Digits.
@@ -60,7 +61,9 @@ def write_digits(folder: Path, *, max_per_digit: int | None = None) -> tuple[int
     seen: Counter[str] = Counter()
     written: Counter[str] = Counter()
     for pixels, target in zip(digits.images, digits.target, strict=True):
-        name = str(target)
+        if int(target) not in names:
+            continue
+        name = names[int(target)]
         number = seen[name]
         seen[name] += 1
         if max_per_digit is not None and number >= max_per_digit:
@@ -72,30 +75,3 @@ def write_digits(folder: Path, *, max_per_digit: int | None = None) -> tuple[int
         Image.frombytes("L", (8, 8), shades).save(target_folder / f"{number:03d}.png")
         written[part] += 1
     return written["train"], written["val"]
-
-
-def loaders(
-    data: Path, settings: Settings, *, classes: Sequence[str] | None = None, num_workers: int = 0
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return the loaders of the training and the validation images."""
-    recipe = for_size(settings.size, mean=_GREY, std=_GREY)
-    augmented, plain = transform_of(recipe, "light"), transform_of(recipe)
-    train = ImageFolder(data / "train", augmented, classes=classes)
-    val = ImageFolder(data / "val", plain, classes=classes)
-    return (
-        DataLoader(train, settings.batch_size, shuffle=True, num_workers=num_workers),
-        DataLoader(val, 2 * settings.batch_size),
-    )
-
-
-def new_network(num_classes: int = 10) -> torch.nn.Module:
-    """Return a ResNet18 with random weights."""
-    network: torch.nn.Module = resnet18(weights=None, num_classes=num_classes)
-    return network
-
-
-def prepare(settings: Settings) -> None:
-    """Make this process compute reproducibly."""
-    torch.set_num_threads(settings.num_threads)
-    torch.use_deterministic_algorithms(True)
-    seed_all(settings.seed)

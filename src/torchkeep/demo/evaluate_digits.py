@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from torchkeep.demo.child import Report, parser, settings_of
-from torchkeep.demo.digits import loaders, new_network, prepare
+import torch
+from torch.utils.data import DataLoader
+
+from torchkeep.demo.child import Report
 from torchkeep.loading import load_into
-from torchkeep.training import evaluate
+from torchkeep.networks import build
+from torchkeep.training import evaluate, replace_head
+from torchkeep.training.classifier import read_card
+from torchkeep.training.data import open_data, transform_of
 
 
 def main() -> None:
     """Parse the options, load, evaluate under `eval()` without gradients, and report."""
-    options = parser("Evaluate ResNet18 on handwritten digits.")
-    options.add_argument("--weights", type=Path, required=True, help="file with the parameters")
+    options = argparse.ArgumentParser(description="Evaluate a network on handwritten digits.")
+    options.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
+    options.add_argument("--weights", type=Path, required=True, help="the model's file")
+    options.add_argument("--report", type=Path, required=True, help="file to append to")
     given = options.parse_args()
-    settings = settings_of(given)
-    prepare(settings)
-    model = new_network()
+    torch.set_num_threads(1)
+    card = read_card(given.weights)
+    assert card is not None  # noqa: S101 - the demo has just written it
+    model = build(card.arch)
+    replace_head(model, len(card.classes))
     loaded = load_into(model, given.weights)
-    _, val_loader = loaders(given.data, settings)
-    result = evaluate(model, val_loader)
+    transform = transform_of(card.preprocessing)
+    data = open_data(given.data, classes=card.classes).transformed(transform, transform)
+    result = evaluate(model, DataLoader(data.val, 128))
     Report(given.report).add(
         "evaluated",
         num_loaded=len(loaded.loaded),

@@ -90,7 +90,9 @@ def _relay(process: subprocess.Popen[str], console: Console) -> None:
     if process.stdout is not None:
         with process.stdout:
             for line in process.stdout:
-                console.print(Text(line.rstrip("\n")), soft_wrap=True)
+                for part in Text(line.rstrip("\n")).wrap(console, console.width):
+                    part.rstrip()
+                    console.print(part, soft_wrap=True)
 
 
 def _log_of(report: Path) -> Path:

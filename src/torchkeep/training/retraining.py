@@ -93,6 +93,10 @@ class Event:
     """Finished steps."""
     num_steps: int
     """Steps in all."""
+    epoch: int
+    """Finished epochs, which is also the number of the running one."""
+    batch: int
+    """Finished batches of the running epoch."""
     values: Mapping[str, float]
     """What was measured."""
     finding: Finding | None = None
@@ -121,6 +125,8 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     Raises:
         TorchkeepError: something is missing or of no use; the message says what.
     """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     seed_all("torchkeep.training", settings.seed)
     data = open_data(
         source,
@@ -219,7 +225,10 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
         drop_last=num_samples > settings.batch_size and num_samples % settings.batch_size == 1,
         **options,
     )
-    return train, DataLoader(data.val, 2 * settings.batch_size, **options)
+    # An iterator draws a seed for its workers, once per process if they persist. Out of a generator
+    # of its own, so that the training's are the same with any number of workers and processes.
+    own = torch.Generator().manual_seed(settings.seed)
+    return train, DataLoader(data.val, 2 * settings.batch_size, generator=own, **options)
 
 
 def retrain(
@@ -335,6 +344,7 @@ class _Training:
             decay=settings.lr_decay,
             weight_decay=settings.weight_decay,
         )
+        self.watch.before_epoch()
         train_epoch(
             self.computing,
             self.ckpt.batches(self.train_loader),
@@ -381,8 +391,7 @@ class _Training:
         """Tell what is new of some findings, and keep it with the run."""
         if found := list(findings):
             for item in add_findings(self.folder, found):
-                step = self.ckpt.num_steps
-                self.notify(Event("found", step, self.num_steps, {}, item))
+                self._tell("found", {}, item)
 
     def _set_rate(self) -> None:
         step = self.ckpt.num_steps
@@ -397,8 +406,10 @@ class _Training:
         if self.settings.check:
             self._found(self.watch.after_step(loss))
 
-    def _tell(self, kind: str, values: Mapping[str, float]) -> None:
-        self.notify(Event(kind, self.ckpt.num_steps, self.num_steps, values))
+    def _tell(self, kind: str, values: Mapping[str, float], finding: Finding | None = None) -> None:
+        ckpt = self.ckpt
+        place = ckpt.num_steps, self.num_steps, ckpt.epoch, ckpt.num_batches
+        self.notify(Event(kind, *place, values, finding))
 
     def _has_stalled(self) -> bool:
         patience, history = self.settings.patience, self.ckpt.history

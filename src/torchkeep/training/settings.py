@@ -77,6 +77,8 @@ class Settings:
     """Processes that load images."""
     device: str = "auto"
     """Where to compute: `auto`, `cpu`, `cuda`, `mps`, `cuda:1`."""
+    threads: int | None = None
+    """Threads that compute on the CPU; None for as many as PyTorch takes. Sums depend on it."""
     deterministic: bool = False
     """Whether only operations are used that give the same bits each time."""
     channels_last: bool = False
@@ -120,6 +122,7 @@ _AT_LEAST: dict[str, float] = {
     "batch_size": 1,
     "accumulate": 1,
     "workers": 0,
+    "threads": 1,
     "weight_decay": 0,
     "warmup_epochs": 0,
     "lr_decay": 0,

@@ -189,6 +189,11 @@ class Watch:
 
     # --- Epochs ----------------------------------------------------------------------------
 
+    def before_epoch(self) -> None:
+        """See anew what is frozen; call it when something was unfrozen, before the next step."""
+        self._trainable, self._frozen = split(self._model)
+        self._samples = Samples(self._frozen)
+
     def after_epoch(self, validation: Measured | None = None) -> list[Finding]:
         """Look at what moved, and at the losses; call it when an epoch and its validation ended.
 
