@@ -127,7 +127,11 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        # What cuBLAS needs to be deterministic, before CUDA is used for the first time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     seed_all("torchkeep.training", settings.seed)
+    torch.manual_seed(torch.initial_seed())  # the generators of other devices as well
     data = open_data(
         source,
         val_share=settings.val_share,
