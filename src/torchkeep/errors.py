@@ -16,6 +16,7 @@
     │   ├── NoCheckpoint           nothing whole to resume from
     │   └── InexactResume          resuming would not be bit for bit
     ├── TrainingDiverged           a step gave NaN or infinity             exit code 1
+    ├── OutOfMemory                there is less than a training needs     exit code 1
     ├── MissingExtra               an optional dependency is not installed exit code 11
     ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
     └── ProofFailed                a claim was checked and is not true     exit code 1
@@ -214,6 +215,10 @@ class Preempted(SystemExit):
 
 
 EXIT_PREEMPTED = 75
+
+
+class OutOfMemory(TorchkeepError):
+    """There is less memory than a training needs."""
 
 
 class MissingExtra(TorchkeepError):

@@ -26,6 +26,20 @@ class Net(nn.Module):
         return self.head(self.drop(inner.mean(dim=(2, 3))))
 
 
+class Hungry(Net):
+    """Asks for more memory than there is."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + torch.empty(1 << 50)[0]
+
+
+def lonely() -> TensorDataset:
+    """Return images of one class."""
+    data = TensorDataset(torch.randn(6, 3, 12, 12), torch.zeros(6, dtype=torch.int64))
+    data.classes = ["cat"]
+    return data
+
+
 def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
     """Return images of stripes in three directions, some of which are for validation."""
     generator = torch.Generator().manual_seed(5)

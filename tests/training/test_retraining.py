@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from torchkeep.checkpointing.state.encoding import fingerprint
-from torchkeep.errors import CheckpointProblem, TrainingDiverged, WrongArgument
+from torchkeep.errors import CheckpointProblem, OutOfMemory, TrainingDiverged, WrongArgument
 from torchkeep.training.checkup import read_findings
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
@@ -155,6 +155,18 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path: Path
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf)"):
         run(tmp_path, optimizer="sgd", lr=1e30, every_steps=1)
     assert list(tmp_path.glob("step-*"))
+
+
+def test_too_little_memory_is_told_with_what_to_do(tmp_path: Path) -> None:
+    for check in (False, True):
+        prepared = prepare(DATA, settings(arch="training.samples:Hungry", check=check))
+        with pytest.raises(OutOfMemory, match=r"for batches of 8\. Make them smaller"):
+            retrain(prepared, tmp_path / str(check))
+
+
+def test_one_class_alone_is_refused() -> None:
+    with pytest.raises(WrongArgument, match="has images of one class alone, cat: there is nothing"):
+        prepare("training.samples:lonely", settings())
 
 
 def test_rare_classes_count_as_much_as_others() -> None:

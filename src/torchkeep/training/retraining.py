@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from torchkeep.checkpointing import Checkpointer, seed_all
-from torchkeep.errors import WrongArgument
+from torchkeep.errors import OutOfMemory, WrongArgument
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
 from torchkeep.training.checkup import add_findings, check_up, read_findings
@@ -55,6 +55,7 @@ from torchkeep.training.surgery import (
     parameter_groups,
     unfreeze_at,
 )
+from torchkeep.wording import printable
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
@@ -139,6 +140,12 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
         skip_broken=settings.skip_broken,
         download=settings.download,
     )
+    if len(data.classes) < 2:
+        raise WrongArgument(
+            f"{data.source} has images of one class alone, {printable(data.classes[0])}: there is "
+            "nothing to tell apart",
+            advice="Put the images of each class into a folder of its own.",
+        )
     begun = start(settings.arch, settings.weights, data.classes)
     recipe = _recipe(begun.preprocessing, settings.size)
     device = device_of(settings.device)
@@ -252,8 +259,9 @@ def retrain(
         TrainingDiverged: the loss is not finite; the last checkpoint is kept.
         Preempted: a signal asked to stop; everything is saved.
         CheckpointProblem: the folder holds another run, or one with other settings.
+        OutOfMemory: a batch is too large for the device.
     """
-    with _deterministic(prepared.settings.deterministic):
+    with _deterministic(prepared.settings.deterministic), _telling_of_memory(prepared):
         return _Training(prepared, Path(run), notify).run()
 
 
@@ -265,6 +273,24 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _telling_of_memory(prepared: Prepared) -> Iterator[None]:
+    """Say what to do where there is not enough memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's allocator of the CPU raises a plain RuntimeError.
+        is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_told and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"there is not enough memory on {prepared.device} for batches of "
+            f"{prepared.settings.batch_size}",
+            advice="Make them smaller and accumulate (--batch-size 8 --accumulate 4), or try "
+            "--precision bf16, a smaller --size, or --freeze all-but-head.",
+        ) from None
 
 
 class _Training:
