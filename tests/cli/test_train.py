@@ -162,12 +162,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "r").glob("step-*"))
-    again = subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
-    for line in again.stdout:
-        if line.startswith(("goes on", "epoch")):
-            break
-    again.kill()
-    again.communicate()
-    assert line.startswith("goes on after step ")
+    resume = [sys.executable, "-m", "torchkeep", "resume", "--yes", str(tmp_path / "r")]
+    for command in (words, resume):
+        again = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+        )
+        for line in again.stdout:
+            if line.startswith(("goes on after", "epoch")):
+                break
+        again.kill()
+        again.communicate()
+        assert line.startswith("goes on after step ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -13,7 +14,7 @@ from torchkeep.checkpointing.doctor.environment import git_revision, versions
 from torchkeep.report import Best, Confusion, Facts, LayerRow, Mistake, RunReport
 from torchkeep.report import Finding as Noticed
 from torchkeep.report.data import Severity
-from torchkeep.training.data import ImageFolder, Preprocessing, labels_of
+from torchkeep.training.data import Data, ImageFolder, Preprocessing, labels_of
 from torchkeep.training.surgery import layer_table
 
 if TYPE_CHECKING:
@@ -31,15 +32,24 @@ def report_of(prepared: Prepared, result: Result, findings: Sequence[Finding] = 
     card, data, answers = prepared.card, prepared.data, result.answers
     row = result.history[result.best_epoch]
     return RunReport(
-        title=f"{card.arch} on {data.source}",
+        title=f"{_short(card.arch)} on {Path(data.source).name or data.source}",
         best=Best(prepared.metric, row[prepared.metric], result.best_epoch + 1),
         facts=_facts(prepared),
-        history=[{**epoch, "epoch": int(epoch["epoch"]) + 1} for epoch in result.history],
+        history=[_epoch(row) for row in result.history],
         confusion=Confusion(card.classes, answers.confusion(len(card.classes))),
         mistakes=[_mistake(prepared, result, at) for at in answers.worst(_MAX_MISTAKES)],
         layers=list(_layers(prepared)),
         findings=[Noticed(_SEVERITIES[x.severity], x.text, x.advice) for x in findings],
     )
+
+
+def _epoch(row: Mapping[str, float]) -> dict[str, float]:
+    """Return what a person wants to see of an epoch, counted from 1."""
+    return {name: x for name, x in row.items() if name != "step"} | {"epoch": row["epoch"] + 1}
+
+
+def _short(arch: str) -> str:
+    return arch.rpartition("/")[2]
 
 
 def _facts(prepared: Prepared) -> Facts:
@@ -53,7 +63,7 @@ def _facts(prepared: Prepared) -> Facts:
     }
     settings = prepared.settings.to_json()
     return Facts(
-        architecture=prepared.card.arch,
+        architecture=_short(prepared.card.arch),
         weights=prepared.start.weights,
         data_folder=data.source,
         counts=counts,
@@ -90,7 +100,7 @@ def _layers(prepared: Prepared) -> Iterable[LayerRow]:
 
 def _mistake(prepared: Prepared, result: Result, at: int) -> Mistake:
     answers, classes = result.answers, prepared.card.classes
-    picture, name = _sample(prepared.data.val, at)
+    picture, name = _sample(prepared.data, at)
     return Mistake(
         _as_png(picture),
         name,
@@ -101,12 +111,16 @@ def _mistake(prepared: Prepared, result: Result, at: int) -> Mistake:
     )
 
 
-def _sample(samples: Any, at: int) -> tuple[Any, str]:
-    """Return a sample's picture as it was before its transform, and its name."""
+def _sample(data: Data, at: int) -> tuple[Any, str]:
+    """Return the picture of a validation sample as it was before its transform, and its name."""
+    samples: Any = data.val
     while hasattr(samples, "samples") and not isinstance(samples, ImageFolder):
         samples = samples.samples
-    name = str(samples.samples[at][0]) if isinstance(samples, ImageFolder) else f"sample {at}"
-    return samples[at][0], name
+    if not isinstance(samples, ImageFolder):
+        return samples[at][0], f"sample {at}"
+    path = samples.samples[at][0]
+    is_below = path.is_relative_to(data.source)
+    return samples[at][0], str(path.relative_to(data.source) if is_below else path)
 
 
 def _as_png(picture: Any) -> bytes | None:
