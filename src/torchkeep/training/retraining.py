@@ -324,9 +324,9 @@ class _Training:
         with self._checkpointer() as ckpt:
             self.ckpt = ckpt
             write_settings(self.folder, self.settings)
-            self._tell("begun", {})
             if self.settings.check and not ckpt.num_steps:
                 self._found(check_up(self.prepared))
+            self._tell("begun", {})
             self.watch = self._watch()
             for epoch in ckpt.epochs(self.settings.epochs):
                 if stopped := self._has_stalled():

@@ -86,7 +86,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return as_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return as_rgb(image)
     except FileNotFoundError:
         raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
     # Pillow's readers raise all of these on damaged files (`SyntaxError` is PNG's).
@@ -113,7 +115,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _folders(folder: Path) -> list[str]:
