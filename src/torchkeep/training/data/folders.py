@@ -86,8 +86,6 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
             return as_rgb(image)
     except FileNotFoundError:
         raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
@@ -106,7 +104,12 @@ def _damaged(path: str | os.PathLike[str], error: BaseException) -> DamagedFile:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB; 16 bits per pixel are scaled, and what is transparent is white."""
+    """Return an image in RGB, read whole and upright.
+
+    16 bits per pixel are scaled, and what is transparent is white. The image may be the same one.
+    """
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode == "P" and "transparency" in image.info:
