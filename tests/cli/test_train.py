@@ -136,6 +136,12 @@ def test_what_can_not_be_used_is_an_error_and_no_traceback(
         assert text in capsys.readouterr().err
 
 
+def test_a_run_is_not_put_into_its_own_data(photos: Path, capsys) -> None:
+    options = [*OPTIONS, "--weights", "none"]
+    assert main(["train", str(photos), "--out", str(photos / "runs"), *options]) == 12
+    assert "would lie in its own data" in capsys.readouterr().err
+
+
 def test_a_stage_is_an_epoch_and_what_is_freed(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "x", "--unfreeze", "body"])
@@ -145,7 +151,7 @@ def test_a_stage_is_an_epoch_and_what_is_freed(capsys) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal for one process")
 def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "torchkeep", "train", str(photos), "--out", str(tmp_path / "r")]
-    words += [*OPTIONS, "--weights", "none", "--epochs", "300"]
+    words += [*OPTIONS, "--weights", "none", "--epochs", "300", "--workers", "2"]
     path = os.pathsep.join(map(str, (Path(__file__).parents[1], os.environ.get("PYTHONPATH", ""))))
     process = subprocess.Popen(
         words,
@@ -153,10 +159,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
     )
     for line in process.stdout:
         if line.startswith("epoch   3"):
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
             break
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors

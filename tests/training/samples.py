@@ -40,6 +40,14 @@ def lonely() -> TensorDataset:
     return data
 
 
+def renamed() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images with other names of their classes."""
+    parts = stripes()
+    for part in parts:
+        part.classes = ["one", "two", "three"]
+    return parts
+
+
 def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
     """Return images of stripes in three directions, some of which are for validation."""
     generator = torch.Generator().manual_seed(5)

@@ -143,6 +143,20 @@ def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
     assert run(tmp_path, epochs=1, channels_last=True).history
 
 
+def test_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    prepared = prepare("training.samples:renamed", settings(epochs=1))
+    with pytest.raises(CheckpointProblem, match=r"source was .*; classes was \['across', 'down'"):
+        retrain(prepared, tmp_path)
+
+
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path: Path) -> None:
+    prepared = prepare(DATA, settings(arch="training.samples:Hungry", check=False))
+    with pytest.raises(OutOfMemory):
+        retrain(prepared, tmp_path)
+    assert run(tmp_path, batch_size=4, epochs=1).history
+
+
 def test_it_stops_when_nothing_gets_better_and_does_not_begin_again(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=40, patience=2)
     assert result.stopped_early
@@ -189,6 +203,8 @@ def test_a_last_batch_of_one_is_dropped() -> None:
         ({"freeze": "99"}, "a number of stages from 0 to"),
         ({"unfreeze": {1: "nowhere"}}, "'nowhere' is no module or parameter"),
         ({"optimizer": "magic"}, "there is no optimizer 'magic'"),
+        ({"schedule": "magic"}, "there is no schedule 'magic'"),
+        ({"device": "magic"}, "'magic' is no device that there is here"),
         ({"augment": "magic"}, "there is no augmentation 'magic'"),
         ({"arch": None}, "nothing tells which network"),
     ],
@@ -204,6 +220,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs is 0, and has to be at least 1"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0, and has to be above 0"),
+        ({"ema": 5.0}, "ema is 5.0, and has to be from 0 to 1"),
+        ({"warmup_epochs": float("nan")}, "warmup_epochs is nan"),
         ({"lr": 0.0}, "lr is 0.0, and has to be above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"precision": "int8"}, "there is no precision 'int8'"),

@@ -2,7 +2,9 @@
 
 A handler only notes the signal. To save in it would be to save in the middle of whatever the
 program is doing. DataLoader workers are forked from the program and would inherit the handlers,
-and then not end when they are told to; so a forked process gets the system's own back.
+and then not end when they are told to; so a forked process gets the system's own back. But a
+terminal, and many a scheduler, send a signal to the whole process group: a worker that ends by it
+takes the run with it, before that could save. So a loader's workers ignore what the run minds.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class SignalWatch:
     _open: ClassVar[list[SignalWatch]] = []
     _before: ClassVar[dict[int, Any]] = {}
     """The handlers that were there before the first watch, by signal."""
+    _minded: ClassVar[frozenset[int]] = frozenset()
+    """In a forked process: the signals that its parent watched for."""
 
     def __init__(self, names: Iterable[str] = SIGNALS) -> None:
         self.received = ""
@@ -61,6 +65,12 @@ class SignalWatch:
             if number in watch.numbers and not watch.received:
                 watch.received = signal.Signals(number).name
 
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """Have a loader's worker ignore what the run minds; it ends when the loader ends it."""
+        for number in cls._minded:
+            signal.signal(number, signal.SIG_IGN)
+
     def close(self) -> None:
         """Put the handlers back that were there before, if nobody else watches."""
         if self in self._open:
@@ -74,6 +84,7 @@ class SignalWatch:
     @classmethod
     def forget_all(cls) -> None:
         """Have a forked process end by these signals, as it would without us."""
+        cls._minded = frozenset(cls._before)
         for number in cls._before:
             signal.signal(number, signal.SIG_DFL)
         cls._before.clear()

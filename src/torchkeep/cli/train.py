@@ -83,6 +83,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "deterministic": "",
         "every_steps": "N",
         "no_check": "",
+        "allow_inexact": "",
     },
 }
 """The switches by what they are about: the settings' names, and what stands for their values."""
@@ -120,6 +121,7 @@ _HELP: dict[str, str] = {
     "precision": "float32, bf16 or fp16",
     "channels_last": "lay images out pixel by pixel: faster on some devices",
     "compile": "use torch.compile",
+    "allow_inexact": "go on even where that can't be exact, as on another machine",
     "no_check": "do not look for what usually goes wrong",
     "deterministic": "use only operations that give the same bits each time",
     "every_steps": "save after every so many steps too, and not only each epoch",
@@ -198,7 +200,8 @@ def run(options: argparse.Namespace) -> int:
     if options.show:
         _write_layers(prepared)
         return 0
-    folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).name
+    folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).resolve().name
+    _refuse_inside(folder, options.data)
     with Screen(settings) as screen, _written(options.events) as write:
 
         def tell(event: Event) -> None:
@@ -208,6 +211,17 @@ def run(options: argparse.Namespace) -> int:
         result = retrain(prepared, folder, notify=tell)
     _write_result(result)
     return 0
+
+
+def _refuse_inside(folder: Path, data: str) -> None:
+    """Refuse a run's folder among the data, where the next start would take it for a class."""
+    from torchkeep.errors import WrongArgument
+
+    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise WrongArgument(
+            f"the run {printable(str(folder))} would lie in its own data",
+            advice="Choose a folder elsewhere with --out.",
+        )
 
 
 @contextmanager

@@ -25,6 +25,9 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer]] = {
 }
 """Optimizers by name, with their usual momentum."""
 
+WEIGHT_DECAY = {"adamw": 0.01, "nadam": 0.01, "sgd": 1e-4}
+"""The usual weight decay. The others have none: theirs would be a part of an adapted gradient."""
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _: 1.0,
     "linear": lambda done: 1.0 - done,

@@ -31,6 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from torchkeep.checkpointing import Checkpointer, seed_all
+from torchkeep.checkpointing.preemption import SignalWatch
 from torchkeep.errors import OutOfMemory, WrongArgument
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
@@ -42,7 +43,7 @@ from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.evaluation import Answers, answers, evaluate
 from torchkeep.training.history import write_history
 from torchkeep.training.loop import Loss, train_epoch
-from torchkeep.training.optimizing import factor, make_optimizer, set_rates
+from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer, set_rates
 from torchkeep.training.reporting import report_of
 from torchkeep.training.settings import Settings, check_settings, write_settings
 from torchkeep.training.starting import Start, start
@@ -152,8 +153,9 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     model = begun.model.to(device).to(memory_format=memory_format(settings))
     freeze_as_said(model, settings.freeze)
     check_schedule(model, _schedule(settings))
+    factor(settings.schedule, 0, 1)  # refuses one that there is not
     groups = parameter_groups(
-        model, settings.lr, decay=settings.lr_decay, weight_decay=settings.weight_decay
+        model, settings.lr, decay=settings.lr_decay, weight_decay=decay_of(settings)
     )
     return Prepared(
         settings,
@@ -194,10 +196,35 @@ def _stage(what: str) -> int | list[str]:
     return ["*"] if what == "all" else what.split(",")
 
 
+def decay_of(settings: Settings) -> float:
+    """Return the weight decay: the one that was given, or what is usual with the optimizer."""
+    if settings.weight_decay is not None:
+        return settings.weight_decay
+    return WEIGHT_DECAY.get(settings.optimizer, 0.0)
+
+
+def _identity(prepared: Prepared) -> dict[str, Any]:
+    """Return what tells a run's data from others, for a run that is gone on with."""
+    data = prepared.data
+    return {
+        "source": data.source,
+        "classes": list(data.classes),
+        "num_train": len(data.train),  # type: ignore[arg-type]
+        "num_val": len(data.val),  # type: ignore[arg-type]
+        "preprocessing": prepared.card.preprocessing.to_json(),
+    }
+
+
 def device_of(name: str) -> torch.device:
     """Return the device of this name; `auto` takes the fastest that there is."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise WrongArgument(
+                f"{name!r} is no device that there is here ({str(error).splitlines()[0]})",
+                advice="Take auto, or cpu.",
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -226,6 +253,7 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
         "num_workers": settings.workers,
         "pin_memory": prepared.device.type == "cuda",
         "persistent_workers": settings.workers > 0,
+        "worker_init_fn": _leave_signals,
     }
     train: DataLoader[Any] = DataLoader(
         data.train,
@@ -240,6 +268,11 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
     # of its own, so that the training's are the same with any number of workers and processes.
     own = torch.Generator().manual_seed(settings.seed)
     return train, DataLoader(data.val, 2 * settings.batch_size, generator=own, **options)
+
+
+def _leave_signals(worker: int) -> None:
+    del worker
+    SignalWatch.leave_to_parent()
 
 
 def retrain(
@@ -320,10 +353,11 @@ class _Training:
 
     def run(self) -> Result:
         stopped = False
-        check_settings(self.folder, self.settings)
+        identity = _identity(self.prepared)
+        check_settings(self.folder, self.settings, identity)
         with self._checkpointer() as ckpt:
             self.ckpt = ckpt
-            write_settings(self.folder, self.settings)
+            write_settings(self.folder, self.settings, identity)
             if self.settings.check and not ckpt.num_steps:
                 self._found(check_up(self.prepared))
             self._tell("begun", {})
@@ -361,6 +395,7 @@ class _Training:
             keep_best=(METRIC, "max"),
             signals=("SIGTERM", "SIGUSR1", "SIGINT"),
             stop_on_nan=True,
+            allow_inexact=self.settings.allow_inexact,
         )
 
     def _epoch(self, epoch: int) -> None:
@@ -372,7 +407,7 @@ class _Training:
             optimizer,
             lr=settings.lr,
             decay=settings.lr_decay,
-            weight_decay=settings.weight_decay,
+            weight_decay=decay_of(settings),
         )
         self.watch.before_epoch()
         train_epoch(
@@ -396,18 +431,16 @@ class _Training:
             device=self.prepared.device,
             precision=settings.precision,
         )
-        is_best = not self.ckpt.history or found.accuracy > max(
-            row[METRIC] for row in self.ckpt.history
-        )
         rate = max(group["lr"] for group in optimizer.param_groups)
         metrics = {"val_loss": found.loss, METRIC: found.accuracy, "lr": rate}
         self.ckpt.metrics(**metrics)
-        if is_best:
-            self._save(BEST_FILE, {METRIC: found.accuracy})
         row = {"epoch": epoch, "step": self.ckpt.num_steps, **self.ckpt.means, **metrics}
+        rows = [*self.ckpt.history, row]
+        if best_epoch(rows) == epoch:
+            self._save(BEST_FILE, {METRIC: found.accuracy})
         if settings.check:
             self._found(self.watch.after_epoch(found))
-        write_history(self.folder, [*self.ckpt.history, row])
+        write_history(self.folder, rows)
         self._tell("epoch", row)
 
     def _watch(self) -> Watch:
@@ -465,8 +498,9 @@ class _Training:
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the first epoch that has the highest accuracy; 0 if there is none yet."""
-    return max(range(len(history)), key=lambda at: (history[at][METRIC], -at), default=0)
+    """Return the epoch of the highest accuracy, of the lowest loss among several; 0 if none is."""
+    order = {at: (row[METRIC], -row["val_loss"], -at) for at, row in enumerate(history)}
+    return max(order, key=lambda at: order[at], default=0)
 
 
 def loss_of(prepared: Prepared) -> Loss:

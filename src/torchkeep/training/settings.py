@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torchkeep.checkpointing import list_checkpoints
 from torchkeep.errors import CheckpointProblem, DamagedFile, WrongArgument
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
+from torchkeep.wording import printable
 
 PRECISIONS = ("float32", "bf16", "fp16")
 
@@ -37,8 +40,8 @@ class Settings:
     """The highest learning rate, of the head."""
     lr_decay: float = 1.0
     """What the rate is multiplied by for each stage of the network further from the head."""
-    weight_decay: float = 0.01
-    """Of weights alone: not of biases and norms."""
+    weight_decay: float | None = None
+    """Of weights alone: not of biases and norms. None for what is usual with the optimizer."""
     schedule: str = "cosine"
     """How the rate falls: one of `torchkeep.training.optimizing.SCHEDULES`."""
     warmup_epochs: float = 0.0
@@ -85,6 +88,8 @@ class Settings:
     """Whether images are laid out in memory pixel by pixel, which some devices are faster with."""
     compile: bool = False
     """Whether torch.compile makes the network faster, after a minute."""
+    allow_inexact: bool = False
+    """Whether to go on where that can't be exact: on another machine, say."""
     every_steps: int | None = None
     """Save after every so many steps as well, and not only after each epoch."""
     download: bool = False
@@ -97,11 +102,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:
                 raise WrongArgument(f"{name} is {value}, and has to be at least {least}")
-        for name in ("lr", "val_share"):
-            if not getattr(self, name) > 0:
-                raise WrongArgument(f"{name} is {getattr(self, name)}, and has to be above 0")
+        for name in ("lr", "val_share", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise WrongArgument(f"{name} is {value}, and has to be above 0")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise WrongArgument(f"ema is {self.ema}, and has to be from 0 to 1, such as 0.999")
         if not 0 <= self.label_smoothing < 1:
             raise WrongArgument(
                 f"label_smoothing is {self.label_smoothing}, and has to be from 0 to 1"
@@ -128,44 +136,60 @@ _AT_LEAST: dict[str, float] = {
     "lr_decay": 0,
     "patience": 1,
     "size": 8,
-    "clip_norm": 0,
-    "ema": 0,
     "every_steps": 1,
 }
 
 
 SETTINGS_FILE = "settings.json"
 
-_MAY_CHANGE = frozenset("check workers device compile channels_last every_steps download".split())
+_MAY_CHANGE = frozenset(
+    "allow_inexact channels_last check compile device download every_steps skip_broken threads "
+    "workers".split()
+)
 """What may be another when a run goes on: how it computes, and not what."""
 
 
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Keep the settings in a run's folder."""
-    text = json.dumps(settings.to_json(), indent=1) + "\n"
+def write_settings(folder: Path, settings: Settings, data: Mapping[str, Any]) -> None:
+    """Keep in a run's folder how it is trained, and on what.
+
+    Args:
+        folder: the run's.
+        settings: its settings.
+        data: what tells its data from others.
+    """
+    text = json.dumps(settings.to_json() | {"data": dict(data)}, indent=1) + "\n"
     write_file(folder / SETTINGS_FILE, text.encode(), durable=False, overwrite=True)
 
 
-def check_settings(folder: Path, settings: Settings) -> None:
-    """Make sure that a run's folder is empty, or of a run with these settings.
+def check_settings(folder: Path, settings: Settings, data: Mapping[str, Any]) -> None:
+    """Make sure that a run's folder has no checkpoint yet, or is of a run like this one.
 
     Raises:
-        CheckpointProblem: it was started with others.
+        CheckpointProblem: it was started with other settings, or on other data.
         DamagedFile: what it says of them can't be read.
     """
     path = folder / SETTINGS_FILE
-    if not path.exists():
+    if not path.exists() or not list_checkpoints(folder):
         return
-    before, now = parse_json(path.read_bytes()), settings.to_json()
+    before = parse_json(path.read_bytes())
     if not isinstance(before, dict):
         raise DamagedFile("these are no settings", advice="Remove the file.", path=path)
-    different = [
-        f"{name} was {before[name]!r} and is {value!r}"
-        for name, value in now.items()
-        if name in before and before[name] != value and name not in _MAY_CHANGE
-    ]
+    then = before.pop("data", {})
+    now = {key: x for key, x in settings.to_json().items() if key not in _MAY_CHANGE}
+    different = _differences(before, now)
+    if isinstance(then, dict):
+        different += _differences(then, data)
     if different:
         raise CheckpointProblem(
-            f"{folder}: the run was started with other settings: {'; '.join(different)}",
-            advice="Choose another folder, or give the settings that it had.",
+            f"{printable(str(folder))}: the run was started with other settings: "
+            f"{printable('; '.join(different))}",
+            advice="Choose another folder, or give what it had.",
         )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]

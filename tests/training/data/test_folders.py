@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -55,6 +58,35 @@ def test_what_is_missing_is_refused(folder, tmp_path):
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(WrongArgument, match="its folders hold no images"):
         ImageFolder(tmp_path / "empty")
+
+
+def test_names_that_differ_never_change_places(tmp_path):
+    names = ["a2", "b1", "class", "class0", "class00", "01", "1", "10"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / name / "x.png")
+    expected = ("01", "1", "10", "a2", "b1", "class", "class0", "class00")
+    assert ImageFolder(tmp_path).classes == expected
+
+
+def test_what_is_no_image_by_its_content_is_no_image(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    with pytest.raises(DamagedFile, match="it can't be read as an image"):
+        read_image(tmp_path / "x.png")
+    Image.new("L", (1, 3000)).save(tmp_path / "thin.png")
+    with pytest.raises(DamagedFile, match="it is 1 x 3000 pixels"):
+        read_image(tmp_path / "thin.png")
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        Path(os.fsdecode(folder)).mkdir()
+    except OSError:
+        pytest.skip("this system has no such names")
+    Image.new("L", (2, 2)).save(os.fsdecode(folder) + "/x.png")
+    with pytest.raises(WrongArgument, match="has a name that is no text"):
+        ImageFolder(tmp_path)
 
 
 def test_images_of_folders_below_a_class_are_its_images(folder):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 
+from torchkeep.checkpointing.preemption import SignalWatch
 from torchkeep.checkpointing.state.rng import seed_all, undisturbed
 
 
@@ -105,6 +106,7 @@ def _as_it_is(batch: Any) -> Any:
 
 def _begin_worker(init: Callable[[int], None] | None, worker: int) -> None:
     """Show the user's data set, not ours, to whoever asks for the worker's, and call `init`."""
+    SignalWatch.leave_to_parent()  # after PyTorch's own handlers
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, _SeededBatches):
         # WorkerInfo is read-only for its users; `worker_init_fn` looks here for its data set.

@@ -17,8 +17,15 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
+from torchkeep.writing.safetensors import is_utf8
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+"""What Pillow may take a file for: it goes by the content, and starts programs for some formats."""
+
+_THINNEST = 100
+"""An image that is so many times as long as wide would be huge once its short side is scaled."""
 
 
 class ImageFolder(Dataset[tuple[Any, int]]):
@@ -62,6 +69,12 @@ class ImageFolder(Dataset[tuple[Any, int]]):
             for label, name in enumerate(self.classes)
             for path in _images(folder / name)
         ]
+        for name in self.classes:
+            if not is_utf8(name):
+                raise WrongArgument(
+                    f"{os.fspath(root)}: the folder {name!r} has a name that is no text",
+                    advice="Rename it: the model's file has the names of its classes.",
+                )
         if not self.samples:
             raise WrongArgument(
                 f"{os.fspath(root)}: its folders hold no images",
@@ -85,14 +98,11 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         DamagedFile: it can't be read as an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return as_rgb(image)
     except FileNotFoundError:
         raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
-    # Pillow's readers raise all of these on damaged files (`SyntaxError` is PNG's).
-    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, EOFError) as error:
-        raise _damaged(path, error) from None
-    except (MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise _damaged(path, error) from None
 
 
@@ -108,6 +118,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     16 bits per pixel are scaled, and what is transparent is white. The image may be the same one.
     """
+    if max(image.size) > _THINNEST * max(min(image.size), 1):
+        raise ValueError(f"it is {image.width} x {image.height} pixels")
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -125,9 +137,9 @@ def _folders(folder: Path) -> list[str]:
     return [item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != "."]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts "2" before "10"."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Return a sort key that puts "2" before "10"; no two names have the same."""
+    return [*((text, int(part or -1)) for text, part in re.findall(r"(\D*)(\d*)", name)), (name, 0)]
 
 
 def _images(folder: Path) -> list[Path]:
@@ -135,7 +147,9 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileMissing("there is no folder of this class", path=folder)
     found = (
-        path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     )
     shown = (path for path in found if not any(part[0] == "." for part in path.parts))
     return [folder / path for path in sorted(shown, key=lambda item: _natural(str(item)))]

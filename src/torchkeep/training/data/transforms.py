@@ -50,7 +50,10 @@ def _plain(recipe: Preprocessing) -> list[Any]:
 
 
 def _light(recipe: Preprocessing) -> list[Any]:
-    return [*_plain(recipe), v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))]
+    return [
+        *_plain(recipe),
+        v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR),
+    ]
 
 
 def _standard(recipe: Preprocessing) -> list[Any]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from torchkeep.files import digest
-from torchkeep.training.data.folders import as_rgb
+from torchkeep.training.data.folders import FORMATS, as_rgb
 from torchkeep.training.diagnosis.findings import Finding, listed
 from torchkeep.wording import counted, shortened
 
@@ -77,7 +77,7 @@ def _look(sample: tuple[str | os.PathLike[str], int]) -> Picture:
         data = path.read_bytes()
         if not data:
             return Picture(path, label, "is empty")
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             mode, picture = image.mode, as_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         return Picture(path, label, shortened(f"{type(error).__name__}: {error}", 120))
