@@ -2,9 +2,9 @@
 
 A handler only notes the signal. To save in it would be to save in the middle of whatever the
 program is doing. DataLoader workers are forked from the program and would inherit the handlers,
-and then not end when they are told to; so a forked process gets the system's own back. But a
-terminal, and many a scheduler, send a signal to the whole process group: a worker that ends by it
-takes the run with it, before that could save. So a loader's workers ignore what the run minds.
+and then not end when they are told to; so a forked process gets the system's own back. But Ctrl-C
+goes to all processes of a terminal: a worker that ends by it takes the run with it, before that
+could save. So a loader's workers ignore it if the run minds it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class SignalWatch:
 
     @classmethod
     def leave_to_parent(cls) -> None:
-        """Have a loader's worker ignore what the run minds; it ends when the loader ends it."""
-        for number in cls._minded:
-            signal.signal(number, signal.SIG_IGN)
+        """Have a loader's worker ignore Ctrl-C if the run minds it; the loader ends it."""
+        if signal.SIGINT in cls._minded:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def close(self) -> None:
         """Put the handlers back that were there before, if nobody else watches."""
