@@ -18,6 +18,7 @@ from torchkeep.wording import counted, printable
 if TYPE_CHECKING:
     from torchkeep.training.retraining import Event, Prepared, Result
     from torchkeep.training.settings import Settings
+    from torchkeep.training.surgery import LayerRow
 
 DESCRIPTION = """\
 Train a network on images, from pretrained weights, from a file of any kind, or
@@ -276,12 +277,11 @@ def _write_layers(prepared: Prepared) -> None:
 
     rows: list[tuple[str, ...]] = [("layer", "kind", "parameters", "trained", "learning rate")]
     for row in layer_table(prepared.start.model, prepared.optimizer):
-        rows.append(row_cells(row))
+        rows.append(_cells(row))
     sys.stdout.writelines(f"{line}\n" for line in table(rows, right=(2,)))
 
 
-def row_cells(row: Any) -> tuple[str, ...]:
-    """Return the cells of a layer."""
+def _cells(row: LayerRow) -> tuple[str, ...]:
     trained = f"{row.trainable}, statistics frozen" if row.stays_in_eval else row.trainable
     rates = ", ".join(f"{rate:g}" for rate in row.learning_rates)
     return row.name, row.kind, f"{row.num_parameters:,}", trained, rates
@@ -336,13 +336,12 @@ class Screen:
         speed = self._progress.tasks[0].speed
         images = self._settings.batch_size * self._settings.accumulate
         rate = "" if speed is None else f"{speed * images:,.0f} images/s"
-        per_epoch = event.num_steps // self._settings.epochs
         self._progress.update(
             self._task,
             completed=event.step,
             loss=event.values["loss"],
             rate=rate,
-            epoch=f"{(event.step - 1) // per_epoch + 1}/{self._settings.epochs}",
+            epoch=f"{event.epoch + 1}/{self._settings.epochs}",
         )
 
     def _tell(self, event: Event) -> None:
