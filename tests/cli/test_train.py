@@ -149,7 +149,10 @@ def test_a_stage_is_an_epoch_and_what_is_freed(capsys) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal for one process")
-def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_saves_and_the_same_command_goes_on(
+    number: int, photos: Path, tmp_path: Path
+) -> None:
     words = [sys.executable, "-m", "torchkeep", "train", str(photos), "--out", str(tmp_path / "r")]
     words += [*OPTIONS, "--weights", "none", "--epochs", "300", "--workers", "2"]
     path = os.pathsep.join(map(str, (Path(__file__).parents[1], os.environ.get("PYTHONPATH", ""))))
@@ -163,7 +166,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path)
     )
     for line in process.stdout:
         if line.startswith("epoch   3"):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+            os.killpg(process.pid, number)  # the workers get it too, as from a terminal
             break
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors

@@ -191,6 +191,7 @@ class Checkpointer:
                 self._tell_of_no_best()
             elif error is not None:
                 self._wait_beside(error)
+                self._leave_if_workers_left(error)
         finally:
             self.close()
 
@@ -448,6 +449,11 @@ class Checkpointer:
         failed = self._save_at_last()
         self._notices.preempted(self._signals.received, self._run.previous)
         raise Preempted(self._signals.received) from failed
+
+    def _leave_if_workers_left(self, error: BaseException) -> None:
+        """Save and end the program if a loader's workers ended by a signal that went to all."""
+        if "DataLoader worker" in str(error):
+            self._leave_if_asked()
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:
         return {

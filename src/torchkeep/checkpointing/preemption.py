@@ -61,9 +61,21 @@ class SignalWatch:
     @classmethod
     def _note(cls, number: int, frame: FrameType | None) -> None:
         del frame
+        cls._leave_children_alone()
         for watch in cls._open:
             if number in watch.numbers and not watch.received:
                 watch.received = signal.Signals(number).name
+
+    @classmethod
+    def _leave_children_alone(cls) -> None:
+        """Have no error raised where a worker ends, until the watch is closed.
+
+        A signal to all processes ends a loader's workers too. PyTorch would tell of that in the
+        midst of whatever is running; so it does when the next batch is asked for.
+        """
+        number = getattr(signal, "SIGCHLD", None)
+        if number is not None and number not in cls._before:
+            cls._before[number] = signal.signal(number, signal.SIG_DFL)
 
     @classmethod
     def leave_to_parent(cls) -> None:

@@ -1,6 +1,6 @@
 """What longer looks give: false alarms on known networks, and what a watch costs. Prints tables.
 
-python tests/training/diagnosis/matrix.py networks
+python tests/training/diagnosis/matrix.py networks    on a GPU if there is one
 python tests/training/diagnosis/matrix.py overhead
 """
 
@@ -45,15 +45,16 @@ def pictures(size, number=16):
 
 
 def networks():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for name, size in NETWORKS.items():
         for is_frozen in (False, True):
             torch.manual_seed(0)
-            model = timm.create_model(name, num_classes=1000)
+            model = timm.create_model(name, num_classes=1000).to(device)
             head = replace_head(model, 10)
             if is_frozen:
                 freeze(model, except_=[head.name])
             optimizer = torch.optim.AdamW(trainable(model), lr=1e-3)
-            images, labels = pictures(size)
+            images, labels = (item.to(device) for item in pictures(size))
             found = examine_start(model.train(), optimizer, images, labels, 10)
             result = overfit_one_batch(model, images, labels)
             print(
