@@ -136,6 +136,21 @@ def test_what_can_not_be_used_is_an_error_and_no_traceback(
         assert text in capsys.readouterr().err
 
 
+def test_grey_images_make_a_grey_network(photos: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    options = [*OPTIONS, "--weights", "none", "--epochs", "4", "--channels", "1"]
+    assert main(["train", str(photos), "--out", str(run), *options]) == 0
+    assert "images    12 x 12, grey, none augmentation" in capsys.readouterr().out
+    model = str(run / "best.safetensors")
+    assert main(["evaluate", "--arch", NET, "--json", model, str(photos)]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
+    image = str(next(photos.glob("val/down/*.png")))
+    assert main(["predict", "--arch", NET, "--top", "1", model, image]) == 0
+    assert capsys.readouterr().out.startswith(f"{image}: down")
+    assert main(["train", str(photos), "--out", str(run), *options[:-1], "4"]) == 12
+    assert "images have 1 channel or 3, and the network takes 4" in capsys.readouterr().err
+
+
 def test_a_run_is_not_put_into_its_own_data(photos: Path, capsys) -> None:
     options = [*OPTIONS, "--weights", "none"]
     assert main(["train", str(photos), "--out", str(photos / "runs"), *options]) == 12

@@ -26,6 +26,14 @@ class Net(nn.Module):
         return self.head(self.drop(inner.mean(dim=(2, 3))))
 
 
+class Grey(Net):
+    """Takes images of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem[0] = nn.Conv2d(1, 6, 3, 2, 1, bias=False)
+
+
 class Hungry(Net):
     """Asks for more memory than there is."""
 
@@ -60,3 +68,18 @@ def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
     for part in parts:
         part.classes = CLASSES
     return parts[0], parts[1]
+
+
+def bands(num_channels: int = 5) -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images with other channels than three."""
+    parts = stripes()
+    for part in parts:
+        images, labels = part.tensors
+        turns = [at % 3 for at in range(num_channels)]
+        part.tensors = images[:, turns], labels
+    return parts
+
+
+def grey() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images in one channel."""
+    return bands(1)

@@ -17,7 +17,7 @@ from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.retraining import Event, Result, loaders, loss_of, prepare, retrain
 from torchkeep.training.settings import Settings
-from training.samples import CLASSES, DATA, NET
+from training.samples import CLASSES, DATA, NET, Net
 
 USUAL: dict[str, Any] = {
     "arch": NET,
@@ -38,14 +38,14 @@ class Stop(Exception):
     """Ends a run in its midst."""
 
 
-def run(folder: Path, stop_at: int | None = None, **options: Any) -> Result:
+def run(folder: Path, stop_at: int | None = None, data: str = DATA, **options: Any) -> Result:
     """Train; break off after a step if that is asked for."""
 
     def notify(event: Event) -> None:
         if event.kind == "step" and event.step == stop_at:
             raise Stop
 
-    return retrain(prepare(DATA, settings(**options)), folder, notify=notify)
+    return retrain(prepare(data, settings(**options)), folder, notify=notify)
 
 
 def test_a_run_leaves_a_model_that_is_as_good_as_it_says(tmp_path: Path) -> None:
@@ -80,6 +80,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "averaged and mixed": {"ema": 0.8, "mix": "mixup", "accumulate": 4, "clip_norm": 1.0},
     "fp16": {"precision": "fp16", "schedule": "linear", "warmup_epochs": 1.5},
     "with workers": {"workers": 2, "epochs": 5},
+    "of five channels": {"data": "training.samples:bands", "channels": 5},
     "weighed": {"class_weights": True, "label_smoothing": 0.1, "optimizer": "sgd"},
 }
 
@@ -148,6 +149,42 @@ def test_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
     prepared = prepare("training.samples:renamed", settings(epochs=1))
     with pytest.raises(CheckpointProblem, match=r"source was .*; classes was \['across', 'down'"):
         retrain(prepared, tmp_path)
+
+
+@pytest.mark.parametrize(("data", "channels"), [("bands", 5), ("grey", 1)])
+def test_a_model_for_other_channels_is_as_good_as_it_says(
+    tmp_path: Path, data: str, channels: int
+) -> None:
+    source = f"training.samples:{data}"
+    torch.save(Net().state_dict(), tmp_path / "x.pth")
+    options = {"weights": str(tmp_path / "x.pth"), "epochs": 6, "channels": channels}
+    result = run(tmp_path / "run", data=source, **options)
+    assert result.history[result.best_epoch]["val_accuracy"] == 1.0
+    model, card = load_classifier(result.best, arch=NET)
+    assert (card.input_channels, card.preprocessing.num_channels) == (channels, channels)
+    _, val = loaders(prepare(source, settings(channels=channels)))
+    assert evaluate(model, val).accuracy == 1.0
+    assert read_findings(tmp_path / "run") == []
+    again = prepare(source, settings(weights=str(result.best)))
+    assert again.card.preprocessing == card.preprocessing
+    assert not again.start.has_new_head
+    with pytest.raises(CheckpointProblem, match=f"channels was {channels} and is None"):
+        run(tmp_path / "run", data=source, **options | {"channels": None})
+
+
+def test_tensors_of_other_channels_than_were_said_are_refused() -> None:
+    for data, channels in ((DATA, 5), (DATA, 1), ("training.samples:bands", 3)):
+        with pytest.raises(
+            WrongArgument, match=rf"gives tensors of the shape \[[35], 12, 12\], and "
+        ):
+            prepare(data, settings(channels=channels))
+
+
+def test_pictures_have_one_channel_or_three() -> None:
+    for channels in (1, 3):
+        assert prepare("digits", settings(channels=channels)).card.input_channels == channels
+    with pytest.raises(WrongArgument, match="images have 1 channel or 3, and the network takes 5"):
+        prepare("digits", settings(channels=5))
 
 
 def test_a_start_that_failed_leaves_the_folder_free(tmp_path: Path) -> None:
@@ -223,6 +260,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
         ({"clip_norm": 0.0}, "clip_norm is 0.0, and has to be above 0"),
         ({"ema": 5.0}, "ema is 5.0, and has to be from 0 to 1"),
         ({"warmup_epochs": float("nan")}, "warmup_epochs is nan"),
+        ({"channels": 0}, "channels is 0, and has to be at least 1"),
+        ({"channels": 4097}, "channels is 4097, and has to be at most 4096"),
         ({"lr": 0.0}, "lr is 0.0, and has to be above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"precision": "int8"}, "there is no precision 'int8'"),

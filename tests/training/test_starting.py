@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from torchkeep import save
-from torchkeep.errors import FileMissing, LoadMismatch, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, LoadMismatch, WrongArgument
 from torchkeep.training.classifier import Card, load_classifier, read_card, save_classifier
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pruning import save_slim, slim
@@ -61,6 +61,69 @@ def test_a_file_with_as_many_classes_of_no_name_gives_no_head(tmp_path: Path) ->
     begun = start(NET, tmp_path / "x.pth", ["a", "b", "c", "d", "e"])
     assert begun.has_new_head
     assert not torch.equal(begun.model.head.bias, torch.full((5,), 14.0))
+
+
+def test_fresh_values_are_made_for_the_channels() -> None:
+    begun = start("timm/mobilenetv3_small_050", "none", ["cat", "dog"], 5)
+    assert begun.model.conv_stem.weight.shape[1] == begun.input_channels == 5
+    assert len(set(begun.model.conv_stem.weight[0, :, 0, 0].tolist())) == 5  # not three repeated
+    assert begun.model(torch.zeros(2, 5, 64, 64)).shape == (2, 2)
+
+
+def test_weights_of_a_library_are_adapted_to_the_channels(no_network: None, tmp_path: Path) -> None:
+    weights = torchvision.models.MobileNet_V2_Weights.DEFAULT
+    theirs = torchvision.models.mobilenet_v2()
+    place = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+    place.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), place)
+    begun = start("mobilenet_v2", "default", ["cat", "dog"], 1)
+    old, new = theirs.features[0][0].weight, begun.model.features[0][0].weight
+    assert torch.equal(new, old.sum(dim=1, keepdim=True))
+    assert (begun.input_channels, begun.weights) == (1, f"torchvision's {weights}")
+
+
+def test_weights_of_a_file_are_adapted_to_the_channels_once(tmp_path: Path) -> None:
+    theirs = Net()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    begun = start(NET, tmp_path / "x.pth", ["a", "b"], 6)
+    old, new = theirs.stem[0].weight, begun.model.stem[0].weight
+    assert torch.equal(new, old[:, [0, 1, 2, 0, 1, 2]] * 0.5)
+    torch.save(begun.model.state_dict(), tmp_path / "six.pth")
+    again = start(NET, tmp_path / "six.pth", ["a", "b", "c"], 6)
+    assert torch.equal(again.model.stem[0].weight, new)
+    with pytest.raises(LoadMismatch, match=r"stem\.0\.weight"):
+        start(NET, tmp_path / "six.pth", ["a", "b", "c"], 4)
+    recipe = Preprocessing(12, 12, None, (0.5,) * 6, (0.5,) * 6)
+    ours = tmp_path / "ours.safetensors"
+    save_classifier(begun.model, Card(NET, ("a", "b"), recipe, input_channels=6), ours)
+    for channels in (None, 6):
+        again = start(NET, ours, ["a", "b"], channels)
+        assert torch.equal(again.model.stem[0].weight, new)
+        assert (again.input_channels, again.has_new_head) == (6, False)
+    grey = start(NET, ours, ["a", "b"], 1)
+    assert torch.equal(grey.model.stem[0].weight, new.sum(dim=1, keepdim=True))
+    model, card = load_classifier(ours, arch=NET)
+    assert torch.equal(model.stem[0].weight, new)
+    assert card.input_channels == 6
+
+
+def test_a_network_of_other_channels_by_itself_is_loaded_as_it_is(tmp_path: Path) -> None:
+    name = "training.samples:Grey"
+    begun = start(name, "none", ["a", "b"])
+    assert begun.input_channels is None
+    path = tmp_path / "x.safetensors"
+    save_classifier(begun.model, Card(name, ("a", "b"), RECIPE), path)  # whose recipe has three
+    assert load_classifier(path, arch=name)[0].stem[0].in_channels == 1
+    assert start(name, "none", ["a", "b"], 1).model.stem[0].in_channels == 1
+
+
+def test_channels_that_are_no_number_of_them_are_refused(tmp_path: Path) -> None:
+    for number, bad in enumerate((0, -3, 10**9, True, {"n": 3}, [3])):
+        path = tmp_path / f"{number}.safetensors"
+        told = {"arch": NET, "classes": ["a"], "preprocessing": RECIPE.to_json()}
+        save(Net(), path, metadata=told | {"input_channels": bad})
+        with pytest.raises(DamagedFile, match=r"its metadata 'input_channels' is no number of ch"):
+            read_card(path)
 
 
 def card(*classes: str) -> Card:

@@ -66,6 +66,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--weights", metavar="default|none|FILE", help="as in torchkeep train")
     parser.add_argument("--arch", metavar="NAME", help="as in torchkeep train")
     parser.add_argument("--size", metavar="PIXELS", type=int, help="as in torchkeep train")
+    parser.add_argument("--channels", metavar="N", type=int, help="as in torchkeep train")
     parser.add_argument("--lr", metavar="RATE", type=float, default=1e-3, help="to be judged")
     parser.add_argument("--verify", action="store_true", help="read every byte of all checkpoints")
     parser.add_argument("--json", action="store_true", help="write JSON")
@@ -100,6 +101,7 @@ def _examine_data(options: argparse.Namespace) -> int:
         arch=options.arch,
         weights=options.weights or "default",
         size=options.size,
+        channels=options.channels,
         lr=options.lr,
         augment="none",
     )

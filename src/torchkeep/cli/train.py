@@ -51,6 +51,7 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
     "data": {
         "size": "PIXELS",
+        "channels": "N",
         "augment": "POLICY",
         "mix": "HOW",
         "val_share": "SHARE",
@@ -96,6 +97,7 @@ _HELP: dict[str, str] = {
     "freeze": "what is not trained at first: none, all-but-head, a number of stages from the input "
     "on, or all-but:NAME,NAME",
     "size": "height and width that the network sees; by default what the weights expect",
+    "channels": "1 for grey images, 3 for colours, any number if the data are tensors",
     "augment": "none, light (never mirrored), standard or randaugment",
     "mix": "mix the samples of a batch: none, mixup or cutmix",
     "val_share": "how much is kept for validation, if the folder has no val/",
@@ -164,7 +166,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 _KINDS = {
-    int: {"size", "batch_size", "workers", "epochs", "accumulate", "patience", "seed"}
+    int: {"size", "channels", "batch_size", "workers", "epochs", "accumulate", "patience", "seed"}
     | {"every_steps", "threads"},
     float: {"val_share", "lr", "lr_decay", "weight_decay", "warmup_epochs", "label_smoothing"}
     | {"clip_norm", "ema"},
@@ -265,11 +267,16 @@ def _write_start(prepared: Prepared) -> None:
         f"network   {card.arch} from {begun.weights}"
         f"{', with a new head' if begun.has_new_head else ''}",
         f"trained   {num_trained:,} of {sum(item.numel() for item in parameters):,} parameters",
-        f"images    {recipe.width} x {recipe.height}, {prepared.settings.augment} augmentation",
+        f"images    {recipe.width} x {recipe.height}, "
+        f"{_COLOURS.get(recipe.num_channels, f'{recipe.num_channels} channels, ')}"
+        f"{prepared.settings.augment} augmentation",
         f"device    {prepared.device}",
     ]
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
+
+
+_COLOURS = {1: "grey, ", 3: ""}
 
 
 def _write_layers(prepared: Prepared) -> None:

@@ -67,7 +67,8 @@ def check_up(
         inputs, labels = _batch(prepared)
     recipe = prepared.card.preprocessing
     entering = examine_batch(inputs, model, mean=recipe.mean, std=recipe.std)
-    if prepared.start.preprocessing is None:  # no weights that expect anything
+    if prepared.start.preprocessing is None or recipe.num_channels not in (1, 3):
+        # No weights that expect anything, or channels that these never saw.
         entering = [item for item in entering if item.check != "not-normalised"]
     found += entering
     begins = examine_start(

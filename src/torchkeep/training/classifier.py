@@ -1,8 +1,8 @@
 """A classifier in a file of its own: weights, and all that is needed to use them.
 
 The file's metadata has `arch` (the network's name), `classes` (what its outputs stand for),
-`preprocessing` (the recipe from an image to its input), and `slimmed` if it was (see `pruning`). To
-everyone else it is a plain state dict.
+`preprocessing` (the recipe from an image to its input), `input_channels` if these were changed, and
+`slimmed` if it was (see `pruning`). To everyone else it is a plain state dict.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torchkeep.formats.plain_json import parse_json
 from torchkeep.loading import load_into
 from torchkeep.networks import build, is_of_library
 from torchkeep.saving import SaveReport, save
-from torchkeep.training.data.preprocessing import Preprocessing, from_json
+from torchkeep.training.data.preprocessing import MOST_CHANNELS, Preprocessing, from_json
 from torchkeep.training.pruning import SLIMMED, SlimStructure, build_slim, find_structure
-from torchkeep.training.surgery import replace_head
+from torchkeep.training.surgery import replace_head, replace_input
 from torchkeep.wording import printable
 
 
@@ -39,6 +39,8 @@ class Card:
     """What an image goes through first."""
     structure: SlimStructure | None = None
     """How it differs from the network of that name, if it was slimmed."""
+    input_channels: int | None = None
+    """The channels of its input, if they were changed; None for the network's own."""
 
 
 def save_classifier(
@@ -71,6 +73,8 @@ def save_classifier(
     }
     if card.structure is not None:
         told[SLIMMED] = card.structure.to_text()
+    if card.input_channels is not None:
+        told["input_channels"] = card.input_channels
     return save(model, path, metadata=told, metric=metric, overwrite=overwrite)
 
 
@@ -88,9 +92,14 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise DamagedFile("its metadata 'classes' is no list of names")
         recipe = from_json(parse_json(texts["preprocessing"]))
+        channels = parse_json(texts.get("input_channels", "null"))
+        if channels is not None and (
+            type(channels) is not int or not 1 <= channels <= MOST_CHANNELS
+        ):
+            raise DamagedFile("its metadata 'input_channels' is no number of channels")
     except DamagedFile as error:
         raise DamagedFile(error.problem, advice=error.advice, path=path) from None
-    return Card(texts["arch"], tuple(classes), recipe, find_structure(path))
+    return Card(texts["arch"], tuple(classes), recipe, find_structure(path), channels)
 
 
 def load_classifier(
@@ -114,7 +123,7 @@ def load_classifier(
             f"{Path(path)}: it does not say its network, its classes and its preprocessing",
             advice="torchkeep train writes such files; load others with torchkeep.load_into.",
         )
-    model = build_network(network_of(card, path, arch), card.structure)
+    model = build_network(network_of(card, path, arch), card.structure, card.input_channels)
     replace_head(model, len(card.classes))
     load_into(model, path)
     return model.eval(), card
@@ -136,6 +145,17 @@ def network_of(card: Card, path: str | os.PathLike[str], arch: str | None = None
     return name
 
 
-def build_network(name: str, structure: SlimStructure | None) -> nn.Module:
-    """Return a network with fresh values, in the widths of a slimmed one if it is one."""
-    return build(name) if structure is None else build_slim(name, structure)
+def build_network(
+    name: str, structure: SlimStructure | None, input_channels: int | None = None
+) -> nn.Module:
+    """Return a network with fresh values, in the widths of a slimmed one if it is one.
+
+    Args:
+        name: as `torchkeep.networks.build` takes it.
+        structure: of a slimmed one.
+        input_channels: those of its input, if they are not the network's own.
+    """
+    model = build(name) if structure is None else build_slim(name, structure)
+    if input_channels is not None:
+        replace_input(model, input_channels)
+    return model

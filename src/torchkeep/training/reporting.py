@@ -78,6 +78,8 @@ def _facts(prepared: Prepared) -> Facts:
 
 
 def _steps(recipe: Preprocessing, augment: str) -> list[str]:
+    if recipe.num_channels not in (1, 3):
+        return [f"tensors of {recipe.num_channels} channels, as the data set gives them"]
     size = f"{recipe.width} x {recipe.height}"
     steps = ["turned upright, in colours" if recipe.num_channels == 3 else "made grey"]
     if recipe.resize is None:

@@ -35,11 +35,13 @@ from torchkeep.checkpointing.preemption import SignalWatch
 from torchkeep.errors import OutOfMemory, WrongArgument
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
-from torchkeep.training.checkup import add_findings, check_up, read_findings
+from torchkeep.training.checkup import add_findings, check_up, files_of, read_findings
 from torchkeep.training.classifier import Card, save_classifier
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
-from torchkeep.training.data.preprocessing import for_size
+from torchkeep.training.data.preprocessing import for_channels, for_size
+from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis import Finding, Watch
+from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.evaluation import Answers, answers, evaluate
 from torchkeep.training.history import write_history
 from torchkeep.training.loop import Loss, train_epoch
@@ -147,8 +149,9 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
             "nothing to tell apart",
             advice="Put the images of each class into a folder of its own.",
         )
-    begun = start(settings.arch, settings.weights, data.classes)
-    recipe = _recipe(begun.preprocessing, settings.size)
+    begun = start(settings.arch, settings.weights, data.classes, settings.channels)
+    recipe = _recipe(begun.preprocessing, settings.size, settings.channels)
+    _check_channels(data, recipe, is_given=settings.channels is not None)
     device = device_of(settings.device)
     model = begun.model.to(device).to(memory_format=memory_format(settings))
     freeze_as_said(model, settings.freeze)
@@ -161,7 +164,7 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
         settings,
         data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
         begun,
-        Card(begun.arch, data.classes, recipe, begun.structure),
+        Card(begun.arch, data.classes, recipe, begun.structure, begun.input_channels),
         make_optimizer(settings.optimizer, groups),
         device,
     )
@@ -235,13 +238,35 @@ def memory_format(settings: Settings) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.preserve_format
 
 
-def _recipe(recipe: Preprocessing | None, size: int | None) -> Preprocessing:
+def _recipe(recipe: Preprocessing | None, size: int | None, channels: int | None) -> Preprocessing:
     if recipe is None:
-        return for_size(size or 224)
-    if size is None:
-        return recipe
-    resize = None if recipe.resize is None else round(recipe.resize * size / recipe.height)
-    return replace(recipe, height=size, width=size, resize=resize)
+        recipe = for_size(size or 224)
+    elif size is not None:
+        resize = None if recipe.resize is None else round(recipe.resize * size / recipe.height)
+        recipe = replace(recipe, height=size, width=size, resize=resize)
+    return recipe if channels is None else for_channels(recipe, channels)
+
+
+def _check_channels(data: Data, recipe: Preprocessing, *, is_given: bool) -> None:
+    """Refuse pictures where tensors are needed, and tensors of other channels than were given.
+
+    Raises:
+        WrongArgument: they are pictures, or tensors of other channels than they should have.
+    """
+    is_picture = recipe.num_channels in (1, 3)
+    if is_picture and not is_given:
+        return
+    with trial(()):  # a data set may draw random numbers
+        sample = None if files_of(data.train) else data.train[0][0]
+    if not isinstance(sample, torch.Tensor):
+        if not is_picture:
+            refuse_picture(recipe.num_channels)
+    elif sample.ndim != 3 or len(sample) != recipe.num_channels:
+        raise WrongArgument(
+            f"{data.source} gives tensors of the shape {list(sample.shape)}, and the network takes "
+            f"[{recipe.num_channels}, height, width]",
+            advice="Give the number of its channels with --channels.",
+        )
 
 
 def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:

@@ -13,6 +13,7 @@ from torchkeep.checkpointing import list_checkpoints
 from torchkeep.errors import CheckpointProblem, DamagedFile, WrongArgument
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
+from torchkeep.training.data.preprocessing import MOST_CHANNELS
 from torchkeep.wording import printable
 
 PRECISIONS = ("float32", "bf16", "fp16")
@@ -58,6 +59,9 @@ class Settings:
     """How the samples of a batch are mixed: `none`, `mixup` or `cutmix`."""
     size: int | None = None
     """Height and width of what the network sees, in pixels; None for what the weights expect."""
+    channels: int | None = None
+    """Channels of what the network sees: 1 for grey, 3 for colours, any number where the data are
+    tensors; None for what the weights expect."""
     label_smoothing: float = 0.0
     """How much of the label is spread over all classes, from 0 to 1."""
     class_weights: bool = False
@@ -108,6 +112,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise WrongArgument(f"{name} is {value}, and has to be above 0")
+        if self.channels is not None and self.channels > MOST_CHANNELS:
+            raise WrongArgument(
+                f"channels is {self.channels}, and has to be at most {MOST_CHANNELS}"
+            )
         if self.ema is not None and not 0 <= self.ema < 1:
             raise WrongArgument(f"ema is {self.ema}, and has to be from 0 to 1, such as 0.999")
         if not 0 <= self.label_smoothing < 1:
@@ -136,6 +144,7 @@ _AT_LEAST: dict[str, float] = {
     "lr_decay": 0,
     "patience": 1,
     "size": 8,
+    "channels": 1,
     "every_steps": 1,
 }
 

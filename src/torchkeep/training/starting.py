@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,12 +14,12 @@ from torch import nn
 
 from torchkeep.errors import FileMissing, MissingExtra, WrongArgument
 from torchkeep.identify import inspect
-from torchkeep.loading import ClassNames, load_into
+from torchkeep.loading import ClassNames, load_into, plan
 from torchkeep.networks import build, is_of_library
 from torchkeep.training.classifier import Card, build_network, network_of, read_card
 from torchkeep.training.data.preprocessing import Preprocessing, of_timm, of_torchvision
 from torchkeep.training.pruning import SlimStructure, find_structure
-from torchkeep.training.surgery import head_names, replace_head
+from torchkeep.training.surgery import head_names, replace_head, replace_input
 
 NO_WEIGHTS = "none"
 LIBRARY_WEIGHTS = "default"
@@ -43,9 +43,16 @@ class Start:
     """What the weights expect of images; None if nothing tells."""
     structure: SlimStructure | None = None
     """How it differs from the network of that name, if it was slimmed."""
+    input_channels: int | None = None
+    """The channels of its input, if they were changed; None for the network's own."""
 
 
-def start(arch: str | None, weights: str | os.PathLike[str], classes: Sequence[str]) -> Start:
+def start(
+    arch: str | None,
+    weights: str | os.PathLike[str],
+    classes: Sequence[str],
+    input_channels: int | None = None,
+) -> Start:
     """Return a network for these classes.
 
     Args:
@@ -55,19 +62,27 @@ def start(arch: str | None, weights: str | os.PathLike[str], classes: Sequence[s
             of any kind that `load_into` takes.
         classes: the class names by label. A file that says what its outputs stand for gives those
             of the same name; the others are fresh.
+        input_channels: the channels of the images; by default what the weights expect. Weights for
+            others are adapted: see `torchkeep.training.surgery.replace_input`.
 
     Raises:
-        WrongArgument: there is no such network, no such weights, or nothing tells which network.
+        WrongArgument: there is no such network, no such weights, nothing tells which network, or
+            its input can't be changed.
         FileProblem: the file is missing, damaged or of no readable kind.
         LoadMismatch: the file is of another network.
         MissingExtra: the library is not installed.
     """
     name = os.fspath(weights)
     if name == NO_WEIGHTS:
-        return _fresh(_required(arch), classes)
-    if name == LIBRARY_WEIGHTS:
-        return _pretrained(_required(arch), classes)
-    return _of_file(arch, Path(name), classes)
+        begun = _fresh(_required(arch), classes)
+    elif name == LIBRARY_WEIGHTS:
+        begun = _pretrained(_required(arch), classes)
+    else:
+        begun = _of_file(arch, Path(name), classes, input_channels)
+    if input_channels is None:
+        return begun
+    replace_input(begun.model, input_channels, is_adapted=name != NO_WEIGHTS)
+    return replace(begun, input_channels=input_channels)
 
 
 def _required(arch: str | None) -> str:
@@ -160,10 +175,13 @@ def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
 # --- Weights of a file -------------------------------------------------------------------------
 
 
-def _of_file(arch: str | None, path: Path, classes: Sequence[str]) -> Start:
+def _of_file(
+    arch: str | None, path: Path, classes: Sequence[str], input_channels: int | None
+) -> Start:
     card, structure = read_card(path), find_structure(path)
     name = arch or _named(card, structure, path) or _recognised(path)
-    model = build_network(name, structure)
+    channels = card.input_channels if card else None
+    model = build_network(name, structure, channels)
     head = _with_head(model, len(classes))
     theirs = card.classes if card else ()
     shared = set(theirs) & set(classes)
@@ -173,10 +191,12 @@ def _of_file(arch: str | None, path: Path, classes: Sequence[str]) -> Start:
     elif not shared:
         adapt = dict.fromkeys(head, "skip")
     names = ClassNames(file=tuple(theirs), model=tuple(classes)) if shared else None
+    if card is None and input_channels and not plan(model, path, adapt=adapt).is_allowed:
+        replace_input(model, input_channels)  # it may be for so many already
     load_into(model, path, adapt=adapt, classes=names, replay=False)
     recipe = card.preprocessing if card else _usual_preprocessing(name)
     return Start(
-        model, name, str(path), head, not shared, preprocessing=recipe, structure=structure
+        model, name, str(path), head, not shared, recipe, structure, input_channels=channels
     )
 
 

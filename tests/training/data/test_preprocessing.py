@@ -14,6 +14,7 @@ from torchvision.models import ResNet50_Weights, Swin_T_Weights, ViT_B_16_Weight
 from torchkeep.errors import DamagedFile, WrongArgument
 from torchkeep.training.data import Mixed, Preprocessing, transform_of
 from torchkeep.training.data.preprocessing import (
+    for_channels,
     for_size,
     from_json,
     of_timm,
@@ -53,6 +54,8 @@ def test_a_recipe_comes_back_from_json():
         ({"height": 1 << 40}, "no image is 128 x"),
         ({"width": True}, "no image is"),
         ({"mean": [0.5, 0.5]}, "there are 2 means and 1 standard deviations"),
+        ({"mean": [], "std": []}, "there are 0 means and 0 standard deviations"),
+        ({"mean": [0.5] * 4097, "std": [1.0] * 4097}, "there are 4097 means"),
         ({"mean": [math.nan]}, "images can't be normalised by"),
         ({"std": [0.0]}, "images can't be normalised by"),
         ({"interpolation": "magic"}, "there is no interpolation 'magic'"),
@@ -68,6 +71,31 @@ def test_a_recipe_that_is_none_is_refused(change, reason):
     for other in (None, [], "text", 3):
         with pytest.raises(DamagedFile, match="it is no such recipe"):
             from_json(other)
+
+
+def test_a_recipe_for_other_channels_goes_with_the_weights_that_are_adapted_to_them():
+    recipe = for_size(8, mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 6.0))
+    grey = for_channels(recipe, 1)
+    assert grey.mean == (pytest.approx(0.3),)
+    assert grey.std == (3.0,)
+    five = for_channels(recipe, 5)
+    assert five.mean == (0.1, 0.2, 0.6, 0.1, 0.2)
+    assert five.std == (1.0, 2.0, 6.0, 1.0, 2.0)
+    assert for_channels(grey, 3).std == (3.0, 3.0, 3.0)
+    assert for_channels(recipe, 3) is recipe
+    assert from_json(five.to_json()) == five
+
+
+def test_an_image_of_neither_one_channel_nor_three_is_refused_when_it_comes():
+    transform = transform_of(for_channels(for_size(8), 5))
+    with pytest.raises(WrongArgument, match=r"have 1 channel or 3, and the network takes 5\. Give"):
+        transform(PICTURE)
+
+
+def test_a_grey_network_gets_grey_images():
+    transform = transform_of(for_size(8, mean=(0.5,), std=(0.5,)))
+    tensor = transform(Image.new("RGB", (6, 4), (255, 255, 255)))
+    assert torch.equal(tensor, torch.ones(1, 8, 8))
 
 
 def test_an_image_becomes_a_normalised_tensor():

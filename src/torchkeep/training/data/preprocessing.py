@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from torchkeep.errors import DamagedFile, WrongArgument
@@ -18,6 +19,9 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _LARGEST_SIDE = 1 << 14
+
+MOST_CHANNELS = 1 << 12
+"""Of an input: satellites have hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class Preprocessing:
     """The shorter side after scaling, in pixels; the middle is cut out of that. None scales the
     image to `height` x `width` whatever its shape is."""
     mean: tuple[float, ...] = _IMAGENET[0]
-    """Subtracted per channel, of values in [0, 1]. As many as there are channels: 1 or 3."""
+    """Subtracted per channel, of values in [0, 1]. As many as there are channels: 1 for grey
+    images, 3 for colours, any other number where the data are tensors."""
     std: tuple[float, ...] = _IMAGENET[1]
     """Divided by per channel."""
     interpolation: str = "bilinear"
@@ -48,7 +53,7 @@ class Preprocessing:
             raise WrongArgument(
                 f"no image is {self.width} x {self.height} pixels of one scaled to {self.resize}"
             )
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+        if not 1 <= len(self.mean) <= MOST_CHANNELS or len(self.mean) != len(self.std):
             raise WrongArgument(
                 f"there are {len(self.mean)} means and {len(self.std)} standard deviations",
                 advice="Give one of each for grey images, three for colours.",
@@ -63,7 +68,7 @@ class Preprocessing:
 
     @property
     def num_channels(self) -> int:
-        """1 for grey images, 3 for colours."""
+        """1 for grey images, 3 for colours, another number for tensors."""
         return len(self.mean)
 
     def to_json(self) -> dict[str, Any]:
@@ -98,6 +103,22 @@ def for_size(
         std: likewise.
     """
     return Preprocessing(size, size, None, tuple(mean), tuple(std))
+
+
+def for_channels(recipe: Preprocessing, num_channels: int) -> Preprocessing:
+    """Return a recipe for another number of channels, as `surgery.replace_input` adapts weights.
+
+    Grey is normalised by the mean over the colours; more channels take the numbers in turn.
+    """
+    old = recipe.num_channels
+    if num_channels == old:
+        return recipe
+    turns = [range(old)] if num_channels == 1 else [[at % old] for at in range(num_channels)]
+    means, stds = (
+        tuple(fmean(row[at] for at in places) for places in turns)
+        for row in (recipe.mean, recipe.std)
+    )
+    return replace(recipe, mean=means, std=stds)
 
 
 def of_torchvision(weights: Any) -> Preprocessing:

@@ -8,6 +8,7 @@ with any number of workers, and after a resume.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ Collate = Callable[[list[tuple[torch.Tensor, int]]], Any]
 def transform_of(recipe: Preprocessing, augment: str = "none") -> Transform:
     """Return a transform that prepares an image as the recipe says.
 
+    Images are grey or in colours. Given one, the transform of a recipe for another number of
+    channels raises a WrongArgument.
+
     Args:
         recipe: how.
         augment: what is done at random: one of `POLICIES`.
@@ -34,12 +38,27 @@ def transform_of(recipe: Preprocessing, augment: str = "none") -> Transform:
     Raises:
         WrongArgument: there is no such policy.
     """
+    if recipe.num_channels not in (1, 3):
+        return partial(refuse_picture, recipe.num_channels)
     # Pillow scales the image, as it did for those whose weights these are: not quite as torch does.
     steps: list[Any] = [v2.Grayscale()] if recipe.num_channels == 1 else []
     steps += [*_policy(augment)(recipe), v2.ToImage(), v2.ToPureTensor()]
     steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize([*recipe.mean], [*recipe.std])]
     made: Transform = v2.Compose(steps)
     return made
+
+
+def refuse_picture(num_channels: int, picture: Any = None) -> torch.Tensor:
+    """Say that an image has not so many channels.
+
+    Raises:
+        WrongArgument: always.
+    """
+    del picture
+    raise WrongArgument(
+        f"images have 1 channel or 3, and the network takes {num_channels}",
+        advice="Give it tensors, from a module:function of your own.",
+    )
 
 
 def _plain(recipe: Preprocessing) -> list[Any]:
