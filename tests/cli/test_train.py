@@ -65,7 +65,7 @@ def test_what_happens_is_written_for_other_programs(photos: Path, tmp_path: Path
     assert [row["batch"] for row in rows if row["event"] == "step"] == [1, 2, 3, 4, 5, 6]
     assert {"event": "begun", "step": 0, "epoch": 0, "batch": 0} in rows
     assert rows[-1]["event"] == "epoch"
-    assert rows[-1].keys() > {"loss", "val_loss", "val_accuracy", "lr"}
+    assert rows[-1].keys() > {"loss", "val_loss", "val_accuracy", "lr", "images_per_second"}
 
 
 def test_the_layers_are_shown_and_nothing_is_trained(photos: Path, tmp_path: Path, capsys) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from torchkeep.training.reporting import report_of
+from torchkeep.training.reporting import device_name, report_of
 from torchkeep.training.retraining import prepare, retrain
 from torchkeep.training.settings import Settings
 from training.samples import CLASSES, DATA, NET, stripes
@@ -55,4 +56,11 @@ def test_samples_that_are_no_pictures_are_told_by_their_numbers(tmp_path: Path) 
     assert {item.picture for item in report.mistakes} == {None}
     assert all(item.file.startswith("sample ") for item in report.mistakes)
     assert [row["epoch"] for row in report.history] == [1, 2]
+    assert all(row["images_per_second"] > 0 and row["seconds"] > 0 for row in report.history)
+    assert report.facts.duration_s > sum(row["seconds"] for row in report.history)
+    assert report.facts.device == device_name(prepared.device)
     assert [row.name for row in report.layers][-1] == "head"
+
+
+def test_a_device_has_its_name() -> None:
+    assert re.fullmatch(r"cpu \(.*\w.*, \d+ threads?\)", device_name(torch.device("cpu")))

@@ -68,10 +68,46 @@ def test_a_run_leaves_its_history_and_settings_for_other_programs(tmp_path: Path
     result = run(tmp_path)
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [{k: float(v) for k, v in row.items()} for row in rows] == list(result.history)
+    exact = [
+        {k: float(v) for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in rows
+    ]
+    assert exact == list(result.history)
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
-    assert list(map(json.loads, lines)) == list(result.history)
+    assert list(map(json.loads, lines)) == [{k: float(v) for k, v in row.items()} for row in rows]
     assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 0.02
+
+
+def test_it_tells_how_long_each_epoch_took_and_how_fast_it_was(tmp_path: Path) -> None:
+    told: list[Event] = []
+    options = settings(every_steps=1)
+
+    def notify(event: Event) -> None:
+        told.append(event)
+        if event.kind == "step" and event.step == 9:  # the third batch of the second epoch
+            raise Stop
+
+    with pytest.raises(Stop):
+        retrain(prepare(DATA, options), tmp_path, notify=notify)
+    first = json.loads((tmp_path / "time.json").read_text())
+    (row,) = first["epochs"].values()
+    assert row["images_per_second"] * row["seconds"] == pytest.approx(48)
+    assert told[7].values.items() >= row.items()
+    assert first["seconds"] > row["seconds"] > 0
+    result = retrain(prepare(DATA, options), tmp_path)
+    assert result.times[0] == row
+    assert sorted(result.times) == [0, 1, 2, 3]
+    # Of an epoch that was broken off, what is left: three batches and the one that was lost.
+    rest = result.times[1]["images_per_second"] * result.times[1]["seconds"]
+    assert rest == pytest.approx(48 - 2 * 8)
+    assert result.seconds > first["seconds"] + sum(result.times[at]["seconds"] for at in (1, 2, 3))
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [{name: line[name] for name in row} for line in lines] == list(result.times.values())
+    assert "images_per_second" not in json.dumps(result.history)
+    again = retrain(prepare(DATA, options), tmp_path)
+    assert (again.times, again.history) == (result.times, result.history)
+    (tmp_path / "time.json").write_text("[3]")
+    assert retrain(prepare(DATA, options), tmp_path).times == {}
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -175,7 +211,7 @@ def test_a_model_for_other_channels_is_as_good_as_it_says(
 def test_tensors_of_other_channels_than_were_said_are_refused() -> None:
     for data, channels in ((DATA, 5), (DATA, 1), ("training.samples:bands", 3)):
         with pytest.raises(
-            WrongArgument, match=rf"gives tensors of the shape \[[35], 12, 12\], and "
+            WrongArgument, match=r"gives tensors of the shape \[[35], 12, 12\], and "
         ):
             prepare(data, settings(channels=channels))
 

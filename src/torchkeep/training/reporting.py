@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
 from torchkeep.checkpointing.doctor.environment import git_revision, versions
@@ -16,6 +18,7 @@ from torchkeep.report import Finding as Noticed
 from torchkeep.report.data import Severity
 from torchkeep.training.data import Data, ImageFolder, Preprocessing, labels_of
 from torchkeep.training.surgery import layer_table
+from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.training.diagnosis import Finding
@@ -34,8 +37,10 @@ def report_of(prepared: Prepared, result: Result, findings: Sequence[Finding] = 
     return RunReport(
         title=f"{_short(card.arch)} on {Path(data.source).name or data.source}",
         best=Best(prepared.metric, row[prepared.metric], result.best_epoch + 1),
-        facts=_facts(prepared),
-        history=[_epoch(row) for row in result.history],
+        facts=_facts(prepared, result.seconds),
+        history=[
+            _epoch({**row, **result.times.get(at, {})}) for at, row in enumerate(result.history)
+        ],
         confusion=Confusion(card.classes, answers.confusion(len(card.classes))),
         mistakes=[_mistake(prepared, result, at) for at in answers.worst(_MAX_MISTAKES)],
         layers=list(_layers(prepared)),
@@ -52,7 +57,15 @@ def _short(arch: str) -> str:
     return arch.rpartition("/")[2]
 
 
-def _facts(prepared: Prepared) -> Facts:
+def device_name(device: torch.device) -> str:
+    """Return a device with the name of what it is: `cuda:0 (NVIDIA H100)`, `cpu (x86_64)`."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = counted(torch.get_num_threads(), "thread")
+    return f"{device} ({platform.processor() or platform.machine()}, {threads})"
+
+
+def _facts(prepared: Prepared, seconds: float) -> Facts:
     data, classes = prepared.data, prepared.card.classes
     counts = {
         part: {name: number[label] for label, name in enumerate(classes)}
@@ -72,7 +85,8 @@ def _facts(prepared: Prepared) -> Facts:
             name: value for name, value in settings.items() if value not in (None, False, {})
         },
         versions={name: str(value) for name, value in versions().items()},
-        device=str(prepared.device),
+        device=device_name(prepared.device),
+        duration_s=seconds or None,
         git_revision=str(git_revision() or ""),
     )
 

@@ -8,6 +8,7 @@ A run's folder has, besides its checkpoints:
     settings.json      what it was started with
     findings.jsonl     what was noticed, before and while it ran
     history.csv        a row per epoch, and the same as history.jsonl
+    time.json          how long it took
     best.safetensors   the model at its best epoch, ready for `load_classifier`
     last.safetensors   the model at the end
     report.html        how it went, how good the best model is, and what it gets wrong
@@ -58,6 +59,7 @@ from torchkeep.training.surgery import (
     parameter_groups,
     unfreeze_at,
 )
+from torchkeep.training.timing import Times
 from torchkeep.wording import printable
 
 BEST_FILE = "best.safetensors"
@@ -121,6 +123,10 @@ class Result:
     """What the best model says of the validation data."""
     stopped_early: bool
     """Whether it ended since nothing got better."""
+    times: Mapping[int, Mapping[str, float]]
+    """By epoch, what the history has not, since it differs from run to run: see `Times.rows`."""
+    seconds: float
+    """How long the training took in all."""
 
 
 def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
@@ -359,6 +365,7 @@ class _Training:
         self.settings = prepared.settings
         self.model = prepared.start.model
         self.train_loader, self.val_loader = loaders(prepared)
+        self.times = Times(run, prepared.device)
         per_epoch = -(-len(self.train_loader) // self.settings.accumulate)
         self.num_steps = self.settings.epochs * per_epoch
         self.num_warmup = round(self.settings.warmup_epochs * per_epoch)
@@ -387,10 +394,11 @@ class _Training:
                 self._found(check_up(self.prepared))
             self._tell("begun", {})
             self.watch = self._watch()
-            for epoch in ckpt.epochs(self.settings.epochs):
-                if stopped := self._has_stalled():
-                    break
-                self._epoch(epoch)
+            with self.times:
+                for epoch in ckpt.epochs(self.settings.epochs):
+                    if stopped := self._has_stalled():
+                        break
+                    self._epoch(epoch)
         self._save(LAST_FILE, {})
         result = self._result(stopped)
         write_report(
@@ -435,6 +443,7 @@ class _Training:
             weight_decay=decay_of(settings),
         )
         self.watch.before_epoch()
+        begun, num_before = self.times.now(), self._num_images()
         train_epoch(
             self.computing,
             self.ckpt.batches(self.train_loader),
@@ -450,6 +459,7 @@ class _Training:
             before_step=self._set_rate,
             after_step=self._after_step,
         )
+        self.times.add(epoch, begun, self._num_images() - num_before)
         found = evaluate(
             self.judged,
             self.val_loader,
@@ -465,8 +475,16 @@ class _Training:
             self._save(BEST_FILE, {METRIC: found.accuracy})
         if settings.check:
             self._found(self.watch.after_epoch(found))
-        write_history(self.folder, rows)
-        self._tell("epoch", row)
+        times = self.times.rows
+        write_history(self.folder, [{**row, **times.get(at, {})} for at, row in enumerate(rows)])
+        self.times.keep()
+        self._tell("epoch", {**row, **times.get(epoch, {})})
+
+    def _num_images(self) -> int:
+        """Return how many images of the running epoch are done."""
+        num_steps = self.ckpt.num_steps - sum(int(row["step"]) for row in self.ckpt.history[-1:])
+        num_samples: int = len(self.prepared.data.train)  # type: ignore[arg-type]
+        return min(num_steps * self.settings.accumulate * self.settings.batch_size, num_samples)
 
     def _watch(self) -> Watch:
         return Watch(self.model, self.prepared.optimizer, len(self.prepared.card.classes))
@@ -519,7 +537,10 @@ class _Training:
         model = self.judged
         load_into(model, best)
         said = answers(model, self.val_loader, device=self.prepared.device)
-        return Result(best, best_epoch(history), tuple(history), said, stopped)
+        times = self.times
+        return Result(
+            best, best_epoch(history), tuple(history), said, stopped, times.rows, times.total
+        )
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
