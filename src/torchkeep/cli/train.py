@@ -84,6 +84,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "compile": "",
         "deterministic": "",
         "every_steps": "N",
+        "tensorboard": "",
         "no_check": "",
         "allow_inexact": "",
     },
@@ -126,6 +127,7 @@ _HELP: dict[str, str] = {
     "compile": "use torch.compile",
     "allow_inexact": "go on even where that can't be exact, as on another machine",
     "no_check": "do not look for what usually goes wrong",
+    "tensorboard": "write a log for TensorBoard into RUN/tensorboard",
     "deterministic": "use only operations that give the same bits each time",
     "every_steps": "save after every so many steps too, and not only each epoch",
 }

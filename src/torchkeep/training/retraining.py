@@ -11,6 +11,7 @@ A run's folder has, besides its checkpoints:
     time.json          how long it took
     best.safetensors   the model at its best epoch, ready for `load_classifier`
     last.safetensors   the model at the end
+    tensorboard/       a log for TensorBoard, if that was asked for
     report.html        how it went, how good the best model is, and what it gets wrong
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,7 @@ from torchkeep.training.surgery import (
     parameter_groups,
     unfreeze_at,
 )
+from torchkeep.training.tensorboard import LOG_FOLDER, event_log, require_tensorboard
 from torchkeep.training.timing import Times
 from torchkeep.wording import printable
 
@@ -134,7 +136,10 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
 
     Raises:
         TorchkeepError: something is missing or of no use; the message says what.
+        MissingExtra: a log for TensorBoard is wanted, which is not installed.
     """
+    if settings.tensorboard:
+        require_tensorboard()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
@@ -366,6 +371,7 @@ class _Training:
         self.model = prepared.start.model
         self.train_loader, self.val_loader = loaders(prepared)
         self.times = Times(run, prepared.device)
+        self.log: Callable[[Event], object] = lambda _: None
         per_epoch = -(-len(self.train_loader) // self.settings.accumulate)
         self.num_steps = self.settings.epochs * per_epoch
         self.num_warmup = round(self.settings.warmup_epochs * per_epoch)
@@ -394,7 +400,7 @@ class _Training:
                 self._found(check_up(self.prepared))
             self._tell("begun", {})
             self.watch = self._watch()
-            with self.times:
+            with self.times, self._log() as self.log:
                 for epoch in ckpt.epochs(self.settings.epochs):
                     if stopped := self._has_stalled():
                         break
@@ -475,10 +481,19 @@ class _Training:
             self._save(BEST_FILE, {METRIC: found.accuracy})
         if settings.check:
             self._found(self.watch.after_epoch(found))
-        times = self.times.rows
-        write_history(self.folder, [{**row, **times.get(at, {})} for at, row in enumerate(rows)])
+        told = self._with_times(rows)
+        write_history(self.folder, told)
         self.times.keep()
-        self._tell("epoch", {**row, **times.get(epoch, {})})
+        self._tell("epoch", told[-1])
+
+    def _with_times(self, rows: Iterable[Mapping[str, float]]) -> list[Mapping[str, float]]:
+        return [{**row, **self.times.rows.get(at, {})} for at, row in enumerate(rows)]
+
+    def _log(self) -> AbstractContextManager[Callable[[Event], object]]:
+        if not self.settings.tensorboard:
+            return nullcontext(lambda _: None)
+        folder, rows = self.folder / LOG_FOLDER, self._with_times(self.ckpt.history)
+        return event_log(folder, self.prepared.optimizer, self.ckpt.num_steps, rows)
 
     def _num_images(self) -> int:
         """Return how many images of the running epoch are done."""
@@ -515,7 +530,9 @@ class _Training:
     def _tell(self, kind: str, values: Mapping[str, float], finding: Finding | None = None) -> None:
         ckpt = self.ckpt
         place = ckpt.num_steps, self.num_steps, ckpt.epoch, ckpt.num_batches
-        self.notify(Event(kind, *place, values, finding))
+        event = Event(kind, *place, values, finding)
+        self.log(event)
+        self.notify(event)
 
     def _has_stalled(self) -> bool:
         patience, history = self.settings.patience, self.ckpt.history

@@ -100,6 +100,8 @@ class Settings:
     """Whether data sets may be fetched."""
     check: bool = True
     """Whether to look for what usually goes wrong, before and while it runs."""
+    tensorboard: bool = False
+    """Whether to write a log for TensorBoard into the run's folder."""
     skip_broken: bool = False
     """Whether images that can't be read are left out."""
 
@@ -152,8 +154,8 @@ _AT_LEAST: dict[str, float] = {
 SETTINGS_FILE = "settings.json"
 
 _MAY_CHANGE = frozenset(
-    "allow_inexact channels_last check compile device download every_steps skip_broken threads "
-    "workers".split()
+    "allow_inexact channels_last check compile device download every_steps skip_broken "
+    "tensorboard threads workers".split()
 )
 """What may be another when a run goes on: how it computes, and not what."""
 
