@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from torchkeep.cli import main
-from training.samples import CLASSES, NET, Net, stripes
+from torchkeep.training.retraining import prepare, try_rates
+from torchkeep.training.settings import Settings
+from training.samples import CLASSES, DATA, NET, Net, stripes
 
 OPTIONS = ["--arch", NET, "--batch-size", "8", "--lr", "0.02", "--size", "12", "--augment", "none"]
 
@@ -78,6 +82,58 @@ def test_the_layers_are_shown_and_nothing_is_trained(photos: Path, tmp_path: Pat
     assert ["stem.0", "Conv2d", "162", "no"] in lines
     assert ["stem.1", "BatchNorm2d", "12", "no,", "statistics", "frozen"] in lines
     assert not run.exists()
+
+
+def test_learning_rates_are_tried_and_nothing_is_trained(
+    photos: Path, tmp_path: Path, capsys
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", str(photos), "--out", str(run), "--find-lr", *OPTIONS, "--weights", "none"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines[lines.index("  learning rate    loss") + 1 : -2]]
+    rates, losses = ([float(row[at]) for row in rows] for at in (0, 1))
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1], len(rates)) == (1e-6, 1.0, 19)
+    assert min(losses) < losses[0] / 2
+    longest = max(len(row[2]) for row in rows)
+    for row, loss in zip(rows, losses, strict=True):
+        assert len(row[2]) == pytest.approx(longest * loss / max(losses), abs=1)
+    assert max(map(len, lines[6:-2])) < 80
+    suggested = float(lines[-2].split()[1].strip(","))
+    assert 1e-4 < suggested < 0.5
+    assert lines[-1] == "given     0.02, which is of use"
+    assert not run.exists()
+    for rate, what in (("500", "too high: the loss is least at"), ("1e-09", "too low: below")):
+        assert main([*words, "--lr", rate]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith(f"warning   a rate of {rate} is {what} ")
+        assert line.endswith(f" Try {suggested:.1e}.")
+
+
+def test_rates_are_tried_on_more_than_one_batch_and_change_nothing(tmp_path: Path) -> None:
+    prepared = prepare(DATA, Settings(arch=NET, weights="none", size=12, batch_size=8))
+    model = prepared.start.model
+    before = {name: item.clone() for name, item in model.state_dict().items()}
+    told: list[tuple[int, int]] = []
+    seen: set[int] = set()
+
+    class Watched(Dataset):
+        def __len__(self) -> int:
+            return 48
+
+        def __getitem__(self, index: int) -> object:
+            seen.add(index)
+            return prepared.data.train[index]
+
+    watched = replace(prepared, data=replace(prepared.data, train=Watched()))
+    random = torch.get_rng_state()
+    curve = try_rates(watched, lambda *place: told.append(place))
+    assert told == [(number, 100) for number in range(1, len(curve.rates) + 1)]
+    assert seen == set(range(48))
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, item in model.state_dict().items():
+        assert torch.equal(item, before[name]), name
 
 
 def test_a_prediction_needs_the_file_alone(trained: Path, photos: Path, capsys) -> None:

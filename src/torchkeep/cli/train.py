@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.rates import write_curve
 from torchkeep.cli.text import clip, wrapped
 from torchkeep.wording import counted, printable
 
@@ -35,10 +36,11 @@ examples:
       --unfreeze 3:layer4 --unfreeze 6:all                in stages
   torchkeep train digits --arch resnet18 --weights none --size 32
   torchkeep train photos/ --weights theirs.pth --show     look, do not train
+  torchkeep train photos/ --arch resnet18 --find-lr       which learning rate?
 
-DATA is a folder of images, a folder per class, perhaps in train/ and val/; a data
-set of torchvision such as FashionMNIST (--download fetches it); `digits`, which
-scikit-learn has; or module:function, which returns two data sets.
+DATA is a folder of images, a folder per class, perhaps in train/ and val/; a
+data set of torchvision such as FashionMNIST (--download fetches it); `digits`,
+which scikit-learn has; or module:function, which returns two data sets.
 
 Ctrl-C saves and ends with exit code 75. The exit code is 0 if the training came
 to its end, or that of a problem. `torchkeep --help` lists the codes."""
@@ -83,6 +85,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "channels_last": "",
         "compile": "",
         "deterministic": "",
+    },
+    "the run": {
         "every_steps": "N",
         "tensorboard": "",
         "no_check": "",
@@ -95,8 +99,8 @@ _HELP: dict[str, str] = {
     "arch": "the network: resnet18, torchvision/NAME, timm/NAME or module:callable; "
     "without it, the one that the file's weights tell",
     "weights": "the library's pretrained weights, none, or a file of any kind",
-    "freeze": "what is not trained at first: none, all-but-head, a number of stages from the input "
-    "on, or all-but:NAME,NAME",
+    "freeze": "what is not trained at first: none, a number of stages from the input on, "
+    "all-but-head, or all-but:NAME,NAME",
     "size": "height and width that the network sees; by default what the weights expect",
     "channels": "1 for grey images, 3 for colours, any number if the data are tensors",
     "augment": "none, light (never mirrored), standard or randaugment",
@@ -150,6 +154,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--events", metavar="FILE", type=Path, help="append what happens, a line of JSON each"
     )
     parser.add_argument("--show", action="store_true", help="show what would be trained, and end")
+    parser.add_argument(
+        "--find-lr", action="store_true", help="show which learning rates are of use, and end"
+    )
     for title, names in _GROUPS.items():
         group = parser.add_argument_group(title)
         for name, metavar in names.items():
@@ -197,13 +204,20 @@ def _stage(text: str) -> tuple[int, str]:
 def run(options: argparse.Namespace) -> int:
     """Train, and say how good the result is; return 0."""
     require_torch("train")
-    from torchkeep.training.retraining import prepare, retrain
+    from torchkeep.training.retraining import prepare, retrain, try_rates
 
     settings = _settings(options)
     prepared = prepare(options.data, settings)
     _write_start(prepared)
     if options.show:
         _write_layers(prepared)
+    if options.find_lr:
+        try:
+            curve = try_rates(prepared, _tell_how_far)
+        finally:
+            _tell_how_far(0, 0)
+        write_curve(curve, settings.lr)
+    if options.show or options.find_lr:
         return 0
     folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).resolve().name
     _refuse_inside(folder, options.data)
@@ -276,6 +290,13 @@ def _write_start(prepared: Prepared) -> None:
     ]
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
+
+
+def _tell_how_far(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        text = "" if done == total else f"trying learning rates: {done} of {total} steps"
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
 
 
 _COLOURS = {1: "grey, ", 3: ""}

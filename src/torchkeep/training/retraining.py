@@ -42,7 +42,7 @@ from torchkeep.training.classifier import Card, save_classifier
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
 from torchkeep.training.data.transforms import refuse_picture
-from torchkeep.training.diagnosis import Finding, Watch
+from torchkeep.training.diagnosis import Finding, RateCurve, Watch, find_learning_rate
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.evaluation import Answers, answers, evaluate
 from torchkeep.training.history import write_history
@@ -309,6 +309,28 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
 def _leave_signals(worker: int) -> None:
     del worker
     SignalWatch.leave_to_parent()
+
+
+def try_rates(
+    prepared: Prepared, progress: Callable[[int, int], object] = lambda _done, _total: None
+) -> RateCurve:
+    """Return the losses of a training's first steps at growing rates; nothing is changed.
+
+    Args:
+        prepared: what `prepare` returned.
+        progress: is called with the steps that were made, and with how many there are.
+
+    Raises:
+        OutOfMemory: a batch is too large for the device.
+    """
+    with _deterministic(prepared.settings.deterministic), _telling_of_memory(prepared):
+        return find_learning_rate(
+            prepared.start.model,
+            prepared.optimizer,
+            loaders(prepared)[0],
+            loss_fn=loss_of(prepared),
+            progress=progress,
+        )
 
 
 def retrain(

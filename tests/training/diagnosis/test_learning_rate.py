@@ -8,6 +8,7 @@ import torch
 from torchkeep.errors import WrongArgument
 from torchkeep.training import evaluate, train_epoch
 from torchkeep.training.diagnosis import find_learning_rate, judge_learning_rate
+from torchkeep.training.diagnosis.learning_rate import _curve
 from training.diagnosis.cases import batch, loaders, network
 
 OPTIMIZERS = {
@@ -53,6 +54,22 @@ def test_usual_rates_are_not_judged_and_unusual_ones_are(curve):
     (low,) = judge_learning_rate(found, 1e-7)
     assert low.text.startswith("a rate of 1e-07 is too low: below ")
     assert low.text.endswith(" the loss hardly moves")
+
+
+def test_batches_that_are_harder_than_others_are_not_taken_for_the_rates_doing():
+    rates = [10 ** (-6 + 6 * step / 99) for step in range(100)]
+    for seed in range(50):
+        noise = torch.Generator().manual_seed(seed)
+        losses = [
+            # Nothing happens below 1e-4, and it grows above 3e-2.
+            max(0.5, 2.0 - 1.5 * max(step - 33, 0) / 41 + max(step - 74, 0) / 4)
+            + 0.2 * torch.randn((), generator=noise).item()
+            for step in range(90)
+        ]
+        found = _curve(rates[:90], losses)
+        assert 1e-5 < found.lowest <= found.suggestion, seed
+        assert 2e-4 < found.suggestion < found.highest, seed
+        assert 3e-3 < found.highest < 1e-1, seed
 
 
 def test_a_loss_that_falls_at_no_rate_is_told():

@@ -7,7 +7,7 @@ descent as in fastai.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
 from typing import Any
@@ -57,6 +57,7 @@ def find_learning_rate(
     lowest: float = 1e-6,
     highest: float = 1.0,
     num_steps: int = 100,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> RateCurve:
     """Return a model's losses at growing learning rates, and a suggestion.
 
@@ -71,6 +72,7 @@ def find_learning_rate(
         lowest: the rate of the first step.
         highest: the rate of the last one.
         num_steps: how many steps there are between, evenly on a logarithmic scale.
+        progress: is called with the steps that were made, and with how many there are.
 
     Raises:
         WrongArgument: there are no batches, the range is none, the optimizer's parameters are not
@@ -90,7 +92,10 @@ def find_learning_rate(
         )
     rates = [lowest * (highest / lowest) ** (n / (num_steps - 1)) for n in range(num_steps)]
     with trial((model, optimizer), batches) as (copied, its_optimizer), training(copied):
-        losses = list(_test(copied, its_optimizer, batches, rates, loss_fn))
+        losses = []
+        for loss in _test(copied, its_optimizer, batches, rates, loss_fn):
+            losses.append(loss)
+            progress(len(losses), num_steps)
     return _curve(rates[: len(losses)], losses)
 
 
@@ -154,28 +159,33 @@ def _curve(rates: Sequence[float], losses: Sequence[float]) -> RateCurve:
     suggestion = highest = lowest = None
     if len(smoothed) > 10:
         best = min(range(len(smoothed)), key=smoothed.__getitem__)
-        start = sum(losses[:5]) / 5
+        start = sum(losses[:_SETTLED]) / _SETTLED
         if smoothed[best] < _FALLEN * start:
             highest = rates[best]
             fallen = start - 0.1 * (start - smoothed[best])
+            first = _last_above(smoothed, fallen, best)
+            suggestion = min(rates[_steepest(smoothed, first, best)], highest / 3)
             # The loss of a step shows the rates before it, and a mean lags behind by some more.
-            lowest = rates[max(_first_below(smoothed, fallen) - _LAG, 0)]
-            suggestion = min(rates[_steepest(smoothed, best)], highest / 3)
+            lowest = min(rates[max(first - _LAG, 0)], suggestion)
     return RateCurve(tuple(rates), tuple(losses), tuple(smoothed), suggestion, highest, lowest)
 
 
 _LAG = 5
+_SETTLED = 10
+"""The mean of fewer losses is told by which batches came first, and not by the rates."""
 
 
-def _first_below(values: Sequence[float], bound: float) -> int:
-    return next(index for index, value in enumerate(values) if value <= bound)
+def _last_above(values: Sequence[float], bound: float, best: int) -> int:
+    """Return where the loss has begun to fall for good, up to where it is least."""
+    above = (index for index in range(best, 0, -1) if values[index] > bound)
+    return max(next(above, 0), min(_SETTLED, best))
 
 
-def _steepest(smoothed: Sequence[float], best: int) -> int:
-    """Return where the loss falls fastest before its least, over five steps."""
+def _steepest(smoothed: Sequence[float], first: int, best: int) -> int:
+    """Return where the loss falls fastest before its least, over nine steps."""
     slopes = {
-        index: smoothed[min(index + 2, best)] - smoothed[max(index - 2, 0)]
-        for index in range(best + 1)
+        index: smoothed[min(index + 4, best)] - smoothed[max(index - 4, 0)]
+        for index in range(first, best + 1)
     }
     return min(slopes, key=slopes.__getitem__)
 
