@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from torchkeep.errors import WrongArgument
-from torchkeep.training import Evaluation, evaluate, freeze, train_epoch, trainable
+from torchkeep.training import Evaluation, evaluate, freeze, head_names, train_epoch, trainable
+from torchkeep.training.loop import total_loss
+from torchkeep.training.starting import start
 
 BATCHES = [
     (torch.eye(2), torch.tensor([0, 1])),
@@ -115,3 +117,24 @@ def test_the_rate_is_set_before_each_step():
 
 def test_accuracy_is_a_share():
     assert Evaluation(loss=0.0, num_correct=3, num_samples=4).accuracy == 0.75
+
+
+@pytest.mark.parametrize(("arch", "size"), [("googlenet", 96), ("inception_v3", 299)])
+def test_auxiliary_outputs_are_trained_as_well(arch: str, size: int):
+    torch.manual_seed(0)
+    model = start(arch, "none", ["a", "b"]).model
+    heads = [model.get_submodule(name).weight for name in head_names(model)]
+    assert len(heads) == (3 if arch == "googlenet" else 2)
+    before = [item.clone() for item in heads]
+    optimizer = torch.optim.SGD(trainable(model), lr=0.1)
+    train_epoch(model, [(torch.randn(2, 3, size, size), torch.tensor([0, 1]))], optimizer)
+    assert not any(map(torch.equal, before, heads))
+
+
+def test_an_auxiliary_output_counts_three_tenths():
+    outputs, labels = torch.eye(2), torch.tensor([0, 1])
+    one = total_loss(outputs, labels)
+    assert total_loss((outputs, None), labels) == one
+    torch.testing.assert_close(total_loss((outputs, outputs, None, outputs), labels), 1.6 * one)
+    halves = total_loss((outputs, outputs), labels, lambda *_: torch.tensor(2.0))
+    torch.testing.assert_close(halves, torch.tensor(2.6))

@@ -251,6 +251,15 @@ def test_too_little_memory_is_told_with_what_to_do(tmp_path: Path) -> None:
             retrain(prepared, tmp_path / str(check))
 
 
+def test_a_network_with_auxiliary_outputs_is_retrained(tmp_path: Path) -> None:
+    helped = "training.samples:Helped"
+    result = run(tmp_path, arch=helped)
+    assert read_findings(tmp_path) == []
+    model, _ = load_classifier(result.best, arch=helped)
+    assert model.aux.out_features == 3
+    assert result.history[-1]["val_accuracy"] == 1.0
+
+
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(WrongArgument, match="has images of one class alone, cat: there is nothing"):
         prepare("training.samples:lonely", settings())

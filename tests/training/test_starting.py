@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,10 @@ from torch import nn
 
 from torchkeep import save
 from torchkeep.errors import DamagedFile, FileMissing, LoadMismatch, WrongArgument
+from torchkeep.networks import build
 from torchkeep.training.classifier import Card, load_classifier, read_card, save_classifier
 from torchkeep.training.data import Preprocessing
-from torchkeep.training.pruning import save_slim, slim
+from torchkeep.training.pruning import SlimStructure, save_slim, slim
 from torchkeep.training.starting import start
 from training.samples import NET, Net
 
@@ -26,7 +30,8 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The client has read its environment by now, and would try for a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
@@ -160,8 +165,9 @@ def test_other_classes_give_a_fresh_head(ours: Path) -> None:
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path, ours: Path) -> None:
-    with pytest.raises(LoadMismatch):
+    with pytest.raises(LoadMismatch, match="not those of resnet18: 122 missing") as caught:
         start("resnet18", ours, ["a", "b"])
+    assert "Another network is named by --arch.\n  missing" in str(caught.value)
     save({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(WrongArgument, match=r"fit no network .* Name the network with --arch"):
         start(None, tmp_path / "x.safetensors", ["a", "b"])
@@ -218,6 +224,80 @@ def test_a_file_may_not_name_code(ours: Path, tmp_path: Path) -> None:
         )
         with pytest.raises(WrongArgument, match="but code"):
             load_classifier(tmp_path / "x.safetensors")
+
+
+def told(path: Path, tensors: dict[str, torch.Tensor] | nn.Module, **texts: object) -> Path:
+    """Write a file that says of itself what it likes."""
+    usual = {"arch": "timm/test_resnet", "classes": ["a", "b"], "preprocessing": RECIPE.to_json()}
+    save(tensors, path, metadata=usual | texts, overwrite=True)
+    return path
+
+
+@pytest.fixture
+def small_memory() -> Iterator[None]:
+    """Have no room for more than what is there and 2 GB."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"arch": "torchvision/vit_h_14"},
+        {"arch": "resnet50", "classes": [str(number) for number in range(500_000)]},
+    ],
+)
+def test_a_small_file_that_tells_of_a_huge_network_takes_no_memory(
+    tmp_path: Path, texts: dict[str, object]
+) -> None:
+    path = told(tmp_path / "x.safetensors", {"x": torch.zeros(3)}, **texts)
+    for call in (lambda: load_classifier(path), lambda: start(None, path, ["a", "b"])):
+        with pytest.raises(LoadMismatch, match=r"its weights are not those of .* missing"):
+            call()
+
+
+def test_a_file_must_have_as_many_outputs_as_classes(tmp_path: Path) -> None:
+    path = told(tmp_path / "x.safetensors", build("timm/test_resnet", num_classes=3))
+    with pytest.raises(DamagedFile) as caught:
+        load_classifier(path)
+    text = "x.safetensors: it names 2 classes, and fc.weight is float32 [3, 96], not float32 [2, "
+    assert text in str(caught.value)
+    with pytest.raises(DamagedFile, match="it names 2 classes, and"):
+        start(None, path, ["a", "z"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"classes": ["a", "b", "a"]}, r"'classes' names a more than once"),
+        ({"classes": []}, "'classes' names no class"),
+        ({"classes": ["a", 2]}, "'classes' is no list of names"),
+        ({"classes": {"a": 1}}, "'classes' is no list of names"),
+        ({"preprocessing": {"height": 1 << 30}}, "its preprocessing can't be used"),
+        (
+            {"slimmed": SlimStructure(num_classes=1 << 18).to_text()},
+            "num_classes has the width 262144, and not 1 to 131,072",
+        ),
+        (
+            {"slimmed": SlimStructure(input_channels=1 << 11).to_text()},
+            "input_channels has the width 2048, and not 1 to 1,024",
+        ),
+        ({"slimmed": "{}"}, r"'slimmed': this is no description of a slimmed network: it is no t"),
+    ],
+)
+def test_a_card_that_is_damaged_is_refused_by_name(
+    tmp_path: Path, texts: dict[str, object], message: str
+) -> None:
+    path = told(tmp_path / "x.safetensors", {"x": torch.zeros(3)}, **texts)
+    for call in (lambda: load_classifier(path), lambda: start(None, path, ["a", "b"])):
+        with pytest.raises(DamagedFile, match=message) as caught:
+            call()
+        assert "x.safetensors" in str(caught.value)
 
 
 def test_a_slimmed_network_is_retrained_and_loaded_as_it_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ here.
 
 retraining.py  the whole flow, from weights and images to a model and its run
 starting.py    a network to start from
+fitting.py     whether it takes the images, and gives an output per class
 data/          data by its name, prepared and augmented
 surgery/       what a network ends in, what of it is trained, and how fast
 pruning/       networks made smaller before they are retrained

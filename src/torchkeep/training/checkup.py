@@ -28,6 +28,7 @@ from torchkeep.training.diagnosis import (
     worst_first,
 )
 from torchkeep.training.diagnosis.trial import trial
+from torchkeep.training.loop import total_loss
 
 if TYPE_CHECKING:
     from torchkeep.training.retraining import Prepared
@@ -78,13 +79,15 @@ def check_up(
         labels,
         prepared.card.classes,
         fresh_head=prepared.start.has_new_head,
+        loss_fn=total_loss,
+        takes_tuples=True,
     )
     found += begins
     if is_thorough and not any(item.severity == "error" for item in begins):
         notify("one batch")
-        found += overfit_one_batch(model, inputs[:8], labels[:8]).findings
+        found += overfit_one_batch(model, inputs[:8], labels[:8], loss_fn=total_loss).findings
         notify("learning rates")
-        curve = find_learning_rate(model, optimizer, [(inputs, labels)])
+        curve = find_learning_rate(model, optimizer, [(inputs, labels)], loss_fn=total_loss)
         found += judge_learning_rate(curve, prepared.settings.lr)
     return worst_first(found)
 

@@ -8,23 +8,26 @@ The file's metadata has `arch` (the network's name), `classes` (what its outputs
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from torchkeep.errors import DamagedFile, WrongArgument
+from torchkeep.errors import DamagedFile, LoadMismatch, WrongArgument
 from torchkeep.formats import describe
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.loading import load_into
+from torchkeep.loading import LoadPlan, load_into, plan
+from torchkeep.matching.explain import summarize, table
 from torchkeep.networks import build, is_of_library
 from torchkeep.saving import SaveReport, save
 from torchkeep.training.data.preprocessing import MOST_CHANNELS, Preprocessing, from_json
 from torchkeep.training.pruning import SLIMMED, SlimStructure, build_slim, find_structure
-from torchkeep.training.surgery import replace_head, replace_input
-from torchkeep.wording import printable
+from torchkeep.training.surgery import head_names, replace_head, replace_input
+from torchkeep.wording import counted, printable, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,7 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
     if not {"arch", "classes", "preprocessing"} <= texts.keys():
         return None
     try:
-        classes = parse_json(texts["classes"])
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise DamagedFile("its metadata 'classes' is no list of names")
+        classes = _class_names(parse_json(texts["classes"]))
         recipe = from_json(parse_json(texts["preprocessing"]))
         channels = parse_json(texts.get("input_channels", "null"))
         if channels is not None and (
@@ -99,7 +100,30 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
             raise DamagedFile("its metadata 'input_channels' is no number of channels")
     except DamagedFile as error:
         raise DamagedFile(error.problem, advice=error.advice, path=path) from None
-    return Card(texts["arch"], tuple(classes), recipe, find_structure(path), channels)
+    return Card(texts["arch"], classes, recipe, structure_of(path), channels)
+
+
+def _class_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise DamagedFile("its metadata 'classes' is no list of names")
+    if not value:
+        raise DamagedFile("its metadata 'classes' names no class")
+    if len(set(value)) < len(value):
+        twice = next(name for name, count in Counter(value).items() if count > 1)
+        raise DamagedFile(f"its metadata 'classes' names {shortened(twice)} more than once")
+    return tuple(value)
+
+
+def structure_of(path: str | os.PathLike[str]) -> SlimStructure | None:
+    """Return how a file says that its network was slimmed; None if it does not say so.
+
+    Raises:
+        FileProblem: it can't be read, or what it says is damaged.
+    """
+    try:
+        return find_structure(path)
+    except WrongArgument as error:
+        raise DamagedFile(f"its metadata {SLIMMED!r}: {error.problem}", path=path) from None
 
 
 def load_classifier(
@@ -123,10 +147,69 @@ def load_classifier(
             f"{Path(path)}: it does not say its network, its classes and its preprocessing",
             advice="torchkeep train writes such files; load others with torchkeep.load_into.",
         )
-    model = build_network(network_of(card, path, arch), card.structure, card.input_channels)
+    name = network_of(card, path, arch)
+    check_card(card, path, name)
+    model = build_network(name, card.structure, card.input_channels)
     replace_head(model, len(card.classes))
     load_into(model, path)
     return model.eval(), card
+
+
+def check_card(card: Card, path: str | os.PathLike[str], name: str) -> None:
+    """Make sure that a file has the tensors of the network that its card tells of.
+
+    No memory is taken for them, so that no small file can have a huge network made.
+
+    Args:
+        card: what the file says.
+        path: the file.
+        name: the network, which the caller may have named.
+
+    Raises:
+        DamagedFile: its last layer is for another number of classes than it names.
+        LoadMismatch: its weights are not of that network.
+        WrongArgument: there is no such network, or it can't be slimmed as the file says.
+    """
+    model = build_stand_in(name, card.structure, card.input_channels)
+    replace_head(model, len(card.classes))
+    heads = {f"{name}.{part}" for name in head_names(model) for part in ("weight", "bias")}
+    steps = plan(model, path)
+    if steps.is_allowed:
+        return
+    wrong = steps.mismatched
+    if wrong and not (steps.missing or steps.unexpected) and heads >= {x.target for x in wrong}:
+        raise DamagedFile(
+            f"it names {counted(len(card.classes), 'class')}, and {printable(wrong[0].source)} is "
+            f"{wrong[0].found}, not {wrong[0].expected}",
+            path=path,
+        )
+    raise misfit(steps, path, name)
+
+
+def misfit(steps: LoadPlan, path: str | os.PathLike[str], name: str) -> LoadMismatch:
+    """Return what says how a file's weights differ from those of a network."""
+    return LoadMismatch(
+        f"{printable(str(path))}: its weights are not those of {printable(name)}: "
+        f"{summarize(steps)}",
+        advice=f"{steps.advice} Another network is named by --arch.\n{table(steps)}".lstrip(),
+        missing=steps.missing,
+        unexpected=steps.unexpected,
+        mismatched=tuple(item.target for item in steps.mismatched),
+    )
+
+
+def build_stand_in(
+    name: str, structure: SlimStructure | None, input_channels: int | None = None
+) -> nn.Module:
+    """Return a network without values, on the `meta` device; no random number is drawn.
+
+    One of the libraries takes no memory. The user's own code is made as it is, and emptied: it need
+    not know of `meta`, and is no larger than the user wants it.
+    """
+    with torch.random.fork_rng([]):
+        if is_of_library(name):
+            return build_network(name, structure, input_channels, "meta")
+        return build_network(name, structure, input_channels).to("meta")
 
 
 def network_of(card: Card, path: str | os.PathLike[str], arch: str | None = None) -> str:
@@ -146,7 +229,10 @@ def network_of(card: Card, path: str | os.PathLike[str], arch: str | None = None
 
 
 def build_network(
-    name: str, structure: SlimStructure | None, input_channels: int | None = None
+    name: str,
+    structure: SlimStructure | None,
+    input_channels: int | None = None,
+    device: str = "cpu",
 ) -> nn.Module:
     """Return a network with fresh values, in the widths of a slimmed one if it is one.
 
@@ -154,8 +240,12 @@ def build_network(
         name: as `torchkeep.networks.build` takes it.
         structure: of a slimmed one.
         input_channels: those of its input, if they are not the network's own.
+        device: where its tensors are.
     """
-    model = build(name) if structure is None else build_slim(name, structure)
+    if structure is None:
+        model = build(name, device=device)
+    else:
+        model = build_slim(name, structure, device)
     if input_channels is not None:
         replace_input(model, input_channels)
     return model

@@ -16,6 +16,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From outputs `[n, classes]` and labels to a scalar."""
 
+AUXILIARY = 0.3
+"""What the loss of an auxiliary output counts, as in the paper on GoogLeNet."""
+
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,6 +39,9 @@ def train_epoch(
     after_step: Callable[[float], object] | None = None,
 ) -> None:
     """Train `model` on `batches`, in training mode.
+
+    A model may return a tuple: the outputs, and auxiliary ones that training alone uses, as
+    GoogLeNet, Inception v3 and distilled transformers do. Their losses count `AUXILIARY` each.
 
     Args:
         model: the model; frozen parts stay frozen (see `freeze`).
@@ -73,7 +79,7 @@ def train_epoch(
         inputs = inputs.to(device, memory_format=memory_format, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
         with computing_in(precision, device):
-            loss = loss_fn(model(inputs), labels)
+            loss = total_loss(model(inputs), labels, loss_fn)
         share = loss / accumulate if accumulate > 1 else loss
         (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -81,6 +87,28 @@ def train_epoch(
             update()
     if losses:
         update()
+
+
+def total_loss(
+    outputs: torch.Tensor | tuple[torch.Tensor | None, ...],
+    labels: torch.Tensor,
+    loss_fn: Loss = functional.cross_entropy,
+) -> torch.Tensor:
+    """Return the loss of what a model returned, with that of its auxiliary outputs.
+
+    Args:
+        outputs: `[n, classes]`, or a tuple of the main and the auxiliary ones; None for one that
+            is switched off.
+        labels: as for `loss_fn`.
+        loss_fn: gives the loss of one tensor of outputs.
+    """
+    if not isinstance(outputs, tuple):
+        return loss_fn(outputs, labels)
+    main, *others = (item for item in outputs if item is not None)
+    loss = loss_fn(main, labels)
+    for item in others:
+        loss = loss + AUXILIARY * loss_fn(item, labels)
+    return loss
 
 
 def _step(

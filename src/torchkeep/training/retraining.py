@@ -45,6 +45,7 @@ from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis import Finding, RateCurve, Watch, find_learning_rate
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.evaluation import Answers, answers, evaluate
+from torchkeep.training.fitting import check_fit, image_of, is_out_of_memory
 from torchkeep.training.history import write_history
 from torchkeep.training.loop import Loss, train_epoch
 from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer, set_rates
@@ -166,6 +167,14 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     device = device_of(settings.device)
     model = begun.model.to(device).to(memory_format=memory_format(settings))
     freeze_as_said(model, settings.freeze)
+    check_fit(
+        model,
+        begun.arch,
+        image_of(data.train, recipe),
+        len(data.classes),
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
     check_schedule(model, _schedule(settings))
     factor(settings.schedule, 0, 1)  # refuses one that there is not
     groups = parameter_groups(
@@ -372,9 +381,7 @@ def _telling_of_memory(prepared: Prepared) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # PyTorch's allocator of the CPU raises a plain RuntimeError.
-        is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_told and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"there is not enough memory on {prepared.device} for batches of "

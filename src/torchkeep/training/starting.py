@@ -16,9 +16,18 @@ from torchkeep.errors import FileMissing, MissingExtra, WrongArgument
 from torchkeep.identify import inspect
 from torchkeep.loading import ClassNames, load_into, plan
 from torchkeep.networks import build, is_of_library
-from torchkeep.training.classifier import Card, build_network, network_of, read_card
+from torchkeep.training.classifier import (
+    Card,
+    build_network,
+    build_stand_in,
+    check_card,
+    misfit,
+    network_of,
+    read_card,
+    structure_of,
+)
 from torchkeep.training.data.preprocessing import Preprocessing, of_timm, of_torchvision
-from torchkeep.training.pruning import SlimStructure, find_structure
+from torchkeep.training.pruning import SlimStructure
 from torchkeep.training.surgery import head_names, replace_head, replace_input
 
 NO_WEIGHTS = "none"
@@ -178,11 +187,15 @@ def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
 def _of_file(
     arch: str | None, path: Path, classes: Sequence[str], input_channels: int | None
 ) -> Start:
-    card, structure = read_card(path), find_structure(path)
+    card = read_card(path)
+    structure = structure_of(path) if card is None else card.structure
     name = arch or _named(card, structure, path) or _recognised(path)
+    if card is not None:
+        check_card(card, path, name)
+    # Without memory first: only a file that has the tensors may cause that any are made.
     channels = card.input_channels if card else None
-    model = build_network(name, structure, channels)
-    head = _with_head(model, len(classes))
+    stand_in = build_stand_in(name, structure, channels)
+    head = _with_head(stand_in, len(classes))
     theirs = card.classes if card else ()
     shared = set(theirs) & set(classes)
     adapt: dict[str, str | Sequence[str]] = {}
@@ -191,10 +204,17 @@ def _of_file(
     elif not shared:
         adapt = dict.fromkeys(head, "skip")
     names = ClassNames(file=tuple(theirs), model=tuple(classes)) if shared else None
-    if card is None and input_channels and not plan(model, path, adapt=adapt).is_allowed:
-        replace_input(model, input_channels)  # it may be for so many already
+    steps = plan(stand_in, path, adapt=adapt, classes=names)
+    if card is None and input_channels and not steps.is_allowed:
+        # The file may be for so many channels already.
+        replace_input(stand_in, channels := input_channels)
+        steps = plan(stand_in, path, adapt=adapt, classes=names)
+    if not steps.is_allowed:
+        raise misfit(steps, path, name)
+    model = build_network(name, structure, channels)
+    _with_head(model, len(classes))
     load_into(model, path, adapt=adapt, classes=names, replay=False)
-    recipe = card.preprocessing if card else _usual_preprocessing(name)
+    recipe = card.preprocessing if card else usual_preprocessing(name)
     return Start(
         model, name, str(path), head, not shared, recipe, structure, input_channels=channels
     )
@@ -217,7 +237,7 @@ def _recognised(path: Path) -> str:
     return found[0].name
 
 
-def _usual_preprocessing(arch: str) -> Preprocessing | None:
+def usual_preprocessing(arch: str) -> Preprocessing | None:
     """Return what the library's own weights of a network expect; None if it has none."""
     library, _, name = arch.partition("(")[0].rpartition("/")
     try:

@@ -112,6 +112,7 @@ def examine_start(
     *,
     fresh_head: bool = True,
     loss_fn: Loss = functional.cross_entropy,
+    takes_tuples: bool = False,
 ) -> list[Finding]:
     """Return what all checks of a start find, the worst first.
 
@@ -125,10 +126,11 @@ def examine_start(
         classes: how many there are, their names, or a `class_to_idx`.
         fresh_head: the head has not been trained yet.
         loss_fn: what is trained with.
+        takes_tuples: `loss_fn` takes a tuple as well, of the main outputs and auxiliary ones.
     """
     found = [*modes(model), *trainable_parameters(model), *optimizer_parameters(model, optimizer)]
     found += labels_out_of_range(labels.tolist(), count_of(classes))
-    found += outputs(model, inputs, classes)
+    found += outputs(model, inputs, classes, takes_tuples=takes_tuples)
     stops = {"labels-range", "num-outputs", "outputs", "no-trainable"}
     if not any(item.severity == "error" and item.check in stops for item in found):
         if fresh_head:

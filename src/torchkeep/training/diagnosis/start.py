@@ -116,18 +116,23 @@ def optimizer_parameters(model: nn.Module, optimizer: Optimizer) -> list[Finding
 # --- Outputs -----------------------------------------------------------------------------------
 
 
-def outputs(model: nn.Module, inputs: torch.Tensor, classes: Classes) -> list[Finding]:
+def outputs(
+    model: nn.Module, inputs: torch.Tensor, classes: Classes, *, takes_tuples: bool = False
+) -> list[Finding]:
     """Return what is wrong with what the model makes of a batch: its shape, NaN, always the same.
 
     Args:
         model: in training mode for this, on a copy.
         inputs: a batch `[n, ...]`, wherever it is.
         classes: how many outputs there should be.
+        takes_tuples: a tuple is as good, of the main outputs and auxiliary ones.
     """
     found = _class_numbers(classes)
     with trial(bare(model)) as copied, training(copied), torch.no_grad():
         made = copied(to_model(copied, inputs, inputs)[0])
         is_silent = _has_silent_head(copied)
+    if takes_tuples and isinstance(made, tuple):
+        made = made[0]
     if not isinstance(made, torch.Tensor):
         text = f"the model returns a {type(made).__name__}, and no tensor"
         advice = "Take the outputs out of it: [0], .logits, or aux_logits=False for Inception."

@@ -34,6 +34,9 @@ _VERSION = 1
 _MAX_WIDTH = 1 << 24
 """Wider is no layer, and a file that says so is made to take memory."""
 
+_MOST = {"num_classes": 1 << 17, "input_channels": 1 << 10}
+"""The network is first made with as many, and not every one can be made without memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlimStructure:
@@ -115,10 +118,10 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _width(name: str, value: object) -> int:
-    if type(value) is not int or not 1 <= value <= _MAX_WIDTH:
+def _width(name: str, value: object, most: int = _MAX_WIDTH) -> int:
+    if type(value) is not int or not 1 <= value <= most:
         shown = printable(f"{value!r:.40}")
-        raise _broken(f"{printable(name)} has the width {shown}, and not 1 to {_MAX_WIDTH:,}")
+        raise _broken(f"{printable(name)} has the width {shown}, and not 1 to {most:,}")
     return value
 
 
@@ -130,7 +133,7 @@ def _shape(name: str, value: object) -> tuple[int, ...]:
 
 def _optional(table: Mapping[str, Any], key: str) -> int | None:
     value = table.get(key)
-    return None if value is None else _width(key, value)
+    return None if value is None else _width(key, value, _MOST[key])
 
 
 # --- Describing --------------------------------------------------------------------------------

@@ -166,13 +166,15 @@ def _num_outputs(layer: Layer) -> int:
 
 
 def _like(old: Layer, num_classes: int) -> Layer:
+    # Made on the CPU and moved, so that its values are the same on every device; but without memory
+    # for a model that has none.
+    place = "meta" if old.weight.is_meta else "cpu"
     has_bias = old.bias is not None
     new: Layer
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, num_classes, bias=has_bias)
+        new = nn.Linear(old.in_features, num_classes, bias=has_bias, device=place)
     else:
-        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=has_bias)
-    # Made on the CPU and moved, so that its values are the same on every device.
+        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=has_bias, device=place)
     return new.to(device=old.weight.device, dtype=old.weight.dtype).train(old.training)
 
 
