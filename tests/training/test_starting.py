@@ -151,6 +151,31 @@ def test_a_file_with_the_same_classes_gives_its_head_too(ours: Path) -> None:
     assert torch.equal(begun.model.head.bias, torch.arange(5.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_of_another_precision_is_as_good_to_start_from(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model = shifted(Net()).to(dtype)
+    save_classifier(model, card("a", "b", "c", "d", "e"), tmp_path / "x.safetensors")
+    found = start(NET, tmp_path / "x.safetensors", ["e", "a"]).model
+    assert {item.dtype for item in found.parameters()} == {torch.float32}
+    assert torch.equal(found.stem[0].weight, model.stem[0].weight.float())
+    assert torch.equal(found.head.weight, model.head.weight.float()[[4, 0]])
+
+
+def test_a_file_without_weights_is_told_for_what_it_is(tmp_path: Path) -> None:
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.zeros(2, 3, 12, 12)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(
+        WrongArgument, match=r"no weights to start from in it: Optimizer state"
+    ) as e:
+        start(None, tmp_path / "x.pth", ["a", "b"])
+    assert str(e.value).endswith("Give the file of a model, or of a training checkpoint.")
+
+
 def test_classes_of_the_same_name_keep_their_meaning_wherever_they_are(ours: Path) -> None:
     begun = start(NET, ours, ["d", "new", "a"])
     bias = begun.model.head.bias

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,9 @@ def load_classifier(
     return model.eval(), card
 
 
-def check_card(card: Card, path: str | os.PathLike[str], name: str) -> None:
+def check_card(
+    card: Card, path: str | os.PathLike[str], name: str, *, allow: Collection[str] = ()
+) -> None:
     """Make sure that a file has the tensors of the network that its card tells of.
 
     No memory is taken for them, so that no small file can have a huge network made.
@@ -164,6 +166,7 @@ def check_card(card: Card, path: str | os.PathLike[str], name: str) -> None:
         card: what the file says.
         path: the file.
         name: the network, which the caller may have named.
+        allow: see `load_into`.
 
     Raises:
         DamagedFile: its last layer is for another number of classes than it names.
@@ -173,7 +176,7 @@ def check_card(card: Card, path: str | os.PathLike[str], name: str) -> None:
     model = build_stand_in(name, card.structure, card.input_channels)
     replace_head(model, len(card.classes))
     heads = {f"{name}.{part}" for name in head_names(model) for part in ("weight", "bias")}
-    steps = plan(model, path)
+    steps = plan(model, path, allow=allow)
     if steps.is_allowed:
         return
     wrong = steps.mismatched

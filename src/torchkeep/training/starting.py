@@ -29,6 +29,7 @@ from torchkeep.training.classifier import (
 from torchkeep.training.data.preprocessing import Preprocessing, of_timm, of_torchvision
 from torchkeep.training.pruning import SlimStructure
 from torchkeep.training.surgery import head_names, replace_head, replace_input
+from torchkeep.wording import printable
 
 NO_WEIGHTS = "none"
 LIBRARY_WEIGHTS = "default"
@@ -183,6 +184,9 @@ def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
 
 # --- Weights of a file -------------------------------------------------------------------------
 
+_ALLOWED = ("cast",)
+"""Half precision is enough to start from; what is trained has the network's own."""
+
 
 def _of_file(
     arch: str | None, path: Path, classes: Sequence[str], input_channels: int | None
@@ -191,7 +195,7 @@ def _of_file(
     structure = structure_of(path) if card is None else card.structure
     name = arch or _named(card, structure, path) or _recognised(path)
     if card is not None:
-        check_card(card, path, name)
+        check_card(card, path, name, allow=_ALLOWED)
     # Without memory first: only a file that has the tensors may cause that any are made.
     channels = card.input_channels if card else None
     stand_in = build_stand_in(name, structure, channels)
@@ -204,16 +208,16 @@ def _of_file(
     elif not shared:
         adapt = dict.fromkeys(head, "skip")
     names = ClassNames(file=tuple(theirs), model=tuple(classes)) if shared else None
-    steps = plan(stand_in, path, adapt=adapt, classes=names)
+    steps = plan(stand_in, path, adapt=adapt, allow=_ALLOWED, classes=names)
     if card is None and input_channels and not steps.is_allowed:
         # The file may be for so many channels already.
         replace_input(stand_in, channels := input_channels)
-        steps = plan(stand_in, path, adapt=adapt, classes=names)
+        steps = plan(stand_in, path, adapt=adapt, allow=_ALLOWED, classes=names)
     if not steps.is_allowed:
         raise misfit(steps, path, name)
     model = build_network(name, structure, channels)
     _with_head(model, len(classes))
-    load_into(model, path, adapt=adapt, classes=names, replay=False)
+    load_into(model, path, adapt=adapt, allow=_ALLOWED, classes=names, replay=False)
     recipe = card.preprocessing if card else usual_preprocessing(name)
     return Start(
         model, name, str(path), head, not shared, recipe, structure, input_channels=channels
@@ -228,13 +232,19 @@ def _named(card: Card | None, structure: SlimStructure | None, path: Path) -> st
 
 
 def _recognised(path: Path) -> str:
-    found = inspect(path).architecture
-    if not found:
+    inspection = inspect(path)
+    if inspection.architecture:
+        return inspection.architecture[0].name
+    place = printable(str(path))
+    if not inspection.state_dicts:
         raise WrongArgument(
-            f"{path}: its names and shapes fit no network of torchvision or timm",
-            advice="Name the network with --arch.",
+            f"{place}: there are no weights to start from in it: {inspection.summary}",
+            advice="Give the file of a model, or of a training checkpoint.",
         )
-    return found[0].name
+    raise WrongArgument(
+        f"{place}: its names and shapes fit no network of torchvision or timm",
+        advice="Name the network with --arch.",
+    )
 
 
 def usual_preprocessing(arch: str) -> Preprocessing | None:
