@@ -16,7 +16,8 @@ from torchkeep.errors import MissingExtra, WrongArgument
 
 _NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
 _OF_LIBRARY = re.compile(
-    r"(?:(?:torchvision|timm)/)?[\w.\-]+(?:\(aux_(?:logits|loss)=(?:True|False)\))?"
+    r"(?:(?:torchvision|timm)/)?[\w.\-]+"
+    r"(?:\((?:aux_(?:logits|loss)=(?:True|False)|image_size=\d{1,4})\))?"
 )
 _OWN = re.compile(r"([\w.]+):([\w.]+)")
 

@@ -14,11 +14,11 @@ from torch import nn
 
 from torchkeep import save
 from torchkeep.errors import DamagedFile, FileMissing, LoadMismatch, WrongArgument
-from torchkeep.networks import build
+from torchkeep.networks import build, is_of_library
 from torchkeep.training.classifier import Card, load_classifier, read_card, save_classifier
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pruning import SlimStructure, save_slim, slim
-from torchkeep.training.starting import start
+from torchkeep.training.starting import _other_size, start
 from training.samples import NET, Net
 
 RECIPE = Preprocessing(12, 12, None)
@@ -231,6 +231,17 @@ def test_weights_from_the_library_s_cache_come_with_their_recipe(
     assert begun.weights == "torchvision's SqueezeNet1_1_Weights.IMAGENET1K_V1"
     assert torch.equal(begun.model.features[0].bias, theirs.features[0].bias)
     assert begun.preprocessing == Preprocessing()
+
+
+def test_a_transformer_for_larger_images_is_named_so_that_a_file_may_have_it_made() -> None:
+    with torch.device("meta"):
+        theirs, usual = (torchvision.models.vit_b_16(image_size=size) for size in (64, 224))
+    name = f"torchvision/vit_b_16{_other_size(theirs)}"
+    assert name == "torchvision/vit_b_16(image_size=64)"
+    assert is_of_library(name)
+    shapes = [item.shape for item in build(name, device="meta").parameters()]
+    assert shapes == [item.shape for item in theirs.parameters()]
+    assert _other_size(usual) == _other_size(Net()) == ""
 
 
 def test_a_classifier_comes_back_with_all_that_is_needed(ours: Path) -> None:

@@ -130,7 +130,17 @@ def _pretrained(arch: str, classes: Sequence[str]) -> Start:
     )
     head = _with_head(model, len(classes))
     full = f"{'torchvision' if library != 'timm' and _is_in_torchvision(name) else 'timm'}/{name}"
+    full += _other_size(model)
     return Start(model, full, source, head, has_new_head=True, preprocessing=recipe)
+
+
+def _other_size(model: nn.Module) -> str:
+    """Return the argument that tells that weights are for other images than their network's own.
+
+    Of torchvision's transformers those of `vit_h_14` are: 518 pixels, and not 224.
+    """
+    size = vars(model).get("image_size", 224)
+    return "" if size == 224 else f"(image_size={size})"
 
 
 def _is_in_torchvision(name: str) -> bool:
