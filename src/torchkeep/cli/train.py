@@ -111,7 +111,8 @@ _HELP: dict[str, str] = {
     "skip_broken": "leave out images that can't be read, and list them",
     "download": "let data sets be fetched",
     "epochs": "how often to go through the data",
-    "lr": "the highest learning rate, which is the head's",
+    "lr": "the highest learning rate, which is the head's; 1e-3 by default, and for pretrained "
+    "transformers 1e-4 is usual, with --lr-decay 0.8",
     "lr_decay": "multiply it by this for each stage further from the head",
     "optimizer": "adamw, adam, sgd, rmsprop or nadam",
     "weight_decay": "of weights alone, not of biases and norms",

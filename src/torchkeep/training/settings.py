@@ -38,7 +38,9 @@ class Settings:
     optimizer: str = "adamw"
     """One of `torchkeep.training.optimizing.OPTIMIZERS`."""
     lr: float = 1e-3
-    """The highest learning rate, of the head."""
+    """The highest learning rate, of the head. Of 3e-3, 1e-3, 3e-4 and 1e-4 the default was the best
+    for a pretrained ResNet18 with fifty images of digits, and less for early stages was no better.
+    Pretrained transformers want less: 1e-4 with an `lr_decay` of 0.65 to 0.9 is usual."""
     lr_decay: float = 1.0
     """What the rate is multiplied by for each stage of the network further from the head."""
     weight_decay: float | None = None
