@@ -136,6 +136,44 @@ def test_every_policy_gives_what_the_network_takes_and_follows_from_the_seed(pol
     assert torch.equal(results[0], results[2]) == (policy == "none")
 
 
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_what_comes_in_from_outside_has_the_colour_of_the_edge(shade):
+    for size in ((3, 32, 32), (3, 24, 48), (1, 48, 24)):
+        ones = (0.0,) * size[0], (1.0,) * size[0]
+        transform = transform_of(Preprocessing(*size[1:], None, *ones), "light")
+        for seed in range(40):
+            torch.manual_seed(seed)
+            picture = transform(Image.new("RGB", (40, 40), (shade,) * 3))
+            assert picture.shape == size
+            assert (picture * 255 - shade).abs().max() < 1e-3
+
+
+def test_light_augmentation_moves_a_picture_a_little_in_every_way():
+    picture = Image.new("L", (100, 60))
+    picture.paste(255, (40, 20, 60, 40))
+    transform = transform_of(Preprocessing(60, 100, None, (0.0,), (1.0,)), "light")
+    rows, columns = torch.meshgrid(torch.arange(60.0), torch.arange(100.0), indexing="ij")
+    places = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        found = transform(picture)[0]
+        area = found.sum()
+        places.append([(columns * found).sum() / area, (rows * found).sum() / area, area])
+    x, y, area = torch.tensor(places).unbind(dim=1)
+    for values, low, high in ((x, 39.5, 59.5), (y, 23.5, 35.5), (area, 324, 484)):
+        assert low - 0.5 < values.min() < low + 0.2 * (high - low)
+        assert high - 0.2 * (high - low) < values.max() < high + 0.02 * high
+
+
+def test_strong_augmentation_brings_in_the_mean():
+    recipe = Preprocessing(32, 32, None, (0.5,) * 3, (1.0,) * 3)
+    transform = transform_of(recipe, "randaugment")
+    for seed in range(40):
+        torch.manual_seed(seed)
+        picture = transform(Image.new("RGB", (40, 40), (128, 128, 128)))
+        assert picture.min() > -0.3  # black is -0.5
+
+
 def test_digits_are_not_mirrored_by_the_light_policy():
     left = Image.new("L", (32, 32))
     left.paste(255, (0, 0, 8, 32))
