@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from torchkeep.checkpointing.state.encoding import fingerprint
-from torchkeep.errors import CheckpointProblem, OutOfMemory, TrainingDiverged, WrongArgument
+from torchkeep.errors import (
+    CheckpointProblem,
+    FileMissing,
+    OutOfMemory,
+    TrainingDiverged,
+    WrongArgument,
+)
 from torchkeep.training.checkup import read_findings
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.retraining import Event, Result, loaders, loss_of, prepare, retrain
 from torchkeep.training.settings import Settings
+from torchkeep.wording import printable
 from training.samples import CLASSES, DATA, NET, Net
 
 USUAL: dict[str, Any] = {
@@ -315,3 +324,33 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(WrongArgument, match=message):
         settings(**options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_goes_in_the_midst_of_a_run_is_named_and_the_run_goes_on(
+    tmp_path: Path, workers: int
+) -> None:
+    for number in range(20):
+        folder = tmp_path / "photos" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 12), 12 * number).save(folder / f"{number}.png")
+    lost = next(tmp_path.glob("photos/1/*.png"))
+    told = f"{printable(str(lost))}: the image has gone since the folder was looked through. Put it"
+
+    def train(where: str, *, losing: bool) -> Result:
+        def notify(event: Event) -> None:
+            if losing and event.kind == "step" and event.step == 4:
+                lost.rename(tmp_path / "aside")
+
+        options = {"workers": workers, "every_steps": 1, "batch_size": 4, "check": False}
+        prepared = prepare(tmp_path / "photos", settings(**options))
+        return retrain(prepared, tmp_path / where, notify=notify)
+
+    whole = train("whole", losing=False)
+    with pytest.raises(FileMissing, match=re.escape(told)) as caught:
+        train("run", losing=True)
+    assert "Traceback" not in str(caught.value)
+    with pytest.raises(CheckpointProblem, match=r"num_\w+ was .*; files_and_labels was"):
+        train("run", losing=False)
+    (tmp_path / "aside").rename(lost)
+    assert train("run", losing=False).history == whole.history

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from torchkeep.errors import DamagedFile
 from torchkeep.formats.plain_json import parse_json
-from torchkeep.training.data import ImageFolder, Relabelled, Transformed, labels_of
+from torchkeep.training.data import labels_of
+from torchkeep.training.data.samples import files_of
 from torchkeep.training.diagnosis import (
     Finding,
     classes_apart,
@@ -103,15 +104,6 @@ def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:
     found += constant_labels(labels, len(data.classes))
     found += empty_classes(labels, data.classes) + uneven_classes(labels, data.classes)
     return worst_first([*found, *classes_apart(labels, others, data.classes)])
-
-
-def files_of(samples: Any) -> list[tuple[Path, int]]:
-    """Return the image files of samples with their labels; none if they are no files."""
-    if isinstance(samples, Transformed):
-        return files_of(samples.samples)
-    if isinstance(samples, Relabelled):
-        return [(path, samples.mapping[label]) for path, label in files_of(samples.samples)]
-    return list(samples.samples) if isinstance(samples, ImageFolder) else []
 
 
 def _batch(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,15 @@ from torchkeep.checkpointing.doctor.environment import git_revision, versions
 from torchkeep.report import Best, Confusion, Facts, LayerRow, Mistake, RunReport
 from torchkeep.report import Finding as Noticed
 from torchkeep.report.data import Severity
-from torchkeep.training.data import Data, ImageFolder, Preprocessing, labels_of
+from torchkeep.training.data import (
+    Data,
+    ImageFolder,
+    Preprocessing,
+    Relabelled,
+    Transformed,
+    labels_of,
+)
+from torchkeep.training.data.samples import Labelled
 from torchkeep.training.surgery import layer_table
 from torchkeep.wording import counted
 
@@ -130,7 +138,7 @@ def _mistake(prepared: Prepared, result: Result, at: int) -> Mistake:
 def _sample(data: Data, at: int) -> tuple[Any, str]:
     """Return the picture of a validation sample as it was before its transform, and its name."""
     samples: Any = data.val
-    while hasattr(samples, "samples") and not isinstance(samples, ImageFolder):
+    while isinstance(samples, Transformed | Relabelled | Labelled):
         samples = samples.samples
     if not isinstance(samples, ImageFolder):
         return samples[at][0], f"sample {at}"

@@ -40,8 +40,10 @@ from torchkeep.report import write_report
 from torchkeep.training.checkup import add_findings, check_up, files_of, read_findings
 from torchkeep.training.classifier import Card, save_classifier
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
+from torchkeep.training.data.identity import digest_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
 from torchkeep.training.data.transforms import refuse_picture
+from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, RateCurve, Watch, find_learning_rate
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.evaluation import Answers, answers, evaluate
@@ -234,6 +236,7 @@ def _identity(prepared: Prepared) -> dict[str, Any]:
         "classes": list(data.classes),
         "num_train": len(data.train),  # type: ignore[arg-type]
         "num_val": len(data.val),  # type: ignore[arg-type]
+        "files_and_labels": digest_of(data),
         "preprocessing": prepared.card.preprocessing.to_json(),
     }
 
@@ -361,7 +364,8 @@ def retrain(
         CheckpointProblem: the folder holds another run, or one with other settings.
         OutOfMemory: a batch is too large for the device.
     """
-    with _deterministic(prepared.settings.deterministic), _telling_of_memory(prepared):
+    deterministic = _deterministic(prepared.settings.deterministic)
+    with deterministic, _telling_of_memory(prepared), as_without_workers():
         return _Training(prepared, Path(run), notify).run()
 
 

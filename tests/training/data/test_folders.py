@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, WrongArgument
 from torchkeep.training.data import ImageFolder, read_image
 
 
@@ -56,8 +56,78 @@ def test_what_is_missing_is_refused(folder, tmp_path):
     with pytest.raises(WrongArgument, match="there is no folder in it"):
         ImageFolder(folder / "1")
     (tmp_path / "empty" / "a").mkdir(parents=True)
-    with pytest.raises(WrongArgument, match="its folders hold no images"):
+    with pytest.raises(WrongArgument, match=r"its folders hold no images\. Images are recog"):
         ImageFolder(tmp_path / "empty")
+
+
+def test_a_folder_without_images_is_no_class_and_is_not_passed_over(folder):
+    for name in ("3", "new\nline"):
+        (folder / name).mkdir()
+    (folder / "3" / "x.heic").write_bytes(b"")
+    with pytest.raises(WrongArgument, match=r"2 folders of 5 hold no images: 3, new\\nline\. Add"):
+        ImageFolder(folder)
+    assert ImageFolder(folder, skip_empty=True).classes == ("1", "2", "10")
+    assert ImageFolder(folder, classes=["3", "1"]).classes == ("3", "1")
+
+
+def test_folders_that_systems_make_are_no_classes(folder):
+    for name in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "lost+found"):
+        (folder / name).mkdir()
+        Image.new("L", (2, 2)).save(folder / name / "x.png")
+    (folder / "1" / "__MACOSX").mkdir()
+    Image.new("L", (2, 2)).save(folder / "1" / "__MACOSX" / "x.png")
+    assert (ImageFolder(folder).classes, len(ImageFolder(folder))) == (("1", "2", "10"), 6)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+def test_what_only_looks_like_an_image_file_is_named_and_never_waited_for(folder):
+    place = folder / "1"
+    (place / "a.png").symlink_to("nowhere.png")
+    (place / "b.png").symlink_to("b.png")
+    (place / "c.png").mkdir()
+    os.mkfifo(place / "d.png")
+    data = ImageFolder(folder)
+    assert [path.name for path, _ in data.samples[2:6]] == ["a.png", "b.png", "c.png", "d.png"]
+    for at, kind, text in (
+        (2, FileMissing, r"a\.png: it is a link to nowhere\.png, and nothing is there\. Put the"),
+        (3, FileUnreadable, r"b\.png: Too many levels of symbolic links\. Look at its permissions"),
+        (4, FileUnreadable, r"c\.png: it is no image, but a folder\. Remove it"),
+        (5, FileUnreadable, r"d\.png: it is no image, but a pipe, a socket or a device"),
+    ):
+        with pytest.raises(kind, match=text):
+            data[at]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_what_may_not_be_read_is_named(folder):
+    (folder / "1" / "9.png").chmod(0)
+    with pytest.raises(FileUnreadable, match=r"9\.png: it may not be read\. Look at its"):
+        ImageFolder(folder)[0]
+    (folder / "1").chmod(0)
+    try:
+        with pytest.raises(FileUnreadable, match=r"1: the folder can't be read \(Permission"):
+            ImageFolder(folder)
+    finally:
+        (folder / "1").chmod(0o700)
+
+
+def test_linked_folders_are_looked_into_once(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    Image.new("L", (2, 2)).save(other / "x.png")
+    (folder / "1" / "more").symlink_to(other)
+    (folder / "1" / "back").symlink_to(folder / "1")
+    names = [path.name for path, label in ImageFolder(folder).samples if label == 0]
+    assert names == ["9.png", "10.png", "x.png"]
+
+
+def test_an_image_that_goes_while_it_is_needed_is_told_with_what_to_do(folder):
+    data = ImageFolder(folder)
+    (folder / "1" / "9.png").unlink()
+    with pytest.raises(FileMissing, match=r"9\.png: the image has gone .*\. Put it back: a run"):
+        data[0]
+    (folder / "1" / "10.png").write_bytes(b"")
+    with pytest.raises(DamagedFile, match=r"Copy it again, or remove it; torchkeep train --skip-b"):
+        data[1]
 
 
 def test_names_that_differ_never_change_places(tmp_path):
@@ -99,9 +169,14 @@ def test_images_of_folders_below_a_class_are_its_images(folder):
 def test_a_file_that_is_no_image_is_named(folder):
     path = folder / "1" / "9.png"
     whole = path.read_bytes()
-    for bad in (b"", b"nonsense", whole[: len(whole) // 2], b"\0" * 1000):
+    for bad, reason in (
+        (b"", "it is empty"),
+        (b"nonsense", "it is none of PNG, JPEG, BMP"),
+        (whole[: len(whole) // 2], ""),
+        (b"\0" * 1000, "it is none of PNG"),
+    ):
         path.write_bytes(bad)
-        with pytest.raises(DamagedFile, match=r"9\.png: it can't be read as an image \("):
+        with pytest.raises(DamagedFile, match=r"9\.png: it can't be read as an image \(" + reason):
             ImageFolder(folder)[0]
     with pytest.raises(FileMissing, match="there is no such file"):
         read_image(folder / "nowhere.png")
@@ -137,6 +212,12 @@ def test_every_mode_becomes_rgb(tmp_path, mode, color, expected):
     path = tmp_path / "x.png"
     Image.new(mode, (3, 2), color).save(path)
     assert read_image(path).getpixel((1, 1)) == expected
+
+
+def test_floats_from_0_to_1_are_shares_and_others_are_shades(tmp_path):
+    for value, expected in ((0.5, 128), (128.0, 128), (1.0, 255), (2.0, 2)):
+        Image.new("F", (3, 2), value).save(tmp_path / "x.tif")
+        assert read_image(tmp_path / "x.tif").getpixel((1, 1)) == (expected,) * 3
 
 
 def test_an_image_is_turned_as_its_camera_says(tmp_path):

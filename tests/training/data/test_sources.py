@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
 
 from torchkeep.errors import FileMissing, WrongArgument
 from torchkeep.training.data import Data, ImageFolder, labels_of, open_data
@@ -66,6 +64,41 @@ def test_broken_images_are_left_out_and_listed(tmp_path):
     assert len(open_data(tmp_path).train) == 16
 
 
+def test_a_part_or_a_class_of_which_nothing_can_be_read_is_refused(tmp_path):
+    fill(tmp_path / "train", ant=2, bee=2)
+    fill(tmp_path / "val", ant=2, bee=1)
+    (tmp_path / "val" / "bee" / "0.png").write_bytes(b"nonsense")
+    assert len(open_data(tmp_path, skip_broken=True).val) == 2  # as if it had no bees
+    for number in (0, 1):
+        (tmp_path / "val" / "ant" / f"{number}.png").write_bytes(b"nonsense")
+    with pytest.raises(WrongArgument, match="no image to validate on can be read, of 3; the last"):
+        open_data(tmp_path, skip_broken=True)
+    for number in (0, 1):
+        (tmp_path / "train" / "bee" / f"{number}.png").unlink()
+        (tmp_path / "train" / "bee" / f"{number}.png").symlink_to("nowhere")
+    with pytest.raises(
+        WrongArgument, match=r"no image to train on can be read of 1 class: bee\. Copy the images"
+    ):
+        open_data(tmp_path, skip_broken=True)
+
+
+def test_a_folder_without_images_is_no_matter_to_validation_and_to_a_model(tmp_path):
+    fill(tmp_path / "train", ant=2, bee=2)
+    fill(tmp_path / "val", ant=2, notes=0)
+    assert labels_of(open_data(tmp_path).val) == [0, 0]
+    (tmp_path / "train" / "eel").mkdir()
+    with pytest.raises(WrongArgument, match="1 folder of 3 holds no images: eel"):
+        open_data(tmp_path)
+    assert open_data(tmp_path, classes=["bee", "ant"]).classes == ("bee", "ant")
+
+
+def test_folders_of_a_split_may_have_capitals(tmp_path):
+    fill(tmp_path / "Train", ant=2, bee=2)
+    fill(tmp_path / "TEST", ant=1, bee=1)
+    data = open_data(tmp_path)
+    assert (data.classes, len(data.train), len(data.val)) == (("ant", "bee"), 4, 2)
+
+
 def test_digits_are_there_without_a_network():
     data = open_data("digits")
     assert data.classes == tuple("0123456789")
@@ -102,6 +135,10 @@ def one():
     return part(10)
 def wrong():
     return 3
+def empty():
+    return part(8), part(0)
+def unlabelled():
+    return [(0, "cat")], [(0, "dog")]
 def part(count):
     data = TensorDataset(torch.zeros(count, 3, 4, 4), torch.arange(count) % 2)
     data.classes = ["off", "on"]
@@ -128,6 +165,10 @@ def test_one_s_own_function_gives_data_sets(own):
 def test_a_function_that_gives_something_else_is_refused(own):
     with pytest.raises(WrongArgument, match="gave a int"):
         open_data(f"{own}:wrong")
+    with pytest.raises(WrongArgument, match=":empty has nothing to validate on"):
+        open_data(f"{own}:empty")
+    with pytest.raises(WrongArgument, match="sample 0 is a tuple, and no pair of an image and a n"):
+        open_data(f"{own}:unlabelled")
     with pytest.raises(WrongArgument, match="can't be imported"):
         open_data(f"{own}:missing")
 
@@ -137,7 +178,3 @@ def test_pictures_go_through_the_transform_of_their_part(tmp_path):
     assert isinstance(data, Data)
     assert (data.train[0][0], data.val[0][0]) == ("train", "val")
     assert isinstance(data.train.samples, ImageFolder)
-
-
-def test_labels_of_tensors_are_read_one_by_one():
-    assert labels_of(TensorDataset(torch.zeros(3, 1), torch.tensor([2, 0, 1]))) == [2, 0, 1]

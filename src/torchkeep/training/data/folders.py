@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, FileUnreadable, WrongArgument
+from torchkeep.wording import counted, printable, shortened
 from torchkeep.writing.safetensors import is_utf8
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+SUFFIXES = frozenset(".png .jpg .jpeg .jfif .bmp .webp .tif .tiff .gif .ppm .pgm .pbm .pnm".split())
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """What Pillow may take a file for: it goes by the content, and starts programs for some formats."""
+
+_NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "lost+found"})
+"""Folders that programs make beside the classes, as those that begin with a point."""
 
 _THINNEST = 100
 """An image that is so many times as long as wide would be huge once its short side is scaled."""
@@ -35,16 +41,21 @@ class ImageFolder(Dataset[tuple[Any, int]]):
         root: the folder of folders.
         transform: applied to each `PIL.Image` (RGB); see `torchkeep.training.data.transform_of`.
         classes: the class names; a label is a place in it. Folders that are not named are left
-            out. By default every folder, numbers in numeric order.
+            out. By default every folder, numbers in numeric order; not those that begin with a
+            point, and what systems make, such as `__MACOSX`.
+        skip_empty: leave out folders without a single image, instead of refusing them, where
+            `classes` does not name them.
 
     Attributes:
         classes: the class names by label.
-        samples: `(file, label)` of each image, sorted.
+        samples: `(file, label)` of each image, sorted. Whatever has an image's suffix is one, be it
+            a link to nothing: what can't be read is not passed over in silence.
 
     Raises:
         FileMissing: the folder, or one of the classes in it, is missing.
-        WrongArgument: there are no classes, or no images.
-        DamagedFile: by the item itself: the file can't be read as an image.
+        FileUnreadable: a folder may not be read.
+        WrongArgument: there are no classes, one is without images, or its name is no text.
+        FileProblem: by the item itself: see `read_image`.
     """
 
     def __init__(
@@ -53,41 +64,51 @@ class ImageFolder(Dataset[tuple[Any, int]]):
         transform: Callable[[Image.Image], Any] | None = None,
         *,
         classes: Sequence[str] | None = None,
+        skip_empty: bool = False,
     ) -> None:
         folder = Path(root)
-        if not folder.is_dir():
-            raise FileMissing("there is no such folder", advice="Check the path.", path=root)
         self.transform = transform
-        self.classes = tuple(classes or sorted(_folders(folder), key=_natural))
-        if not self.classes:
+        names = tuple(classes or sorted(subfolders(folder), key=_natural))
+        if not names:
             raise WrongArgument(
-                f"{os.fspath(root)}: there is no folder in it",
+                f"{printable(str(folder))}: there is no folder in it",
                 advice="Put the images of each class into a folder of its own.",
             )
+        images = {name: _images(folder / name) for name in names}
+        if not classes:
+            images = _of_classes(folder, images, skip_empty=skip_empty)
+        _check_images(folder, images)
+        self.classes = tuple(images)
         self.samples = [
-            (path, label)
-            for label, name in enumerate(self.classes)
-            for path in _images(folder / name)
+            (path, label) for label, paths in enumerate(images.values()) for path in paths
         ]
-        for name in self.classes:
-            if not is_utf8(name):
-                raise WrongArgument(
-                    f"{os.fspath(root)}: the folder {name!r} has a name that is no text",
-                    advice="Rename it: the model's file has the names of its classes.",
-                )
-        if not self.samples:
-            raise WrongArgument(
-                f"{os.fspath(root)}: its folders hold no images",
-                advice=f"Files are recognised by their suffix: {', '.join(sorted(SUFFIXES))}.",
-            )
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.samples[index]
-        picture = read_image(path)
+        picture = _read_again(path)
         return (picture if self.transform is None else self.transform(picture)), label
+
+
+def _read_again(path: Path) -> Image.Image:
+    """Return the image of a data set, which may have gone since its folder was looked through."""
+    try:
+        return read_image(path)
+    except FileMissing:
+        if path.is_symlink():
+            raise
+        raise FileMissing(
+            "the image has gone since the folder was looked through",
+            advice="Put it back: a run goes on after its last checkpoint then.",
+            path=path,
+        ) from None
+    except DamagedFile as error:
+        error.advice = (
+            "Copy it again, or remove it; torchkeep train --skip-broken leaves out what is broken."
+        )
+        raise
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -95,28 +116,62 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         FileMissing: there is no such file.
+        FileUnreadable: it may not be read, or is no file: a folder, a pipe.
         DamagedFile: it can't be read as an image.
     """
+    nbytes = file_size(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             return as_rgb(image)
     except FileNotFoundError:
         raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
+    except PermissionError:
+        raise FileUnreadable("it may not be read", advice=_PERMISSIONS, path=path) from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
-        raise _damaged(path, error) from None
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is none of {', '.join(FORMATS)}" if nbytes else "it is empty"
+        raise DamagedFile(
+            f"it can't be read as an image ({printable(reason)})",
+            advice="Copy it again, or leave it out.",
+            path=path,
+        ) from None
 
 
-def _damaged(path: str | os.PathLike[str], error: BaseException) -> DamagedFile:
-    reason = str(error).replace(repr(os.fspath(path)), "it") or type(error).__name__
-    return DamagedFile(
-        f"it can't be read as an image ({reason})", advice="Remove it, or copy it again.", path=path
-    )
+_PERMISSIONS = "Look at its permissions and those of its folder."
+
+
+def file_size(path: str | os.PathLike[str]) -> int:
+    """Return the bytes of what has to be a file. To open a pipe may take for ever.
+
+    Raises:
+        FileMissing: there is none.
+        FileUnreadable: it may not be looked at, or is no file.
+    """
+    file = Path(path)
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise FileMissing(
+                f"it is a link to {shortened(str(file.readlink()), 200)}, and nothing is there",
+                advice="Put the file there, or remove the link.",
+                path=path,
+            ) from None
+        raise FileMissing("there is no such file", advice="Check the path.", path=path) from None
+    except OSError as error:
+        raise FileUnreadable(str(error.strerror), advice=_PERMISSIONS, path=path) from None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise FileUnreadable(f"it is no image, but {what}", advice="Remove it.", path=path)
+    return status.st_size
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """Return an image in RGB, read whole and upright.
 
-    16 bits per pixel are scaled, and what is transparent is white. The image may be the same one.
+    16 bits per pixel are scaled, so are floats if none is above 1, and what is transparent is
+    white. The image may be the same one.
     """
     if max(image.size) > _THINNEST * max(min(image.size), 1):
         raise ValueError(f"it is {image.width} x {image.height} pixels")
@@ -124,6 +179,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
         image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode == "F" and image.getextrema()[1] <= 1:  # type: ignore[operator]
+        image = image.point(lambda value: value * 255 + 0.5)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):
@@ -133,8 +190,66 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _folders(folder: Path) -> list[str]:
-    return [item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != "."]
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, without those that nobody has made.
+
+    Raises:
+        FileMissing: there is no such folder.
+        FileUnreadable: it may not be read.
+    """
+    if not folder.is_dir():
+        raise FileMissing("there is no such folder", advice="Check the path.", path=folder)
+    with _telling_of_folders(folder):
+        return [
+            item.name
+            for item in folder.iterdir()
+            if item.is_dir() and item.name[0] != "." and item.name not in _NO_CLASSES
+        ]
+
+
+@contextmanager
+def _telling_of_folders(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileUnreadable(
+            f"the folder can't be read ({error.strerror})",
+            advice=_PERMISSIONS,
+            path=error.filename or folder,
+        ) from None
+
+
+def _of_classes(
+    folder: Path, images: dict[str, list[Path]], *, skip_empty: bool
+) -> dict[str, list[Path]]:
+    """Return the images of the folders that have some."""
+    full = {name: paths for name, paths in images.items() if paths}
+    if full and len(full) < len(images) and not skip_empty:
+        empty = [name for name, paths in images.items() if not paths]
+        raise WrongArgument(
+            f"{printable(str(folder))}: {counted(len(empty), 'folder')} of {len(images):,} "
+            f"{'holds' if len(empty) == 1 else 'hold'} no images: "
+            f"{', '.join(shortened(name) for name in empty[:5])}"
+            f"{', ...' if len(empty) > 5 else ''}",
+            advice=f"Add images to it, or remove it. {_SUFFIXES_TOLD}",
+        )
+    return full
+
+
+_SUFFIXES_TOLD = f"Images are recognised by their suffix: {', '.join(sorted(SUFFIXES))}."
+
+
+def _check_images(folder: Path, images: dict[str, list[Path]]) -> None:
+    for name in images:
+        if not is_utf8(name):
+            raise WrongArgument(
+                f"{printable(str(folder))}: the folder {name!r} has a name that is no text",
+                advice="Rename it: the model's file has the names of its classes.",
+            )
+    if not any(images.values()):
+        raise WrongArgument(
+            f"{printable(str(folder))}: its folders hold no images", advice=_SUFFIXES_TOLD
+        )
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -143,13 +258,30 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Return the images of a class, those of folders below it too."""
+    """Return the images of a class, those of folders below it too.
+
+    Raises:
+        FileMissing: there is no such folder.
+        FileUnreadable: it, or one below it, may not be read.
+    """
     if not folder.is_dir():
         raise FileMissing("there is no folder of this class", path=folder)
-    found = (
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
-    shown = (path for path in found if not any(part[0] == "." for part in path.parts))
-    return [folder / path for path in sorted(shown, key=lambda item: _natural(str(item)))]
+    with _telling_of_folders(folder):
+        return sorted(_below(folder), key=lambda path: _natural(str(path.relative_to(folder))))
+
+
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    place = folder.resolve()
+    if place in above:
+        return  # a link leads back
+    with os.scandir(folder) as items:
+        for item in items:
+            if item.name[0] == "." or item.name in _NO_CLASSES:
+                continue
+            is_image = Path(item.name).suffix.lower() in SUFFIXES
+            if item.is_dir(follow_symlinks=False) or (item.is_symlink() and Path(item).is_dir()):
+                found = list(_below(folder / item.name, (*above, place)))
+                # Nobody means a folder by such a name, unless there is something in it.
+                yield from found or ([folder / item.name] if is_image else [])
+            elif is_image:
+                yield folder / item.name

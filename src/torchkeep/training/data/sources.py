@@ -11,17 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset, Subset
 
-from torchkeep.errors import DamagedFile, MissingExtra, WrongArgument
+from torchkeep.errors import FileProblem, MissingExtra, WrongArgument
 from torchkeep.networks import own_callable
-from torchkeep.training.data.folders import ImageFolder, read_image
+from torchkeep.training.data.folders import ImageFolder, read_image, subfolders
+from torchkeep.training.data.samples import Relabelled, Samples, Transformed, labelled, labels_of
 from torchkeep.training.data.splitting import split
-from torchkeep.wording import counted
-
-Samples = Dataset[tuple[Any, int]]
-"""Gives `(picture, label)`: a `PIL.Image`, or a tensor that is ready for the network."""
+from torchkeep.wording import counted, printable, shortened
 
 _PARTS = {
     "train": ("train", "training"),
@@ -53,27 +50,6 @@ class Data:
         return replace(self, train=Transformed(self.train, train), val=Transformed(self.val, val))
 
 
-class Transformed(Dataset[tuple[Any, int]]):
-    """Samples whose pictures have gone through a transform.
-
-    Attributes:
-        samples: the ones before.
-        transform: what is applied.
-    """
-
-    def __init__(self, samples: Samples, transform: Callable[[Any], Any]) -> None:
-        self.samples = samples
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label = self.samples[index]
-        ready = isinstance(picture, torch.Tensor)
-        return (picture if ready else self.transform(picture)), label
-
-
 def open_data(
     source: str | os.PathLike[str],
     *,
@@ -93,24 +69,25 @@ def open_data(
             scikit-learn has; a class of `torchvision.datasets`, such as `FashionMNIST`; or
             `module:function`, which is imported and called, and returns two data sets.
         classes: the class names by label, such as a model's. The data may lack some, and may not
-            have others. By default the data's own.
+            have others. By default the data's own: each folder, and one without images is refused.
         val_share: how much is kept for validation where nothing says it; see `split`.
         seed: of that choice.
         skip_broken: read every image of a folder now, and leave out those that can't be read.
-            Without it the first that is met raises.
+            Without it the first that is met raises. What is for validation is chosen before.
         root: where torchvision keeps its data sets.
         download: whether torchvision may fetch them.
         progress: is called with the images that were read, and with how many there are.
 
     Raises:
         FileMissing: the folder, or a class's, is missing.
-        WrongArgument: there is no such data set, nothing to train on in it, or it has classes
-            other than those given.
+        FileUnreadable: a folder may not be read.
+        WrongArgument: there is no such data set, nothing to train on or to validate on in it, a
+            class without images that can be read, or it has classes other than those given.
         MissingExtra: its library is not installed.
     """
     name = os.fspath(source)
     if Path(name).is_dir() or os.sep in name:
-        data = _folder(Path(name), val_share, seed)
+        data = _folder(Path(name), val_share, seed, skip_empty=classes is not None)
         data = _without_broken(data, progress) if skip_broken else data
     elif ":" in name:
         data = _own(name, val_share, seed)
@@ -119,6 +96,9 @@ def open_data(
     else:
         place = Path(root)
         data = _of_torchvision(name, place, download=download, val_share=val_share, seed=seed)
+    for part, samples in (("train", data.train), ("validate", data.val)):
+        if not len(samples):  # type: ignore[arg-type]
+            raise WrongArgument(f"{printable(data.source)} has nothing to {part} on")
     return data if classes is None else _relabelled(data, tuple(classes))
 
 
@@ -126,8 +106,8 @@ def _relabelled(data: Data, classes: tuple[str, ...]) -> Data:
     unknown = [name for name in data.classes if name not in classes]
     if unknown:
         raise WrongArgument(
-            f"{data.source} has images of {counted(len(unknown), 'class')} that "
-            f"{'is' if len(unknown) == 1 else 'are'} not known here: {', '.join(unknown[:5])}",
+            f"{printable(data.source)} has images of {counted(len(unknown), 'class')} that "
+            f"{'is' if len(unknown) == 1 else 'are'} not known here: {_listed(unknown)}",
             advice="Move them away, or train a model that knows them.",
         )
     labels = [classes.index(name) for name in data.classes]
@@ -135,33 +115,13 @@ def _relabelled(data: Data, classes: tuple[str, ...]) -> Data:
     return replace(data, classes=classes, train=train, val=val)
 
 
-class Relabelled(Dataset[tuple[Any, int]]):
-    """Samples with other labels.
-
-    Attributes:
-        samples: the ones before.
-        mapping: what each label becomes.
-    """
-
-    def __init__(self, samples: Samples, mapping: Sequence[int]) -> None:
-        self.samples = samples
-        self.mapping = mapping
-
-    def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label = self.samples[index]
-        return picture, self.mapping[label]
-
-
-def _folder(folder: Path, val_share: float, seed: int) -> Data:
+def _folder(folder: Path, val_share: float, seed: int, *, skip_empty: bool) -> Data:
     parts = {part: _first(folder, names) for part, names in _PARTS.items()}
     base = parts["train"] or folder
-    found = ImageFolder(base)
+    found = ImageFolder(base, skip_empty=skip_empty)
     if parts["train"] and parts["val"]:
         # A class that validation lacks keeps its label.
-        val = ImageFolder(parts["val"])
+        val = ImageFolder(parts["val"], skip_empty=True)
         data = Data(str(folder), val.classes, val, val)
         return Data(str(folder), found.classes, found, _relabelled(data, found.classes).val)
     names = [path.relative_to(base).as_posix() for path, _ in found.samples]
@@ -171,7 +131,9 @@ def _folder(folder: Path, val_share: float, seed: int) -> Data:
 
 
 def _first(folder: Path, names: Iterable[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+    # `Train` beside `Val` would be two classes otherwise.
+    there = {name.lower(): folder / name for name in sorted(subfolders(folder))}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _chosen(folder: ImageFolder, positions: Iterable[int]) -> ImageFolder:
@@ -182,24 +144,45 @@ def _chosen(folder: ImageFolder, positions: Iterable[int]) -> ImageFolder:
 
 
 def _without_broken(data: Data, progress: Callable[[int, int], object] | None) -> Data:
-    """Return the data without images that can't be read; every one is read for that."""
-    parts = [_images_of(data.train), _images_of(data.val)]
-    total = sum(len(part.samples) for part in parts)
+    """Return the data without images that can't be read; every one is read for that.
+
+    Raises:
+        WrongArgument: nothing is left of a part, or of a class to train on.
+    """
+    parts = [(_images_of(data.train), "train"), (_images_of(data.val), "validate")]
+    total = sum(len(part.samples) for part, _ in parts)
     skipped: list[str] = []
     count = 0
-    for part in parts:
+    for part, verb in parts:
         whole = []
         for path, label in part.samples:
             try:
                 read_image(path)
                 whole.append((path, label))
-            except DamagedFile as error:
+            except FileProblem as error:
                 skipped.append(str(error))
             count += 1
             if progress is not None:
                 progress(count, total)
+        if not whole:
+            raise WrongArgument(
+                f"{printable(data.source)}: no image to {verb} on can be read, of "
+                f"{len(part.samples):,}; the last: {skipped[-1]}"
+            )
+        lost = {label for _, label in part.samples} - {label for _, label in whole}
+        if lost and part is parts[0][0]:
+            raise WrongArgument(
+                f"{printable(data.source)}: no image to train on can be read of "
+                f"{counted(len(lost), 'class')}: {_listed([part.classes[at] for at in lost])}",
+                advice="Copy the images again, or leave the class out.",
+            )
         part.samples = whole
     return replace(data, skipped=tuple(skipped))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [shortened(name) for name in names[:5]]
+    return ", ".join(shown if len(names) <= 5 else [*shown, "..."])
 
 
 def _images_of(samples: Samples) -> ImageFolder:
@@ -244,27 +227,11 @@ def _split(
     source: str, classes: tuple[str, ...], samples: Samples, val_share: float, seed: int
 ) -> Data:
     """Split what has labels only, by position."""
+    samples = labelled(samples)
     labels = labels_of(samples)
     chosen = split(list(map(str, range(len(labels)))), labels, val_share, seed=seed)
     train, val = (Subset(samples, positions) for positions in chosen)
     return Data(source, classes, train, val)
-
-
-def labels_of(samples: Any) -> list[int]:
-    """Return the label of each sample, from the data set's own list if it has one."""
-    for name in ("targets", "labels", "_labels"):
-        if name in getattr(samples, "__dict__", {}):
-            return [int(label) for label in getattr(samples, name)]
-    if isinstance(samples, Subset):
-        labels = labels_of(samples.dataset)
-        return [labels[at] for at in samples.indices]
-    if isinstance(samples, Transformed):
-        return labels_of(samples.samples)
-    if isinstance(samples, Relabelled):
-        return [samples.mapping[label] for label in labels_of(samples.samples)]
-    if isinstance(samples, ImageFolder):
-        return [label for _, label in samples.samples]
-    return [int(samples[at][1]) for at in range(len(samples))]
 
 
 def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, seed: int) -> Data:
@@ -293,6 +260,7 @@ def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, 
             advice="Let it be fetched (--download), or put it there as torchvision has it.",
         ) from None
     classes = tuple(map(str, getattr(parts[0], "classes", ()) or ()))
+    parts = [labelled(part) for part in parts]
     classes = classes or tuple(map(str, range(max(labels_of(parts[0])) + 1)))
     if len(parts) == 2:
         return Data(name, classes, *parts)
@@ -303,7 +271,7 @@ def _own(name: str, val_share: float, seed: int) -> Data:
     """Call somebody's own function; it returns `Data`, two data sets, or one to be split."""
     made = own_callable(name)()
     if isinstance(made, Data):
-        return made
+        return replace(made, train=labelled(made.train), val=labelled(made.val))
     parts = made if isinstance(made, tuple | list) else (made,)
     if not 1 <= len(parts) <= 2 or not all(hasattr(part, "__getitem__") for part in parts):
         raise WrongArgument(
@@ -311,6 +279,7 @@ def _own(name: str, val_share: float, seed: int) -> Data:
             advice="Let it return a data set to train on and one to validate on.",
         )
     classes = getattr(parts[0], "classes", None)
+    parts = [labelled(part) for part in parts]
     if not classes:
         classes = range(max(labels_of(parts[0]), default=-1) + 1)
     names = tuple(map(str, classes))

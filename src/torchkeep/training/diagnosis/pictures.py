@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from torchkeep.errors import FileProblem
 from torchkeep.files import digest
-from torchkeep.training.data.folders import FORMATS, as_rgb
+from torchkeep.training.data.folders import FORMATS, as_rgb, file_size
 from torchkeep.training.diagnosis.findings import Finding, listed
 from torchkeep.wording import counted, shortened
 
@@ -74,11 +75,13 @@ def look_at(samples: Samples, *, num_threads: int = 4) -> list[Picture]:
 def _look(sample: tuple[str | os.PathLike[str], int]) -> Picture:
     path, label = Path(sample[0]), sample[1]
     try:
-        data = path.read_bytes()
-        if not data:
+        if not file_size(path):
             return Picture(path, label, "is empty")
+        data = path.read_bytes()
         with Image.open(path, formats=FORMATS) as image:
             mode, picture = image.mode, as_rgb(image)
+    except FileProblem as error:
+        return Picture(path, label, shortened(error.problem, 120))
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         return Picture(path, label, shortened(f"{type(error).__name__}: {error}", 120))
     return Picture(
