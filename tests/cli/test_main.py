@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -127,6 +128,21 @@ def test_the_traceback_of_a_bug_can_be_asked_for(failing, capsys, monkeypatch):
     failing(KeyError("x"))
     assert main(["inspect", "a.pth"]) == 70
     assert capsys.readouterr().err.startswith("Traceback (most recent call last):")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (FileNotFoundError(2, "No such file", "a\n\x1bb"), 3, "a\\n\\x1bb: No such file"),
+        (PermissionError(13, "Permission denied", b"a"), 3, "a: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left", "a"), 8, "a: No space left"),
+        (OSError(errno.EMFILE, "Too many open files"), 70, "this is a bug in torchkeep (OSError: "),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_file(error, code, text, failing, capsys):
+    failing(error)
+    assert main(["inspect", "a.pth"]) == code
+    assert capsys.readouterr().err.startswith(f"torchkeep: {text}")
 
 
 def test_an_interrupt_is_quiet(failing, capsys):

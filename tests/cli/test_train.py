@@ -207,6 +207,58 @@ def test_grey_images_make_a_grey_network(photos: Path, tmp_path: Path, capsys) -
     assert "images have 1 channel or 3, and the network takes 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["evaluate", "m", "d", "--batch-size", "0"], "'0' is no number from 1 on"),
+        (["evaluate", "m", "d", "--workers", "-1"], "'-1' is no number from 0 on"),
+        (["predict", "m", "i", "--top", "0"], "'0' is no number from 1 on"),
+        (["predict", "m", "i", "--top", "-1"], "'-1' is no number from 1 on"),
+        (["predict", "m", "i", "--top", "x"], "'x' is no number from 1 on"),
+        (["match", "m", "--num-classes", "0"], "'0' is no number from 1 on"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_a_wrong_command_line(words, text, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_huge_image_is_no_warning_of_pillow_s(trained: Path, tmp_path: Path, capsys) -> None:
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(whole[: len(whole) // 2])
+    model = str(trained / "best.safetensors")
+    assert main(["predict", "--arch", NET, model, str(tmp_path / "x.png")]) == 5
+    assert "x.png: it can't be read as an image (image file is trunc" in capsys.readouterr().err
+
+
+def test_a_worker_s_error_is_told_without_its_traceback(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").write_bytes(b"nonsense")
+    words = ["evaluate", "--arch", NET, "--all", "--workers", "1"]
+    assert main([*words, str(trained / "best.safetensors"), str(tmp_path)]) == 5
+    err = capsys.readouterr().err
+    assert ".png: it can't be read as an image" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["no/such/file", "/dev/full"])
+def test_events_that_can_not_be_written_are_told_with_the_file(
+    photos: Path, tmp_path: Path, place: str, capsys
+) -> None:
+    if place == "/dev/full" and not Path(place).exists():
+        pytest.skip("there is no /dev/full")
+    options = [*OPTIONS, "--weights", "none", "--events", place, "--out", str(tmp_path / "run")]
+    assert main(["train", str(photos), *options]) == 8
+    assert f"{place}: the events can't be written there (No s" in capsys.readouterr().err
+
+
 def test_a_run_is_not_put_into_its_own_data(photos: Path, capsys) -> None:
     options = [*OPTIONS, "--weights", "none"]
     assert main(["train", str(photos), "--out", str(photos / "runs"), *options]) == 12

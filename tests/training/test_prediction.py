@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchkeep.errors import DamagedFile, FileMissing
+from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Preprocessing, read_image, transform_of
 from torchkeep.training.prediction import predict
@@ -52,3 +52,10 @@ def test_what_is_no_image_is_named(images: list[Path]) -> None:
         list(predict(Net(), CARD, images))
     with pytest.raises(FileMissing, match="there is no such file"):
         list(predict(Net(), CARD, ["nowhere.png"]))
+
+
+def test_less_than_one_class_or_image_is_refused(images: list[Path]) -> None:
+    for options in ({"top": 0}, {"top": -1}, {"batch_size": 0}):
+        (name, value), *_ = options.items()
+        with pytest.raises(WrongArgument, match=f"{name} is {value}, and has to be at least 1"):
+            list(predict(Net(), CARD, images, **options))

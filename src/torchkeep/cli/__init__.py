@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from `--help`, `--version` and a wrong command line, as argparse does it.
     """
+    # Pillow's warning about a photo of 90 megapixels; of what is twice as large it raises.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     for stream in (sys.stdout, sys.stderr):
         _escape_what_it_cannot_encode(stream)
     try:
@@ -101,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return failures.report_interrupt()
     except OSError as error:
-        return failures.report_output(error)
+        return failures.report_system(error)
     except Exception as error:
         return failures.report_bug(error)
     return code

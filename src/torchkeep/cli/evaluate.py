@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import elide
 from torchkeep.wording import printable
 
@@ -41,8 +42,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--all", action="store_true", help="take all images, not validation alone")
     parser.add_argument("--val-share", metavar="SHARE", type=float, default=0.2, help="as in train")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="as in train")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="images in a batch")
-    parser.add_argument("--workers", metavar="N", type=int, default=0, help="loading processes")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=whole(1), default=64, help="images at once"
+    )
+    parser.add_argument("--workers", metavar="N", type=whole(0), default=0, help="that load them")
     parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
         "--arch", metavar="NAME", help="the network, if it is module:callable: code of your own"
@@ -55,12 +58,14 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate a model; return 0."""
     require_torch("evaluate")
     from torchkeep.training.classifier import load_classifier
+    from torchkeep.training.data.workers import as_without_workers
     from torchkeep.training.evaluation import answers
     from torchkeep.training.retraining import device_of
 
     model, card = load_classifier(options.model, arch=options.arch)
     device = device_of(options.device)
-    found = answers(model.to(device), _batches(options, card), device=device)
+    with as_without_workers():
+        found = answers(model.to(device), _batches(options, card), device=device)
     confusion = found.confusion(len(card.classes))
     rows: list[dict[str, Any]] = [
         {"class": name, "num_samples": sum(row), "num_correct": row[label]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -11,6 +12,8 @@ from torchkeep.wording import printable
 
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
+EXIT_FILE = 3
+EXIT_PLACE = 8
 EXIT_NOT_DATA_ONLY = 13
 EXIT_INCOMPLETE = 14
 EXIT_BUG = 70
@@ -22,12 +25,12 @@ EXIT_CODES = {
     0: "done",
     EXIT_DIFFERENT: "a claim was checked and is not true, or two files differ",
     EXIT_USAGE: "the command line is wrong",
-    3: "a file is missing or may not be read",
+    EXIT_FILE: "a file is missing or may not be read",
     4: "the file is no model file: a web page, a Git LFS pointer, nothing, ...",
     5: "the file is damaged",
     6: "reading it would take more than a limit allows",
     7: "the file is recognised and can't be read",
-    8: "something can't be saved as data, or in that place",
+    EXIT_PLACE: "something can't be saved as data, or in that place",
     9: "the file and the model differ",
     10: "a run can't be saved or resumed",
     11: "an optional dependency is not installed",
@@ -60,7 +63,26 @@ def report_interrupt() -> int:
     return EXIT_INTERRUPTED
 
 
-def report_output(error: OSError) -> int:
+def report_system(error: OSError) -> int:
+    """Say what the system has refused, and return the exit code.
+
+    Python names the file in what it raises, unless that is open already, as stdout is.
+    """
+    if error.filename is None:
+        return _report_output(error) if error.errno in _OF_OUTPUT else report_bug(error)
+    name = error.filename
+    _say(
+        f"{printable(os.fsdecode(name) if isinstance(name, str | bytes) else str(name))}: "
+        f"{printable(error.strerror or str(error))}"
+    )
+    return EXIT_PLACE if error.errno in _NO_ROOM else EXIT_FILE
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_OF_OUTPUT = {*_NO_ROOM, errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL}  # Windows: EINVAL
+
+
+def _report_output(error: OSError) -> int:
     """Say that the output can't be written, and return the exit code.
 
     A closed pipe (`torchkeep inspect FILE | head`) is no news: the reader has seen enough.

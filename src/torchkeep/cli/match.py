@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.limits import add_limits, limits_of
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.rules import add_rename, rule_as
 from torchkeep.cli.text import wrapped
 from torchkeep.errors import LoadMismatch, WrongArgument
@@ -56,8 +57,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="the network: torchvision/NAME, timm/NAME, or module:callable, which is imported; "
         "without it, the one that the file's names and shapes tell",
     )
-    parser.add_argument("--num-classes", metavar="N", type=int, help="its number of classes")
-    parser.add_argument("--input-channels", metavar="N", type=int, help="its input channels (timm)")
+    parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
+    parser.add_argument(
+        "--input-channels", metavar="N", type=whole(1), help="its input channels (timm)"
+    )
     parser.add_argument(
         "--select", metavar="NAME", default="auto", help="which state dict: auto, ema, or its name"
     )

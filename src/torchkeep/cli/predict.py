@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.checkpoints import require_torch
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import elide
 from torchkeep.wording import printable
 
@@ -40,7 +41,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("model", metavar="MODEL", help="a model that torchkeep train has written")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    parser.add_argument("--top", metavar="N", type=int, default=3, help="how many classes to tell")
+    parser.add_argument(
+        "--top", metavar="N", type=whole(1), default=3, help="how many classes to tell"
+    )
     parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
         "--arch", metavar="NAME", help="the network, if it is module:callable: code of your own"

@@ -12,6 +12,7 @@ from torchkeep.cli.checkpoints import (
     where_text,
     write_lines,
 )
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import clip
 from torchkeep.errors import WrongArgument
 from torchkeep.wording import counted, printable, size
@@ -50,7 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
     parser.add_argument(
-        "--keep-last", metavar="N", type=_number, help="how many of the newest ones stay, from 1"
+        "--keep-last", metavar="N", type=whole(1), help="how many of the newest ones stay, from 1"
     )
     parser.add_argument(
         "--keep-best",
@@ -61,12 +62,6 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--damaged", action="store_true", help="delete the damaged ones as well")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     parser.set_defaults(run=run)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import wrapped
 from torchkeep.errors import SaveRefused
 from torchkeep.wording import counted, printable, size
@@ -55,8 +56,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         required=True,
         help="its network: torchvision/NAME, timm/NAME, or module:callable, which is imported",
     )
-    parser.add_argument("--num-classes", metavar="N", type=int, help="its number of classes")
-    parser.add_argument("--input-channels", metavar="N", type=int, help="its input channels (timm)")
+    parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
+    parser.add_argument(
+        "--input-channels", metavar="N", type=whole(1), help="its input channels (timm)"
+    )
     parser.add_argument(
         "--ratio", metavar="R", type=float, required=True, help="the share of channels that goes"
     )
@@ -69,20 +72,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="a module that keeps its outputs; may be given several times",
     )
     parser.add_argument(
-        "--size", metavar="N", type=_number, default=224, help="pixels of an image's side (224)"
+        "--size", metavar="N", type=whole(1), default=224, help="pixels of an image's side (224)"
     )
     parser.add_argument(
-        "--multiple-of", metavar="N", type=_number, default=1, help="round the widths down to this"
+        "--multiple-of", metavar="N", type=whole(1), default=1, help="round the widths down to this"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--json", action="store_true", help="write a report as JSON")
     parser.set_defaults(run=run)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

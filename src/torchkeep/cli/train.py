@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torchkeep.cli.checkpoints import require_torch, table, write_lines
 from torchkeep.cli.rates import write_curve
 from torchkeep.cli.text import clip, wrapped
+from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
@@ -235,8 +236,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _refuse_inside(folder: Path, data: str) -> None:
     """Refuse a run's folder among the data, where the next start would take it for a class."""
-    from torchkeep.errors import WrongArgument
-
     if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
         raise WrongArgument(
             f"the run {printable(str(folder))} would lie in its own data",
@@ -246,21 +245,38 @@ def _refuse_inside(folder: Path, data: str) -> None:
 
 @contextmanager
 def _written(path: Path | None) -> Iterator[Callable[[Event], None]]:
-    """Yield what appends an event to a file, whole and at once."""
+    """Yield what appends an event to a file, whole and at once.
+
+    Raises:
+        SaveRefused: it can't be written.
+    """
     if path is None:
         yield lambda _: None
         return
-    with path.open("a", encoding="utf-8") as file:
+    with _refusing(path):
+        file = path.open("ab", buffering=0)
+    with file:
 
         def write(event: Event) -> None:
             row = {"event": event.kind, "step": event.step, "epoch": event.epoch}
             row |= {"batch": event.batch, **event.values}
             if event.finding is not None:
                 row |= event.finding.to_json()
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            with _refusing(path):
+                file.write(f"{json.dumps(row)}\n".encode())
 
         yield write
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SaveRefused(
+            f"{printable(str(path))}: the events can't be written there ({error.strerror})",
+            advice="Choose another file with --events.",
+        ) from None
 
 
 def _settings(options: argparse.Namespace) -> Settings:

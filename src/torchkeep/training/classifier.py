@@ -245,10 +245,8 @@ def build_network(
         input_channels: those of its input, if they are not the network's own.
         device: where its tensors are.
     """
-    if structure is None:
-        model = build(name, device=device)
-    else:
-        model = build_slim(name, structure, device)
+    options = {"device": device}
+    model = build_slim(name, structure, **options) if structure else build(name, **options)
     if input_channels is not None:
         replace_input(model, input_channels)
     return model

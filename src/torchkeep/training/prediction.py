@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from torchkeep.errors import WrongArgument
 from torchkeep.modes import evaluating
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import read_image, transform_of
@@ -46,9 +47,12 @@ def predict(
         batch_size: how many images to look at in one go.
 
     Raises:
-        FileMissing: there is no such image.
-        DamagedFile: it can't be read as one.
+        WrongArgument: `top` or `batch_size` is less than 1.
+        FileProblem: an image is missing or can't be read: see `read_image`.
     """
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise WrongArgument(f"{name} is {value}, and has to be at least 1")
     transform = transform_of(card.preprocessing)
     device = next(model.parameters()).device
     for paths in _batches([Path(image) for image in images], batch_size):
