@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Subset
 
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.data import ImageFolder, open_data
-from torchkeep.training.data.sources import Samples
+from torchkeep.training.data.samples import Samples
 from torchkeep.training.evaluation import evaluate
-from torchkeep.training.retraining import LAST_FILE, Prepared, prepare, retrain
+from torchkeep.training.preparing import Prepared, prepare
+from torchkeep.training.retraining import LAST_FILE, retrain
 from torchkeep.training.settings import Settings
 
 NUM_PER_CLASS = 10

@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from torchkeep.training.data import ImageFolder, Preprocessing, transform_of
-from torchkeep.training.retraining import Event, loaders, prepare, retrain
+from torchkeep.training.preparing import loaders, prepare
+from torchkeep.training.retraining import Event, retrain
 from torchkeep.training.settings import Settings
 
 

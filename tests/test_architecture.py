@@ -205,7 +205,7 @@ def test_every_public_name_has_a_docstring():
 
 OF_MODULES = """
 starting.start starting.Start
-retraining.prepare retraining.Prepared retraining.try_rates retraining.retrain
+preparing.prepare preparing.Prepared checkup.try_rates retraining.retrain
 retraining.Result retraining.Event
 checkup.check_up
 classifier.Card classifier.save_classifier classifier.load_classifier classifier.read_card

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from torchkeep.cli import main
-from torchkeep.training.retraining import prepare, try_rates
+from torchkeep.training.checkup import try_rates
+from torchkeep.training.preparing import prepare
 from torchkeep.training.settings import Settings
 from training.samples import CLASSES, DATA, NET, Net, stripes
 

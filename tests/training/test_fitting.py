@@ -12,7 +12,7 @@ from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import WrongArgument
 from torchkeep.training import Settings
 from torchkeep.training.fitting import check_fit
-from torchkeep.training.retraining import prepare
+from torchkeep.training.preparing import prepare
 from torchkeep.training.starting import start
 from training.samples import DATA, NET, Net
 

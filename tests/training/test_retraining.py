@@ -23,7 +23,8 @@ from torchkeep.errors import (
 from torchkeep.training.checkup import read_findings
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
-from torchkeep.training.retraining import Event, Result, loaders, loss_of, prepare, retrain
+from torchkeep.training.preparing import loaders, loss_of, prepare
+from torchkeep.training.retraining import Event, Result, retrain
 from torchkeep.training.settings import Settings
 from torchkeep.wording import printable
 from training.samples import CLASSES, DATA, NET, Net
@@ -213,7 +214,7 @@ def test_a_model_for_other_channels_is_as_good_as_it_says(
     again = prepare(source, settings(weights=str(result.best)))
     assert again.card.preprocessing == card.preprocessing
     assert not again.start.has_new_head
-    with pytest.raises(CheckpointProblem, match=f"channels was {channels} and is None"):
+    with pytest.raises(WrongArgument, match=f"channels? need --channels {channels}"):
         run(tmp_path / "run", data=source, **options | {"channels": None})
 
 
@@ -245,6 +246,37 @@ def test_it_stops_when_nothing_gets_better_and_does_not_begin_again(tmp_path: Pa
     assert len(result.history) == result.best_epoch + 3 < 40
     again = run(tmp_path, epochs=40, patience=2)
     assert again.history == result.history
+
+
+def test_an_average_forgets_where_a_short_training_began(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", ema=0.9999)
+    assert result.history[-1]["val_accuracy"] == 1.0
+    prepared = prepare(DATA, settings(ema=0.9999, epochs=1))
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def notify(event: Event) -> None:
+        if event.kind == "step":
+            seen.append({k: x.clone() for k, x in prepared.start.model.state_dict().items()})
+
+    retrain(prepared, tmp_path / "one", notify=notify)
+    kept, _ = load_classifier(tmp_path / "one" / "last.safetensors", arch=NET)
+    for name, found in kept.state_dict().items():
+        expected = seen[0][name]
+        for count, state in enumerate(seen[1:], 1):
+            decay = min(0.9999, (1 + count) / (10 + count))
+            is_count = name.endswith("num_batches_tracked")
+            now = state[name]
+            expected = now if is_count else torch.lerp(expected, now, 1 - decay)
+        assert torch.allclose(found, expected), name
+
+
+def test_a_run_that_is_gone_on_with_is_not_taken_for_one_that_learns_nothing(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at=20, every_steps=4, epochs=8)
+    run(tmp_path, epochs=8)
+    assert [item.check for item in read_findings(tmp_path) if item.check != "tiny"] == []
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchkeep.errors import MissingExtra
-from torchkeep.training.retraining import Event, prepare, retrain
+from torchkeep.training.preparing import prepare
+from torchkeep.training.retraining import Event, retrain
 from torchkeep.training.settings import Settings
 from torchkeep.training.tensorboard import event_log
 from training.samples import DATA, NET

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 def _examine_data(options: argparse.Namespace) -> int:
     """Examine what a training would start from; return 1 if something is wrong."""
     from torchkeep.training.checkup import check_up
-    from torchkeep.training.retraining import prepare
+    from torchkeep.training.preparing import prepare
     from torchkeep.training.settings import Settings
 
     settings = Settings(

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from torchkeep.training.classifier import load_classifier
     from torchkeep.training.data.workers import as_without_workers
     from torchkeep.training.evaluation import answers
-    from torchkeep.training.retraining import device_of
+    from torchkeep.training.preparing import device_of
 
     model, card = load_classifier(options.model, arch=options.arch)
     device = device_of(options.device)

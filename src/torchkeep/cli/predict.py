@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     require_torch("predict")
     from torchkeep.training.classifier import load_classifier
     from torchkeep.training.prediction import predict
-    from torchkeep.training.retraining import device_of
+    from torchkeep.training.preparing import device_of
 
     model, card = load_classifier(options.model, arch=options.arch)
     model.to(device_of(options.device))

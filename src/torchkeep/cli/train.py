@@ -18,7 +18,8 @@ from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.wording import counted, printable
 
 if TYPE_CHECKING:
-    from torchkeep.training.retraining import Event, Prepared, Result
+    from torchkeep.training.preparing import Prepared
+    from torchkeep.training.retraining import Event, Result
     from torchkeep.training.settings import Settings
     from torchkeep.training.surgery import LayerRow
 
@@ -206,7 +207,9 @@ def _stage(text: str) -> tuple[int, str]:
 def run(options: argparse.Namespace) -> int:
     """Train, and say how good the result is; return 0."""
     require_torch("train")
-    from torchkeep.training.retraining import prepare, retrain, try_rates
+    from torchkeep.training.checkup import try_rates
+    from torchkeep.training.preparing import prepare
+    from torchkeep.training.retraining import retrain
 
     settings = _settings(options)
     prepared = prepare(options.data, settings)

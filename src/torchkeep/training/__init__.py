@@ -4,6 +4,7 @@ What needs torchvision is in `torchkeep.training.data` and in what uses it, and 
 here.
 
 retraining.py  the whole flow, from weights and images to a model and its run
+preparing.py   what it needs: data, network, optimizer, loaders, loss
 starting.py    a network to start from
 fitting.py     whether it takes the images, and gives an output per class
 data/          data by its name, prepared and augmented
@@ -18,6 +19,8 @@ classifier.py  a classifier in a file of its own
 prediction.py  what it says of images
 settings.py    how a network is retrained, as data
 history.py     the epochs of a run as files
+timing.py      how long they took
+tensorboard.py the same as a log for TensorBoard
 reporting.py   a run as its report tells it
 """
 

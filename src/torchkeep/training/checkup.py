@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +14,7 @@ from torchkeep.training.data import labels_of
 from torchkeep.training.data.samples import files_of
 from torchkeep.training.diagnosis import (
     Finding,
+    RateCurve,
     classes_apart,
     constant_labels,
     empty_classes,
@@ -30,9 +30,7 @@ from torchkeep.training.diagnosis import (
 )
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import total_loss
-
-if TYPE_CHECKING:
-    from torchkeep.training.retraining import Prepared
+from torchkeep.training.preparing import Prepared, computing_as_said, loaders, loss_of
 
 FINDINGS_FILE = "findings.jsonl"
 
@@ -115,6 +113,28 @@ def _batch(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = torch.stack([inputs for inputs, _ in pairs])
     labels = torch.tensor([int(label) for _, label in pairs])
     return inputs.to(prepared.device), labels.to(prepared.device)
+
+
+def try_rates(
+    prepared: Prepared, progress: Callable[[int, int], object] = lambda _done, _total: None
+) -> RateCurve:
+    """Return the losses of a training's first steps at growing rates; nothing is changed.
+
+    Args:
+        prepared: what `prepare` returned.
+        progress: is called with the steps that were made, and with how many there are.
+
+    Raises:
+        OutOfMemory: a batch is too large for the device.
+    """
+    with computing_as_said(prepared):
+        return find_learning_rate(
+            prepared.start.model,
+            prepared.optimizer,
+            loaders(prepared)[0],
+            loss_fn=loss_of(prepared),
+            progress=progress,
+        )
 
 
 def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:

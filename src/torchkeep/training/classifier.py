@@ -245,8 +245,10 @@ def build_network(
         input_channels: those of its input, if they are not the network's own.
         device: where its tensors are.
     """
-    options = {"device": device}
-    model = build_slim(name, structure, **options) if structure else build(name, **options)
+    if structure is None:  # noqa: SIM108 (one line is too long for it)
+        model = build(name, device=device)
+    else:
+        model = build_slim(name, structure, device)
     if input_channels is not None:
         replace_input(model, input_channels)
     return model

@@ -10,7 +10,7 @@ from torch import nn
 from torchkeep.errors import TorchkeepError, WrongArgument
 from torchkeep.modes import evaluating, training
 from torchkeep.training.data.preprocessing import Preprocessing
-from torchkeep.training.data.sources import Samples
+from torchkeep.training.data.samples import Samples
 from torchkeep.training.diagnosis.trial import device_of, trial
 from torchkeep.training.loop import computing_in
 from torchkeep.training.starting import usual_preprocessing
@@ -97,6 +97,8 @@ _OTHERS = "Networks for detection, segmentation or video can't be trained here."
 
 def _advice(arch: str, images: torch.Tensor) -> str:
     usual = usual_preprocessing(arch)
+    if (channels := images.shape[1]) != 3:
+        return f"Images of {counted(channels, 'channel')} need --channels {channels}."
     if len(images) == 1:
         return "Give a larger --batch-size, or a larger --size."
     if usual is not None and (usual.height, usual.width) != tuple(images.shape[2:]):

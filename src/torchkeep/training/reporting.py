@@ -30,7 +30,8 @@ from torchkeep.wording import counted
 
 if TYPE_CHECKING:
     from torchkeep.training.diagnosis import Finding
-    from torchkeep.training.retraining import Prepared, Result
+    from torchkeep.training.preparing import Prepared
+    from torchkeep.training.retraining import Result
 
 _SEVERITIES: dict[str, Severity] = {"error": "problem", "warning": "warning", "note": "note"}
 _MAX_MISTAKES = 24

@@ -65,7 +65,6 @@ def test_a_recipe_comes_back_from_json():
         ({"mean": [math.nan]}, "images can't be normalised by"),
         ({"mean": [-1e7]}, "images can't be normalised by"),
         ({"mean": [10**400]}, "it is no such recipe"),
-        ({"mean": [0.5] * 4, "std": [1.0] * 4}, "there are 4 means"),
         ({"std": [0.0]}, "images can't be normalised by"),
         ({"std": [1e-300]}, "images can't be normalised by"),
         ({"std": [math.inf]}, "images can't be normalised by"),

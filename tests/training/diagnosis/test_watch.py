@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from torchkeep.training import evaluate, freeze, replace_head, trainable
-from torchkeep.training.diagnosis import Watch
+from torchkeep.training.diagnosis import Finding, Watch
+from torchkeep.training.diagnosis.epochs import Epoch
 from training.diagnosis.cases import batch, checks, loaders, network
 
 
@@ -275,3 +278,46 @@ def test_what_was_found_is_told_once():
         part.requires_grad_(False)
     watch = train(model, sgd(model), num_epochs=3)
     assert checks(watch.findings).count("frozen-moves") == 1
+
+
+def test_a_training_that_is_gone_on_with_is_judged_by_all_of_its_epochs():
+    model = network()
+    first = train(model, sgd(model), num_epochs=2)
+    again = Watch(model, sgd(model), 10, epochs=first.epochs, num_steps=76, told=[])
+    train(model, again._optimizer, watch=again, num_epochs=2)
+    assert again.findings == []
+    assert again.epochs[:2] == first.epochs
+    assert len(again.epochs) == 4
+    slow = train(model, sgd(model, 1e-9), watch=_stuck(model), num_epochs=1)
+    assert checks(slow.findings) == ["loss-not-falling"]
+
+
+def _stuck(model: nn.Module) -> Watch:
+    """Go on with a training whose loss was about as low as that of guessing."""
+    for item in model[-1].parameters():
+        nn.init.zeros_(item)
+    for part in model[:9]:
+        part.requires_grad_(False)
+    freeze(model, except_=["9"])
+    early = Epoch(log(10), log(10), 0.5, 597)
+    return Watch(model, sgd(model, 1e-6), 10, epochs=[early, early], num_steps=200)
+
+
+def test_what_was_found_before_a_training_was_broken_off_is_not_told_again():
+    model = network()
+    for part in model[:9]:
+        part.requires_grad_(False)
+    first = train(model, sgd(model), num_epochs=1)
+    assert "frozen-moves" in checks(first.findings)
+    told = [Finding("chance", "warning", "of another epoch", "")]
+    again = Watch(model, sgd(model), 10, num_steps=38, told=told)
+    assert again._new([Finding("chance", "warning", "as ever", "")]) == []
+
+
+def test_behind_weights_of_zero_nothing_need_move_in_the_first_step():
+    model = network()
+    nn.init.zeros_(model[-1].weight)  # so that no gradient passes
+    watch = train(model, sgd(model), batches=[batch(32)])
+    assert watch.findings == []
+    watch = train(model, sgd(model, 0.0), batches=[batch(32)])
+    assert checks(watch.findings) == ["not-moving"]

@@ -118,10 +118,14 @@ def test_weights_that_are_not_of_the_structure_change_nothing(tmp_path):
 
 
 def test_a_file_that_claims_a_huge_network_makes_none(tmp_path):
-    structure = SlimStructure({}, {}, "torchvision/resnet18", num_classes=1 << 24)
-    save_slim(net(), tmp_path / "a.safetensors", structure)
-    with pytest.raises(LoadMismatch, match="weights are not those of the slimmed network"):
-        load_slim(tmp_path / "a.safetensors")  # 32 GB, if they were made
+    for num_classes, kind, text in (
+        (1 << 17, LoadMismatch, "weights are not those of the slimmed network"),
+        (1 << 24, WrongArgument, "num_classes has the width 16777216, and not 1 to 131,072"),
+    ):
+        structure = SlimStructure({}, {}, "torchvision/resnet18", num_classes=num_classes)
+        save_slim(net(), tmp_path / "a.safetensors", structure, overwrite=True)
+        with pytest.raises(kind, match=text):
+            load_slim(tmp_path / "a.safetensors")
 
 
 def test_a_hostile_structure_is_refused(tmp_path):

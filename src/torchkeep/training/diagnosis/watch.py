@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import isfinite
+from collections.abc import Iterable, Sequence
+from math import isfinite, log
 from statistics import fmean, median
 from typing import Protocol
 
@@ -31,8 +31,14 @@ _EXPLODING_TIMES = 100
 """So many times the usual norm is too large, ..."""
 _EXPLODING_LEAST = 10
 """... if it is above this one."""
+_SURE = 4
+"""So many steps move whatever has a gradient: behind a weight of 0, it comes with the second."""
 _VANISHING = 1e-7
 """A norm of all gradients with which nothing moves."""
+
+
+_NOT_HELD, _NO_RATE = "not in the optimizer", "its rate is 0"
+_CERTAIN = (_NOT_HELD, _NO_RATE)
 
 
 class Measured(Protocol):
@@ -63,6 +69,9 @@ class Watch:
         optimizer: its optimizer.
         num_classes: how many classes there are.
         every: steps between two looks at the gradients.
+        epochs: what an earlier process measured, where a training is gone on with.
+        num_steps: the steps that it had made.
+        told: what it has found, which is not told again.
 
     Attributes:
         findings: all that was found so far.
@@ -70,20 +79,28 @@ class Watch:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, num_classes: int, *, every: int = 100
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        num_classes: int,
+        *,
+        every: int = 100,
+        epochs: Iterable[Epoch] = (),
+        num_steps: int = 0,
+        told: Iterable[Finding] = (),
     ) -> None:
         self.findings: list[Finding] = []
-        self.epochs: list[Epoch] = []
+        self.epochs = list(epochs)
         self._model = bare(model)
         self._optimizer = optimizer
         self._num_classes = num_classes
         self._every = every
-        self._told: set[tuple[str, object]] = set()
-        self._start: list[float] = []
+        self._told: set[tuple[str, object]] = set(map(_key, told))
+        self._start = [_start_loss(self.epochs, num_classes)] if num_steps else []
         self._losses: list[float] = []
         self._waiting: list[torch.Tensor] = []
         self._norms: list[float] = []
-        self._num_backwards = self._num_steps = 0
+        self._num_backwards = self._num_steps = num_steps
         self._next_gradients = self._next_samples = 1
         self._trainable, self._frozen = split(self._model)
         self._begin_epoch(digests(self._trainable | self._frozen))
@@ -202,7 +219,8 @@ class Watch:
         """
         found = self._collect()
         losses = [item for item in self._losses if isfinite(item)]
-        self._start += losses[: max(_NUM_START - len(self._start), 0)] if not self.epochs else []
+        if not (self.epochs or self._start):
+            self._start = losses[:_NUM_START]
         self.epochs.append(_epoch(losses, validation))
         trainable, frozen = split(self._model)
         now = digests(trainable | frozen)
@@ -229,6 +247,8 @@ class Watch:
             for name in frozen
             if name in self._frozen and now.get(name) != self._before.get(name)
         ]
+        if len(self._losses) < _SURE:
+            stayed = [name for name in stayed if self._cause(name) in _CERTAIN]
         return [*self._stayed(stayed), *self._moved(moved)]
 
     def _stayed(self, names: list[str]) -> list[Finding]:
@@ -258,9 +278,9 @@ class Watch:
             None,
         )
         if group is None:
-            return "not in the optimizer"
+            return _NOT_HELD
         if not group["lr"]:
-            return "its rate is 0"
+            return _NO_RATE
         if self._has_looked and name not in self._largest:
             return "it gets no gradient"
         if self._largest.get(name) == 0.0:
@@ -282,12 +302,21 @@ class Watch:
         """Keep and return what was not told before; who is frozen is told by name."""
         new = []
         for item in found:
-            key = (item.check, item.text if item.check == "frozen-moves" else None)
-            if key not in self._told:
+            if (key := _key(item)) not in self._told:
                 self._told.add(key)
                 self.findings.append(item)
                 new.append(item)
         return new
+
+
+def _key(found: Finding) -> tuple[str, object]:
+    return found.check, found.text if found.check == "frozen-moves" else None
+
+
+def _start_loss(epochs: Sequence[Epoch], num_classes: int) -> float:
+    """Return about what the loss was in the first steps, which another process has seen."""
+    losses = [item.train_loss for item in epochs[:1] if item.train_loss is not None]
+    return max([log(num_classes), *losses])
 
 
 def _epoch(losses: list[float], validation: Measured | None) -> Epoch:

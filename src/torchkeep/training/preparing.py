@@ -1,0 +1,277 @@
+"""All that a training needs, made from its settings: data, network, optimizer, loaders, loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from torchkeep.checkpointing import seed_all
+from torchkeep.checkpointing.preemption import SignalWatch
+from torchkeep.errors import OutOfMemory, WrongArgument
+from torchkeep.training.classifier import Card
+from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
+from torchkeep.training.data.preprocessing import for_channels, for_size
+from torchkeep.training.data.samples import files_of
+from torchkeep.training.data.transforms import refuse_picture
+from torchkeep.training.diagnosis.trial import trial
+from torchkeep.training.fitting import check_fit, image_of, is_out_of_memory
+from torchkeep.training.loop import Loss
+from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer
+from torchkeep.training.settings import Settings
+from torchkeep.training.starting import Start, start
+from torchkeep.training.surgery import (
+    Schedule,
+    check_schedule,
+    freeze,
+    freeze_all_but_head,
+    freeze_stages,
+    parameter_groups,
+)
+from torchkeep.training.tensorboard import require_tensorboard
+from torchkeep.wording import printable
+
+METRIC = "val_accuracy"
+"""What the best epoch is told by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a training needs."""
+
+    settings: Settings
+    """How to train."""
+    data: Data
+    """What on, with its transforms."""
+    start: Start
+    """What from."""
+    card: Card
+    """What it will be."""
+    optimizer: Optimizer
+    """Of what is trained at first."""
+    device: torch.device
+    """Where to compute."""
+    metric: str = METRIC
+    """What the best epoch is told by, the higher the better."""
+
+
+def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
+    """Open the data, make the network, freeze what is not trained, and make the optimizer.
+
+    Raises:
+        TorchkeepError: something is missing or of no use; the message says what.
+        MissingExtra: a log for TensorBoard is wanted, which is not installed.
+    """
+    if settings.tensorboard:
+        require_tensorboard()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        # What cuBLAS needs to be deterministic, before CUDA is used for the first time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    seed_all("torchkeep.training", settings.seed)
+    torch.manual_seed(torch.initial_seed())  # the generators of other devices as well
+    data = open_data(
+        source,
+        val_share=settings.val_share,
+        seed=settings.seed,
+        skip_broken=settings.skip_broken,
+        download=settings.download,
+    )
+    if len(data.classes) < 2:
+        raise WrongArgument(
+            f"{data.source} has images of one class alone, {printable(data.classes[0])}: there is "
+            "nothing to tell apart",
+            advice="Put the images of each class into a folder of its own.",
+        )
+    begun = start(settings.arch, settings.weights, data.classes, settings.channels)
+    recipe = _recipe(begun.preprocessing, settings.size, settings.channels)
+    _check_channels(data, recipe, is_given=settings.channels is not None)
+    device = device_of(settings.device)
+    model = begun.model.to(device).to(memory_format=memory_format(settings))
+    freeze_as_said(model, settings.freeze)
+    check_fit(
+        model,
+        begun.arch,
+        image_of(data.train, recipe),
+        len(data.classes),
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
+    check_schedule(model, schedule_of(settings))
+    factor(settings.schedule, 0, 1)  # refuses one that there is not
+    groups = parameter_groups(
+        model, settings.lr, decay=settings.lr_decay, weight_decay=decay_of(settings)
+    )
+    return Prepared(
+        settings,
+        data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
+        begun,
+        Card(begun.arch, data.classes, recipe, begun.structure, begun.input_channels),
+        make_optimizer(settings.optimizer, groups),
+        device,
+    )
+
+
+def freeze_as_said(model: nn.Module, what: str) -> None:
+    """Freeze what `Settings.freeze` says.
+
+    Raises:
+        WrongArgument: it says something that the model has not.
+    """
+    if what == "all-but-head":
+        freeze_all_but_head(model)
+    elif what.isdecimal():
+        freeze_stages(model, int(what))
+    elif what.startswith("all-but:"):
+        freeze(model, except_=what.removeprefix("all-but:").split(","))
+    elif what != "none":
+        raise WrongArgument(
+            f"nothing is frozen by {what!r}",
+            advice="Say none, all-but-head, a number of stages, or all-but:NAME,NAME.",
+        )
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    """Return what is unfrozen when."""
+    return {epoch: _stage(what) for epoch, what in settings.unfreeze.items()}
+
+
+def _stage(what: str) -> int | list[str]:
+    if what.isdecimal():
+        return int(what)
+    return ["*"] if what == "all" else what.split(",")
+
+
+def decay_of(settings: Settings) -> float:
+    """Return the weight decay: the one that was given, or what is usual with the optimizer."""
+    if settings.weight_decay is not None:
+        return settings.weight_decay
+    return WEIGHT_DECAY.get(settings.optimizer, 0.0)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of this name; `auto` takes the fastest that there is."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise WrongArgument(
+                f"{name!r} is no device that there is here ({str(error).splitlines()[0]})",
+                advice="Take auto, or cpu.",
+            ) from None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def memory_format(settings: Settings) -> torch.memory_format:
+    """Return how images and weights are laid out in memory."""
+    return torch.channels_last if settings.channels_last else torch.preserve_format
+
+
+def _recipe(recipe: Preprocessing | None, size: int | None, channels: int | None) -> Preprocessing:
+    if recipe is None:
+        recipe = for_size(size or 224)
+    elif size is not None:
+        resize = None if recipe.resize is None else round(recipe.resize * size / recipe.height)
+        recipe = replace(recipe, height=size, width=size, resize=resize)
+    return recipe if channels is None else for_channels(recipe, channels)
+
+
+def _check_channels(data: Data, recipe: Preprocessing, *, is_given: bool) -> None:
+    """Refuse pictures where tensors are needed, and tensors of other channels than were given.
+
+    Raises:
+        WrongArgument: they are pictures, or tensors of other channels than they should have.
+    """
+    is_picture = recipe.num_channels in (1, 3)
+    if is_picture and not is_given:
+        return
+    with trial(()):  # a data set may draw random numbers
+        sample = None if files_of(data.train) else data.train[0][0]
+    if not isinstance(sample, torch.Tensor):
+        if not is_picture:
+            refuse_picture(recipe.num_channels)
+    elif sample.ndim != 3 or len(sample) != recipe.num_channels:
+        raise WrongArgument(
+            f"{data.source} gives tensors of the shape {list(sample.shape)}, and the network takes "
+            f"[{recipe.num_channels}, height, width]",
+            advice="Give the number of its channels with --channels.",
+        )
+
+
+def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Return the loaders of the training data and of the validation data."""
+    settings, data = prepared.settings, prepared.data
+    mixed = None if settings.mix == "none" else Mixed(settings.mix, len(data.classes))
+    num_samples = len(data.train)  # type: ignore[arg-type]
+    options: dict[str, Any] = {
+        "num_workers": settings.workers,
+        "pin_memory": prepared.device.type == "cuda",
+        "persistent_workers": settings.workers > 0,
+        "worker_init_fn": _leave_signals,
+    }
+    train: DataLoader[Any] = DataLoader(
+        data.train,
+        settings.batch_size,
+        shuffle=True,
+        collate_fn=mixed,
+        # A BatchNorm can't be trained on a single sample.
+        drop_last=num_samples > settings.batch_size and num_samples % settings.batch_size == 1,
+        **options,
+    )
+    # An iterator draws a seed for its workers, once per process if they persist. Out of a generator
+    # of its own, so that the training's are the same with any number of workers and processes.
+    own = torch.Generator().manual_seed(settings.seed)
+    return train, DataLoader(data.val, 2 * settings.batch_size, generator=own, **options)
+
+
+def _leave_signals(worker: int) -> None:
+    del worker
+    SignalWatch.leave_to_parent()
+
+
+def loss_of(prepared: Prepared) -> Loss:
+    """Return the loss that is minimised."""
+    weight = None
+    if prepared.settings.class_weights:
+        labels = torch.tensor(labels_of(prepared.data.train))
+        counts = labels.bincount(minlength=len(prepared.data.classes)).clamp(min=1)
+        weight = (len(labels) / (len(counts) * counts)).float().to(prepared.device)
+    return partial(
+        functional.cross_entropy, weight=weight, label_smoothing=prepared.settings.label_smoothing
+    )
+
+
+@contextmanager
+def computing_as_said(prepared: Prepared) -> Iterator[None]:
+    """Compute with operations as the settings say, and say what to do if there is no memory.
+
+    Raises:
+        OutOfMemory: a batch is too large for the device.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(prepared.settings.deterministic or before)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"there is not enough memory on {prepared.device} for batches of "
+            f"{prepared.settings.batch_size}",
+            advice="Make them smaller and accumulate (--batch-size 8 --accumulate 4), or try "
+            "--precision bf16, a smaller --size, or --freeze all-but-head.",
+        ) from None
+    finally:
+        torch.use_deterministic_algorithms(before)
