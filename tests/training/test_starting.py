@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from torchkeep import save
 from torchkeep.errors import DamagedFile, FileMissing, LoadMismatch, WrongArgument
 from torchkeep.networks import build, is_of_library
+from torchkeep.training import evaluating, replace_head
 from torchkeep.training.classifier import Card, load_classifier, read_card, save_classifier
-from torchkeep.training.data import Preprocessing
+from torchkeep.training.data import Preprocessing, transform_of
 from torchkeep.training.pruning import SlimStructure, save_slim, slim
-from torchkeep.training.starting import _other_size, start
+from torchkeep.training.starting import _arguments, start
 from training.samples import NET, Net
 
 RECIPE = Preprocessing(12, 12, None)
@@ -236,12 +238,12 @@ def test_weights_from_the_library_s_cache_come_with_their_recipe(
 def test_a_transformer_for_larger_images_is_named_so_that_a_file_may_have_it_made() -> None:
     with torch.device("meta"):
         theirs, usual = (torchvision.models.vit_b_16(image_size=size) for size in (64, 224))
-    name = f"torchvision/vit_b_16{_other_size(theirs)}"
+    name = f"torchvision/vit_b_16{_arguments(theirs)}"
     assert name == "torchvision/vit_b_16(image_size=64)"
     assert is_of_library(name)
     shapes = [item.shape for item in build(name, device="meta").parameters()]
     assert shapes == [item.shape for item in theirs.parameters()]
-    assert _other_size(usual) == _other_size(Net()) == ""
+    assert _arguments(usual) == _arguments(Net()) == ""
 
 
 def test_a_classifier_comes_back_with_all_that_is_needed(ours: Path) -> None:
@@ -364,3 +366,31 @@ def test_a_file_that_says_less_is_no_classifier(tmp_path: Path) -> None:
     assert read_card(tmp_path / "x.safetensors") is None
     with pytest.raises(WrongArgument, match="does not say its network, its classes"):
         load_classifier(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_what_torchvision_does_with_its_weights_alone_is_kept_with_the_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    theirs = build(f"torchvision/{name}")
+    torch.save(theirs.state_dict(), tmp_path / "checkpoints" / weights.url.rpartition("/")[2])
+    theirs.transform_input = True
+    begun = start(name, "default", ("a", "b", "c"))
+    replace_head(theirs, 3)
+    theirs.fc = begun.model.fc
+    picture = Image.effect_noise((400, 340), 90).convert("RGB")
+    recipe = begun.preprocessing
+    assert recipe is not None
+    expected = Preprocessing(recipe.height, recipe.width, recipe.resize)
+    with evaluating(theirs), evaluating(begun.model):
+        found = begun.model(transform_of(recipe)(picture)[None])
+        assert torch.allclose(found, theirs(transform_of(expected)(picture)[None]), atol=1e-5)
+    save_classifier(
+        begun.model, Card(begun.arch, ("a", "b", "c"), recipe), tmp_path / "it.safetensors"
+    )
+    again, card = load_classifier(tmp_path / "it.safetensors")
+    with evaluating(again):
+        assert torch.equal(again(transform_of(card.preprocessing)(picture)[None]), found)

@@ -130,17 +130,19 @@ def _pretrained(arch: str, classes: Sequence[str]) -> Start:
     )
     head = _with_head(model, len(classes))
     full = f"{'torchvision' if library != 'timm' and _is_in_torchvision(name) else 'timm'}/{name}"
-    full += _other_size(model)
+    full += _arguments(model)
     return Start(model, full, source, head, has_new_head=True, preprocessing=recipe)
 
 
-def _other_size(model: nn.Module) -> str:
-    """Return the argument that tells that weights are for other images than their network's own.
+def _arguments(model: nn.Module) -> str:
+    """Return the arguments by which a network of torchvision with weights differs from one without.
 
-    Of torchvision's transformers those of `vit_h_14` are: 518 pixels, and not 224.
+    `vit_h_14` then takes images of 518 pixels, and not 224; GoogLeNet has no auxiliary outputs.
     """
-    size = vars(model).get("image_size", 224)
-    return "" if size == 224 else f"(image_size={size})"
+    told = {"image_size": 224, "aux_logits": True}
+    found = {name: vars(model).get(name, usual) for name, usual in told.items()}
+    others = [f"{name}={x}" for name, x in found.items() if x != told[name]]
+    return f"({', '.join(others)})" if others else ""
 
 
 def _is_in_torchvision(name: str) -> bool:
@@ -157,6 +159,8 @@ def _of_torchvision(name: str) -> tuple[nn.Module, str, Preprocessing]:
     weights = models.get_model_weights(name).DEFAULT
     try:
         model: nn.Module = models.get_model(name, weights=weights)
+        if hasattr(model, "transform_input"):
+            model.transform_input = False  # see `of_torchvision`
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
         raise FileMissing(

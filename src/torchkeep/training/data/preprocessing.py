@@ -138,11 +138,17 @@ def for_channels(recipe: Preprocessing, num_channels: int) -> Preprocessing:
 def of_torchvision(weights: Any) -> Preprocessing:
     """Return the recipe of weights of torchvision, such as `ResNet18_Weights.DEFAULT`.
 
+    Those of GoogLeNet and Inception were trained on images from -1 to 1. torchvision has the
+    network make such of what its recipe gives (`transform_input`), but not one that is made without
+    weights. So here it is the recipe that does it.
+
     Source: `torchvision/transforms/_presets.py`, `ImageClassification`.
     """
     preset = weights.transforms()
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     means = tuple(preset.mean), tuple(preset.std)
+    if str(weights).startswith(("GoogLeNet_Weights", "Inception_V3_Weights")):
+        means = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return Preprocessing(crop, crop, resize, *means, str(preset.interpolation.value))
 
 
