@@ -22,7 +22,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-crash architectures clean
+.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-training test-crash architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -73,6 +73,11 @@ test-oldest: $(OLDEST)/dev.stamp ## test against the oldest supported torch, wit
 
 test-models: $(VENV)/dev.stamp ## save and load all of torchvision's networks and timm's families
 	TORCHKEEP_MODELS=all $(BIN)/python -m pytest tests/loading/test_round_trips.py
+
+test-training: $(VENV)/dev.stamp ## take all networks through surgery, slimming and diagnosis
+	$(BIN)/python tests/training/surgery_matrix.py
+	$(BIN)/python tests/training/pruning_matrix.py
+	$(BIN)/python tests/training/diagnosis/matrix.py networks
 
 test-crash: $(VENV)/dev.stamp ## kill runs at every system call, cut the power, damage every byte
 	TORCHKEEP_CRASH=all $(BIN)/python -m pytest -rs tests/crash

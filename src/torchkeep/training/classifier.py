@@ -231,6 +231,13 @@ def network_of(card: Card, path: str | os.PathLike[str], arch: str | None = None
     return name
 
 
+def unslimmed(card: Card, arch: str | None = None) -> nn.Module:
+    """Return the network of a card as it would be if it had not been slimmed, without values."""
+    model = build_stand_in(card.arch if arch is None else arch, None, card.input_channels)
+    replace_head(model, len(card.classes))
+    return model
+
+
 def build_network(
     name: str,
     structure: SlimStructure | None,
