@@ -292,14 +292,15 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _write_start(prepared: Prepared) -> None:
+    from torchkeep.training.data.samples import length_of
+
     data, begun, card = prepared.data, prepared.start, prepared.card
-    num_train, num_val = len(data.train), len(data.val)  # type: ignore[arg-type]
     recipe = card.preprocessing
     parameters = list(begun.model.parameters())
     num_trained = sum(item.numel() for item in parameters if item.requires_grad)
     lines = [
-        f"data      {data.source}: {counted(len(data.classes), 'class')}, {num_train:,} "
-        f"images to train on, {num_val:,} to validate",
+        f"data      {data.source}: {counted(len(data.classes), 'class')}, "
+        f"{length_of(data.train):,} images to train on, {length_of(data.val):,} to validate",
         f"network   {card.arch} from {begun.weights}"
         f"{', with a new head' if begun.has_new_head else ''}",
         f"trained   {num_trained:,} of {sum(item.numel() for item in parameters):,} parameters",

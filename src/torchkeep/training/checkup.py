@@ -11,7 +11,7 @@ import torch
 from torchkeep.errors import DamagedFile
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.training.data import labels_of
-from torchkeep.training.data.samples import files_of
+from torchkeep.training.data.samples import files_of, length_of
 from torchkeep.training.diagnosis import (
     Finding,
     RateCurve,
@@ -107,7 +107,7 @@ def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:
 def _batch(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
     """Return samples from all over the training data."""
     samples = prepared.data.train
-    count = len(samples)  # type: ignore[arg-type]
+    count = length_of(samples)
     step = max(count // _NUM_SAMPLES, 1)
     pairs = [samples[at] for at in range(0, count, step)][:_NUM_SAMPLES]
     inputs = torch.stack([inputs for inputs, _ in pairs])

@@ -21,7 +21,7 @@ from torchkeep.errors import OutOfMemory, WrongArgument
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
-from torchkeep.training.data.samples import files_of
+from torchkeep.training.data.samples import files_of, length_of
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.fitting import check_fit, image_of, is_out_of_memory
@@ -214,7 +214,7 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Return the loaders of the training data and of the validation data."""
     settings, data = prepared.settings, prepared.data
     mixed = None if settings.mix == "none" else Mixed(settings.mix, len(data.classes))
-    num_samples = len(data.train)  # type: ignore[arg-type]
+    num_samples = length_of(data.train)
     options: dict[str, Any] = {
         "num_workers": settings.workers,
         "pin_memory": prepared.device.type == "cuda",

@@ -35,6 +35,7 @@ from torchkeep.report import write_report
 from torchkeep.training.checkup import add_findings, check_up, read_findings
 from torchkeep.training.classifier import save_classifier
 from torchkeep.training.data.identity import digest_of
+from torchkeep.training.data.samples import length_of
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
@@ -262,11 +263,11 @@ class _Training:
     def _num_images(self) -> int:
         """Return how many images of the running epoch are done."""
         num_steps = self.ckpt.num_steps - sum(int(row["step"]) for row in self.ckpt.history[-1:])
-        num_samples: int = len(self.prepared.data.train)  # type: ignore[arg-type]
-        return min(num_steps * self.settings.accumulate * self.settings.batch_size, num_samples)
+        num_seen = num_steps * self.settings.accumulate * self.settings.batch_size
+        return min(num_seen, length_of(self.prepared.data.train))
 
     def _watch(self) -> Watch:
-        num_val = len(self.prepared.data.val)  # type: ignore[arg-type]
+        num_val = length_of(self.prepared.data.val)
         epochs = [
             Epoch(row["loss"], row["val_loss"], row[METRIC], num_val) for row in self.ckpt.history
         ]
@@ -341,8 +342,8 @@ def _identity(prepared: Prepared) -> dict[str, Any]:
     return {
         "source": data.source,
         "classes": list(data.classes),
-        "num_train": len(data.train),  # type: ignore[arg-type]
-        "num_val": len(data.val),  # type: ignore[arg-type]
+        "num_train": length_of(data.train),
+        "num_val": length_of(data.val),
         "files_and_labels": digest_of(data),
         "preprocessing": prepared.card.preprocessing.to_json(),
     }

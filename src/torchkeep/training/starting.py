@@ -160,7 +160,7 @@ def _of_torchvision(name: str) -> tuple[nn.Module, str, Preprocessing]:
     try:
         model: nn.Module = models.get_model(name, weights=weights)
         if hasattr(model, "transform_input"):
-            model.transform_input = False  # type: ignore[assignment]  # see `of_torchvision`
+            model.transform_input = False  # type: ignore[assignment] # see `of_torchvision`
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
         raise FileMissing(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchkeep.files import digest_of_pieces
-from torchkeep.training.data.samples import Samples, files_of, known_labels
+from torchkeep.training.data.samples import Samples, files_of, known_labels, length_of
 from torchkeep.training.data.sources import Data
 
 
@@ -30,7 +30,7 @@ def _pieces(samples: Samples, source: str) -> Iterator[bytes]:
             yield os.fsencode(f"{name.as_posix()}\0{label} {_size(path)}\n")
         return
     labels = known_labels(samples)
-    yield str(len(samples) if labels is None else labels).encode()  # type: ignore[arg-type]
+    yield str(length_of(samples) if labels is None else labels).encode()
 
 
 def _size(path: Path) -> int:

@@ -17,6 +17,11 @@ Samples = Dataset[tuple[Any, int]]
 """Gives `(picture, label)`: a `PIL.Image`, or a tensor that is ready for the network."""
 
 
+def length_of(samples: Samples) -> int:
+    """Return how many samples there are, which PyTorch's type of a data set does not promise."""
+    return len(samples)  # type: ignore[arg-type]
+
+
 class Transformed(Dataset[tuple[Any, int]]):
     """Samples whose pictures have gone through a transform.
 
@@ -30,7 +35,7 @@ class Transformed(Dataset[tuple[Any, int]]):
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
+        return length_of(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         picture, label = self.samples[index]
@@ -51,7 +56,7 @@ class Relabelled(Dataset[tuple[Any, int]]):
         self.mapping = mapping
 
     def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
+        return length_of(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         picture, label = self.samples[index]
@@ -71,7 +76,7 @@ class Labelled(Dataset[tuple[Any, int]]):
         self.labels: list[int] | None = None
 
     def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
+        return length_of(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.samples[index]

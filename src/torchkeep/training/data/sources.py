@@ -16,7 +16,14 @@ from torch.utils.data import Dataset, Subset
 from torchkeep.errors import FileProblem, MissingExtra, WrongArgument
 from torchkeep.networks import own_callable
 from torchkeep.training.data.folders import ImageFolder, read_image, subfolders
-from torchkeep.training.data.samples import Relabelled, Samples, Transformed, labelled, labels_of
+from torchkeep.training.data.samples import (
+    Relabelled,
+    Samples,
+    Transformed,
+    labelled,
+    labels_of,
+    length_of,
+)
 from torchkeep.training.data.splitting import split
 from torchkeep.wording import counted, printable, shortened
 
@@ -97,7 +104,7 @@ def open_data(
         place = Path(root)
         data = _of_torchvision(name, place, download=download, val_share=val_share, seed=seed)
     for part, samples in (("train", data.train), ("validate", data.val)):
-        if not len(samples):  # type: ignore[arg-type]
+        if not length_of(samples):
             raise WrongArgument(f"{printable(data.source)} has nothing to {part} on")
     return data if classes is None else _relabelled(data, tuple(classes))
 
