@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -40,15 +40,7 @@ def freeze(model: nn.Module, *, except_: Iterable[str] = ()) -> list[str]:
     """
     patterns = tuple(except_)
     refuse_idle(model, patterns)
-    frozen = []
-    for name, parameter in model.named_parameters():
-        if not _matches(name, patterns):
-            parameter.requires_grad_(False)
-            frozen.append(name)
-    for name, module in model.named_modules():
-        if has_statistics(module) and not _matches(name, patterns):
-            _put_to_sleep(module)
-    return frozen
+    return _freeze(*_parts(model, lambda name: not _matches(name, patterns)))
 
 
 def freeze_all_but_head(model: nn.Module) -> list[str]:
@@ -76,15 +68,7 @@ def freeze_stages(model: nn.Module, num: int) -> list[str]:
     """
     parts = stages(model)
     refuse_number(model, num, len(parts))
-    parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
-    frozen = [name for part in parts[:num] for name in part.parameters]
-    for name in frozen:
-        parameters[name].requires_grad_(False)
-    for owner in _owners(parts[:num]):
-        if has_statistics(modules[owner]):
-            _put_to_sleep(modules[owner])
-    return frozen
+    return _freeze(*_parts_of_stages(model, parts[:num]))
 
 
 def unfreeze(model: nn.Module, patterns: Iterable[str] = ("*",)) -> list[str]:
@@ -97,15 +81,7 @@ def unfreeze(model: nn.Module, patterns: Iterable[str] = ("*",)) -> list[str]:
     """
     patterns = tuple(patterns)
     refuse_idle(model, patterns)
-    freed = []
-    for name, parameter in model.named_parameters():
-        if _matches(name, patterns):
-            parameter.requires_grad_(True)
-            freed.append(name)
-    for name, module in model.named_modules():
-        if _matches(name, patterns):
-            _wake(module)
-    return freed
+    return _unfreeze(*_parts(model, lambda name: _matches(name, patterns)))
 
 
 def unfreeze_stages(model: nn.Module, num: int) -> list[str]:
@@ -116,15 +92,46 @@ def unfreeze_stages(model: nn.Module, num: int) -> list[str]:
     """
     parts = stages(model)
     refuse_number(model, num, len(parts))
-    parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
-    last = parts[len(parts) - num :]
-    freed = [name for part in last for name in part.parameters]
-    for name in freed:
-        parameters[name].requires_grad_(True)
-    for owner in _owners(last):
-        _wake(modules[owner])
-    return freed
+    return _unfreeze(*_parts_of_stages(model, parts[len(parts) - num :]))
+
+
+def _freeze(parameters: Mapping[str, nn.Parameter], modules: Iterable[nn.Module]) -> list[str]:
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    for module in modules:
+        if has_statistics(module):
+            module.training = False
+            # On the instance, where Module.train() looks; a partial, unlike a bound method or a
+            # closure, goes through copy.deepcopy and pickle.
+            module.train = partial(_stay_in_eval, module)  # type: ignore[method-assign]
+    return list(parameters)
+
+
+def _unfreeze(parameters: Mapping[str, nn.Parameter], modules: Iterable[nn.Module]) -> list[str]:
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    for module in modules:
+        vars(module).pop("train", None)
+    return list(parameters)
+
+
+_Parts = tuple[dict[str, nn.Parameter], list[nn.Module]]
+
+
+def _parts(model: nn.Module, is_meant: Callable[[str], bool]) -> _Parts:
+    """Return the parameters by name, and the modules, whose names are meant."""
+    parameters = {name: item for name, item in model.named_parameters() if is_meant(name)}
+    return parameters, [module for name, module in model.named_modules() if is_meant(name)]
+
+
+def _parts_of_stages(model: nn.Module, parts: Sequence[Stage]) -> _Parts:
+    """Return the parameters of stages by name, and the modules that their buffers are in."""
+    parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+    owners = dict.fromkeys(name.rpartition(".")[0] for part in parts for name in part.buffers)
+    return (
+        {name: parameters[name] for part in parts for name in part.parameters},
+        [modules[name] for name in owners],
+    )
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -170,25 +177,9 @@ def refuse_number(model: nn.Module, num: int, num_stages: int) -> None:
         )
 
 
-def _put_to_sleep(module: nn.Module) -> None:
-    module.training = False
-    # On the instance, where Module.train() looks; a partial, unlike a bound method or a closure,
-    # goes through copy.deepcopy and pickle.
-    module.train = partial(_stay_in_eval, module)  # type: ignore[method-assign]
-
-
-def _wake(module: nn.Module) -> None:
-    vars(module).pop("train", None)
-
-
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - train's
     module.training = False
     return module
-
-
-def _owners(parts: Collection[Stage]) -> list[str]:
-    """Return the modules that the stages' buffers are in."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for part in parts for name in part.buffers))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
