@@ -18,10 +18,7 @@ checkup.py     these checks on a training that has been prepared
 classifier.py  a classifier in a file of its own
 prediction.py  what it says of images
 settings.py    how a network is retrained, as data
-history.py     the epochs of a run as files
-timing.py      how long they took
-tensorboard.py the same as a log for TensorBoard
-reporting.py   a run as its report tells it
+records/       what a run leaves in its folder, besides checkpoints and models
 """
 
 from torchkeep.modes import evaluating, training

@@ -27,6 +27,7 @@ from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.fitting import check_fit, image_of, is_out_of_memory
 from torchkeep.training.loop import Loss
 from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer
+from torchkeep.training.records.tensorboard import require_tensorboard
 from torchkeep.training.settings import Settings
 from torchkeep.training.starting import Start, start
 from torchkeep.training.surgery import (
@@ -37,7 +38,6 @@ from torchkeep.training.surgery import (
     freeze_stages,
     parameter_groups,
 )
-from torchkeep.training.tensorboard import require_tensorboard
 from torchkeep.wording import printable
 
 METRIC = "val_accuracy"

@@ -40,7 +40,6 @@ from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
 from torchkeep.training.evaluation import Answers, answers, evaluate
-from torchkeep.training.history import write_history
 from torchkeep.training.loop import train_epoch
 from torchkeep.training.optimizing import factor, set_rates
 from torchkeep.training.preparing import (
@@ -53,11 +52,12 @@ from torchkeep.training.preparing import (
     memory_format,
     schedule_of,
 )
-from torchkeep.training.reporting import report_of
+from torchkeep.training.records.history import write_history
+from torchkeep.training.records.reporting import report_of
+from torchkeep.training.records.tensorboard import LOG_FOLDER, event_log
+from torchkeep.training.records.timing import Times
 from torchkeep.training.settings import check_settings, write_settings
 from torchkeep.training.surgery import unfreeze_at
-from torchkeep.training.tensorboard import LOG_FOLDER, event_log
-from torchkeep.training.timing import Times
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"

@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from torchkeep.errors import MissingExtra
 from torchkeep.training.preparing import prepare
+from torchkeep.training.records.tensorboard import event_log
 from torchkeep.training.retraining import Event, retrain
 from torchkeep.training.settings import Settings
-from torchkeep.training.tensorboard import event_log
 from training.samples import DATA, NET
 
 OPTIONS = {"arch": NET, "weights": "none", "epochs": 3, "batch_size": 8, "size": 12, "lr": 0.02}

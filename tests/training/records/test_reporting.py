@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from torchkeep.training.preparing import prepare
-from torchkeep.training.reporting import device_name, report_of
+from torchkeep.training.records.reporting import device_name, report_of
 from torchkeep.training.retraining import retrain
 from torchkeep.training.settings import Settings
 from training.samples import CLASSES, DATA, NET, stripes
