@@ -20,10 +20,10 @@ from torchkeep.errors import (
     TrainingDiverged,
     WrongArgument,
 )
-from torchkeep.training.checkup import read_findings
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.preparing import loaders, loss_of, prepare
+from torchkeep.training.records.findings import read_findings
 from torchkeep.training.retraining import Event, Result, retrain
 from torchkeep.training.settings import Settings
 from torchkeep.wording import printable

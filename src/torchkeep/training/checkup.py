@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 
-from torchkeep.errors import DamagedFile
-from torchkeep.formats.plain_json import parse_json
 from torchkeep.training.data import labels_of
 from torchkeep.training.data.samples import files_of, length_of
 from torchkeep.training.diagnosis import (
@@ -31,8 +27,6 @@ from torchkeep.training.diagnosis import (
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import total_loss
 from torchkeep.training.preparing import Prepared, computing_as_said, loaders, loss_of
-
-FINDINGS_FILE = "findings.jsonl"
 
 _MAX_FILES = 5000
 """So many image files are read before a training; `torchkeep doctor` reads all."""
@@ -135,27 +129,3 @@ def try_rates(
             loss_fn=loss_of(prepared),
             progress=progress,
         )
-
-
-def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:
-    """Keep findings in a run's folder, and return those that were not there yet."""
-    known = {item.text for item in read_findings(folder)}
-    fresh = [item for item in findings if item.text not in known]
-    if fresh:
-        with (folder / FINDINGS_FILE).open("a", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(item.to_json())}\n" for item in fresh)
-    return fresh
-
-
-def read_findings(folder: Path) -> list[Finding]:
-    """Return what was noticed in a run so far; a line that a crash has cut is left out."""
-    path = folder / FINDINGS_FILE
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(Finding(**parse_json(line)))
-        except (TypeError, DamagedFile):
-            continue
-    return found

@@ -32,9 +32,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchkeep.checkpointing import Checkpointer
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
-from torchkeep.training.checkup import add_findings, check_up, read_findings
+from torchkeep.training.checkup import check_up
 from torchkeep.training.classifier import save_classifier
-from torchkeep.training.data.identity import digest_of
+from torchkeep.training.data.identity import identity_of
 from torchkeep.training.data.samples import length_of
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
@@ -52,11 +52,12 @@ from torchkeep.training.preparing import (
     memory_format,
     schedule_of,
 )
+from torchkeep.training.records.findings import add_findings, read_findings
 from torchkeep.training.records.history import write_history
 from torchkeep.training.records.reporting import report_of
+from torchkeep.training.records.settings import check_settings, write_settings
 from torchkeep.training.records.tensorboard import LOG_FOLDER, event_log
 from torchkeep.training.records.timing import Times
-from torchkeep.training.settings import check_settings, write_settings
 from torchkeep.training.surgery import unfreeze_at
 
 BEST_FILE = "best.safetensors"
@@ -156,7 +157,7 @@ class _Training:
 
     def run(self) -> Result:
         stopped = False
-        identity = _identity(self.prepared)
+        identity = identity_of(self.prepared.data, self.prepared.card.preprocessing)
         check_settings(self.folder, self.settings, identity)
         with self._checkpointer() as ckpt:
             self.ckpt = ckpt
@@ -334,19 +335,6 @@ class _Training:
         return Result(
             best, best_epoch(history), tuple(history), said, stopped, times.rows, times.total
         )
-
-
-def _identity(prepared: Prepared) -> dict[str, Any]:
-    """Return what tells a run's data from others, for a run that is gone on with."""
-    data = prepared.data
-    return {
-        "source": data.source,
-        "classes": list(data.classes),
-        "num_train": length_of(data.train),
-        "num_val": length_of(data.val),
-        "files_and_labels": digest_of(data),
-        "preprocessing": prepared.card.preprocessing.to_json(),
-    }
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:

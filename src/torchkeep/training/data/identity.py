@@ -5,10 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torchkeep.files import digest_of_pieces
+from torchkeep.training.data.preprocessing import Preprocessing
 from torchkeep.training.data.samples import Samples, files_of, known_labels, length_of
 from torchkeep.training.data.sources import Data
+
+
+def identity_of(data: Data, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what has to be the same where a run is gone on with, as JSON has it."""
+    return {
+        "source": data.source,
+        "classes": list(data.classes),
+        "num_train": length_of(data.train),
+        "num_val": length_of(data.val),
+        "files_and_labels": digest_of(data),
+        "preprocessing": preprocessing.to_json(),
+    }
 
 
 def digest_of(data: Data) -> str:

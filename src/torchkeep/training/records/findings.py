@@ -1,0 +1,37 @@
+"""What was noticed about a run, a line of JSON each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from torchkeep.errors import DamagedFile
+from torchkeep.formats.plain_json import parse_json
+from torchkeep.training.diagnosis import Finding
+
+FINDINGS_FILE = "findings.jsonl"
+
+
+def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:
+    """Keep findings in a run's folder, and return those that were not there yet."""
+    known = {item.text for item in read_findings(folder)}
+    fresh = [item for item in findings if item.text not in known]
+    if fresh:
+        with (folder / FINDINGS_FILE).open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(item.to_json())}\n" for item in fresh)
+    return fresh
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Return what was noticed in a run so far; a line that a crash has cut is left out."""
+    path = folder / FINDINGS_FILE
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(Finding(**parse_json(line)))
+        except (TypeError, DamagedFile):
+            continue
+    return found
