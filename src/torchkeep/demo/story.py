@@ -28,7 +28,7 @@ from torchkeep.files import remove_folder
 from torchkeep.loading import open as open_file
 from torchkeep.saving import save
 from torchkeep.training.classifier import load_classifier
-from torchkeep.training.preparing import METRIC
+from torchkeep.training.records.history import METRIC
 from torchkeep.training.retraining import BEST_FILE
 
 MARKER = ".torchkeep-demo"

@@ -12,6 +12,7 @@ surgery/       what a network ends in, what of it is trained, and how fast
 pruning/       networks made smaller before they are retrained
 optimizing.py  optimizers and learning rates by name
 loop.py        one epoch
+averaging.py   a moving average of the weights
 evaluation.py  how good a classifier is
 diagnosis/     what usually goes wrong
 checkup.py     these checks on a training that has been prepared

@@ -40,9 +40,6 @@ from torchkeep.training.surgery import (
 )
 from torchkeep.wording import printable
 
-METRIC = "val_accuracy"
-"""What the best epoch is told by."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -60,8 +57,6 @@ class Prepared:
     """Of what is trained at first."""
     device: torch.device
     """Where to compute."""
-    metric: str = METRIC
-    """What the best epoch is told by, the higher the better."""
 
 
 def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
@@ -109,9 +104,7 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     )
     check_schedule(model, schedule_of(settings))
     factor(settings.schedule, 0, 1)  # refuses one that there is not
-    groups = parameter_groups(
-        model, settings.lr, decay=settings.lr_decay, weight_decay=decay_of(settings)
-    )
+    groups = parameter_groups(model, **rates_of(settings))
     return Prepared(
         settings,
         data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
@@ -152,11 +145,12 @@ def _stage(what: str) -> int | list[str]:
     return ["*"] if what == "all" else what.split(",")
 
 
-def decay_of(settings: Settings) -> float:
-    """Return the weight decay: the one that was given, or what is usual with the optimizer."""
-    if settings.weight_decay is not None:
-        return settings.weight_decay
-    return WEIGHT_DECAY.get(settings.optimizer, 0.0)
+def rates_of(settings: Settings) -> dict[str, Any]:
+    """Return what `parameter_groups` makes groups by: learning rate, its decay, weight decay."""
+    weight_decay = settings.weight_decay
+    if weight_decay is None:
+        weight_decay = WEIGHT_DECAY.get(settings.optimizer, 0.0)
+    return {"lr": settings.lr, "decay": settings.lr_decay, "weight_decay": weight_decay}
 
 
 def device_of(name: str) -> torch.device:

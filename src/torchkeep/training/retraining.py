@@ -21,17 +21,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from torchkeep.checkpointing import Checkpointer
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
+from torchkeep.training.averaging import moving_average
 from torchkeep.training.checkup import check_up
 from torchkeep.training.classifier import save_classifier
 from torchkeep.training.data.identity import identity_of
@@ -43,17 +42,16 @@ from torchkeep.training.evaluation import Answers, answers, evaluate
 from torchkeep.training.loop import train_epoch
 from torchkeep.training.optimizing import factor, set_rates
 from torchkeep.training.preparing import (
-    METRIC,
     Prepared,
     computing_as_said,
-    decay_of,
     loaders,
     loss_of,
     memory_format,
+    rates_of,
     schedule_of,
 )
 from torchkeep.training.records.findings import add_findings, read_findings
-from torchkeep.training.records.history import write_history
+from torchkeep.training.records.history import METRIC, best_epoch, with_times, write_history
 from torchkeep.training.records.reporting import report_of
 from torchkeep.training.records.settings import check_settings, write_settings
 from torchkeep.training.records.tensorboard import LOG_FOLDER, event_log
@@ -143,12 +141,10 @@ class _Training:
         self.num_warmup = round(self.settings.warmup_epochs * per_epoch)
         self.computing: Any = torch.compile(self.model) if self.settings.compile else self.model
         self.loss_fn = loss_of(prepared)
-        self.ema = _average(self.model, self.settings.ema)
-        self.scaler = (
-            torch.amp.GradScaler(prepared.device.type)
-            if self.settings.precision == "fp16"
-            else None
-        )
+        decay, precision = self.settings.ema, self.settings.precision
+        self.ema = None if decay is None else moving_average(self.model, decay)
+        device_type = prepared.device.type
+        self.scaler = torch.amp.GradScaler(device_type) if precision == "fp16" else None
 
     @property
     def judged(self) -> nn.Module:
@@ -204,16 +200,30 @@ class _Training:
         )
 
     def _epoch(self, epoch: int) -> None:
-        settings, optimizer = self.settings, self.prepared.optimizer
-        unfreeze_at(
-            self.model,
-            epoch,
-            schedule_of(settings),
-            optimizer,
-            lr=settings.lr,
-            decay=settings.lr_decay,
-            weight_decay=decay_of(settings),
+        """Train for an epoch, evaluate the network, and keep and tell what was measured."""
+        optimizer, precision = self.prepared.optimizer, self.settings.precision
+        self._train(epoch)
+        found = evaluate(
+            self.judged, self.val_loader, device=self.prepared.device, precision=precision
         )
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        metrics = {"val_loss": found.loss, METRIC: found.accuracy, "lr": rate}
+        self.ckpt.metrics(**metrics)
+        row = {"epoch": epoch, "step": self.ckpt.num_steps, **self.ckpt.means, **metrics}
+        history = [*self.ckpt.history, row]
+        if best_epoch(history) == epoch:
+            self._save(BEST_FILE, {METRIC: found.accuracy})
+        if self.settings.check:
+            self._found(self.watch.after_epoch(found))
+        rows = with_times(history, self.times.rows)
+        write_history(self.folder, rows)
+        self.times.keep()
+        self._tell("epoch", rows[-1])
+
+    def _train(self, epoch: int) -> None:
+        """Unfreeze what is due in an epoch, and train."""
+        settings, optimizer = self.settings, self.prepared.optimizer
+        unfreeze_at(self.model, epoch, schedule_of(settings), optimizer, **rates_of(settings))
         self.watch.before_epoch()
         begun, num_before = self.times.now(), self._num_images()
         train_epoch(
@@ -232,34 +242,13 @@ class _Training:
             after_step=self._after_step,
         )
         self.times.add(epoch, begun, self._num_images() - num_before)
-        found = evaluate(
-            self.judged,
-            self.val_loader,
-            device=self.prepared.device,
-            precision=settings.precision,
-        )
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        metrics = {"val_loss": found.loss, METRIC: found.accuracy, "lr": rate}
-        self.ckpt.metrics(**metrics)
-        row = {"epoch": epoch, "step": self.ckpt.num_steps, **self.ckpt.means, **metrics}
-        rows = [*self.ckpt.history, row]
-        if best_epoch(rows) == epoch:
-            self._save(BEST_FILE, {METRIC: found.accuracy})
-        if settings.check:
-            self._found(self.watch.after_epoch(found))
-        told = self._with_times(rows)
-        write_history(self.folder, told)
-        self.times.keep()
-        self._tell("epoch", told[-1])
-
-    def _with_times(self, rows: Iterable[Mapping[str, float]]) -> list[Mapping[str, float]]:
-        return [{**row, **self.times.rows.get(at, {})} for at, row in enumerate(rows)]
 
     def _log(self) -> AbstractContextManager[Callable[[Event], object]]:
         if not self.settings.tensorboard:
             return nullcontext(lambda _: None)
-        folder, rows = self.folder / LOG_FOLDER, self._with_times(self.ckpt.history)
-        return event_log(folder, self.prepared.optimizer, self.ckpt.num_steps, rows)
+        rows = with_times(self.ckpt.history, self.times.rows)
+        optimizer, step = self.prepared.optimizer, self.ckpt.num_steps
+        return event_log(self.folder / LOG_FOLDER, optimizer, step, rows)
 
     def _num_images(self) -> int:
         """Return how many images of the running epoch are done."""
@@ -335,32 +324,3 @@ class _Training:
         return Result(
             best, best_epoch(history), tuple(history), said, stopped, times.rows, times.total
         )
-
-
-def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the epoch of the highest accuracy, of the lowest loss among several; 0 if none is."""
-    order = {at: (row[METRIC], -row["val_loss"], -at) for at, row in enumerate(history)}
-    return max(order, key=lambda at: order[at], default=0)
-
-
-def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=partial(_average_warmly, decay), use_buffers=True)
-
-
-def _average_warmly(
-    decay: float, kept: list[torch.Tensor], now: list[torch.Tensor], num_averaged: torch.Tensor
-) -> None:
-    """Average with a decay that begins low, so that a short training forgets where it began.
-
-    With `n` steps it is at most `(1 + n) / (10 + n)`, as in TensorFlow's moving averages. Counts,
-    such as BatchNorm's of its batches, are as they are now.
-    """
-    if not kept[0].is_floating_point():
-        for mine, theirs in zip(kept, now, strict=True):
-            mine.copy_(theirs)
-        return
-    count = int(num_averaged)
-    average = get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
-    average(kept, now, num_averaged)

@@ -1,14 +1,35 @@
-"""The epochs of a run, as files that other programs read."""
+"""The epochs of a run: what was measured in each, which is the best, and files of them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torchkeep.files import write_file
+
+METRIC = "val_accuracy"
+"""What the best epoch is told by."""
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the epoch of the highest accuracy, of the lowest loss among several; 0 if none is."""
+    order = {at: (row[METRIC], -row["val_loss"], -at) for at, row in enumerate(history)}
+    return max(order, key=lambda at: order[at], default=0)
+
+
+def with_times(
+    history: Iterable[Mapping[str, float]], times: Mapping[int, Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Return the rows of a history, each with what its epoch took, as far as that is known.
+
+    Args:
+        history: a row per epoch, as `Checkpointer.history` has them.
+        times: by epoch, as `Times.rows` has them.
+    """
+    return [{**row, **times.get(epoch, {})} for epoch, row in enumerate(history)]
 
 
 def write_history(folder: Path, rows: Iterable[Mapping[str, float]]) -> None:

@@ -25,6 +25,7 @@ from torchkeep.training.data import (
     labels_of,
 )
 from torchkeep.training.data.samples import Labelled
+from torchkeep.training.records.history import METRIC, with_times
 from torchkeep.training.surgery import layer_table
 from torchkeep.wording import counted
 
@@ -45,11 +46,9 @@ def report_of(prepared: Prepared, result: Result, findings: Sequence[Finding] = 
     row = result.history[result.best_epoch]
     return RunReport(
         title=f"{_short(card.arch)} on {Path(data.source).name or data.source}",
-        best=Best(prepared.metric, row[prepared.metric], result.best_epoch + 1),
+        best=Best(METRIC, row[METRIC], result.best_epoch + 1),
         facts=_facts(prepared, result.seconds),
-        history=[
-            _epoch({**row, **result.times.get(at, {})}) for at, row in enumerate(result.history)
-        ],
+        history=[_epoch(row) for row in with_times(result.history, result.times)],
         confusion=Confusion(card.classes, answers.confusion(len(card.classes))),
         mistakes=[_mistake(prepared, result, at) for at in answers.worst(_MAX_MISTAKES)],
         layers=list(_layers(prepared)),
