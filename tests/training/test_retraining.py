@@ -327,7 +327,7 @@ def test_a_last_batch_of_one_is_dropped() -> None:
         ({"unfreeze": {1: "nowhere"}}, "'nowhere' is no module or parameter"),
         ({"optimizer": "magic"}, "there is no optimizer 'magic'"),
         ({"schedule": "magic"}, "there is no schedule 'magic'"),
-        ({"device": "magic"}, "'magic' is no device that there is here"),
+        ({"device": "magic"}, "device 'magic' can't be used here"),
         ({"augment": "magic"}, "there is no augmentation 'magic'"),
         ({"arch": None}, "nothing tells which network"),
     ],

@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
     from torchkeep.training.classifier import load_classifier
     from torchkeep.training.data.workers import as_without_workers
     from torchkeep.training.evaluation import answers
-    from torchkeep.training.preparing import device_of
+    from torchkeep.training.machine import chosen_device
 
     model, card = load_classifier(options.model, arch=options.arch)
-    device = device_of(options.device)
+    device = chosen_device(options.device)
     with as_without_workers():
         found = answers(model.to(device), _batches(options, card), device=device)
     confusion = found.confusion(len(card.classes))

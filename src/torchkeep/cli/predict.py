@@ -56,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
     """Say what is in each image; return 0."""
     require_torch("predict")
     from torchkeep.training.classifier import load_classifier
+    from torchkeep.training.machine import chosen_device
     from torchkeep.training.prediction import predict
-    from torchkeep.training.preparing import device_of
 
     model, card = load_classifier(options.model, arch=options.arch)
-    model.to(device_of(options.device))
+    model.to(chosen_device(options.device))
     for found in predict(model, card, options.images, top=options.top):
         sys.stdout.write(_as_json(found) if options.json else _as_text(found))
         sys.stdout.flush()

@@ -19,6 +19,7 @@ checkup.py     these checks on a training that has been prepared
 classifier.py  a classifier in a file of its own
 prediction.py  what it says of images
 settings.py    how a network is retrained, as data
+machine.py     what it is computed on
 records/       what a run leaves in its folder, besides checkpoints and models
 """
 

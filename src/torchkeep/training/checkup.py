@@ -26,7 +26,8 @@ from torchkeep.training.diagnosis import (
 )
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import total_loss
-from torchkeep.training.preparing import Prepared, computing_as_said, loaders, loss_of
+from torchkeep.training.machine import computing_as_said
+from torchkeep.training.preparing import Prepared, loaders, loss_of
 
 _MAX_FILES = 5000
 """So many image files are read before a training; `torchkeep doctor` reads all."""
@@ -121,7 +122,7 @@ def try_rates(
     Raises:
         OutOfMemory: a batch is too large for the device.
     """
-    with computing_as_said(prepared):
+    with computing_as_said(prepared.settings, prepared.device):
         return find_learning_rate(
             prepared.start.model,
             prepared.optimizer,

@@ -13,6 +13,7 @@ from torchkeep.training.data.preprocessing import Preprocessing
 from torchkeep.training.data.samples import Samples
 from torchkeep.training.diagnosis.trial import device_of, trial
 from torchkeep.training.loop import computing_in
+from torchkeep.training.machine import is_out_of_memory
 from torchkeep.training.starting import usual_preprocessing
 from torchkeep.wording import counted, printable, shortened
 
@@ -73,13 +74,6 @@ def image_of(samples: Samples, recipe: Preprocessing) -> torch.Tensor:
     if isinstance(picture, torch.Tensor):
         return torch.zeros_like(picture)
     return torch.zeros(recipe.num_channels, recipe.height, recipe.width)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory."""
-    # PyTorch's allocator of the CPU raises a plain RuntimeError.
-    is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_told or "can't allocate memory" in str(error)
 
 
 def _unfit(arch: str, images: torch.Tensor, mode: str, error: Exception) -> WrongArgument:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,17 +13,17 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from torchkeep.checkpointing import seed_all
 from torchkeep.checkpointing.preemption import SignalWatch
-from torchkeep.errors import OutOfMemory, WrongArgument
+from torchkeep.errors import WrongArgument
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
 from torchkeep.training.data.samples import files_of, length_of
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
-from torchkeep.training.fitting import check_fit, image_of, is_out_of_memory
+from torchkeep.training.fitting import check_fit, image_of
 from torchkeep.training.loop import Loss
+from torchkeep.training.machine import chosen_device, memory_format, set_up
 from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer
 from torchkeep.training.records.tensorboard import require_tensorboard
 from torchkeep.training.settings import Settings
@@ -68,13 +66,35 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     """
     if settings.tensorboard:
         require_tensorboard()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    if settings.deterministic:
-        # What cuBLAS needs to be deterministic, before CUDA is used for the first time.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    seed_all("torchkeep.training", settings.seed)
-    torch.manual_seed(torch.initial_seed())  # the generators of other devices as well
+    set_up(settings)
+    data = _opened(source, settings)
+    begun = start(settings.arch, settings.weights, data.classes, settings.channels)
+    recipe = _recipe(begun.preprocessing, settings.size, settings.channels)
+    _check_channels(data, recipe, is_given=settings.channels is not None)
+    device = chosen_device(settings.device)
+    model = begun.model.to(device).to(memory_format=memory_format(settings))
+    freeze_as_said(model, settings.freeze)
+    check_fit(
+        model,
+        begun.arch,
+        image_of(data.train, recipe),
+        len(data.classes),
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
+    check_schedule(model, schedule_of(settings))
+    factor(settings.schedule, 0, 1)  # refuses one that there is not
+    return Prepared(
+        settings,
+        data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
+        begun,
+        Card(begun.arch, data.classes, recipe, begun.structure, begun.input_channels),
+        make_optimizer(settings.optimizer, parameter_groups(model, **rates_of(settings))),
+        device,
+    )
+
+
+def _opened(source: str | os.PathLike[str], settings: Settings) -> Data:
     data = open_data(
         source,
         val_share=settings.val_share,
@@ -88,31 +108,7 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
             "nothing to tell apart",
             advice="Put the images of each class into a folder of its own.",
         )
-    begun = start(settings.arch, settings.weights, data.classes, settings.channels)
-    recipe = _recipe(begun.preprocessing, settings.size, settings.channels)
-    _check_channels(data, recipe, is_given=settings.channels is not None)
-    device = device_of(settings.device)
-    model = begun.model.to(device).to(memory_format=memory_format(settings))
-    freeze_as_said(model, settings.freeze)
-    check_fit(
-        model,
-        begun.arch,
-        image_of(data.train, recipe),
-        len(data.classes),
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-    )
-    check_schedule(model, schedule_of(settings))
-    factor(settings.schedule, 0, 1)  # refuses one that there is not
-    groups = parameter_groups(model, **rates_of(settings))
-    return Prepared(
-        settings,
-        data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
-        begun,
-        Card(begun.arch, data.classes, recipe, begun.structure, begun.input_channels),
-        make_optimizer(settings.optimizer, groups),
-        device,
-    )
+    return data
 
 
 def freeze_as_said(model: nn.Module, what: str) -> None:
@@ -151,26 +147,6 @@ def rates_of(settings: Settings) -> dict[str, Any]:
     if weight_decay is None:
         weight_decay = WEIGHT_DECAY.get(settings.optimizer, 0.0)
     return {"lr": settings.lr, "decay": settings.lr_decay, "weight_decay": weight_decay}
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of this name; `auto` takes the fastest that there is."""
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise WrongArgument(
-                f"{name!r} is no device that there is here ({str(error).splitlines()[0]})",
-                advice="Take auto, or cpu.",
-            ) from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def memory_format(settings: Settings) -> torch.memory_format:
-    """Return how images and weights are laid out in memory."""
-    return torch.channels_last if settings.channels_last else torch.preserve_format
 
 
 def _recipe(recipe: Preprocessing | None, size: int | None, channels: int | None) -> Preprocessing:
@@ -245,27 +221,3 @@ def loss_of(prepared: Prepared) -> Loss:
     return partial(
         functional.cross_entropy, weight=weight, label_smoothing=prepared.settings.label_smoothing
     )
-
-
-@contextmanager
-def computing_as_said(prepared: Prepared) -> Iterator[None]:
-    """Compute with operations as the settings say, and say what to do if there is no memory.
-
-    Raises:
-        OutOfMemory: a batch is too large for the device.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(prepared.settings.deterministic or before)
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"there is not enough memory on {prepared.device} for batches of "
-            f"{prepared.settings.batch_size}",
-            advice="Make them smaller and accumulate (--batch-size 8 --accumulate 4), or try "
-            "--precision bf16, a smaller --size, or --freeze all-but-head.",
-        ) from None
-    finally:
-        torch.use_deterministic_algorithms(before)

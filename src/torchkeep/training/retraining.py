@@ -40,13 +40,12 @@ from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
 from torchkeep.training.evaluation import Answers, answers, evaluate
 from torchkeep.training.loop import train_epoch
+from torchkeep.training.machine import computing_as_said, memory_format
 from torchkeep.training.optimizing import factor, set_rates
 from torchkeep.training.preparing import (
     Prepared,
-    computing_as_said,
     loaders,
     loss_of,
-    memory_format,
     rates_of,
     schedule_of,
 )
@@ -122,7 +121,7 @@ def retrain(
         CheckpointProblem: the folder holds another run, or one with other settings.
         OutOfMemory: a batch is too large for the device.
     """
-    with computing_as_said(prepared), as_without_workers():
+    with computing_as_said(prepared.settings, prepared.device), as_without_workers():
         return _Training(prepared, Path(run), notify).run()
 
 
