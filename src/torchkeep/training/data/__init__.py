@@ -2,6 +2,7 @@
 
 sources.py        data by its name, split into training and validation
 folders.py        a folder of images, a folder per class
+images.py         an image file, opened
 samples.py        labels of samples, and what is laid around samples
 identity.py       what tells a run's data from others
 workers.py        errors of a loader's processes
@@ -10,7 +11,8 @@ preprocessing.py  the recipe from an image to a network's input, as data
 transforms.py     the recipe carried out, with augmentation
 """
 
-from torchkeep.training.data.folders import ImageFolder, read_image
+from torchkeep.training.data.folders import ImageFolder
+from torchkeep.training.data.images import read_image
 from torchkeep.training.data.preprocessing import Preprocessing
 from torchkeep.training.data.samples import Relabelled, Transformed, labels_of
 from torchkeep.training.data.sources import Data, open_data

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Subset
 
 from torchkeep.errors import FileProblem, MissingExtra, WrongArgument
 from torchkeep.networks import own_callable
-from torchkeep.training.data.folders import ImageFolder, read_image, subfolders
+from torchkeep.training.data.folders import ImageFolder, subfolders
+from torchkeep.training.data.images import read_image
 from torchkeep.training.data.samples import (
     Relabelled,
     Samples,

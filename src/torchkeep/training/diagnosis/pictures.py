@@ -18,7 +18,7 @@ from PIL import Image
 
 from torchkeep.errors import FileProblem
 from torchkeep.files import digest
-from torchkeep.training.data.folders import FORMATS, as_rgb, file_size
+from torchkeep.training.data.images import FORMATS, as_rgb, file_size
 from torchkeep.training.diagnosis.findings import Finding, listed
 from torchkeep.wording import counted, shortened
 
