@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing.doctor.findings import Finding
     from torchkeep.checkpointing.runs.checkpoints import Checkpoint
     from torchkeep.checkpointing.runs.retention import Best
+    from torchkeep.training.diagnosis import Finding as TrainingFinding
 
 
 def require_torch(verb: str) -> None:
@@ -72,11 +73,12 @@ def write_problems(checkpoints: Iterable[Checkpoint]) -> None:
     )
 
 
-def write_findings(findings: Iterable[Finding]) -> None:
+def write_findings(findings: Iterable[Finding | TrainingFinding]) -> None:
     """Write findings, how bad they are first."""
     width = max(map(len, ("blocked", "inexact"))) + 2
     for item in findings:
-        place = f"{clip(item.place, 100)}: " if item.place else ""
+        place = getattr(item, "place", "")
+        place = f"{clip(place, 100)}: " if place else ""
         text = f"  {item.severity:<{width}}{place}{clip(item.text, 400)}. {printable(item.advice)}"
         write_lines([text.rstrip()], indent=2 + width)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.checkpoints import require_torch, table, write_findings, write_lines
-from torchkeep.cli.text import clip
+from torchkeep.cli.progress import passing_line
 from torchkeep.errors import CheckpointProblem, DamagedFile
 from torchkeep.showing import show
 from torchkeep.wording import printable
@@ -106,23 +106,18 @@ def _examine_data(options: argparse.Namespace) -> int:
         augment="none",
     )
     prepared = prepare(options.folder, settings)
-    findings = check_up(prepared, is_thorough=True, notify=_tell_what_is_looked_at)
-    _tell_what_is_looked_at("")
+    with passing_line() as tell:
+        findings = check_up(
+            prepared, is_thorough=True, notify=lambda what: tell(f"looking at {what} ...")
+        )
+    is_wrong = any(item.severity != "note" for item in findings)
     if options.json:
         _write_json(path=options.folder, findings=[item.to_json() for item in findings])
     else:
-        is_wrong = any(item.severity != "note" for item in findings)
         verdict = "look at this first" if is_wrong else "nothing is wrong that can be seen"
         write_lines([printable(f"{options.folder}: {verdict}")])
-        lines = (f"  {x.severity:<9}{clip(x.text, 400)}. {x.advice}".rstrip() for x in findings)
-        write_lines(lines, indent=11)
-    return int(any(item.severity != "note" for item in findings))
-
-
-def _tell_what_is_looked_at(what: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{f'looking at {what} ...' if what else ''}")
-        sys.stderr.flush()
+        write_findings(findings)
+    return int(is_wrong)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

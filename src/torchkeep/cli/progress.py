@@ -1,8 +1,10 @@
-"""How far a long reading is, drawn on a terminal's stderr."""
+"""How far something long is, shown on a terminal's stderr."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torchkeep.wording import size
@@ -32,3 +34,18 @@ def reading_progress() -> Progress | None:
         sys.stderr.flush()
 
     return draw
+
+
+@contextmanager
+def passing_line() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a line in place of the one before it; the last one goes at the end."""
+
+    def show(text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        show("")
