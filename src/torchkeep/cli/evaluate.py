@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.classifiers import add_classifier, classifier_of
 from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import elide
 from torchkeep.wording import printable
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from torchkeep.training.classifier import Card
+    from torchkeep.training.evaluation import Answers
 
 DESCRIPTION = """\
 Say how good a model that `torchkeep train` has written is on images: how many it
@@ -37,7 +44,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model that torchkeep train has written")
+    add_classifier(parser)
     parser.add_argument("data", metavar="DATA", help="a folder of images, or a data set's name")
     parser.add_argument("--all", action="store_true", help="take all images, not validation alone")
     parser.add_argument("--val-share", metavar="SHARE", type=float, default=0.2, help="as in train")
@@ -46,10 +53,6 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--batch-size", metavar="N", type=whole(1), default=64, help="images at once"
     )
     parser.add_argument("--workers", metavar="N", type=whole(0), default=0, help="that load them")
-    parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--arch", metavar="NAME", help="the network, if it is module:callable: code of your own"
-    )
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(run=run)
 
@@ -57,49 +60,21 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """Evaluate a model; return 0."""
     require_torch("evaluate")
-    from torchkeep.training.classifier import load_classifier
     from torchkeep.training.data.workers import as_without_workers
     from torchkeep.training.evaluation import answers
-    from torchkeep.training.machine import chosen_device
 
-    model, card = load_classifier(options.model, arch=options.arch)
-    device = chosen_device(options.device)
+    model, card = classifier_of(options)
     with as_without_workers():
-        found = answers(model.to(device), _batches(options, card), device=device)
-    confusion = found.confusion(len(card.classes))
-    rows: list[dict[str, Any]] = [
-        {"class": name, "num_samples": sum(row), "num_correct": row[label]}
-        for label, (name, row) in enumerate(zip(card.classes, confusion, strict=True))
-    ]
-    num_samples, num_correct = len(found.labels), sum(row["num_correct"] for row in rows)
-    result = {
-        "num_samples": num_samples,
-        "num_correct": num_correct,
-        "accuracy": num_correct / num_samples,
-        "loss": float(found.loss.mean()),
-        "classes": rows,
-    }
+        found = answers(model, _batches(options, card), device=next(model.parameters()).device)
+    result = _result(found, card)
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
-        return 0
-    write_lines(
-        [
-            printable(
-                f"{options.model}: {num_correct:,} of {num_samples:,} right, "
-                f"{num_correct / num_samples:.2%}; loss {result['loss']:.4f}"
-            )
-        ]
-    )
-    cells = [("class", "images", "right", "")]
-    for row in rows:
-        count = row["num_samples"]
-        share = f"{row['num_correct'] / count:.1%}" if count else ""
-        cells.append((elide(row["class"], 40), f"{count:,}", f"{row['num_correct']:,}", share))
-    sys.stdout.writelines(f"{line}\n" for line in table(cells, right=(1, 2, 3)))
+    else:
+        _write(options.model, result)
     return 0
 
 
-def _batches(options: argparse.Namespace, card: Any) -> Any:
+def _batches(options: argparse.Namespace, card: Card) -> DataLoader[Any]:
     from torch.utils.data import ConcatDataset, DataLoader
 
     from torchkeep.training.data import open_data, transform_of
@@ -110,3 +85,35 @@ def _batches(options: argparse.Namespace, card: Any) -> Any:
     ).transformed(transform, transform)
     samples = ConcatDataset([data.train, data.val]) if options.all else data.val
     return DataLoader(samples, options.batch_size, num_workers=options.workers)
+
+
+def _result(found: Answers, card: Card) -> dict[str, Any]:
+    """Return what is told, in all and of each class."""
+    confusion = found.confusion(len(card.classes))
+    classes = [
+        {"class": name, "num_samples": sum(row), "num_correct": row[label]}
+        for label, (name, row) in enumerate(zip(card.classes, confusion, strict=True))
+    ]
+    num_samples = len(found.labels)
+    num_correct = int((found.labels == found.predicted).sum())
+    return {
+        "num_samples": num_samples,
+        "num_correct": num_correct,
+        "accuracy": num_correct / num_samples,
+        "loss": float(found.loss.mean()),
+        "classes": classes,
+    }
+
+
+def _write(model: str, result: dict[str, Any]) -> None:
+    line = (
+        f"{model}: {result['num_correct']:,} of {result['num_samples']:,} right, "
+        f"{result['accuracy']:.2%}; loss {result['loss']:.4f}"
+    )
+    write_lines([printable(line)])
+    cells = [("class", "images", "right", "")]
+    for row in result["classes"]:
+        count, right = row["num_samples"], row["num_correct"]
+        share = f"{right / count:.1%}" if count else ""
+        cells.append((elide(row["class"], 40), f"{count:,}", f"{right:,}", share))
+    sys.stdout.writelines(f"{line}\n" for line in table(cells, right=(1, 2, 3)))

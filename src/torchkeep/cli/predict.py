@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torchkeep.cli.checkpoints import require_torch
+from torchkeep.cli.classifiers import add_classifier, classifier_of
 from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import elide
 from torchkeep.wording import printable
@@ -39,14 +40,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model that torchkeep train has written")
+    add_classifier(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     parser.add_argument(
         "--top", metavar="N", type=whole(1), default=3, help="how many classes to tell"
-    )
-    parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--arch", metavar="NAME", help="the network, if it is module:callable: code of your own"
     )
     parser.add_argument("--json", action="store_true", help="write a line of JSON per image")
     parser.set_defaults(run=run)
@@ -55,12 +52,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """Say what is in each image; return 0."""
     require_torch("predict")
-    from torchkeep.training.classifier import load_classifier
-    from torchkeep.training.machine import chosen_device
     from torchkeep.training.prediction import predict
 
-    model, card = load_classifier(options.model, arch=options.arch)
-    model.to(chosen_device(options.device))
+    model, card = classifier_of(options)
     for found in predict(model, card, options.images, top=options.top):
         sys.stdout.write(_as_json(found) if options.json else _as_text(found))
         sys.stdout.flush()
@@ -68,12 +62,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _as_json(found: Prediction) -> str:
-    pairs = zip(found.classes, found.probabilities, strict=True)
-    told = [{"class": name, "probability": value} for name, value in pairs]
+    told = [{"class": name, "probability": value} for name, value in _pairs(found)]
     return json.dumps({"path": str(found.path), "classes": told}) + "\n"
 
 
 def _as_text(found: Prediction) -> str:
-    pairs = zip(found.classes, found.probabilities, strict=True)
-    told = ", ".join(f"{elide(name, 40)} {value:.1%}" for name, value in pairs)
-    return f"{printable(str(Path(found.path)))}: {told}\n"
+    told = ", ".join(f"{elide(name, 40)} {value:.1%}" for name, value in _pairs(found))
+    return f"{printable(str(found.path))}: {told}\n"
+
+
+def _pairs(found: Prediction) -> Iterator[tuple[str, float]]:
+    return zip(found.classes, found.probabilities, strict=True)
