@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.limits import add_limits, limits_of
-from torchkeep.cli.numbers import whole
+from torchkeep.cli.numbers import add_sizes, sizes_of
 from torchkeep.cli.rules import add_rename, rule_as
 from torchkeep.cli.text import wrapped
 from torchkeep.errors import LoadMismatch, WrongArgument
@@ -57,10 +57,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="the network: torchvision/NAME, timm/NAME, or module:callable, which is imported; "
         "without it, the one that the file's names and shapes tell",
     )
-    parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
-    parser.add_argument(
-        "--input-channels", metavar="N", type=whole(1), help="its input channels (timm)"
-    )
+    add_sizes(parser)
     parser.add_argument(
         "--select", metavar="NAME", default="auto", help="which state dict: auto, ema, or its name"
     )
@@ -115,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Return the network that was asked for, or else the file's own, and its arguments."""
-    given = {"num_classes": options.num_classes, "input_channels": options.input_channels}
+    given = sizes_of(options)
     if options.arch:
         return options.arch, given
     from torchkeep.identify import inspect

@@ -1,9 +1,10 @@
-"""Numbers of the command line that have a least value."""
+"""Switches that take whole numbers from a least one on, and those that verbs share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -23,3 +24,16 @@ def whole(least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Give a verb the switches for what a network by its name is made for."""
+    parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
+    parser.add_argument(
+        "--input-channels", metavar="N", type=whole(1), help="its input channels (timm)"
+    )
+
+
+def sizes_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a verb was told of these, as `torchkeep.networks.build` takes it."""
+    return {"num_classes": options.num_classes, "input_channels": options.input_channels}

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch
-from torchkeep.cli.numbers import whole
+from torchkeep.cli.numbers import add_sizes, sizes_of, whole
 from torchkeep.cli.text import wrapped
 from torchkeep.errors import SaveRefused, WrongArgument
 from torchkeep.wording import counted, printable, size
@@ -63,10 +63,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="its network: torchvision/NAME, timm/NAME, or module:callable, which is imported; "
         "without it, the one that the file tells",
     )
-    parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
-    parser.add_argument(
-        "--input-channels", metavar="N", type=whole(1), help="its input channels (timm)"
-    )
+    add_sizes(parser)
     parser.add_argument(
         "--ratio", metavar="R", type=float, required=True, help="the share of channels that goes"
     )
@@ -132,10 +129,10 @@ def _slim_weights(options: argparse.Namespace) -> tuple[SlimReport, SaveReport]:
             f"{printable(options.file)} does not say its classes, so that it can't be evaluated",
             advice="Leave --data out, or slim what torchkeep train has written.",
         )
-    arch, num_classes = options.arch, options.num_classes
+    arch, told = options.arch, sizes_of(options)
     if arch is None:
-        arch, num_classes = _recognised(options.file, num_classes)
-    told = {"num_classes": num_classes, "input_channels": options.input_channels}
+        arch, num_classes = _recognised(options.file)
+        told["num_classes"] = told["num_classes"] or num_classes
     model = build(arch, **told)
     load_into(model, options.file)
     side = options.size or 224
@@ -145,7 +142,7 @@ def _slim_weights(options: argparse.Namespace) -> tuple[SlimReport, SaveReport]:
     return report, save_slim(model, options.output, report.structure, overwrite=options.overwrite)
 
 
-def _recognised(path: str, num_classes: int | None) -> tuple[str, int | None]:
+def _recognised(path: str) -> tuple[str, int | None]:
     from torchkeep.identify import inspect
 
     found = inspect(path).architecture
@@ -154,7 +151,7 @@ def _recognised(path: str, num_classes: int | None) -> tuple[str, int | None]:
             f"{printable(path)}: its names and shapes fit no network of torchvision or timm",
             advice="Name the network with --arch.",
         )
-    return found[0].name, num_classes or found[0].num_classes
+    return found[0].name, found[0].num_classes
 
 
 def _slim_classifier(options: argparse.Namespace, card: Card) -> tuple[SlimReport, SaveReport]:
