@@ -31,6 +31,7 @@ one_batch.py      whether it can learn one batch by heart
 learning_rate.py  a range test
 watch.py          while it runs
 movement.py       which tensors move
+norms.py          how large the gradients are
 epochs.py         what the losses of the epochs tell
 """
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from torchkeep.files import digest
 from torchkeep.tensors import bytes_of, plain_on_cpu
+from torchkeep.training.diagnosis.findings import Finding, listed
+from torchkeep.wording import counted
+
+NOT_HELD, NO_RATE = "not in the optimizer", "its rate is 0"
+"""Why a parameter can't move."""
 
 
 def split(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -79,3 +85,46 @@ def _places(tensor: torch.Tensor) -> list[tuple[int, ...]]:
     middle = tuple(side // 2 for side in tensor.shape)
     first = (0,) * tensor.ndim
     return [first] if middle == first else [first, middle]
+
+
+def rate_of(optimizer: Optimizer, parameter: torch.Tensor) -> float | None:
+    """Return the learning rate of a parameter; None if the optimizer does not have it."""
+    for group in optimizer.param_groups:
+        if any(item is parameter for item in group["params"]):
+            return float(group["lr"])
+    return None
+
+
+def not_moving(causes: Mapping[str, str], num_trainable: int, num_steps: int) -> list[Finding]:
+    """Return a finding if parameters did not move: an error if it is all of them.
+
+    Args:
+        causes: by the names of those that did not, why.
+        num_trainable: how many are trainable.
+        num_steps: how many steps were made.
+    """
+    if not causes:
+        return []
+    names: dict[str, list[str]] = {}
+    for name, cause in causes.items():
+        names.setdefault(cause, []).append(name)
+    text = (
+        f"{len(causes):,} of {counted(num_trainable, 'trainable parameter')} did not move in "
+        f"{counted(num_steps, 'step')}: "
+    )
+    text += "; ".join(f"{listed(some)} ({cause})" for cause, some in names.items())
+    advice = "Freeze what should stay; for the rest look at the optimizer and its rates."
+    is_all = len(causes) == num_trainable
+    return [Finding("not-moving", "error" if is_all else "warning", text, advice)]
+
+
+def frozen_moves(names: Sequence[str], step: int) -> list[Finding]:
+    """Return a warning if frozen tensors changed, by the names of those that did."""
+    if not names:
+        return []
+    text = f"{counted(len(names), 'frozen tensor')} changed by step {step}: {listed(names)}"
+    advice = (
+        "Use torchkeep.training.freeze, which also stops BatchNorm's statistics, and make the "
+        "optimizer of trainable(model)."
+    )
+    return [Finding("frozen-moves", "warning", text, advice)]

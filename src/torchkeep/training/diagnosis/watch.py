@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isfinite, log
-from statistics import fmean, median
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -18,27 +18,26 @@ from torchkeep.training.diagnosis.epochs import (
     not_above_chance,
     overfitting,
 )
-from torchkeep.training.diagnosis.findings import Finding, listed
-from torchkeep.training.diagnosis.movement import Samples, digests, split
+from torchkeep.training.diagnosis.findings import Finding
+from torchkeep.training.diagnosis.movement import (
+    NO_RATE,
+    NOT_HELD,
+    Samples,
+    digests,
+    frozen_moves,
+    not_moving,
+    rate_of,
+    split,
+)
+from torchkeep.training.diagnosis.norms import Norms
 from torchkeep.training.diagnosis.trial import bare
-from torchkeep.wording import counted
 
 _NUM_START = 10
 """Steps whose losses are those of the start."""
-_EXPLODING = 1e4
-"""A norm of all gradients that is too large by itself."""
-_EXPLODING_TIMES = 100
-"""So many times the usual norm is too large, ..."""
-_EXPLODING_LEAST = 10
-"""... if it is above this one."""
 _SURE = 4
 """So many steps move whatever has a gradient: behind a weight of 0, it comes with the second."""
-_VANISHING = 1e-7
-"""A norm of all gradients with which nothing moves."""
-
-
-_NOT_HELD, _NO_RATE = "not in the optimizer", "its rate is 0"
-_CERTAIN = (_NOT_HELD, _NO_RATE)
+_CERTAIN = (NOT_HELD, NO_RATE)
+"""Why a parameter does not move in however few steps."""
 
 
 class Measured(Protocol):
@@ -99,7 +98,7 @@ class Watch:
         self._start = [_start_loss(self.epochs, num_classes)] if num_steps else []
         self._losses: list[float] = []
         self._waiting: list[torch.Tensor] = []
-        self._norms: list[float] = []
+        self._norms = Norms()
         self._num_backwards = self._num_steps = num_steps
         self._next_gradients = self._next_samples = 1
         self._trainable, self._frozen = split(self._model)
@@ -108,8 +107,7 @@ class Watch:
     def _begin_epoch(self, now: dict[str, str]) -> None:
         self._before = now
         self._samples = Samples(self._frozen)
-        self._largest: dict[str, float] = {}
-        self._has_looked = False
+        self._norms.begin_epoch()
 
     # --- Steps -----------------------------------------------------------------------------
 
@@ -124,45 +122,10 @@ class Watch:
         if self._num_backwards < self._next_gradients:
             return []
         self._next_gradients += min(self._every, self._num_backwards + 1)
-        return self._new([*self._collect(), *self._of_gradients(scale)])
-
-    def _of_gradients(self, scale: float) -> list[Finding]:
-        with_one = [
-            (name, item.grad)
-            for name, item in self._trainable.items()
-            if item.grad is not None and item.grad.layout == torch.strided
-        ]
-        self._has_looked = True
-        if not with_one:
-            return []
-        norms = torch.stack([torch.linalg.vector_norm(grad).float() for _, grad in with_one])
-        sizes = [norm / scale for norm in norms.tolist()]
-        if bad := [name for (name, _), size in zip(with_one, sizes, strict=True) if size - size]:
-            if scale != 1.0:
-                return []
-            text = f"step {self._num_backwards}: {counted(len(bad), 'gradient')} not finite, "
-            advice = "Lower the rate, clip_grad_norm_, or look with autograd.detect_anomaly()."
-            return [Finding("gradient-values", "error", text + f"of {listed(bad)}", advice)]
-        for (name, _), size in zip(with_one, sizes, strict=True):
-            self._largest[name] = max(size, self._largest.get(name, 0.0))
-        total = sum(size * size for size in sizes) ** 0.5
-        usual = median(self._norms[-20:]) if len(self._norms) >= 4 else None
-        self._norms.append(total)
-        return self._of_norm(total, usual)
-
-    def _of_norm(self, total: float, usual: float | None) -> list[Finding]:
-        is_jump = usual is not None and total > max(_EXPLODING_TIMES * usual, _EXPLODING_LEAST)
-        where = f"step {self._num_backwards}: the norm of all gradients is {total:.3g}"
-        if total > _EXPLODING or is_jump:
-            text = where if usual is None else f"{where}, and was {usual:.3g}"
-            advice = "Lower the rate, use clip_grad_norm_, or a warm-up."
-            return [Finding("exploding-gradient", "warning", text, advice)]
+        found = self._collect()
         loss = self._losses[-1] if self._losses else 0.0
-        if total < _VANISHING and loss > 0.05:
-            text = f"{where}, and the loss {loss:.3g}: nothing moves any more"
-            advice = "Look for saturated outputs and dead units; try gradients() on a batch."
-            return [Finding("vanishing-gradient", "warning", text, advice)]
-        return []
+        step = self._num_backwards
+        return self._new([*found, *self._norms.look(self._trainable, step, loss=loss, scale=scale)])
 
     def after_step(self, loss: float | torch.Tensor) -> list[Finding]:
         """Take note of a step's loss; call it after the optimizer's step.
@@ -247,56 +210,30 @@ class Watch:
             for name in frozen
             if name in self._frozen and now.get(name) != self._before.get(name)
         ]
+        causes = {name: self._cause(name) for name in stayed}
         if len(self._losses) < _SURE:
-            stayed = [name for name in stayed if self._cause(name) in _CERTAIN]
-        return [*self._stayed(stayed), *self._moved(moved)]
-
-    def _stayed(self, names: list[str]) -> list[Finding]:
-        if not names:
-            return []
-        number = len(self._trainable)
-        causes: dict[str, list[str]] = {}
-        for name in names:
-            causes.setdefault(self._cause(name), []).append(name)
-        text = (
-            f"{len(names):,} of {counted(number, 'trainable parameter')} did not move in "
-            f"{counted(len(self._losses), 'step')}: "
-        )
-        text += "; ".join(f"{listed(some)} ({cause})" for cause, some in causes.items())
-        advice = "Freeze what should stay; for the rest look at the optimizer and its rates."
-        severity = "error" if len(names) == number else "warning"
-        return [Finding("not-moving", severity, text, advice)]  # type: ignore[arg-type]
+            causes = {name: cause for name, cause in causes.items() if cause in _CERTAIN}
+        found = not_moving(causes, len(self._trainable), len(self._losses))
+        return [*found, *self._moved(moved)]
 
     def _cause(self, name: str) -> str:
-        parameter = self._trainable[name]
-        group = next(
-            (
-                group
-                for group in self._optimizer.param_groups
-                if any(item is parameter for item in group["params"])
-            ),
-            None,
-        )
-        if group is None:
-            return _NOT_HELD
-        if not group["lr"]:
-            return _NO_RATE
-        if self._has_looked and name not in self._largest:
+        """Return why a trainable parameter did not move."""
+        parameter, largest = self._trainable[name], self._norms.largest
+        rate = rate_of(self._optimizer, parameter)
+        if rate is None:
+            return NOT_HELD
+        if not rate:
+            return NO_RATE
+        if self._norms.has_looked and name not in largest:
             return "it gets no gradient"
-        if self._largest.get(name) == 0.0:
+        if largest.get(name) == 0.0:
             return "its gradient is zero"
-        return f"steps at a rate of {float(group['lr']):g} are below its precision"
+        return f"steps at a rate of {rate:g} are below its precision"
 
     def _moved(self, names: list[str]) -> list[Finding]:
-        if not (names := [name for name in names if ("frozen-moves", name) not in self._told]):
-            return []
+        names = [name for name in names if ("frozen-moves", name) not in self._told]
         self._told |= {("frozen-moves", name) for name in names}
-        text = f"{counted(len(names), 'frozen tensor')} changed by step {self._num_steps}: "
-        advice = (
-            "Use torchkeep.training.freeze, which also stops BatchNorm's statistics, and make the "
-            "optimizer of trainable(model)."
-        )
-        return [Finding("frozen-moves", "warning", text + listed(names), advice)]
+        return frozen_moves(names, self._num_steps)
 
     def _new(self, found: list[Finding]) -> list[Finding]:
         """Keep and return what was not told before; who is frozen is told by name."""
