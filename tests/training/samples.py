@@ -53,6 +53,14 @@ class Helped(Net):
         return (made, self.aux(self.stem(images).mean(dim=(2, 3)))) if self.training else made
 
 
+def shifted(model: nn.Module) -> nn.Module:
+    """Return a network whose tensors differ from each other and from what they were."""
+    with torch.no_grad():
+        for number, item in enumerate(model.state_dict().values()):
+            item.copy_(torch.full_like(item, number + 1))
+    return model
+
+
 def lonely() -> TensorDataset:
     """Return images of one class."""
     data = TensorDataset(torch.randn(6, 3, 12, 12), torch.zeros(6, dtype=torch.int64))

@@ -6,6 +6,7 @@ here.
 retraining.py  the whole flow, from weights and images to a model and its run
 preparing.py   what it needs: data, network, optimizer, loaders, loss
 starting.py    a network to start from
+pretrained.py  one with the weights of its library
 fitting.py     whether it takes the images, and gives an output per class
 data/          data by its name, prepared and augmented
 surgery/       what a network ends in, what of it is trained, and how fast

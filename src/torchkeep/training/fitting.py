@@ -14,7 +14,7 @@ from torchkeep.training.data.samples import Samples
 from torchkeep.training.diagnosis.trial import device_of, trial
 from torchkeep.training.loop import computing_in
 from torchkeep.training.machine import is_out_of_memory
-from torchkeep.training.starting import usual_preprocessing
+from torchkeep.training.pretrained import usual_preprocessing
 from torchkeep.wording import counted, printable, shortened
 
 

@@ -6,13 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
-import torch
 from torch import nn
 
-from torchkeep.errors import FileMissing, MissingExtra, WrongArgument
+from torchkeep.errors import WrongArgument
 from torchkeep.identify import inspect
 from torchkeep.loading import ClassNames, load_into, plan
 from torchkeep.networks import build, is_of_library
@@ -26,7 +23,8 @@ from torchkeep.training.classifier import (
     read_card,
     structure_of,
 )
-from torchkeep.training.data.preprocessing import Preprocessing, of_timm, of_torchvision
+from torchkeep.training.data.preprocessing import Preprocessing
+from torchkeep.training.pretrained import pretrained, usual_preprocessing
 from torchkeep.training.pruning import SlimStructure
 from torchkeep.training.surgery import head_names, replace_head, replace_input
 from torchkeep.wording import printable
@@ -115,88 +113,18 @@ def _fresh(arch: str, classes: Sequence[str]) -> Start:
     return Start(model, arch, "none", head, has_new_head=True, preprocessing=None)
 
 
-# --- Weights of the libraries ------------------------------------------------------------------
-
-
 def _pretrained(arch: str, classes: Sequence[str]) -> Start:
-    if ":" in arch:
-        raise WrongArgument(
-            f"{arch} is code of your own, for which no library has weights",
-            advice="Give a file with --weights, or --weights none.",
-        )
-    library, _, name = arch.rpartition("/")
-    model, source, recipe = (
-        _of_torchvision(name) if library != "timm" and _is_in_torchvision(name) else _of_timm(name)
+    found = pretrained(arch)
+    head = _with_head(found.model, len(classes))
+    return Start(
+        found.model,
+        found.arch,
+        found.weights,
+        head,
+        has_new_head=True,
+        preprocessing=found.preprocessing,
     )
-    head = _with_head(model, len(classes))
-    full = f"{'torchvision' if library != 'timm' and _is_in_torchvision(name) else 'timm'}/{name}"
-    full += _arguments(model)
-    return Start(model, full, source, head, has_new_head=True, preprocessing=recipe)
 
-
-def _arguments(model: nn.Module) -> str:
-    """Return the arguments by which a network of torchvision with weights differs from one without.
-
-    `vit_h_14` then takes images of 518 pixels, and not 224; GoogLeNet has no auxiliary outputs.
-    """
-    told = {"image_size": 224, "aux_logits": True}
-    found = {name: vars(model).get(name, usual) for name, usual in told.items()}
-    others = [f"{name}={x}" for name, x in found.items() if x != told[name]]
-    return f"({', '.join(others)})" if others else ""
-
-
-def _is_in_torchvision(name: str) -> bool:
-    try:
-        from torchvision import models  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        return False
-    return name in models.list_models(module=models)
-
-
-def _of_torchvision(name: str) -> tuple[nn.Module, str, Preprocessing]:
-    from torchvision import models
-
-    weights = models.get_model_weights(name).DEFAULT
-    try:
-        model: nn.Module = models.get_model(name, weights=weights)
-        if hasattr(model, "transform_input"):
-            model.transform_input = False  # type: ignore[assignment] # see `of_torchvision`
-    except (URLError, OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-        raise FileMissing(
-            f"the weights {weights} of {name} are not here and can't be fetched ({error})",
-            advice=f"Fetch {weights.url} where there is a network, and put it at {cache}; or give "
-            "a file with --weights.",
-        ) from None
-    return model, f"torchvision's {weights}", of_torchvision(weights)
-
-
-def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise MissingExtra.for_modules("a network of timm", ["timm"], "train") from None
-    if not timm.is_model(name):
-        build(name)  # says which names there are
-    if not timm.models.is_model_pretrained(name):
-        raise WrongArgument(
-            f"timm has no weights for {name}", advice="Give a file, or --weights none."
-        )
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # whatever its hub's client raises
-        config: Any = timm.get_pretrained_cfg(name)
-        raise FileMissing(
-            f"the weights of timm/{name} are not here and can't be fetched "
-            f"({type(error).__name__})",
-            advice=f"Fetch {config.hf_hub_id or config.url} where there is a network, and give "
-            "the file with --weights.",
-        ) from None
-    told: Any = model.pretrained_cfg
-    return model, f"timm's {name}.{told.get('tag') or 'default'}", of_timm(told)
-
-
-# --- Weights of a file -------------------------------------------------------------------------
 
 _ALLOWED = ("cast",)
 """Half precision is enough to start from; what is trained has the network's own."""
@@ -259,19 +187,3 @@ def _recognised(path: Path) -> str:
         f"{place}: its names and shapes fit no network of torchvision or timm",
         advice="Name the network with --arch.",
     )
-
-
-def usual_preprocessing(arch: str) -> Preprocessing | None:
-    """Return what the library's own weights of a network expect; None if it has none."""
-    library, _, name = arch.partition("(")[0].rpartition("/")
-    try:
-        if library != "timm" and _is_in_torchvision(name):
-            from torchvision import models
-
-            return of_torchvision(models.get_model_weights(name).DEFAULT)
-        import timm
-
-        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        return None if config is None else of_timm(config.to_dict())
-    except (ModuleNotFoundError, ValueError):
-        return None
