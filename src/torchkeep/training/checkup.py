@@ -11,17 +11,13 @@ from torchkeep.training.data.samples import files_of, length_of
 from torchkeep.training.diagnosis import (
     Finding,
     RateCurve,
-    classes_apart,
-    constant_labels,
-    empty_classes,
     examine_batch,
+    examine_labels,
     examine_samples,
     examine_start,
     find_learning_rate,
     judge_learning_rate,
-    labels_out_of_range,
     overfit_one_batch,
-    uneven_classes,
     worst_first,
 )
 from torchkeep.training.diagnosis.trial import trial
@@ -56,19 +52,13 @@ def check_up(
     found = _of_data(prepared, is_thorough=is_thorough)
     if any(item.check == "broken-images" for item in found):
         return found  # no batch can be made
-    model, optimizer = prepared.start.model, prepared.optimizer
     notify("a batch")
     with trial(()):
         inputs, labels = _batch(prepared)
-    recipe = prepared.card.preprocessing
-    entering = examine_batch(inputs, model, mean=recipe.mean, std=recipe.std)
-    if prepared.start.preprocessing is None or recipe.num_channels not in (1, 3):
-        # No weights that expect anything, or channels that these never saw.
-        entering = [item for item in entering if item.check != "not-normalised"]
-    found += entering
+    found += _of_inputs(prepared, inputs)
     begins = examine_start(
-        model.train(),
-        optimizer,
+        prepared.start.model.train(),
+        prepared.optimizer,
         inputs,
         labels,
         prepared.card.classes,
@@ -78,11 +68,7 @@ def check_up(
     )
     found += begins
     if is_thorough and not any(item.severity == "error" for item in begins):
-        notify("one batch")
-        found += overfit_one_batch(model, inputs[:8], labels[:8], loss_fn=total_loss).findings
-        notify("learning rates")
-        curve = find_learning_rate(model, optimizer, [(inputs, labels)], loss_fn=total_loss)
-        found += judge_learning_rate(curve, prepared.settings.lr)
+        found += _of_learning(prepared, inputs, labels, notify)
     return worst_first(found)
 
 
@@ -93,10 +79,32 @@ def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:
         size = min(recipe.height, recipe.width)
         return examine_samples(train, data.classes, validation=val, input_size=size)
     labels, others = labels_of(data.train), labels_of(data.val)
-    found = labels_out_of_range([*labels, *others], len(data.classes))
-    found += constant_labels(labels, len(data.classes))
-    found += empty_classes(labels, data.classes) + uneven_classes(labels, data.classes)
-    return worst_first([*found, *classes_apart(labels, others, data.classes)])
+    return examine_labels(labels, data.classes, validation=others)
+
+
+def _of_inputs(prepared: Prepared, inputs: torch.Tensor) -> list[Finding]:
+    recipe = prepared.card.preprocessing
+    found = examine_batch(inputs, prepared.start.model, mean=recipe.mean, std=recipe.std)
+    if prepared.start.preprocessing is None or recipe.num_channels not in (1, 3):
+        # No weights that expect anything, or channels that these never saw.
+        return [item for item in found if item.check != "not-normalised"]
+    return found
+
+
+def _of_learning(
+    prepared: Prepared,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    notify: Callable[[str], object],
+) -> list[Finding]:
+    """Return whether copies of the network learn a batch by heart, and at which rates."""
+    model = prepared.start.model
+    notify("one batch")
+    found = list(overfit_one_batch(model, inputs[:8], labels[:8], loss_fn=total_loss).findings)
+    notify("learning rates")
+    batches = [(inputs, labels)]
+    curve = find_learning_rate(model, prepared.optimizer, batches, loss_fn=total_loss)
+    return [*found, *judge_learning_rate(curve, prepared.settings.lr)]
 
 
 def _batch(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,8 +17,9 @@ what was seen, with figures, and what to try.
                                   exploding and vanishing gradients, NaN, a loss that doesn't fall,
                                   overfitting, accuracy of guessing
 
-`examine_samples`, `examine_batch` and `examine_start` run those of a kind. Nothing here changes a
-model, an optimizer or a random generator: what has to run a model runs a deep copy.
+`examine_labels`, `examine_samples`, `examine_batch` and `examine_start` run those of a kind.
+Nothing here changes a model, an optimizer or a random generator: what has to run a model runs a
+deep copy.
 
 findings.py       what was found, as data
 trial.py          trying something on a copy
@@ -44,7 +45,12 @@ from torchkeep.training.diagnosis.data import (
     shared_items,
     uneven_classes,
 )
-from torchkeep.training.diagnosis.examining import examine_batch, examine_samples, examine_start
+from torchkeep.training.diagnosis.examining import (
+    examine_batch,
+    examine_labels,
+    examine_samples,
+    examine_start,
+)
 from torchkeep.training.diagnosis.findings import Finding, Severity, worst_first
 from torchkeep.training.diagnosis.gradients import gradients
 from torchkeep.training.diagnosis.inputs import (
@@ -94,6 +100,7 @@ __all__ = [
     "duplicates",
     "empty_classes",
     "examine_batch",
+    "examine_labels",
     "examine_samples",
     "examine_start",
     "find_learning_rate",

@@ -48,6 +48,25 @@ from torchkeep.training.diagnosis.start import (
 from torchkeep.training.loop import Loss
 
 
+def examine_labels(
+    train: Sequence[int], classes: Sequence[str], *, validation: Sequence[int] = ()
+) -> list[Finding]:
+    """Return what is wrong with labels, the worst first.
+
+    Args:
+        train: the labels of what is trained on.
+        classes: the class names by label.
+        validation: those of what is not trained on.
+    """
+    found = labels_out_of_range([*train, *validation], len(classes))
+    found += constant_labels(train, len(classes))
+    found += empty_classes(train, classes)
+    found += uneven_classes(train, classes)
+    if validation:
+        found += classes_apart(train, validation, classes)
+    return worst_first(found)
+
+
 def examine_samples(
     train: Samples,
     classes: Sequence[str],
@@ -64,12 +83,7 @@ def examine_samples(
         input_size: the height and width of the network's input in pixels.
     """
     labels, held_out = [label for _, label in train], [label for _, label in validation]
-    found = labels_out_of_range([*labels, *held_out], len(classes))
-    found += constant_labels(labels, len(classes))
-    found += empty_classes(labels, classes)
-    found += uneven_classes(labels, classes)
-    if validation:
-        found += classes_apart(labels, held_out, classes)
+    found = examine_labels(labels, classes, validation=held_out)
     ours, others = look_at(train), look_at(validation)
     found += broken_images([*ours, *others])
     found += conflicting_labels([*ours, *others], classes)
