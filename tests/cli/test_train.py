@@ -7,19 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from torchkeep.cli import main
-from torchkeep.training.checkup import try_rates
-from torchkeep.training.preparing import prepare
-from torchkeep.training.settings import Settings
-from training.samples import CLASSES, DATA, NET, Net, stripes
+from training.samples import CLASSES, NET, Net, write_photos
 
 OPTIONS = ["--arch", NET, "--batch-size", "8", "--lr", "0.02", "--size", "12", "--augment", "none"]
 
@@ -27,14 +22,7 @@ OPTIONS = ["--arch", NET, "--batch-size", "8", "--lr", "0.02", "--size", "12", "
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of images, a folder per class, split in two."""
-    root = tmp_path_factory.mktemp("data") / "photos"
-    for part, data in zip(("train", "val"), stripes(), strict=True):
-        for number, (image, label) in enumerate(data):
-            folder = root / part / CLASSES[int(label)]
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = (image[0] * 40 + 128).clamp(0, 255).to(torch.uint8).numpy()
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
+    return write_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_of_images_becomes_a_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_of_images_becomes_a_model(trained: Path) -> None:
     names = {path.name for path in trained.iterdir() if path.suffix}
     assert names >= {"best.safetensors", "last.safetensors", "history.csv", "report.html"}
     rows = (trained / "history.jsonl").read_text().splitlines()
@@ -110,31 +98,6 @@ def test_learning_rates_are_tried_and_nothing_is_trained(
         line = capsys.readouterr().out.splitlines()[-1]
         assert line.startswith(f"warning   a rate of {rate} is {what} ")
         assert line.endswith(f" Try {suggested:.1e}.")
-
-
-def test_rates_are_tried_on_more_than_one_batch_and_change_nothing(tmp_path: Path) -> None:
-    prepared = prepare(DATA, Settings(arch=NET, weights="none", size=12, batch_size=8))
-    model = prepared.start.model
-    before = {name: item.clone() for name, item in model.state_dict().items()}
-    told: list[tuple[int, int]] = []
-    seen: set[int] = set()
-
-    class Watched(Dataset):
-        def __len__(self) -> int:
-            return 48
-
-        def __getitem__(self, index: int) -> object:
-            seen.add(index)
-            return prepared.data.train[index]
-
-    watched = replace(prepared, data=replace(prepared.data, train=Watched()))
-    random = torch.get_rng_state()
-    curve = try_rates(watched, lambda *place: told.append(place))
-    assert told == [(number, 100) for number in range(1, len(curve.rates) + 1)]
-    assert seen == set(range(48))
-    assert torch.equal(torch.get_rng_state(), random)
-    for name, item in model.state_dict().items():
-        assert torch.equal(item, before[name]), name
 
 
 def test_a_prediction_needs_the_file_alone(trained: Path, photos: Path, capsys) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -88,6 +91,17 @@ def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
     for part in parts:
         part.classes = CLASSES
     return parts[0], parts[1]
+
+
+def write_photos(root: Path) -> Path:
+    """Write the same images as grey files into folders, and return the folder of all."""
+    for part, data in zip(("train", "val"), stripes(), strict=True):
+        for number, (image, label) in enumerate(data):
+            folder = root / part / CLASSES[int(label)]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = (image[0] * 40 + 128).clamp(0, 255).to(torch.uint8).numpy()
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
 
 
 def bands(num_channels: int = 5) -> tuple[TensorDataset, TensorDataset]:

@@ -22,7 +22,7 @@ from torchkeep.errors import (
 )
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
-from torchkeep.training.preparing import loaders, loss_of, prepare
+from torchkeep.training.preparing import loaders, prepare
 from torchkeep.training.records.findings import read_findings
 from torchkeep.training.retraining import Event, Result, retrain
 from torchkeep.training.settings import Settings
@@ -218,21 +218,6 @@ def test_a_model_for_other_channels_is_as_good_as_it_says(
         run(tmp_path / "run", data=source, **options | {"channels": None})
 
 
-def test_tensors_of_other_channels_than_were_said_are_refused() -> None:
-    for data, channels in ((DATA, 5), (DATA, 1), ("training.samples:bands", 3)):
-        with pytest.raises(
-            WrongArgument, match=r"gives tensors of the shape \[[35], 12, 12\], and "
-        ):
-            prepare(data, settings(channels=channels))
-
-
-def test_pictures_have_one_channel_or_three() -> None:
-    for channels in (1, 3):
-        assert prepare("digits", settings(channels=channels)).card.input_channels == channels
-    with pytest.raises(WrongArgument, match="images have 1 channel or 3, and the network takes 5"):
-        prepare("digits", settings(channels=5))
-
-
 def test_a_start_that_failed_leaves_the_folder_free(tmp_path: Path) -> None:
     prepared = prepare(DATA, settings(arch="training.samples:Hungry", check=False))
     with pytest.raises(OutOfMemory):
@@ -299,63 +284,6 @@ def test_a_network_with_auxiliary_outputs_is_retrained(tmp_path: Path) -> None:
     model, _ = load_classifier(result.best, arch=helped)
     assert model.aux.out_features == 3
     assert result.history[-1]["val_accuracy"] == 1.0
-
-
-def test_one_class_alone_is_refused() -> None:
-    with pytest.raises(WrongArgument, match="has images of one class alone, cat: there is nothing"):
-        prepare("training.samples:lonely", settings())
-
-
-def test_rare_classes_count_as_much_as_others() -> None:
-    prepared = prepare(DATA, settings(class_weights=True))
-    loss = loss_of(prepared)
-    assert torch.equal(loss.keywords["weight"].cpu(), torch.ones(3))  # there are as many of each
-
-
-def test_a_last_batch_of_one_is_dropped() -> None:
-    train, _ = loaders(prepare(DATA, settings(batch_size=47)))
-    assert len(train) == 1
-    assert len(loaders(prepare(DATA, settings(batch_size=48)))[0]) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"freeze": "some"}, "nothing is frozen by 'some'"),
-        ({"freeze": "all-but:nowhere"}, "'nowhere' is no module or parameter"),
-        ({"freeze": "99"}, "a number of stages from 0 to"),
-        ({"unfreeze": {1: "nowhere"}}, "'nowhere' is no module or parameter"),
-        ({"optimizer": "magic"}, "there is no optimizer 'magic'"),
-        ({"schedule": "magic"}, "there is no schedule 'magic'"),
-        ({"device": "magic"}, "device 'magic' can't be used here"),
-        ({"augment": "magic"}, "there is no augmentation 'magic'"),
-        ({"arch": None}, "nothing tells which network"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_before_anything_is_written(
-    options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(WrongArgument, match=message):
-        prepare(DATA, settings(**options))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"epochs": 0}, "epochs is 0, and has to be at least 1"),
-        ({"clip_norm": 0.0}, "clip_norm is 0.0, and has to be above 0"),
-        ({"ema": 5.0}, "ema is 5.0, and has to be from 0 to 1"),
-        ({"warmup_epochs": float("nan")}, "warmup_epochs is nan"),
-        ({"channels": 0}, "channels is 0, and has to be at least 1"),
-        ({"channels": 4097}, "channels is 4097, and has to be at most 4096"),
-        ({"lr": 0.0}, "lr is 0.0, and has to be above 0"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
-        ({"precision": "int8"}, "there is no precision 'int8'"),
-    ],
-)
-def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(WrongArgument, match=message):
-        settings(**options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,29 +6,18 @@ import re
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from torchkeep.training.preparing import prepare
 from torchkeep.training.records.reporting import device_name, report_of
 from torchkeep.training.retraining import retrain
 from torchkeep.training.settings import Settings
-from training.samples import CLASSES, DATA, NET, stripes
+from training.samples import DATA, NET, write_photos
 
 OPTIONS = {"arch": NET, "weights": "none", "epochs": 2, "batch_size": 8, "size": 12, "lr": 1e-4}
 
 
-def photos(root: Path) -> Path:
-    for part, data in zip(("train", "val"), stripes(), strict=True):
-        for number, (image, label) in enumerate(data):
-            folder = root / part / CLASSES[int(label)]
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = (image[0] * 40 + 128).clamp(0, 255).to(torch.uint8).numpy()
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
-
-
 def test_a_mistake_is_shown_with_its_picture_and_what_it_was_taken_for(tmp_path: Path) -> None:
-    source = photos(tmp_path / "photos")
+    source = write_photos(tmp_path / "photos")
     prepared = prepare(source, Settings(**OPTIONS))
     result = retrain(prepared, tmp_path / "run")
     report = report_of(prepared, result)
