@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -145,8 +146,7 @@ def _first(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def _chosen(folder: ImageFolder, positions: Iterable[int]) -> ImageFolder:
-    part = object.__new__(ImageFolder)
-    part.transform, part.classes = None, folder.classes
+    part = copy.copy(folder)
     part.samples = [folder.samples[at] for at in positions]
     return part
 
@@ -157,35 +157,39 @@ def _without_broken(data: Data, progress: Callable[[int, int], object] | None) -
     Raises:
         WrongArgument: nothing is left of a part, or of a class to train on.
     """
-    parts = [(_images_of(data.train), "train"), (_images_of(data.val), "validate")]
-    total = sum(len(part.samples) for part, _ in parts)
-    skipped: list[str] = []
-    count = 0
-    for part, verb in parts:
-        whole = []
-        for path, label in part.samples:
-            try:
-                read_image(path)
-                whole.append((path, label))
-            except FileProblem as error:
-                skipped.append(str(error))
-            count += 1
-            if progress is not None:
-                progress(count, total)
+    train, val = _images_of(data.train), _images_of(data.val)
+    problems = _problems([path for path, _ in (*train.samples, *val.samples)], progress)
+    for part, verb in ((train, "train"), (val, "validate")):
+        whole = [(path, label) for path, label in part.samples if path not in problems]
         if not whole:
             raise WrongArgument(
                 f"{printable(data.source)}: no image to {verb} on can be read, of "
-                f"{len(part.samples):,}; the last: {skipped[-1]}"
+                f"{len(part.samples):,}; the last: {problems[part.samples[-1][0]]}"
             )
         lost = {label for _, label in part.samples} - {label for _, label in whole}
-        if lost and part is parts[0][0]:
+        if lost and part is train:
             raise WrongArgument(
                 f"{printable(data.source)}: no image to train on can be read of "
                 f"{counted(len(lost), 'class')}: {_listed([part.classes[at] for at in lost])}",
                 advice="Copy the images again, or leave the class out.",
             )
         part.samples = whole
-    return replace(data, skipped=tuple(skipped))
+    return replace(data, skipped=tuple(problems.values()))
+
+
+def _problems(
+    paths: Sequence[Path], progress: Callable[[int, int], object] | None
+) -> dict[Path, str]:
+    """Return why images can't be read, by the files of those that can't."""
+    problems = {}
+    for count, path in enumerate(paths, 1):
+        try:
+            read_image(path)
+        except FileProblem as error:
+            problems[path] = str(error)
+        if progress is not None:
+            progress(count, len(paths))
+    return problems
 
 
 def _listed(names: Sequence[str]) -> str:
