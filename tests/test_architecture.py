@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -262,6 +264,17 @@ def test_the_map_of_the_layers_has_every_module_in_the_order_that_is_enforced():
     assert set(rows) == there - {"py.typed"}
     layers = contracts()[0]
     assert [f"torchkeep.{row.rstrip('/').removesuffix('.py')}" for row in rows] == layers
+
+
+def test_the_packages_of_training_say_what_is_in_each_of_their_files():
+    paths = list((ROOT / "src" / "torchkeep" / "training").rglob("__init__.py"))
+    assert len(paths) > 4
+    for path in paths:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        rows = re.findall(r"^(\w+(?:\.py|/))\s+\w", text, re.MULTILINE)
+        items = path.parent.glob("[a-z]*")
+        there = [f"{item.name}/" if item.is_dir() else item.name for item in items]
+        assert sorted(rows) == sorted(there), path
 
 
 def test_only_the_command_line_and_the_demo_are_in_no_contract_of_their_own():

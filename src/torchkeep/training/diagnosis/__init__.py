@@ -22,6 +22,7 @@ Nothing here changes a model, an optimizer or a random generator: what has to ru
 deep copy.
 
 findings.py       what was found, as data
+examining.py      all checks of a kind in one call
 trial.py          trying something on a copy
 data.py           labels and data sets
 pictures.py       image files

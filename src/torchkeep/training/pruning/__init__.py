@@ -1,6 +1,14 @@
 """Networks made smaller before they are retrained: fewer channels, and masks made permanent.
 
 What slims a network needs Torch-Pruning; loading and retraining a slimmed one does not.
+
+slimming.py   fewer channels in every layer
+channels.py   which of them go together, by Torch-Pruning
+structure.py  what a slimmed network differs in from the one it was, as data
+widths.py     how wide layers are
+costs.py      size, work and time of a network
+files.py      slimmed networks in files
+masks.py      zeros of torch.nn.utils.prune, made permanent
 """
 
 from torchkeep.training.pruning.channels import Importance
