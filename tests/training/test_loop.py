@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchkeep.errors import WrongArgument
-from torchkeep.training import Evaluation, evaluate, freeze, head_names, train_epoch, trainable
+from torchkeep.training import evaluate, freeze, head_names, train_epoch, trainable
 from torchkeep.training.loop import total_loss
 from torchkeep.training.starting import start
 
@@ -113,10 +113,6 @@ def test_the_rate_is_set_before_each_step():
     train_epoch(model, BATCHES, optimizer, before_step=before_step)
     assert all(torch.equal(weight, torch.eye(2)) for weight in [*seen, model.weight])
     assert len(seen) == 2
-
-
-def test_accuracy_is_a_share():
-    assert Evaluation(loss=0.0, num_correct=3, num_samples=4).accuracy == 0.75
 
 
 @pytest.mark.parametrize(("arch", "size"), [("googlenet", 96), ("inception_v3", 299)])

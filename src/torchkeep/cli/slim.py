@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch
@@ -192,8 +193,6 @@ def _accuracy_on(source: str, card: Card) -> Callable[[nn.Module], float]:
 
 def _refuse_existing(options: argparse.Namespace) -> None:
     """Say before the work, and not after it, that there is no place for what comes out of it."""
-    from pathlib import Path
-
     if Path(options.output).exists() and not options.overwrite:
         raise SaveRefused(
             f"{printable(options.output)} is there already",
