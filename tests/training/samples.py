@@ -71,6 +71,13 @@ def lonely() -> TensorDataset:
     return data
 
 
+def mislabelled() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images, one with a label of no class."""
+    parts = stripes()
+    parts[0].tensors[1][3] = 3
+    return parts
+
+
 def renamed() -> tuple[TensorDataset, TensorDataset]:
     """Return the same images with other names of their classes."""
     parts = stripes()

@@ -20,6 +20,7 @@ from torchkeep.errors import (
     TrainingDiverged,
     WrongArgument,
 )
+from torchkeep.training.checkup import check_up, try_rates
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.preparing import loaders, prepare
@@ -284,6 +285,18 @@ def test_a_network_with_auxiliary_outputs_is_retrained(tmp_path: Path) -> None:
     model, _ = load_classifier(result.best, arch=helped)
     assert model.aux.out_features == 3
     assert result.history[-1]["val_accuracy"] == 1.0
+
+
+def test_a_label_of_no_class_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    prepared = prepare("training.samples:mislabelled", settings())
+    (found,) = [item for item in check_up(prepared) if item.severity == "error"]
+    assert found.check == "labels-range"
+    for train in (lambda: retrain(prepared, tmp_path), lambda: try_rates(prepared)):
+        with pytest.raises(
+            WrongArgument, match="sample 3 has the label 3, and there are 3 classes"
+        ):
+            train()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

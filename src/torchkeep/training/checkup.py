@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from torchkeep.training.data import labels_of
-from torchkeep.training.data.samples import files_of, length_of
+from torchkeep.training.data.samples import check_labels, files_of, length_of
 from torchkeep.training.diagnosis import (
     Finding,
     RateCurve,
@@ -50,7 +50,7 @@ def check_up(
     """
     notify("images")
     found = _of_data(prepared, is_thorough=is_thorough)
-    if any(item.check == "broken-images" for item in found):
+    if any(item.check in ("broken-images", "labels-range") for item in found):
         return found  # no batch can be made
     notify("a batch")
     with trial(()):
@@ -129,7 +129,9 @@ def try_rates(
 
     Raises:
         OutOfMemory: a batch is too large for the device.
+        WrongArgument: a label is that of no class.
     """
+    check_labels(prepared.data.train, len(prepared.card.classes))
     with computing_as_said(prepared.settings, prepared.device):
         return find_learning_rate(
             prepared.start.model,

@@ -34,7 +34,7 @@ from torchkeep.training.averaging import moving_average
 from torchkeep.training.checkup import check_up
 from torchkeep.training.classifier import save_classifier
 from torchkeep.training.data.identity import identity_of
-from torchkeep.training.data.samples import length_of
+from torchkeep.training.data.samples import check_labels, length_of
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
@@ -120,6 +120,7 @@ def retrain(
         Preempted: a signal asked to stop; everything is saved.
         CheckpointProblem: the folder holds another run, or one with other settings.
         OutOfMemory: a batch is too large for the device.
+        WrongArgument: a label is that of no class.
     """
     with computing_as_said(prepared.settings, prepared.device), as_without_workers():
         return _Training(prepared, Path(run), notify).run()
@@ -132,6 +133,8 @@ class _Training:
         self.prepared, self.folder, self.notify = prepared, run, notify
         self.settings = prepared.settings
         self.model = prepared.start.model
+        for part in (prepared.data.train, prepared.data.val):
+            check_labels(part, len(prepared.card.classes))
         self.train_loader, self.val_loader = loaders(prepared)
         self.times = Times(run, prepared.device)
         self.log: Callable[[Event], object] = lambda _: None

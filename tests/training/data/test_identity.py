@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from torchkeep.training.data import Data, open_data
+from torchkeep.training.data import Data, labels_of, open_data
 from torchkeep.training.data.identity import digest_of
+from torchkeep.training.data.samples import labelled
 
 
 @pytest.fixture
@@ -51,5 +52,13 @@ def test_another_label_or_another_part_is_other_data():
         for parts in ((one, other), (other, one), (one, one), (other, other), ([], one))
     }
     assert len(digests) == 5
-    unknown = [(0, 1)], [(0, 1), (1 / 3, 0)]  # no list tells the labels: they are counted
+    unknown = [(0, 1)], [(0, 0)]  # no list tells the labels: they are read
     assert len({digest_of(Data("x", ("a",), part, one)) for part in unknown}) == 2
+
+
+def test_it_is_the_same_whether_or_not_somebody_has_asked_for_the_labels():
+    part = labelled([(0, 1), (0, 0)])
+    data = Data("x", ("a", "b"), part, part)
+    before = digest_of(data)
+    assert labels_of(part) == [1, 0]
+    assert digest_of(data) == before

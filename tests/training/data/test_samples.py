@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset, random_split
 
 from torchkeep.errors import WrongArgument
 from torchkeep.training.data import Relabelled, Transformed, labels_of
-from torchkeep.training.data.samples import known_labels, labelled
+from torchkeep.training.data.samples import check_labels, known_labels, labelled
 
 
 class Counting(Dataset):
@@ -89,10 +89,31 @@ def test_labels_of_tensors_are_known():
     assert labelled(data) is data
 
 
-@pytest.mark.parametrize("sample", [(0, "cat"), (0, torch.zeros(2)), (0, None), 3, (0,)])
+@pytest.mark.parametrize(
+    "sample", [(0, "cat"), (0, torch.zeros(2)), (0, None), (0, 0.5), (0, float("inf")), 3, (0,)]
+)
 def test_a_sample_without_a_number_is_named(sample):
     with pytest.raises(WrongArgument, match=r"sample 0 is a .*, and no pair .*\. Let the data set"):
         labels_of([sample])
+
+
+@pytest.mark.parametrize("label", [np.int32(1), np.array([1], np.uint8), torch.tensor([1.0]), True])
+def test_a_label_of_any_kind_goes_to_the_loss_as_a_number(label):
+    for part in (
+        Transformed([(torch.zeros(1), label)], abs),
+        Relabelled([(torch.zeros(1), label)], [0, 1]),
+    ):
+        found = part[0][1]
+        assert (type(found), found) == (int, 1)
+        assert labels_of(part) == [1]
+
+
+@pytest.mark.parametrize("label", [-1, -100, 2])
+def test_a_label_of_no_class_is_named(label):
+    check_labels([(0, 1), (0, 0)], 2)
+    told = rf"sample 1 has the label {label}, and there are 2 classes\. Labels .* 0 to 1"
+    with pytest.raises(WrongArgument, match=told):
+        check_labels([(0, 1), (0, label)], 2)
 
 
 def test_a_list_of_samples_has_labels():

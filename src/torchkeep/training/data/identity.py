@@ -1,4 +1,4 @@
-"""What tells the data of a run from other data, without reading an image."""
+"""What tells the data of a run from other data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torchkeep.files import digest_of_pieces
 from torchkeep.training.data.preprocessing import Preprocessing
-from torchkeep.training.data.samples import Samples, files_of, known_labels, length_of
+from torchkeep.training.data.samples import Samples, files_of, labels_of, length_of
 from torchkeep.training.data.sources import Data
 
 
@@ -30,7 +30,7 @@ def digest_of(data: Data) -> str:
 
     Of an image file it takes the name below `data.source`, the label, and the size in bytes, so
     that it costs a look at each and no reading; another image of the same name and size is not
-    noticed. Of other samples it takes the labels where a list tells them, else how many there are.
+    noticed. Of other samples it takes the labels, which are read if no list tells them.
     """
     return digest_of_pieces(
         piece for part in (data.train, data.val) for piece in (*_pieces(part, data.source), b"\0")
@@ -43,8 +43,7 @@ def _pieces(samples: Samples, source: str) -> Iterator[bytes]:
             name = path.relative_to(source) if path.is_relative_to(source) else path
             yield os.fsencode(f"{name.as_posix()}\0{label} {_size(path)}\n")
         return
-    labels = known_labels(samples)
-    yield str(length_of(samples) if labels is None else labels).encode()
+    yield str(labels_of(samples)).encode()
 
 
 def _size(path: Path) -> int:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from torchkeep.checkpointing.state.rng import undisturbed
 from torchkeep.errors import WrongArgument
 from torchkeep.training.data.folders import ImageFolder
+from torchkeep.wording import counted
 
 Samples = Dataset[tuple[Any, int]]
 """Gives `(picture, label)`: a `PIL.Image`, or a tensor that is ready for the network."""
@@ -23,7 +24,9 @@ def length_of(samples: Samples) -> int:
 
 
 class Transformed(Dataset[tuple[Any, int]]):
-    """Samples whose pictures have gone through a transform.
+    """Samples whose pictures have gone through a transform, and whose labels are plain numbers.
+
+    Data sets give labels as arrays of one element as well, or as integers that a loss can't take.
 
     Attributes:
         samples: the ones before.
@@ -38,7 +41,8 @@ class Transformed(Dataset[tuple[Any, int]]):
         return length_of(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label = self.samples[index]
+        sample = self.samples[index]
+        picture, label = sample[0], _label_of(sample, index)
         ready = isinstance(picture, torch.Tensor)
         return (picture if ready else self.transform(picture)), label
 
@@ -59,8 +63,8 @@ class Relabelled(Dataset[tuple[Any, int]]):
         return length_of(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label = self.samples[index]
-        return picture, self.mapping[label]
+        sample = self.samples[index]
+        return sample[0], self.mapping[_label_of(sample, index)]
 
 
 class Labelled(Dataset[tuple[Any, int]]):
@@ -158,12 +162,30 @@ def _read(samples: Any) -> list[int]:
 
 def _label_of(sample: Any, at: int) -> int:
     try:
-        return int(sample[1])
-    except (TypeError, ValueError, RuntimeError, IndexError, KeyError):
+        label = sample[1].item() if hasattr(sample[1], "item") else sample[1]
+        number = int(label)
+        if number != label:
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError, OverflowError, IndexError, KeyError):
         raise WrongArgument(
             f"sample {at} is a {type(sample).__name__}, and no pair of an image and a number",
             advice="Let the data set give (image, label), the label a whole number from 0 on.",
         ) from None
+    return number
+
+
+def check_labels(samples: Any, num_classes: int) -> None:
+    """Make sure that the label of each sample is that of a class.
+
+    Raises:
+        WrongArgument: one is not.
+    """
+    for at, label in enumerate(labels_of(samples)):
+        if not 0 <= label < num_classes:
+            raise WrongArgument(
+                f"sample {at} has the label {label}, and there are {counted(num_classes, 'class')}",
+                advice=f"Labels are whole numbers from 0 to {num_classes - 1}.",
+            )
 
 
 def files_of(samples: Any) -> list[tuple[Path, int]]:
