@@ -45,6 +45,25 @@ def test_attention_is_counted_where_pytorch_would_take_a_short_cut():
     assert cost.num_macs == linear + 2 * (4 * 4 * 8)
 
 
+class Token(nn.Module):
+    """It gives a module a view of a parameter, as CaiT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 4))
+        self.end = nn.Linear(4, 3)
+
+    def forward(self, rows):
+        return self.end(self.token.expand(len(rows), -1)) + rows
+
+
+def test_a_view_of_a_parameter_may_be_passed_on():
+    model = Token()
+    model.end.bias.requires_grad_(False)
+    assert cost_of(model, torch.ones(2, 3)).num_macs == 2 * 4 * 3
+    assert [item.requires_grad for item in model.parameters()] == [True, True, False]
+
+
 def test_the_slower_one_takes_more_time():
     found = compare_latency(Sleeping(0.02), Sleeping(0.001), torch.ones(1), runs=3)
     assert found.ratio < 1 < 1 / found.ratio

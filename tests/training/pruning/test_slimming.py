@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torchvision.models.swin_transformer import SwinTransformer
 
 from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import WrongArgument
@@ -178,6 +179,24 @@ def test_a_network_can_be_slimmed_twice():
     original.load_state_dict(model.state_dict())
 
 
+class Shared(Net):
+    """A module is in two places, as in CoaT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.norm
+
+
+def test_a_module_in_two_places_is_slimmed_once():
+    model, fresh = Shared(), Shared()
+    report = slim(model, 0.5, inputs=IMAGES, runs=1)
+    assert report.structure.layers["norm"] == {"num_features": 4}
+    restructure(fresh, report.structure)
+    fresh.load_state_dict(model.state_dict())
+    with evaluating(model), evaluating(fresh):
+        assert torch.equal(model(IMAGES), fresh(IMAGES))
+
+
 # --- What is refused ---------------------------------------------------------------------------
 
 
@@ -208,6 +227,11 @@ class Detached(Net):
 
     def forward(self, images):
         return super().forward(images).detach()
+
+
+def reshaping():
+    """Return a network in which Torch-Pruning follows a channel without end."""
+    return SwinTransformer([4, 4], 8, [1, 2], [1, 2], [4, 4], num_classes=3)
 
 
 def masked():
@@ -249,6 +273,12 @@ def parametrized():
         (Idle(), 0.5, {}, "these parts do not run in evaluation mode: aux. Build the network"),
         (Silent(), 0.5, {}, "this Silent gives no tensors, so it can't be traced"),
         (Detached(), 0.5, {}, "this Detached can't be traced: no gradient goes through it"),
+        (
+            reshaping(),
+            0.5,
+            {},
+            "finds no end to what belongs to a channel of this SwinTransformer. ",
+        ),
         (masked(), 0.5, {}, "a has masks of torch.nn.utils.prune. Call make_masks_permanent"),
         (tied(), 0.5, {"inputs": torch.ones(2, 4)}, "0.weight and 1.weight are one tensor"),
         (parametrized(), 0.5, {}, "a is parametrized. Call torch.nn.utils.parametrize"),

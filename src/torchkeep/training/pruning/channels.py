@@ -67,6 +67,8 @@ def remove_channels(
         how = {"example_inputs": inputs, "forward_fn": lambda net, _: net(*args, **kwargs)}
         try:
             graph = pruning.DependencyGraph().build_dependency(model, **how)
+            ignored = [*kept, *_ends(graph), *attention_of(model)]
+            _refuse_endless(graph, model, ignored)
             pruner = pruning.pruner.BasePruner(
                 model,
                 importance=pruning.importance.GroupMagnitudeImportance(
@@ -74,13 +76,15 @@ def remove_channels(
                 ),
                 pruning_ratio=ratio,
                 round_to=multiple_of if multiple_of > 1 else None,
-                ignored_layers=[*kept, *_ends(graph), *attention_of(model)],
+                ignored_layers=ignored,
                 # The defaults are dictionaries that all of its pruners share and write to.
                 in_channel_groups={},
                 out_channel_groups={},
                 **how,
             )
             pruner.step()
+        except WrongArgument:
+            raise
         except Exception as error:  # whatever it meets in a network that it does not know
             raise WrongArgument(
                 f"Torch-Pruning can't slim this {type(model).__name__}: "
@@ -113,6 +117,36 @@ def _ends(graph: Any) -> list[nn.Module]:
         else:
             stack += node.inputs
     return found
+
+
+def _refuse_endless(graph: Any, model: nn.Module, ignored: Iterable[nn.Module]) -> None:
+    """Refuse a network in which Torch-Pruning would follow channels for hours, or for ever.
+
+    Where attention or windows reshape them, it may take positions for channels: these multiply each
+    time that it comes by (torchvision's Swin and MaxViT). So the way is gone first, and counted. No
+    dependency needs to be gone through twice with all the channels of the widest layer.
+    """
+    dependencies = [item for node in graph.module2node.values() for item in node.dependencies]
+    widths = [graph.get_out_channels(node) or 1 for node in graph.module2node.values()]
+    left = most = 2 * len(dependencies) * max(widths, default=1)
+
+    def count(places: list[Any]) -> list[Any]:
+        nonlocal left
+        left -= len(places)
+        if left < 0:
+            raise WrongArgument(
+                f"Torch-Pruning finds no end to what belongs to a channel of this "
+                f"{type(model).__name__}",
+                advice="Slim another network: it can't follow how this one reshapes its channels. "
+                "timm's Swin is one that it can.",
+            )
+        return places
+
+    for item in dependencies:
+        item.index_mapping.append(count)
+    inner = [part for layer in ignored for part in layer.modules()]
+    for _ in graph.get_all_groups(ignored_layers=inner):
+        left = most
 
 
 def attention_of(model: nn.Module) -> list[nn.Module]:

@@ -58,7 +58,7 @@ def cost_of(model: nn.Module, inputs: Any) -> Cost:
     """
     args, kwargs = as_arguments(inputs)
     counter = FlopCounterMode(display=False)
-    with evaluating(model), _no_fast_path(), counter:
+    with evaluating(model), _without_gradients(model), _no_fast_path(), counter:
         model(*args, **kwargs)
     tensors = {id(item): item for item in model.state_dict(keep_vars=True).values()}
     return Cost(
@@ -105,6 +105,23 @@ def _timed(model: nn.Module, inputs: Any) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - begin
+
+
+@contextlib.contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Have no parameter require a gradient, until the block ends.
+
+    A view of one that is passed on says so too and has no gradient function, since nothing is
+    recorded: the counter's hooks fail at it. CaiT's class token is such a view.
+    """
+    trainable = [item for item in model.parameters() if item.requires_grad]
+    for item in trainable:
+        item.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for item in trainable:
+            item.requires_grad_(True)
 
 
 @contextlib.contextmanager
