@@ -45,6 +45,8 @@ def test_input_channels_are_given_to_those_that_take_them() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(WrongArgument, match=r"no network called 'resnet19'. Is it .*resnet18"):
         build("resnet19")
+    with pytest.raises(WrongArgument, match=r"called 'timm/z{194}\.\.\. Check its name"):
+        build(f"timm/{'z' * 9000}")  # a file names networks, and may be anybody's
     with pytest.raises(WrongArgument, match=r"no network called 'timm/zzzzzzzz'. Check its name."):
         build("timm/zzzzzzzz")
 

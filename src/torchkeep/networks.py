@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from torchkeep.errors import MissingExtra, WrongArgument
+from torchkeep.wording import shortened
 
 _NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
 _OF_LIBRARY = re.compile(
@@ -88,7 +89,7 @@ def _maker(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
             return made[0], made[1] | arguments
     near = get_close_matches(model, sorted(_all_names(library)), n=3)
     raise WrongArgument(
-        f"there is no network called {name!r}",
+        f"there is no network called {shortened(repr(name), 200)}",
         advice=f"Is it {' or '.join(near)}?" if near else "Check its name.",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,20 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert "trained   27 of 649 parameters" in text
     assert "epoch   2 of 2   loss " in text
     assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
+
+
+def test_it_says_which_classes_the_weights_do_not_know(
+    trained: Path, photos: Path, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    for folder in tmp_path.glob("photos/**/down"):
+        folder.rename(folder.with_name("Down"))
+    options = ["--weights", str(trained / "best.safetensors"), "--arch", NET, "--show"]
+    assert main(["train", str(tmp_path / "photos"), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "new       1 class: Down"
+    assert main(["train", str(photos), *options]) == 0
+    assert "new  " not in capsys.readouterr().out
 
 
 def test_what_happens_is_written_for_other_programs(photos: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from torchkeep.training.checkup import check_up, try_rates
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.preparing import loaders, prepare
-from torchkeep.training.records.findings import read_findings
+from torchkeep.training.records.findings import add_findings, read_findings
 from torchkeep.training.retraining import Event, Result, retrain
 from torchkeep.training.settings import Settings
 from torchkeep.wording import printable
@@ -176,6 +176,8 @@ def test_what_goes_wrong_is_told_once_and_stands_in_the_report(tmp_path: Path) -
     assert found[0].text[:60] in (tmp_path / "report.html").read_text()
     (tmp_path / "findings.jsonl").write_text((tmp_path / "findings.jsonl").read_text()[:-5])
     assert read_findings(tmp_path) == found[:-1]
+    assert add_findings(tmp_path, found) == found[-1:]
+    assert read_findings(tmp_path) == found
 
 
 def test_a_run_that_has_ended_gives_its_result_again(tmp_path: Path) -> None:

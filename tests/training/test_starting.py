@@ -151,11 +151,13 @@ def test_classes_of_the_same_name_keep_their_meaning_wherever_they_are(ours: Pat
     bias = begun.model.head.bias
     assert (bias[0].item(), bias[2].item()) == (3.0, 0.0)
     assert begun.model.head.weight.shape == (3, 8)
+    assert (begun.new_classes, start(NET, ours, ["d", "a"]).new_classes) == (("new",), ())
 
 
 def test_other_classes_give_a_fresh_head(ours: Path) -> None:
     begun = start(NET, ours, ["x", "y"])
     assert begun.has_new_head
+    assert begun.new_classes == ()
     assert begun.model.head.out_features == 2
 
 

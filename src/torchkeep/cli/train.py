@@ -13,7 +13,7 @@ from torchkeep.cli.progress import passing_line
 from torchkeep.cli.rates import write_curve
 from torchkeep.cli.settings import add_settings, settings_of
 from torchkeep.errors import WrongArgument
-from torchkeep.wording import counted, printable
+from torchkeep.wording import counted, printable, shortened
 
 if TYPE_CHECKING:
     from torchkeep.training.preparing import Prepared
@@ -133,6 +133,10 @@ def _write_start(prepared: Prepared) -> None:
         f"{prepared.settings.augment} augmentation",
         f"device    {prepared.device}",
     ]
+    if begun.new_classes:
+        names = ", ".join(shortened(name) for name in begun.new_classes[:5])
+        more = ", ..." if len(begun.new_classes) > 5 else ""
+        lines.insert(2, f"new       {counted(len(begun.new_classes), 'class')}: {names}{more}")
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
 

@@ -53,6 +53,8 @@ class Start:
     """How it differs from the network of that name, if it was slimmed."""
     input_channels: int | None = None
     """The channels of its input, if they were changed; None for the network's own."""
+    new_classes: tuple[str, ...] = ()
+    """The classes whose outputs have fresh values, where those of others are the file's."""
 
 
 def start(
@@ -161,9 +163,8 @@ def _of_file(
     _with_head(model, len(classes))
     load_into(model, path, adapt=adapt, allow=_ALLOWED, classes=names, replay=False)
     recipe = card.preprocessing if card else usual_preprocessing(name)
-    return Start(
-        model, name, str(path), head, not shared, recipe, structure, input_channels=channels
-    )
+    new = tuple(each for each in classes if each not in shared) if shared else ()
+    return Start(model, name, str(path), head, not shared, recipe, structure, channels, new)
 
 
 def _named(card: Card | None, structure: SlimStructure | None, path: Path) -> str | None:

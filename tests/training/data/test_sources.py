@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from PIL import Image
 
@@ -41,6 +43,18 @@ def test_a_class_that_only_validation_has_is_refused(tmp_path):
     fill(tmp_path / "train", ant=2, bee=2)
     fill(tmp_path / "val", cat=1, ant=1)
     with pytest.raises(WrongArgument, match="has images of 1 class that is not known here: cat"):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Bee", "caf\u00e9"])
+def test_a_class_that_is_spelt_otherwise_is_told_by_what_it_is_meant_for(tmp_path, name):
+    spelt = {"bee": 2, "cafe\u0301": 2}
+    fill(tmp_path / "train", **spelt)
+    fill(tmp_path / "val", **{name: 1})
+    advice = {"Bee": "Is 'Bee' what is called 'bee' here? Rename it."}.get(
+        name, r"Is 'caf\xe9' what is called 'cafe\u0301' here? Rename it."
+    )
+    with pytest.raises(WrongArgument, match=re.escape(advice)):
         open_data(tmp_path)
 
 

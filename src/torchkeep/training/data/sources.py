@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from torch.utils.data import Dataset, Subset
 
@@ -117,11 +118,20 @@ def _relabelled(data: Data, classes: tuple[str, ...]) -> Data:
         raise WrongArgument(
             f"{printable(data.source)} has images of {counted(len(unknown), 'class')} that "
             f"{'is' if len(unknown) == 1 else 'are'} not known here: {_listed(unknown)}",
-            advice="Move them away, or train a model that knows them.",
+            advice=_alike(unknown, classes) or "Move them away, or train a model that knows them.",
         )
     labels = [classes.index(name) for name in data.classes]
     train, val = Relabelled(data.train, labels), Relabelled(data.val, labels)
     return replace(data, classes=classes, train=train, val=val)
+
+
+def _alike(unknown: Iterable[str], classes: Iterable[str]) -> str:
+    """Say which class a folder may be meant for; empty if none. A Mac may spell "é" as two."""
+    known = {normalize("NFC", name).casefold(): name for name in classes}
+    for name in unknown:
+        if other := known.get(normalize("NFC", name).casefold()):
+            return f"Is {ascii(name)[:80]} what is called {ascii(other)[:80]} here? Rename it."
+    return ""
 
 
 def _folder(folder: Path, val_share: float, seed: int, *, skip_empty: bool) -> Data:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from torchkeep.errors import DamagedFile
+from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.training.diagnosis import Finding
 
@@ -14,12 +15,18 @@ FINDINGS_FILE = "findings.jsonl"
 
 
 def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:
-    """Keep findings in a run's folder, and return those that were not there yet."""
-    known = {item.text for item in read_findings(folder)}
+    """Keep findings in a run's folder, and return those that were not there yet.
+
+    Raises:
+        SaveRefused: they can't be written.
+    """
+    before = read_findings(folder)
+    known = {item.text for item in before}
     fresh = [item for item in findings if item.text not in known]
     if fresh:
-        with (folder / FINDINGS_FILE).open("a", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(item.to_json())}\n" for item in fresh)
+        # The whole file: what is appended to a line that a crash has cut is lost with it.
+        text = "".join(f"{json.dumps(item.to_json())}\n" for item in (*before, *fresh))
+        write_file(folder / FINDINGS_FILE, text.encode(), durable=False, overwrite=True)
     return fresh
 
 
