@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import torch
@@ -119,6 +120,16 @@ def bands(num_channels: int = 5) -> tuple[TensorDataset, TensorDataset]:
         turns = [at % 3 for at in range(num_channels)]
         part.tensors = images[:, turns], labels
     return parts
+
+
+def pictures() -> tuple[list[tuple[Image.Image, int]], list[tuple[Image.Image, int]]]:
+    """Return pictures, of which there are fewer of the second class."""
+    numbers = random.Random(3)
+    pairs = [
+        (Image.frombytes("RGB", (14, 12), numbers.randbytes(14 * 12 * 3)), int(at % 4 == 0))
+        for at in range(28)
+    ]
+    return pairs[:20], pairs[20:]
 
 
 def grey() -> tuple[TensorDataset, TensorDataset]:

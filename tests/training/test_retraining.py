@@ -128,6 +128,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16", "schedule": "linear", "warmup_epochs": 1.5},
     "with workers": {"workers": 2, "epochs": 5},
     "of five channels": {"data": "training.samples:bands", "channels": 5},
+    "of pictures": {
+        "data": "training.samples:pictures",
+        "augment": "randaugment",
+        "mix": "cutmix",
+        "workers": 2,
+        "class_weights": True,
+        "channels_last": True,
+    },
+    "in steps": {"optimizer": "nadam", "schedule": "steps", "warmup_epochs": 1, "patience": 1},
     "weighed": {"class_weights": True, "label_smoothing": 0.1, "optimizer": "sgd"},
 }
 
@@ -148,6 +157,11 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, kind
                 load_classifier(place / name, arch=NET)[0] for place in (folder, tmp_path / "whole")
             ]
             assert fingerprint(parts[0].state_dict()) == fingerprint(parts[1].state_dict())
+
+
+@pytest.mark.parametrize("seed", [-(1 << 63), (1 << 64) - 1])
+def test_any_seed_of_pytorch_is_good(tmp_path: Path, seed: int) -> None:
+    assert run(tmp_path, seed=seed, epochs=1).history
 
 
 def test_what_is_frozen_stays_and_what_is_not_moves(tmp_path: Path) -> None:

@@ -110,10 +110,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise WrongArgument(f"{name} is {value}, and has to be above 0")
-        if self.channels is not None and self.channels > MOST_CHANNELS:
-            raise WrongArgument(
-                f"channels is {self.channels}, and has to be at most {MOST_CHANNELS}"
-            )
+        for name, most in _AT_MOST.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise WrongArgument(f"{name} is {value}, and has to be at most {most}")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise WrongArgument(f"ema is {self.ema}, and has to be from 0 to 1, such as 0.999")
         if not 0 <= self.label_smoothing < 1:
@@ -144,4 +144,8 @@ _AT_LEAST: dict[str, float] = {
     "size": 8,
     "channels": 1,
     "every_steps": 1,
+    "seed": -(1 << 63),
 }
+
+_AT_MOST = {"channels": MOST_CHANNELS, "threads": 1 << 12, "seed": (1 << 64) - 1}
+"""PyTorch fails at larger ones."""
