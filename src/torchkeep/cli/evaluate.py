@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +61,14 @@ def run(options: argparse.Namespace) -> int:
     require_torch("evaluate")
     from torchkeep.training.data.workers import as_without_workers
     from torchkeep.training.evaluation import answers
+    from torchkeep.training.records.history import json_line
 
     model, card = classifier_of(options)
     with as_without_workers():
         found = answers(model, _batches(options, card), device=next(model.parameters()).device)
     result = _result(found, card)
     if options.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json_line(result))
     else:
         _write(options.model, result)
     return 0

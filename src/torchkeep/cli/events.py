@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +101,8 @@ def events_written(path: Path | None) -> Iterator[Callable[[Event], None]]:
     if path is None:
         yield lambda _: None
         return
+    from torchkeep.training.records.history import json_line
+
     with _refusing(path):
         file = path.open("ab", buffering=0)
     with file:
@@ -112,7 +113,7 @@ def events_written(path: Path | None) -> Iterator[Callable[[Event], None]]:
             if event.finding is not None:
                 row |= event.finding.to_json()
             with _refusing(path):
-                file.write(f"{json.dumps(row)}\n".encode())
+                file.write(json_line(row).encode())
 
         yield write
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 from torchkeep.files import write_file
@@ -32,6 +33,14 @@ def with_times(
     return [{**row, **times.get(epoch, {})} for epoch, row in enumerate(history)]
 
 
+def json_line(row: Mapping[str, object]) -> str:
+    """Return a line of JSON, with null for numbers that JSON has not: NaN, and the infinite."""
+    plain = {
+        name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()
+    }
+    return f"{json.dumps(plain, allow_nan=False)}\n"
+
+
 def write_history(folder: Path, rows: Iterable[Mapping[str, float]]) -> None:
     """Write `history.csv` and `history.jsonl`, a row per epoch; what was there is replaced."""
     table = list(rows)
@@ -40,6 +49,6 @@ def write_history(folder: Path, rows: Iterable[Mapping[str, float]]) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    lines = "".join(f"{json.dumps(row)}\n" for row in table)
+    lines = "".join(json_line(row) for row in table)
     for name, content in (("history.csv", text.getvalue()), ("history.jsonl", lines)):
         write_file(folder / name, content.encode(), durable=False, overwrite=True)
