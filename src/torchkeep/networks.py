@@ -16,9 +16,9 @@ from torchkeep.errors import MissingExtra, WrongArgument
 from torchkeep.wording import shortened
 
 _NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
+_ARGUMENT = r"(?:aux_(?:logits|loss)=(?:True|False)|(?:image|img|patch)_size=\d{1,4})"
 _OF_LIBRARY = re.compile(
-    r"(?:(?:torchvision|timm)/)?[\w.\-]+"
-    r"(?:\((?:aux_(?:logits|loss)=(?:True|False)|image_size=\d{1,4})\))?"
+    rf"(?:(?:torchvision|timm)/)?[\w.\-]+(?:\({_ARGUMENT}(?:, {_ARGUMENT})*\))?"
 )
 _OWN = re.compile(r"([\w.]+):([\w.]+)")
 

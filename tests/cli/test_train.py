@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 from torchkeep.cli import main
+from torchkeep.training.settings import Settings
 from training.samples import CLASSES, NET, Net, write_photos
 
 OPTIONS = ["--arch", NET, "--batch-size", "8", "--lr", "0.02", "--size", "12", "--augment", "none"]
@@ -46,7 +49,7 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert main(["train", str(photos), "--out", str(tmp_path / "run"), *options]) == 0
     text = capsys.readouterr().out
     assert f"data      {photos}: 3 classes, 48 images to train on, 24 to validate" in text
-    assert f"network   {NET} from none, with a new head" in text
+    assert f"network   {NET} with fresh values" in text
     assert "trained   27 of 649 parameters" in text
     assert "epoch   2 of 2   loss " in text
     assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
@@ -175,7 +178,7 @@ def test_grey_images_make_a_grey_network(photos: Path, tmp_path: Path, capsys) -
     run = tmp_path / "run"
     options = [*OPTIONS, "--weights", "none", "--epochs", "4", "--channels", "1"]
     assert main(["train", str(photos), "--out", str(run), *options]) == 0
-    assert "images    12 x 12, grey, none augmentation" in capsys.readouterr().out
+    assert "images    12 x 12, grey, no augmentation" in capsys.readouterr().out
     model = str(run / "best.safetensors")
     assert main(["evaluate", "--arch", NET, "--json", model, str(photos)]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
@@ -285,3 +288,19 @@ def test_a_signal_to_all_saves_and_the_same_command_goes_on(
         again.kill()
         again.communicate()
         assert line.startswith("goes on after step ")
+
+
+def test_the_help_tells_the_defaults_of_the_settings(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    told = " ".join(capsys.readouterr().out.partition("examples:")[0].split())
+    for item in fields(Settings):
+        usual = item.default
+        if isinstance(usual, bool) or usual is None or usual is MISSING:
+            continue
+        shown = re.escape(f"{usual:g}" if isinstance(usual, int | float) else usual)
+        switch = f"--{item.name.replace('_', '-')} "
+        mine = told.rpartition(switch)[2].partition(" --")[0]
+        assert re.search(rf"\({shown}\)|{shown} \(default[;)]", mine) or (
+            item.name == "weights" and "(default)" in mine
+        ), item.name

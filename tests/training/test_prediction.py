@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, FileProblem, WrongArgument
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Preprocessing, read_image, transform_of
 from torchkeep.training.prediction import predict
@@ -59,3 +59,13 @@ def test_less_than_one_class_or_image_is_refused(images: list[Path]) -> None:
         (name, value), *_ = options.items()
         with pytest.raises(WrongArgument, match=f"{name} is {value}, and has to be at least 1"):
             list(predict(Net(), CARD, images, **options))
+
+
+def test_what_is_no_image_is_left_out_if_somebody_is_told(images: list[Path]) -> None:
+    images[3].write_bytes(b"nonsense")
+    told: list[FileProblem] = []
+    paths = [images[0].parent, *images]
+    found = list(predict(Net(), CARD, paths, batch_size=1, failed=told.append))
+    assert [item.path for item in found] == [path for path in images if path != images[3]]
+    assert str(told[0]).endswith(": it is no image, but a folder. Name the images in it.")
+    assert "it can't be read as an image" in str(told[1])

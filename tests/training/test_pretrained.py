@@ -79,6 +79,12 @@ def test_a_transformer_for_larger_images_is_named_so_that_a_file_may_have_it_mad
     assert arguments_of(usual) == arguments_of(Net()) == ""
 
 
+def test_a_file_may_name_sizes_and_no_other_arguments() -> None:
+    assert is_of_library("timm/test_vit(img_size=32, patch_size=4)")
+    for text in ("checkpoint_path='x'", "img_size=32,patch_size=4", "img_size=99999", "a=1"):
+        assert not is_of_library(f"timm/test_vit({text})")
+
+
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_what_torchvision_does_with_its_weights_alone_is_kept_with_the_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from torchkeep.errors import (
 )
 from torchkeep.training.checkup import check_up, try_rates
 from torchkeep.training.classifier import load_classifier
+from torchkeep.training.diagnosis import Finding
 from torchkeep.training.evaluation import answers, evaluate
 from torchkeep.training.preparing import loaders, prepare
 from torchkeep.training.records.findings import add_findings, read_findings
@@ -285,6 +286,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path: Path
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf)"):
         run(tmp_path, optimizer="sgd", lr=1e30, every_steps=1)
     assert list(tmp_path.glob("step-*"))
+
+
+def test_a_run_that_begins_anew_has_nothing_of_the_one_before(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"with a lower learning rate \(--find-lr suggests"):
+        run(tmp_path, optimizer="sgd", lr=1e30)
+    before = Finding("loss-values", "error", "the loss of step 2 is nan", "")
+    assert add_findings(tmp_path, [before]) == [before]
+    run(tmp_path, epochs=1)
+    assert before not in read_findings(tmp_path)
 
 
 def test_too_little_memory_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchkeep.cli.checkpoints import require_torch, table, write_findings, write_lines
 from torchkeep.cli.progress import passing_line
-from torchkeep.errors import CheckpointProblem, DamagedFile
+from torchkeep.errors import CheckpointProblem, DamagedFile, NoCheckpoint
 from torchkeep.showing import show
 from torchkeep.wording import printable
 
@@ -83,7 +83,11 @@ def run(options: argparse.Namespace) -> int:
         return _examine_data(options)
     from torchkeep.checkpointing.doctor.examination import examine_run
 
-    findings = examine_run(options.folder, verify=options.verify)
+    try:
+        findings = examine_run(options.folder, verify=options.verify)
+    except NoCheckpoint as error:
+        error.advice += " If it holds images, name the weights or the network: --weights, --arch."
+        raise
     if options.json:
         _write_json(path=options.folder, findings=[item.to_json() for item in findings])
     else:

@@ -31,8 +31,9 @@ class Screen:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[rate]}"),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self._console,
             transient=True,
             disable=not can_draw,
@@ -59,8 +60,16 @@ class Screen:
         if event.step:
             self._console.print(f"goes on after step {event.step:,} of {event.num_steps:,}")
         self._task = self._progress.add_task(
-            "", total=event.num_steps, completed=event.step, epoch="", rate="", loss=0.0
+            "",
+            total=event.num_steps,
+            completed=event.step,
+            epoch=self._epoch(event),
+            rate="",
+            loss="",
         )
+
+    def _epoch(self, event: Event) -> str:
+        return f"{event.epoch + 1}/{self._settings.epochs}"
 
     def _advance(self, event: Event) -> None:
         speed = self._progress.tasks[0].speed
@@ -69,9 +78,9 @@ class Screen:
         self._progress.update(
             self._task,
             completed=event.step,
-            loss=event.values["loss"],
+            loss=f"loss {event.values['loss']:.4f}",
             rate=rate,
-            epoch=f"{event.epoch + 1}/{self._settings.epochs}",
+            epoch=self._epoch(event),
         )
 
     def _tell(self, event: Event) -> None:

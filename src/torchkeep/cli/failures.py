@@ -7,7 +7,7 @@ import os
 import sys
 
 from torchkeep.cli.text import wrapped
-from torchkeep.errors import FileProblem, TorchkeepError
+from torchkeep.errors import EXIT_PREEMPTED, FileProblem, TorchkeepError
 from torchkeep.wording import printable
 
 EXIT_DIFFERENT = 1
@@ -23,7 +23,7 @@ EXIT_PIPE_CLOSED = 141
 
 EXIT_CODES = {
     0: "done",
-    EXIT_DIFFERENT: "a claim was checked and is not true, or two files differ",
+    EXIT_DIFFERENT: "a claim is not true, two files differ, or a training can't go on",
     EXIT_USAGE: "the command line is wrong",
     EXIT_FILE: "a file is missing or may not be read",
     4: "the file is no model file: a web page, a Git LFS pointer, nothing, ...",
@@ -39,6 +39,7 @@ EXIT_CODES = {
     EXIT_INCOMPLETE: "not all of it could be verified, and what was is whole",
     EXIT_BUG: "a bug in torchkeep",
     EXIT_OUTPUT: "the output can't be written",
+    EXIT_PREEMPTED: "a training was asked to stop, and is saved",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_PIPE_CLOSED: "who reads the output has stopped",
 }

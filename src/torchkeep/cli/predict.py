@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from torchkeep.cli import failures
 from torchkeep.cli.checkpoints import require_torch
 from torchkeep.cli.classifiers import add_classifier, classifier_of
 from torchkeep.cli.numbers import whole
@@ -15,6 +16,7 @@ from torchkeep.cli.text import elide
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
+    from torchkeep.errors import FileProblem
     from torchkeep.training.prediction import Prediction
 
 DESCRIPTION = """\
@@ -50,15 +52,20 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def run(options: argparse.Namespace) -> int:
-    """Say what is in each image; return 0."""
+    """Say what is in each image; return 0, or the code of the first one that can't be read."""
     require_torch("predict")
     from torchkeep.training.prediction import predict
 
     model, card = classifier_of(options)
-    for found in predict(model, card, options.images, top=options.top):
+    codes: list[int] = []
+
+    def failed(error: FileProblem) -> None:
+        codes.append(failures.report(error))
+
+    for found in predict(model, card, options.images, top=options.top, failed=failed):
         sys.stdout.write(_as_json(found) if options.json else _as_text(found))
         sys.stdout.flush()
-    return 0
+    return codes[0] if codes else 0
 
 
 def _as_json(found: Prediction) -> str:

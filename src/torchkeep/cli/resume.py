@@ -98,7 +98,7 @@ def _write(folder: Path, newest: Newest) -> None:
 
 def _checked(folder: Path, start: Start | None) -> Start:
     """Return how the program was started, if starting it again would go on with this folder."""
-    from torchkeep.checkpointing.doctor.examination import is_folder
+    from torchkeep.checkpointing.doctor.environment import is_folder
 
     shown = printable(str(folder))
     if start is None:

@@ -34,13 +34,13 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
             "weights",
             str,
             "default|none|FILE",
-            "the library's pretrained weights, none, or a file of any kind",
+            "the library's pretrained weights (default), none, or a file of any kind",
         ),
         _Switch(
             "freeze",
             str,
             "WHAT",
-            "what is not trained at first: none, a number of stages from the input on, "
+            "what is not trained at first: none (default), a number of stages from the input on, "
             "all-but-head, or all-but:NAME,NAME",
         ),
     ),
@@ -57,51 +57,59 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
             "N",
             "1 for grey images, 3 for colours, any number if the data are tensors",
         ),
-        _Switch("augment", str, "POLICY", "none, light (never mirrored), standard or randaugment"),
-        _Switch("mix", str, "HOW", "mix the samples of a batch: none, mixup or cutmix"),
+        _Switch(
+            "augment",
+            str,
+            "POLICY",
+            "none, light (default; never mirrored), standard or randaugment",
+        ),
+        _Switch("mix", str, "HOW", "mix the samples of a batch: none (default), mixup or cutmix"),
         _Switch(
             "val_share",
             float,
             "SHARE",
-            "how much is kept for validation, if the folder has no val/",
+            "how much is kept for validation, if the folder has no val/ (0.2)",
         ),
-        _Switch("batch_size", int, "N", "samples in a batch"),
-        _Switch("workers", int, "N", "processes that load images"),
+        _Switch("batch_size", int, "N", "samples in a batch (32)"),
+        _Switch("workers", int, "N", "processes that load images (0)"),
         _Switch("skip_broken", bool, "", "leave out images that can't be read, and list them"),
         _Switch("download", bool, "", "let data sets be fetched"),
     ),
     "training": (
-        _Switch("epochs", int, "N", "how often to go through the data"),
+        _Switch("epochs", int, "N", "how often to go through the data (10)"),
         _Switch(
             "lr",
             float,
             "RATE",
-            "the highest learning rate, which is the head's; 1e-3 by default, and for "
+            "the highest learning rate, which is the head's (0.001); for "
             "pretrained transformers 1e-4 is usual, with --lr-decay 0.8",
         ),
         _Switch(
-            "lr_decay", float, "FACTOR", "multiply it by this for each stage further from the head"
+            "lr_decay",
+            float,
+            "FACTOR",
+            "multiply it by this for each stage further from the head (1)",
         ),
-        _Switch("optimizer", str, "NAME", "adamw, adam, sgd, rmsprop or nadam"),
+        _Switch("optimizer", str, "NAME", "adamw (default), adam, sgd, rmsprop or nadam"),
         _Switch("weight_decay", float, "RATE", "of weights alone, not of biases and norms"),
-        _Switch("schedule", str, "NAME", "cosine, linear, steps or constant"),
-        _Switch("warmup_epochs", float, "N", "for how long the rate rises first"),
+        _Switch("schedule", str, "NAME", "cosine (default), linear, steps or constant"),
+        _Switch("warmup_epochs", float, "N", "for how long the rate rises first (0)"),
         _Switch(
-            "label_smoothing", float, "SHARE", "how much of a label is spread over all classes"
+            "label_smoothing", float, "SHARE", "how much of a label is spread over all classes (0)"
         ),
         _Switch("class_weights", bool, "", "have rare classes count more"),
-        _Switch("accumulate", int, "N", "how many batches make one step"),
+        _Switch("accumulate", int, "N", "how many batches make one step (1)"),
         _Switch("clip_norm", float, "NORM", "the largest norm of the gradient"),
         _Switch(
             "ema", float, "DECAY", "evaluate and keep a moving average of the weights, as in 0.999"
         ),
         _Switch("patience", int, "N", "stop after so many epochs without a better result"),
-        _Switch("seed", int, "N", "what every random number follows from"),
+        _Switch("seed", int, "N", "what every random number follows from (0)"),
     ),
     "machine": (
-        _Switch("device", str, "NAME", "auto, cpu, cuda, cuda:1 or mps"),
+        _Switch("device", str, "NAME", "auto (default), cpu, cuda, cuda:1 or mps"),
         _Switch("threads", int, "N", "threads that compute on the CPU"),
-        _Switch("precision", str, "NAME", "float32, bf16 or fp16"),
+        _Switch("precision", str, "NAME", "float32 (default), bf16 or fp16"),
         _Switch("channels_last", bool, "", "lay images out pixel by pixel: faster on some devices"),
         _Switch("compile", bool, "", "use torch.compile"),
         _Switch("deterministic", bool, "", "use only operations that give the same bits each time"),

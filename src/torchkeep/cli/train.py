@@ -18,6 +18,7 @@ from torchkeep.wording import counted, printable, shortened
 if TYPE_CHECKING:
     from torchkeep.training.preparing import Prepared
     from torchkeep.training.retraining import Event, Result
+    from torchkeep.training.starting import Start
     from torchkeep.training.surgery import LayerRow
 
 DESCRIPTION = """\
@@ -125,12 +126,11 @@ def _write_start(prepared: Prepared) -> None:
     lines = [
         f"data      {data.source}: {counted(len(data.classes), 'class')}, "
         f"{length_of(data.train):,} images to train on, {length_of(data.val):,} to validate",
-        f"network   {card.arch} from {begun.weights}"
-        f"{', with a new head' if begun.has_new_head else ''}",
+        f"network   {card.arch} {_origin(begun)}",
         f"trained   {num_trained:,} of {sum(item.numel() for item in parameters):,} parameters",
         f"images    {recipe.width} x {recipe.height}, "
         f"{_COLOURS.get(recipe.num_channels, f'{recipe.num_channels} channels, ')}"
-        f"{prepared.settings.augment} augmentation",
+        f"{prepared.settings.augment.replace('none', 'no')} augmentation",
         f"device    {prepared.device}",
     ]
     if begun.new_classes:
@@ -139,6 +139,14 @@ def _write_start(prepared: Prepared) -> None:
         lines.insert(2, f"new       {counted(len(begun.new_classes), 'class')}: {names}{more}")
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
+
+
+def _origin(begun: Start) -> str:
+    from torchkeep.training.starting import NO_WEIGHTS
+
+    if begun.weights == NO_WEIGHTS:
+        return "with fresh values"
+    return f"from {begun.weights}{', with a new head' if begun.has_new_head else ''}"
 
 
 def _write_layers(prepared: Prepared) -> None:

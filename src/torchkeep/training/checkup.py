@@ -22,7 +22,7 @@ from torchkeep.training.diagnosis import (
 )
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import total_loss
-from torchkeep.training.machine import computing_as_said
+from torchkeep.training.machine import computing_as_said, is_slow
 from torchkeep.training.preparing import Prepared, loaders, loss_of
 
 _MAX_FILES = 5000
@@ -49,7 +49,7 @@ def check_up(
         notify: is told what is looked at, before it takes its time.
     """
     notify("images")
-    found = _of_data(prepared, is_thorough=is_thorough)
+    found = [*_of_machine(prepared), *_of_data(prepared, is_thorough=is_thorough)]
     if any(item.check in ("broken-images", "labels-range") for item in found):
         return found  # no batch can be made
     notify("a batch")
@@ -70,6 +70,14 @@ def check_up(
     if is_thorough and not any(item.severity == "error" for item in begins):
         found += _of_learning(prepared, inputs, labels, notify)
     return worst_first(found)
+
+
+def _of_machine(prepared: Prepared) -> list[Finding]:
+    precision = prepared.settings.precision
+    if not is_slow(precision, prepared.device):
+        return []
+    text = f"this processor has no instructions for {precision}, and takes many times as long"
+    return [Finding("slow-precision", "warning", text, "Leave --precision out.")]
 
 
 def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:

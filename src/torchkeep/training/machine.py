@@ -59,11 +59,28 @@ def computing_as_said(settings: Settings, device: torch.device) -> Iterator[None
             raise
         raise OutOfMemory(
             f"there is not enough memory on {device} for batches of {settings.batch_size}",
-            advice="Make them smaller and accumulate (--batch-size 8 --accumulate 4), or try "
-            "--precision bf16, a smaller --size, or --freeze all-but-head.",
+            advice=f"Make them smaller and accumulate ({_smaller(settings.batch_size)}), or try "
+            f"{'' if device.type == 'cpu' else '--precision bf16, '}a smaller --size, or --freeze "
+            "all-but-head.",
         ) from None
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def _smaller(batch_size: int) -> str:
+    half = max(batch_size // 4, 1)
+    return f"--batch-size {half} --accumulate {-(-batch_size // half)}"
+
+
+def is_slow(precision: str, device: torch.device) -> bool:
+    """Whether a precision of `Settings` takes a device longer than float32 does.
+
+    A processor without instructions for it converts all numbers to and fro.
+    """
+    if precision == "float32" or device.type != "cpu":
+        return False
+    ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return ask is not None and not ask()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

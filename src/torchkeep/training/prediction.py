@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
-from torchkeep.errors import WrongArgument
+from torchkeep.errors import FileProblem, WrongArgument
 from torchkeep.modes import evaluating
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import read_image, transform_of
@@ -36,6 +37,7 @@ def predict(
     *,
     top: int = 3,
     batch_size: int = 32,
+    failed: Callable[[FileProblem], object] | None = None,
 ) -> Iterator[Prediction]:
     """Yield what a classifier says of each image, prepared as its card says.
 
@@ -45,6 +47,8 @@ def predict(
         images: files.
         top: how many classes to tell.
         batch_size: how many images to look at in one go.
+        failed: is told of an image that can't be read, which is left out; without it that is an
+            error.
 
     Raises:
         WrongArgument: `top` or `batch_size` is less than 1.
@@ -55,13 +59,30 @@ def predict(
             raise WrongArgument(f"{name} is {value}, and has to be at least 1")
     transform = transform_of(card.preprocessing)
     device = next(model.parameters()).device
-    for paths in _batches([Path(image) for image in images], batch_size):
-        inputs = torch.stack([transform(read_image(path)) for path in paths])
+    for batch in _batches([Path(image) for image in images], batch_size):
+        read = list(_read(batch, failed))
+        if not read:
+            continue
+        inputs = torch.stack([transform(picture) for _, picture in read])
         with evaluating(model):
             shares = model(inputs.to(device)).float().softmax(dim=1).cpu()
         values, labels = shares.topk(min(top, len(card.classes)), dim=1)
-        for path, row, places in zip(paths, values.tolist(), labels.tolist(), strict=True):
+        for (path, _), row, places in zip(read, values.tolist(), labels.tolist(), strict=True):
             yield Prediction(path, tuple(card.classes[at] for at in places), tuple(row))
+
+
+def _read(
+    paths: Iterable[Path], failed: Callable[[FileProblem], object] | None
+) -> Iterator[tuple[Path, Image.Image]]:
+    for path in paths:
+        try:
+            picture = read_image(path)
+        except FileProblem as error:
+            if failed is None:
+                raise
+            failed(error)
+        else:
+            yield path, picture
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:

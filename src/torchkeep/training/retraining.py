@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from torchkeep.checkpointing import Checkpointer
+from torchkeep.errors import TrainingDiverged
 from torchkeep.loading import load_into
 from torchkeep.report import write_report
 from torchkeep.training.averaging import moving_average
@@ -49,7 +50,7 @@ from torchkeep.training.preparing import (
     rates_of,
     schedule_of,
 )
-from torchkeep.training.records.findings import add_findings, read_findings
+from torchkeep.training.records.findings import add_findings, forget_findings, read_findings
 from torchkeep.training.records.history import METRIC, best_epoch, with_times, write_history
 from torchkeep.training.records.reporting import report_of
 from torchkeep.training.records.settings import check_settings, write_settings
@@ -123,7 +124,14 @@ def retrain(
         WrongArgument: a label is that of no class.
     """
     with computing_as_said(prepared.settings, prepared.device), as_without_workers():
-        return _Training(prepared, Path(run), notify).run()
+        try:
+            return _Training(prepared, Path(run), notify).run()
+        except TrainingDiverged as error:
+            error.advice = (
+                "Start anew, in another folder, with a lower learning rate (--find-lr suggests "
+                "one), a warm-up (--warmup-epochs 1), or --clip-norm 1."
+            )
+            raise
 
 
 class _Training:
@@ -160,6 +168,8 @@ class _Training:
         with self._checkpointer() as ckpt:
             self.ckpt = ckpt
             write_settings(self.folder, self.settings, identity)
+            if not ckpt.num_steps:
+                forget_findings(self.folder)
             if self.settings.check and not ckpt.num_steps:
                 self._found(check_up(self.prepared))
             self._tell("begun", {})

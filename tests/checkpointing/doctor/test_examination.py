@@ -82,6 +82,13 @@ def test_libraries_of_another_version_or_none_are_told_of(run):
     assert texts[0] == "nonesuch was 3 and is not installed"
 
 
+def test_a_build_of_the_same_version_is_no_other_one(run):
+    changed(run, "versions", pytest=f"{pytest.__version__}+cu130")
+    assert "pytest" not in " ".join(text for _, _, text in found(run, "versions"))
+    changed(run, "versions", pytest="1.0+cu130")
+    assert "pytest was 1.0+cu130 and is " in " ".join(x for _, _, x in found(run, "versions"))
+
+
 def test_what_the_checkpoint_lacks_is_told(run):
     change_manifest(run / "step-00000002", inexact=["the loader has no state"])
     assert found(run, "incomplete") == [("inexact", "step-00000002", "the loader has no state")]

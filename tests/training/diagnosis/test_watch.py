@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from torchkeep.training import evaluate, freeze, replace_head, trainable
 from torchkeep.training.diagnosis import Finding, Watch
-from torchkeep.training.diagnosis.epochs import Epoch
+from torchkeep.training.diagnosis.epochs import Epoch, far_apart
 from training.diagnosis.cases import batch, checks, loaders, network
 
 
@@ -250,8 +250,8 @@ def test_accuracy_of_guessing_is_told():
             watch._optimizer.step()
             watch.after_step(loss.item())
         found += watch.after_epoch(evaluate(model, moved))
-    (told,) = found
-    assert told.check == "chance"
+    (told, _) = found
+    assert checks(found) == ["chance", "validation-loss"]
     assert told.text.startswith("the accuracy in validation is ")
     assert told.text.endswith("% of 597 samples, and guessing among 10 classes gives 10.0%")
     assert "one list of class names" in told.advice
@@ -321,3 +321,14 @@ def test_behind_weights_of_zero_nothing_need_move_in_the_first_step():
     assert watch.findings == []
     watch = train(model, sgd(model, 0.0), batches=[batch(32)])
     assert checks(watch.findings) == ["not-moving"]
+
+
+def test_a_validation_loss_far_above_that_of_guessing_is_told():
+    close, far = Epoch(0.3, 6.0, 0.4, 100), Epoch(0.3, 7.0, 0.4, 100)
+    assert far_apart(close, 10) == far_apart(Epoch(0.9, 7.0, 0.4, 100), 10) == []
+    (found,) = far_apart(far, 10)
+    assert found.text == (
+        "the loss is 7 in validation and 0.3 in training, and that of guessing among 10 classes "
+        "is 2.3"
+    )
+    assert "BatchNorm's statistics may lag" in found.advice

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +138,34 @@ _LAUNCHED = frozenset(
 def git_revision() -> str | None:
     """Return the commit of the program's working tree, with `+changes` if it has any.
 
-    The tree is that of the main script's folder, or else the current one. None without git, or
-    outside a repository.
+    The tree is that of `program_folder`. None without git, or outside a repository.
     """
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    folder = Path(script).resolve().parent if script else Path.cwd()
+    folder = program_folder(sys.orig_argv, Path.cwd())
     revision = git_commit(folder)
     if not revision:
         return None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return f"{revision}+changes" if changes else revision
+
+
+def program_folder(argv: Sequence[str], cwd: Path) -> Path:
+    """Return the folder of the script in a command line, or else where it was started.
+
+    A command that is installed, such as `torchkeep train`, is none of the user's programs.
+    """
+    for word in argv[1:]:
+        script = cwd / word
+        if word.endswith(".py") and is_folder(script.parent) and script.is_file():
+            return script.parent
+    return cwd
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; no if the system can't tell, as of a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def git_commit(folder: Path) -> str | None:

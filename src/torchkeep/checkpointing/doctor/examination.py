@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.doctor.environment import git_commit, versions
+from torchkeep.checkpointing.doctor.environment import (
+    git_commit,
+    is_folder,
+    program_folder,
+    versions,
+)
 from torchkeep.checkpointing.doctor.findings import Finding
 from torchkeep.checkpointing.layout import read_manifest
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, verified
@@ -126,10 +131,15 @@ def _of_the_versions(saved: Mapping[str, Any]) -> Iterator[Finding]:
     here = versions()
     for name in sorted(saved.keys() - {"torch"}):
         now = here.get(name) or _installed(name)
-        if saved[name] != now:
+        if saved[name] != now and not _is_build_of(saved[name], now):
             told = f"is {now}" if now else "is not installed"
             text = f"{_shown(name)} was {_shown(saved[name])} and {told}"
             yield Finding("versions", "note", "", text)
+
+
+def _is_build_of(saved: object, now: str) -> bool:
+    """Whether a version, such as 0.29.1+cu130, is what the installation calls 0.29.1."""
+    return isinstance(saved, str) and "+" not in now and saved.partition("+")[0] == now
 
 
 def _installed(name: str) -> str:
@@ -203,20 +213,8 @@ class Start:
 
     @property
     def folder(self) -> Path:
-        """The folder of the script in the command line, or else where it was started."""
-        for word in self.argv[1:]:
-            script = self.cwd / word
-            if word.endswith(".py") and is_folder(script.parent) and script.is_file():
-                return script.parent
-        return self.cwd
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder; no if the system can't tell, as of a path that is too long."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+        """See `program_folder`."""
+        return program_folder(self.argv, self.cwd)
 
 
 def start_of(manifest: Mapping[str, Any]) -> Start | None:

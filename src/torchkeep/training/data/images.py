@@ -69,8 +69,13 @@ def file_size(path: str | os.PathLike[str]) -> int:
     except OSError as error:
         raise FileUnreadable(str(error.strerror), advice=PERMISSIONS, path=path) from None
     if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise FileUnreadable(f"it is no image, but {what}", advice="Remove it.", path=path)
+        if stat.S_ISDIR(status.st_mode):
+            raise FileUnreadable(
+                "it is no image, but a folder", advice="Name the images in it.", path=path
+            )
+        raise FileUnreadable(
+            "it is no image, but a pipe, a socket or a device", advice="Leave it out.", path=path
+        )
     return status.st_size
 
 

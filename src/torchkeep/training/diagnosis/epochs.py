@@ -97,6 +97,27 @@ def overfitting(epochs: Sequence[Epoch]) -> list[Finding]:
     return [Finding("overfitting", "warning", text, advice)]
 
 
+def far_apart(epoch: Epoch, num_classes: int) -> list[Finding]:
+    """Return a warning if validation is far worse than guessing while the training is not.
+
+    It must be three times `ln(num_classes)`, the loss of guessing, and ten times that of training.
+    """
+    train, val = epoch.train_loss, epoch.validation_loss
+    if train is None or val is None or num_classes < 2:
+        return []
+    if val < 3 * log(num_classes) or val < 10 * train:
+        return []
+    text = (
+        f"the loss is {val:.3g} in validation and {train:.3g} in training, and that of guessing "
+        f"among {num_classes} classes is {log(num_classes):.3g}"
+    )
+    advice = (
+        "BatchNorm's statistics may lag behind weights that change fast: lower the rate, or make "
+        "more steps (smaller batches, more epochs). Else look whether both are prepared alike."
+    )
+    return [Finding("validation-loss", "warning", text, advice)]
+
+
 def not_above_chance(epoch: Epoch, num_classes: int) -> list[Finding]:
     """Return a warning if the accuracy is that of guessing, within one standard error."""
     if epoch.accuracy is None or not epoch.num_samples or num_classes < 2:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from torchkeep.training.diagnosis.epochs import (
     Epoch,
+    far_apart,
     is_early,
     loss_not_falling,
     not_above_chance,
@@ -192,6 +193,7 @@ class Watch:
         if not is_early(self._num_steps, len(self.epochs)):
             found += loss_not_falling(self._start, losses, self._num_classes)
             found += not_above_chance(self.epochs[-1], self._num_classes)
+            found += far_apart(self.epochs[-1], self._num_classes)
         found += overfitting(self.epochs)
         self._losses, self._trainable, self._frozen = [], trainable, frozen
         self._begin_epoch(now)

@@ -30,6 +30,11 @@ def add_findings(folder: Path, findings: Iterable[Finding]) -> list[Finding]:
     return fresh
 
 
+def forget_findings(folder: Path) -> None:
+    """Have a run's folder tell of nothing, since the run begins anew."""
+    (folder / FINDINGS_FILE).unlink(missing_ok=True)
+
+
 def read_findings(folder: Path) -> list[Finding]:
     """Return what was noticed in a run so far; a line that a crash has cut is left out."""
     path = folder / FINDINGS_FILE
