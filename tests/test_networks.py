@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,22 @@ def test_a_class_of_ones_own_is_imported(tmp_path: Path, monkeypatch) -> None:
         build("my_nets:gone")
     with pytest.raises(WrongArgument, match="no_such_nets:net can't be imported"):
         build("no_such_nets:net")
+
+
+def test_a_module_of_the_current_folder_is_found_and_nothing_else_in_it(
+    tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "here_nets.py").write_text("import torch\nnet = lambda: torch.nn.Linear(2, 3)\n")
+    (tmp_path / "here_breaks.py").write_text("import here_nets_too\n")
+    (tmp_path / "here_nets_too.py").write_text("raise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    assert build("here_nets:net").weight.shape == (3, 2)
+    with pytest.raises(WrongArgument, match="No module named 'here_nets_too'"):
+        build("here_breaks:net")
+    assert "here_breaks" not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("here_nets_too")
+    del sys.modules["here_nets"]
 
 
 def test_a_missing_library_is_named(monkeypatch) -> None:

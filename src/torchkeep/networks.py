@@ -6,8 +6,13 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -151,6 +156,27 @@ def is_of_library(name: str) -> bool:
     return _OF_LIBRARY.fullmatch(name) is not None
 
 
+def _imported(module: str) -> ModuleType:
+    """Import a module that the user has named; it may also lie in the current folder.
+
+    It alone: were that folder searched for all modules, a download of the right name would run.
+    """
+    top = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        spec = PathFinder.find_spec(top, [str(Path.cwd())])
+        if error.name != top or spec is None or spec.loader is None:
+            raise
+    sys.modules[top] = made = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        del sys.modules[top]
+        raise
+    return importlib.import_module(module)
+
+
 def own_callable(name: str) -> Callable[..., Any]:
     """Return what `module:callable` names: code of the user's own, which is imported.
 
@@ -165,13 +191,13 @@ def own_callable(name: str) -> Callable[..., Any]:
 
 def _own(module: str, path: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = _imported(module)
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise WrongArgument(
             f"{module}:{path} can't be imported: {error}",
-            advice="Check the name, and that its folder is on PYTHONPATH.",
+            advice="Check the name, and that its folder is this one or on PYTHONPATH.",
         ) from None
     if not callable(found):
         raise WrongArgument(f"{module}:{path} can't be called")
