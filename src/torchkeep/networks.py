@@ -177,6 +177,12 @@ def _imported(module: str) -> ModuleType:
     return importlib.import_module(module)
 
 
+def image_size_of(name: str) -> int | None:
+    """Return the height and width that a name's arguments say; None if they don't."""
+    found = re.search(r"\((?:.*, *)?(?:image|img)_size=(\d+)", name)
+    return None if found is None else int(found[1])
+
+
 def own_callable(name: str) -> Callable[..., Any]:
     """Return what `module:callable` names: code of the user's own, which is imported.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import Subset
 
 from torchkeep.errors import WrongArgument
+from torchkeep.training.classifier import load_classifier, save_classifier
 from torchkeep.training.preparing import loaders, loss_of, prepare
 from torchkeep.training.settings import Settings
 from training.samples import DATA, NET
@@ -76,3 +78,15 @@ def test_what_makes_no_sense_is_refused_before_the_training(
 ) -> None:
     with pytest.raises(WrongArgument, match=message):
         prepare(DATA, settings(**options))
+
+
+def test_a_network_made_for_images_of_a_size_sees_such_and_its_file_says_so(tmp_path: Path) -> None:
+    arch = "timm/test_vit(img_size=32, patch_size=4)"
+    prepared = prepare("digits", Settings(arch=arch, weights="none"))
+    assert (prepared.card.preprocessing.height, prepared.card.arch) == (32, arch)
+    save_classifier(prepared.start.model, prepared.card, tmp_path / "it.safetensors")
+    model, card = load_classifier(tmp_path / "it.safetensors")
+    assert card == prepared.card
+    assert len(model.pos_embed[0]) == 65
+    again = prepare("digits", Settings(weights=str(tmp_path / "it.safetensors")))
+    assert again.card == card

@@ -9,12 +9,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from torchkeep.errors import FileMissing
+from torchkeep.errors import FileMissing, WrongArgument
 from torchkeep.networks import build, is_of_library
 from torchkeep.training import evaluating, replace_head
 from torchkeep.training.classifier import Card, load_classifier, save_classifier
 from torchkeep.training.data import Preprocessing, transform_of
-from torchkeep.training.pretrained import arguments_of
+from torchkeep.training.pretrained import arguments_of, pretrained
 from torchkeep.training.starting import start
 from training.samples import Net, shifted
 
@@ -111,3 +111,12 @@ def test_what_torchvision_does_with_its_weights_alone_is_kept_with_the_model(
     again, card = load_classifier(tmp_path / "it.safetensors")
     with evaluating(again):
         assert torch.equal(again(transform_of(card.preprocessing)(picture)[None]), found)
+
+
+def test_a_network_of_timm_with_arguments_is_that_network_with_its_weights(
+    no_network: None,
+) -> None:
+    with pytest.raises(FileMissing, match="the weights of timm/vit_tiny_patch16_224 are not here"):
+        pretrained("timm/vit_tiny_patch16_224(img_size=96)")
+    with pytest.raises(WrongArgument, match="can't be made with"):
+        pretrained("timm/resnet18(img_size=96)")

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from torchkeep.checkpointing.preemption import SignalWatch
 from torchkeep.errors import WrongArgument
+from torchkeep.networks import image_size_of
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
@@ -69,7 +70,8 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     set_up(settings)
     data = _opened(source, settings)
     begun = start(settings.arch, settings.weights, data.classes, settings.channels)
-    recipe = _recipe(begun.preprocessing, settings.size, settings.channels)
+    size = settings.size or image_size_of(begun.arch)
+    recipe = _recipe(begun.preprocessing, size, settings.channels)
     _check_channels(data, recipe, is_given=settings.channels is not None)
     device = chosen_device(settings.device)
     model = begun.model.to(device).to(memory_format=memory_format(settings))

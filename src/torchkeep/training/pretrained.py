@@ -95,24 +95,27 @@ def _of_timm(name: str) -> tuple[nn.Module, str, Preprocessing]:
         import timm
     except ModuleNotFoundError:
         raise MissingExtra.for_modules("a network of timm", ["timm"], "train") from None
-    if not timm.is_model(name):
+    base, _, arguments = name.removesuffix(")").partition("(")
+    if not timm.is_model(base):
         build(name)  # says which names there are
-    if not timm.models.is_model_pretrained(name):
+    if not timm.models.is_model_pretrained(base):
         raise WrongArgument(
-            f"timm has no weights for {name}", advice="Give a file, or --weights none."
+            f"timm has no weights for {base}", advice="Give a file, or --weights none."
         )
     try:
-        model = timm.create_model(name, pretrained=True)
+        model = build(f"timm/{base}(pretrained=True, {arguments})")
+    except WrongArgument:
+        raise
     except Exception as error:  # whatever its hub's client raises
-        config: Any = timm.get_pretrained_cfg(name)
+        config: Any = timm.get_pretrained_cfg(base)
         raise FileMissing(
-            f"the weights of timm/{name} are not here and can't be fetched "
+            f"the weights of timm/{base} are not here and can't be fetched "
             f"({type(error).__name__})",
             advice=f"Fetch {config.hf_hub_id or config.url} where there is a network, and give "
             "the file with --weights.",
         ) from None
     told: Any = model.pretrained_cfg
-    return model, f"timm's {name}.{told.get('tag') or 'default'}", of_timm(told)
+    return model, f"timm's {base}.{told.get('tag') or 'default'}", of_timm(told)
 
 
 def usual_preprocessing(arch: str) -> Preprocessing | None:

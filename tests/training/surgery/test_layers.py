@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from torchkeep.networks import build
+from torchkeep.training.optimizing import set_rates
 from torchkeep.training.surgery import LayerRow, freeze, layer_table, parameter_groups
 
 
@@ -51,3 +52,11 @@ def test_the_parameters_add_up_with_shared_ones_and_those_beside_modules():
 def test_statistics_without_parameters_have_a_row():
     [row] = layer_table(nn.BatchNorm1d(3, affine=False))
     assert (row.trainable, row.statistics, row.sizes) == ("-", "follow", {})
+
+
+def test_a_rate_is_the_one_before_a_schedule_has_changed_it():
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    set_rates(optimizer, 0.125)
+    assert optimizer.param_groups[0]["lr"] == 0.0625
+    assert layer_table(model, optimizer)[0].learning_rates == (0.5,)

@@ -27,7 +27,8 @@ class LayerRow:
     trainable: Literal["yes", "no", "partly", "-"]
     """Whether its parameters are trained; `-` if it has none."""
     learning_rates: tuple[float, ...]
-    """Those that the optimizer has for its trainable parameters; none if it has none of them."""
+    """Those that the optimizer has for its trainable parameters; none if it has none of them. Under
+    a schedule, those that it starts with: a group's `initial_lr`."""
     statistics: Literal["follow", "frozen", "-"]
     """Whether its statistics follow the data in training: `frozen` if it is in evaluation mode;
     `-` if it has none."""
@@ -38,7 +39,11 @@ class LayerRow:
 def layer_table(model: nn.Module, optimizer: Optimizer | None = None) -> tuple[LayerRow, ...]:
     """Return a row for each module that has parameters or statistics of its own, in order."""
     groups = optimizer.param_groups if optimizer is not None else ()
-    rates = {id(item): float(group["lr"]) for group in groups for item in group["params"]}
+    rates = {
+        id(item): float(group.get("initial_lr", group["lr"]))
+        for group in groups
+        for item in group["params"]
+    }
     seen: set[int] = set()
     rows = []
     for name, module in model.named_modules():
