@@ -40,8 +40,8 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
             "freeze",
             str,
             "WHAT",
-            "what is not trained at first: none (default), a number of stages from the input on, "
-            "all-but-head, or all-but:NAME,NAME",
+            "what is not trained at first (none): all-but-head, all-but:NAME,NAME, or a number of "
+            "stages from the input on",
         ),
     ),
     "data": (
