@@ -86,6 +86,8 @@ def test_a_file_of_weights_need_not_be_named(model, tmp_path):
     assert command(model, "--size", "64", "--ratio", "0.5", "-o", str(out)) == 0
     structure = read_structure(out)
     assert (structure.network, structure.num_classes) == (NAME, 1000)
+    told = torchkeep.inspect(out).summary
+    assert told.startswith(f"Parameters only: slimmed {NAME}, "), told
     with pytest.raises(WrongArgument, match="does not say its classes, so that it can't be eval"):
         command(model, "--ratio", "0.5", "-o", str(tmp_path / "o.pth"), "--data", "digits")
 

@@ -9,6 +9,8 @@ from itertools import islice
 from torchkeep.contents import Array, Contents, DictObject, Global, Object, TensorEntry, Value
 from torchkeep.errors import DamagedFile
 from torchkeep.formats.containers import CONTAINERS
+from torchkeep.formats.own.metadata import SLIMMED
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.identify.architectures import ArchitectureMatch, in_words
 from torchkeep.identify.frameworks import is_training_state
 from torchkeep.identify.inspection import FileRole
@@ -18,7 +20,7 @@ from torchkeep.identify.state_dicts import StateDict
 from torchkeep.identify.survey import PLAIN, Survey
 from torchkeep.identify.tree import children
 from torchkeep.matching.keys import AVERAGE_COUNTER, WRAPPERS, wrappers_in
-from torchkeep.wording import counted
+from torchkeep.wording import counted, shortened
 
 _PROGRESS = tuple(
     "epoch epochs current_epoch global_step global_steps step steps iteration iter cur_iter "
@@ -88,6 +90,7 @@ def summarise(
     if several:
         return f"{_capitalised(contents.kind)}: {_all_state_dicts(found)}."
     details = [_networks(networks)] if networks else _model(role, main, found, architecture)
+    details = [*_slimmed(contents), *details]
     if role not in ("state_dict", "module", "program"):
         details += _checkpoint_details(found, main, contents.kind, is_one=not networks)
     start = contents.kind or _start(role, found, framework)
@@ -180,6 +183,16 @@ def _model(
     if architecture[0].is_part:  # the sentence is about the whole
         return [*details, size, in_words(architecture)]
     return [*details, in_words(architecture), *([size] if role == "module" else [])]
+
+
+def _slimmed(contents: Contents) -> list[str]:
+    """Return what network the file says that it was before it was slimmed, if it says so."""
+    try:
+        table = parse_json(contents.metadata.get(SLIMMED, "null"))
+    except DamagedFile:
+        return []
+    name = table.get("network") if isinstance(table, dict) else None
+    return [f"slimmed {shortened(name)}"] if isinstance(name, str) and name else []
 
 
 def _all_state_dicts(found: Survey) -> str:

@@ -18,6 +18,9 @@ CHECKPOINT = "torchkeep-checkpoint"
 RESERVED = "torchkeep."
 """Metadata keys that begin so are set by torchkeep alone."""
 
+SLIMMED = "slimmed"
+"""Metadata key of how a network differs from the one of its name: see `training.pruning`."""
+
 DIGESTS = "torchkeep.digests"
 """Metadata key of the tensors' digests: a table from name to `files.digest`."""
 

@@ -11,10 +11,10 @@ files.py      slimmed networks in files
 masks.py      zeros of torch.nn.utils.prune, made permanent
 """
 
+from torchkeep.formats.own.metadata import SLIMMED
 from torchkeep.training.pruning.channels import Importance
 from torchkeep.training.pruning.costs import Cost, Latency, compare_latency, cost_of
 from torchkeep.training.pruning.files import (
-    SLIMMED,
     build_slim,
     find_structure,
     load_slim,

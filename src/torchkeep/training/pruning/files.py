@@ -16,14 +16,12 @@ from torch import nn
 
 from torchkeep.errors import LoadMismatch, WrongArgument
 from torchkeep.formats import describe
+from torchkeep.formats.own.metadata import SLIMMED
 from torchkeep.loading import LoadReport, load_into, plan
 from torchkeep.networks import build, is_of_library
 from torchkeep.saving import SaveReport, save
 from torchkeep.training.pruning.structure import SlimStructure, restructure
 from torchkeep.wording import printable
-
-SLIMMED = "slimmed"
-"""The metadata key of a slimmed network's structure."""
 
 
 def save_slim(
