@@ -91,7 +91,7 @@ def test_what_only_looks_like_an_image_file_is_named_and_never_waited_for(folder
     for at, kind, text in (
         (2, FileMissing, r"a\.png: it is a link to nowhere\.png, and nothing is there\. Put the"),
         (3, FileUnreadable, r"b\.png: Too many levels of symbolic links\. Look at its permissions"),
-        (4, FileUnreadable, r"c\.png: it is no image, but a folder\. Remove it"),
+        (4, FileUnreadable, r"c\.png: it is no image, but a folder\. Name the images"),
         (5, FileUnreadable, r"d\.png: it is no image, but a pipe, a socket or a device"),
     ):
         with pytest.raises(kind, match=text):
