@@ -133,6 +133,23 @@ def test_a_data_set_of_torchvision_is_opened_by_its_name(tmp_path):
     assert len(data.train) + len(data.val) == 1000
 
 
+def test_a_data_set_of_torchvision_may_call_its_parts_otherwise(tmp_path):
+    for part, count in (("train", 2), ("val", 1)):
+        folders = {"n01440764": count, "n02102040": count}
+        fill(tmp_path / "imagenette2" / part, **folders)
+        for path in (tmp_path / "imagenette2" / part).glob("*/*.png"):
+            path.rename(path.with_suffix(".JPEG"))
+    data = open_data("Imagenette", root=tmp_path)
+    assert data.classes[:2] == ("tench", "English springer")
+    assert (len(data.train), len(data.val)) == (4, 2)
+
+
+@pytest.mark.parametrize("name", ["OxfordIIITPet", "FGVCAircraft", "Country211", "DTD", "Food101"])
+def test_what_is_not_here_is_told_as_missing_whatever_its_parts_are_called(name, tmp_path):
+    with pytest.raises(WrongArgument, match=f"{name} can't be opened in .*[Nn]ot found"):
+        open_data(name, root=tmp_path)
+
+
 def test_a_name_that_is_none_is_refused_with_the_nearest():
     with pytest.raises(WrongArgument, match=r"called 'FashonMNIST'\. Is it FashionMNIST"):
         open_data("FashonMNIST")

@@ -265,28 +265,53 @@ def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, 
             f"there is no folder and no data set called {name!r}",
             advice=f"Is it {' or '.join(near)}?" if near else "Check the path.",
         )
-    parameters = inspect.signature(kind).parameters
-    told: list[dict[str, Any]] = [{}]
-    if "train" in parameters:
-        told = [{"train": True}, {"train": False}]
-    elif "split" in parameters:
-        told = [{"split": "train"}, {"split": "test"}]
-    if "download" in parameters:
-        told = [{**options, "download": download} for options in told]
     try:
-        place = (os.fspath(root),) if "root" in parameters else ()
-        parts = [kind(*place, **options) for options in told]
+        parts = _parts_of(kind, root, download=download)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise WrongArgument(
             f"{name} can't be opened in {root}: {str(error).splitlines()[0]}",
             advice="Let it be fetched (--download), or put it there as torchvision has it.",
         ) from None
-    classes = tuple(map(str, getattr(parts[0], "classes", ()) or ()))
+    classes = tuple(map(_class_name, getattr(parts[0], "classes", ()) or ()))
     parts = [labelled(part) for part in parts]
     classes = classes or tuple(map(str, range(max(labels_of(parts[0])) + 1)))
-    if len(parts) == 2:
-        return Data(name, classes, *parts)
-    return _split(name, classes, parts[0], val_share, seed)
+    if len(parts) == 1:
+        return _split(name, classes, parts[0], val_share, seed)
+    train, val = parts
+    return Data(name, classes, train, val)
+
+
+_SPLITS = (
+    ("train", "test"),
+    ("train", "val"),
+    ("train", "valid"),
+    ("trainval", "test"),
+    ("train-standard", "val"),
+)
+"""What torchvision's data sets call their parts; the first pair that one knows counts."""
+
+
+def _parts_of(kind: Callable[..., Samples], root: Path, *, download: bool) -> list[Samples]:
+    """Return the part to train on and the one to validate on, or the only one that there is."""
+    parameters = inspect.signature(kind).parameters
+    place = (os.fspath(root),) if "root" in parameters else ()
+    usual = {"download": download} if "download" in parameters else {}
+    if "train" in parameters:
+        return [kind(*place, train=is_train, **usual) for is_train in (True, False)]
+    if "split" not in parameters:
+        return [kind(*place, **usual)]
+    for at, pair in enumerate(_SPLITS):
+        try:
+            return [kind(*place, split=split, **usual) for split in pair]
+        except ValueError:  # there is no part of that name
+            if at == len(_SPLITS) - 1:
+                raise
+    return []
+
+
+def _class_name(name: object) -> str:
+    """Return a class's name; ImageNet has several for each, the usual one first."""
+    return str(name[0]) if isinstance(name, tuple) and name else str(name)
 
 
 def _own(name: str, val_share: float, seed: int) -> Data:
