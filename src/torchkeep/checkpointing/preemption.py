@@ -22,6 +22,10 @@ SIGNALS: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
 """The signals that a run minds: what schedulers send before they kill."""
 
 
+_CHILD_ENDED: int | None = getattr(signal, "SIGCHLD", None)
+"""The signal that a child has ended, by which PyTorch looks after a loader's workers."""
+
+
 def check_signals(names: object) -> None:
     """Raise `WrongArgument` for what is no collection of names of signals."""
     known = {*signal.Signals.__members__, *SIGNALS}  # Windows has not all of them
@@ -68,14 +72,13 @@ class SignalWatch:
 
     @classmethod
     def _leave_children_alone(cls) -> None:
-        """Have no error raised where a worker ends, until the watch is closed.
+        """Have no error raised where a worker ends, for the rest of the program.
 
         A signal to all processes ends a loader's workers too. PyTorch would tell of that in the
         midst of whatever is running; so it does when the next batch is asked for.
         """
-        number = getattr(signal, "SIGCHLD", None)
-        if number is not None and number not in cls._before:
-            cls._before[number] = signal.signal(number, signal.SIG_DFL)
+        if _CHILD_ENDED is not None and _CHILD_ENDED not in cls._before:
+            cls._before[_CHILD_ENDED] = signal.signal(_CHILD_ENDED, signal.SIG_DFL)
 
     @classmethod
     def leave_to_parent(cls) -> None:
@@ -84,10 +87,16 @@ class SignalWatch:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def close(self) -> None:
-        """Put the handlers back that were there before, if nobody else watches."""
+        """Put the handlers back that were there before, if nobody else watches.
+
+        What PyTorch raises where a worker ends stays off if the program is to end: the next watch
+        that sees its end without a signal puts it back.
+        """
         if self in self._open:
             self._open.remove(self)
         watched = {number for watch in self._open for number in watch.numbers}
+        if self.received and _CHILD_ENDED is not None:
+            watched.add(_CHILD_ENDED)
         if _is_main_thread():
             for number in self._before.keys() - watched:
                 # A handler that no Python code had set is None, and can't be put back from here.

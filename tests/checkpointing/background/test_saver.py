@@ -453,3 +453,14 @@ def test_a_lazy_parameter_is_named_beside_the_loop_too(tmp_path):
     with pytest.raises(SaveRefused, match="weight"):
         ckpt.save(wait=False)
     ckpt.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="there is no such signal here")
+def test_what_looks_after_workers_is_off_from_a_signal_to_the_next_run():
+    before = signal.getsignal(signal.SIGCHLD)
+    watch = SignalWatch(("SIGUSR1",))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    watch.close()
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    SignalWatch(("SIGUSR1",)).close()
+    assert signal.getsignal(signal.SIGCHLD) == before
