@@ -20,6 +20,7 @@ from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.checkpointing.background import arena, saver
 from torchkeep.checkpointing.background.thread import Background
 from torchkeep.checkpointing.layout import read_state
+from torchkeep.checkpointing.preemption import SignalWatch
 from torchkeep.checkpointing.runs import folder as run_folder
 from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import EXIT_PREEMPTED, Preempted, SaveRefused, TrainingDiverged
