@@ -452,7 +452,7 @@ class Checkpointer:
 
     def _leave_if_workers_left(self, error: BaseException) -> None:
         """Save and end the program if a loader's workers ended by a signal that went to all."""
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker" in str(error):  # PyTorch's error has no kind of its own
             self._leave_if_asked()
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def computing_as_said(settings: Settings, device: torch.device) -> Iterator[None
 
 
 def _smaller(batch_size: int) -> str:
-    half = max(batch_size // 4, 1)
-    return f"--batch-size {half} --accumulate {-(-batch_size // half)}"
+    quarter = max(batch_size // 4, 1)
+    return f"--batch-size {quarter} --accumulate {-(-batch_size // quarter)}"
 
 
 def is_slow(precision: str, device: torch.device) -> bool:

@@ -170,8 +170,8 @@ class _Training:
             write_settings(self.folder, self.settings, identity)
             if not ckpt.num_steps:
                 forget_findings(self.folder)
-            if self.settings.check and not ckpt.num_steps:
-                self._found(check_up(self.prepared))
+                if self.settings.check:
+                    self._found(check_up(self.prepared))
             self._tell("begun", {})
             self.watch = self._watch()
             with self.times, self._log() as self.log:
