@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchkeep.checkpointing import Checkpointer, capture, restore
     from torchkeep.comparing import Difference, diff
     from torchkeep.converting import ConvertReport, convert
+    from torchkeep.exporting import Exported, export
     from torchkeep.identify import Inspection, Integrity, inspect, verify
     from torchkeep.identify.scan import Scanned, scan
     from torchkeep.loading import (
@@ -45,6 +46,8 @@ _HOMES = {
     "diff": "torchkeep.comparing",
     "ConvertReport": "torchkeep.converting",
     "convert": "torchkeep.converting",
+    "Exported": "torchkeep.exporting",
+    "export": "torchkeep.exporting",
     "Inspection": "torchkeep.identify",
     "Integrity": "torchkeep.identify",
     "inspect": "torchkeep.identify",
@@ -76,6 +79,7 @@ __all__ = [
     "ClassNames",
     "ConvertReport",
     "Difference",
+    "Exported",
     "Inspection",
     "Integrity",
     "Limits",
@@ -92,6 +96,7 @@ __all__ = [
     "convert",
     "diff",
     "evaluating",
+    "export",
     "inspect",
     "load",
     "load_into",

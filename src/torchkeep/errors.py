@@ -19,6 +19,7 @@
     ├── OutOfMemory                there is less than a training needs     exit code 1
     ├── MissingExtra               an optional dependency is not installed exit code 11
     ├── WrongArgument              a name, pattern or number fits nothing  exit code 12
+    ├── ExportRefused              a target can't hold this network        exit code 15
     └── ProofFailed                a claim was checked and is not true     exit code 1
 
 Exit code 2 is a wrong command line, 13 a scanned file that is not data-only, and 75 that of a run
@@ -239,6 +240,12 @@ class WrongArgument(TorchkeepError):
     """A call's argument is of no use: an unknown name, a pattern of nothing, an empty data set."""
 
     exit_code = 12
+
+
+class ExportRefused(TorchkeepError):
+    """A network can't be written for a target: an operator, a branch, a precision is not there."""
+
+    exit_code = 15
 
 
 class ProofFailed(TorchkeepError):

@@ -16,6 +16,7 @@ EXIT_FILE = 3
 EXIT_PLACE = 8
 EXIT_NOT_DATA_ONLY = 13
 EXIT_INCOMPLETE = 14
+EXIT_NOT_EXPORTED = 15
 EXIT_BUG = 70
 EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
@@ -37,6 +38,7 @@ EXIT_CODES = {
     12: "a call's argument fits nothing",
     EXIT_NOT_DATA_ONLY: "a scanned file is not data-only",
     EXIT_INCOMPLETE: "not all of it could be verified, and what was is whole",
+    EXIT_NOT_EXPORTED: "a network can't be written for a target",
     EXIT_BUG: "a bug in torchkeep",
     EXIT_OUTPUT: "the output can't be written",
     EXIT_PREEMPTED: "a training was asked to stop, and is saved",

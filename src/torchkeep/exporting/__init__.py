@@ -1,0 +1,63 @@
+"""Networks as deployment files, each proven by its own runtime before it has its name.
+
+export.py      the whole flow
+subjects.py    what is exported: a live module, a file, a run
+examples.py    what it is called with, and what may vary
+targets/       one file per kind of deployment file
+proof/         a written file run in a process of its own, and compared
+pixels.py      an image prepared without PyTorch, as whoever deploys the file does it
+publishing.py  the file takes its name, with what belongs to it
+report.py      what is told of all that
+
+The names are resolved when they are first used: the process that runs a written file imports this
+package, and no PyTorch unless the runtime is PyTorch's.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchkeep.exporting.export import export
+    from torchkeep.exporting.proof.parity import TOLERANCES, Comparison, Tolerance
+    from torchkeep.exporting.report import Exported
+    from torchkeep.exporting.subjects import Subject, open_subject
+    from torchkeep.exporting.targets import TARGETS, Onnx, Pt2, Target, TorchScript
+
+_HOMES = {
+    "TARGETS": "targets",
+    "TOLERANCES": "proof.parity",
+    "Comparison": "proof.parity",
+    "Exported": "report",
+    "Onnx": "targets",
+    "Pt2": "targets",
+    "Subject": "subjects",
+    "Target": "targets",
+    "Tolerance": "proof.parity",
+    "TorchScript": "targets",
+    "export": "export",
+    "open_subject": "subjects",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "TARGETS",
+    "TOLERANCES",
+    "Comparison",
+    "Exported",
+    "Onnx",
+    "Pt2",
+    "Subject",
+    "Target",
+    "Tolerance",
+    "TorchScript",
+    "export",
+    "open_subject",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'torchkeep.exporting' has no attribute {name!r}")
+    return getattr(import_module(f"torchkeep.exporting.{_HOMES[name]}"), name)

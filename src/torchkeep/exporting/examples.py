@@ -1,0 +1,317 @@
+"""What a network is called with, to be exported and proven: real inputs, or a stated substitute."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from torchkeep.errors import FileMissing, WrongArgument
+from torchkeep.exporting.subjects import Subject
+from torchkeep.loading import load
+from torchkeep.outputs import as_arguments, place_of
+from torchkeep.training.data import open_data, read_image, transform_of
+from torchkeep.wording import counted, printable
+
+NUM_IMAGES = 64
+"""How many images are taken of a folder: enough that every batch size meets others."""
+
+BATCH_SIZES = (1, 2, 7)
+"""What is proven where the batch may vary: the one that is often fixed by mistake, the one that was
+exported with, and one that nothing was made for."""
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Inputs of a network, many rows of each."""
+
+    args: tuple[torch.Tensor, ...]
+    """The inputs, each `[n, ...]`."""
+    names: tuple[str, ...]
+    """What the network calls them."""
+    described: str
+    """What they are, in words."""
+    is_real: bool
+    """Whether they are the user's own, and no substitute."""
+    pictures: tuple[Image.Image, ...] = ()
+    """The images that they were made of, in the same order."""
+
+    def rows(self, count: int, begin: int = 0) -> tuple[torch.Tensor, ...]:
+        """Return so many rows of each, from one on; they begin anew at the end."""
+        return tuple(
+            arg[[(begin + at) % len(arg) for at in range(count)]].contiguous() if arg.dim() else arg
+            for arg in self.args
+        )
+
+
+def read_examples(subject: Subject, example: Any = None, *, part: str = "val") -> Examples:
+    """Return what a network is called with.
+
+    Args:
+        subject: the network.
+        example: a tensor `[n, ...]`, a tuple of them, a dict of them by the network's own names; a
+            folder of images, an image, a data set that `torchkeep train` takes; or a file of
+            tensors (`.npy`, `.npz`, `.pt`, `.safetensors`). None takes random numbers of the shape
+            that is known for the network.
+        part: which part of a data set that is split is taken, `train` or `val`.
+
+    Raises:
+        WrongArgument: nothing tells what its inputs look like, or the example doesn't fit.
+        FileProblem: a file is missing or can't be read.
+    """
+    if example is None:
+        return _substitute(subject)
+    if not isinstance(example, str | os.PathLike):
+        return _of_tensors(subject, example, "tensors that were given")
+    path = Path(example)
+    if path.suffix in (".npy", ".npz", ".pt", ".pth", ".safetensors"):
+        return _of_tensors(subject, _tensors_in(path), printable(path.name))
+    return _of_pictures(subject, *_pictures_of(subject, os.fspath(example), part))
+
+
+def _substitute(subject: Subject) -> Examples:
+    recipe = subject.preprocessing
+    if recipe is None:
+        raise WrongArgument(
+            f"nothing tells what {subject.source} is called with",
+            advice="Give example=: a tensor, a tuple of them, or a file or folder (--example).",
+        )
+    generator = torch.Generator().manual_seed(0)
+    shape = (NUM_IMAGES // 4, recipe.num_channels, recipe.height, recipe.width)
+    numbers = torch.randn(shape, generator=generator)
+    return Examples(
+        (_as_model(numbers, subject),),
+        input_names(subject.model, 1),
+        f"{counted(len(numbers), 'image')} of random numbers, in place of real ones",
+        is_real=False,
+    )
+
+
+def _of_tensors(subject: Subject, example: Any, described: str) -> Examples:
+    args, kwargs = as_arguments(example)
+    ordered = _in_order(subject.model, args, kwargs)
+    if not ordered:
+        raise WrongArgument("the example is empty", advice="Give at least one tensor.")
+    for name, value in ordered.items():
+        if not isinstance(value, torch.Tensor):
+            raise WrongArgument(
+                f"the example's {name} is a {type(value).__name__}, and no tensor",
+                advice="A deployment file takes tensors alone. Wrap the network in a module that "
+                "fixes the rest.",
+            )
+    rows = {len(value) for value in ordered.values() if value.dim()}
+    described = f"{described}, {counted(max(rows, default=1), 'row')}"
+    values = tuple(value.detach().cpu() for value in ordered.values())
+    return Examples(values, tuple(ordered), described, is_real=True)
+
+
+def _in_order(
+    model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return inputs by the names that the network has for them, in its order.
+
+    Raises:
+        WrongArgument: it has no such inputs, or one between them was left out.
+    """
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise WrongArgument(
+            f"the example does not fit {type(model).__name__}.forward: {error}",
+            advice="Give a tensor, a tuple of them in its order, or a dict by its names.",
+        ) from None
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found |= {f"{name}_{at}": item for at, item in enumerate(value)}
+        elif kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+            raise WrongArgument(
+                f"{type(model).__name__}.forward takes {name} by its name alone",
+                advice="Wrap it in a module whose forward takes it in an order.",
+            )
+        else:
+            found[name] = value
+    before = list(bound.signature.parameters)[: len(found)]
+    if kwargs and list(found) != before:
+        raise WrongArgument(
+            f"the example gives {', '.join(found)}, and {type(model).__name__}.forward has "
+            f"{', '.join(before)} in this order",
+            advice="Give all of them up to the last, or wrap the network in a module.",
+        )
+    return found
+
+
+def input_names(model: torch.nn.Module, count: int) -> tuple[str, ...]:
+    """Return what a network calls its first inputs."""
+    names = [
+        name
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return tuple(names[at] if at < len(names) else f"input_{at}" for at in range(count))
+
+
+def _tensors_in(path: Path) -> Any:
+    if not path.is_file():
+        raise FileMissing("there is no such file", advice="Check the path.", path=path)
+    if path.suffix not in (".npy", ".npz"):
+        return load(path)
+    import numpy as np
+
+    found = np.load(path, allow_pickle=False)
+    if path.suffix == ".npy":
+        return torch.from_numpy(found)
+    return {name: torch.from_numpy(found[name]) for name in found.files}
+
+
+def _pictures_of(subject: Subject, source: str, part: str) -> tuple[list[Any], str]:
+    """Return images, or tensors that are ready, from all over a source; and what they are."""
+    path = Path(source)
+    if path.is_file():
+        return [read_image(path)], f"the image {printable(path.name)}"
+    if path.is_dir():
+        loose = sorted(each for each in path.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES)
+        if loose:
+            chosen = _spread(loose)
+            return [read_image(each) for each in chosen], _told(len(chosen), source)
+    samples: Any = getattr(open_data(source, classes=subject.classes or None), part)
+    chosen = [samples[at][0] for at in _spread(range(len(samples)))]
+    return chosen, _told(len(chosen), source)
+
+
+def _told(count: int, source: str) -> str:
+    return f"{counted(count, 'image')} of {printable(source)}"
+
+
+def _spread(items: Sequence[Any]) -> list[Any]:
+    """Return up to `NUM_IMAGES` items, from all over: folders have their classes one by one."""
+    count = min(len(items), NUM_IMAGES)
+    return [items[at * len(items) // count] for at in range(count)]
+
+
+def _of_pictures(subject: Subject, pictures: list[Any], described: str) -> Examples:
+    recipe = subject.preprocessing
+    ready = isinstance(pictures[0], torch.Tensor)
+    if recipe is None and not ready:
+        raise WrongArgument(
+            f"nothing tells how images are prepared for {subject.source}",
+            advice="Give tensors instead: an .npy or .safetensors file (--example).",
+        )
+    if ready:
+        batch, pictures = torch.stack(pictures), []
+    else:
+        assert recipe is not None  # noqa: S101 (just looked at)
+        transform = transform_of(recipe)
+        batch = torch.stack([transform(picture) for picture in pictures])
+    names = input_names(subject.model, 1)
+    return Examples((_as_model(batch, subject),), names, described, True, tuple(pictures))
+
+
+def _as_model(batch: torch.Tensor, subject: Subject) -> torch.Tensor:
+    return batch.to(place_of(subject.model)[1])
+
+
+# --- What may vary -----------------------------------------------------------------------------
+
+DYNAMICS = ("batch", "sizes", "none")
+Dynamic = str | Mapping[str, Mapping[int, str]]
+"""One of `DYNAMICS`, or by input which dimensions may vary and what they are called."""
+
+
+def dynamic_dims(examples: Examples, dynamic: Dynamic) -> tuple[Mapping[int, str], ...]:
+    """Return by input which dimensions may vary, and their names.
+
+    Args:
+        examples: the inputs.
+        dynamic: `batch` for the first dimension, `sizes` for an image's height and width as well,
+            `none`, or what is written out.
+
+    Raises:
+        WrongArgument: it is none of these, or names what is not there.
+    """
+    if not isinstance(dynamic, str):
+        return _written_out(examples, dynamic)
+    if dynamic not in DYNAMICS:
+        raise WrongArgument(
+            f"nothing is dynamic in the way of {dynamic!r}",
+            advice=f"Choose one of {', '.join(DYNAMICS)}.",
+        )
+    found: list[Mapping[int, str]] = []
+    for arg in examples.args:
+        dims = {0: "batch"} if dynamic != "none" and arg.dim() else {}
+        if dynamic == "sizes" and arg.dim() == 4:
+            dims |= {2: "height", 3: "width"}
+        found.append(dims)
+    if dynamic == "sizes" and not any(2 in dims for dims in found):
+        raise WrongArgument("no input is an image, [n, channels, height, width]")
+    return tuple(found)
+
+
+def _written_out(
+    examples: Examples, dynamic: Mapping[str, Mapping[int, str]]
+) -> tuple[Mapping[int, str], ...]:
+    for name, dims in dynamic.items():
+        if name not in examples.names:
+            raise WrongArgument(
+                f"there is no input {name!r}", advice=f"There are {', '.join(examples.names)}."
+            )
+        arg = examples.args[examples.names.index(name)]
+        for at in dims:
+            if not 0 <= at < arg.dim():
+                raise WrongArgument(f"{name} has dimensions 0 to {arg.dim() - 1}, and no {at}")
+    return tuple(dict(dynamic.get(name, {})) for name in examples.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Inputs that the original and the file are run on."""
+
+    name: str
+    """What they are, such as `batch 2`."""
+    args: tuple[torch.Tensor, ...]
+    """The inputs."""
+
+
+def cases_of(examples: Examples, dims: Sequence[Mapping[int, str]]) -> list[Case]:
+    """Return what a file is to be proven with, by what may vary in it."""
+    if not any(0 in each for each in dims):
+        size = batch_size_of(examples, dims)
+        return [
+            Case(f"batch {size}, rows from {begin + 1}", examples.rows(size, begin))
+            for begin in range(0, min(len(examples.args[0]), 3 * size), size)
+        ]
+    begins = [sum(BATCH_SIZES[:at]) for at in range(len(BATCH_SIZES))]
+    found = [
+        Case(f"batch {size}", examples.rows(size, begin))
+        for size, begin in zip(BATCH_SIZES, begins, strict=True)
+    ]
+    if any(2 in each for each in dims):
+        args = tuple(map(_resized, examples.rows(2), dims))
+        height, width = next(x.shape[2:] for x, each in zip(args, dims, strict=True) if 2 in each)
+        found.append(Case(f"batch 2, {height} x {width}", args))
+    return found
+
+
+def batch_size_of(examples: Examples, dims: Sequence[Mapping[int, str]]) -> int:
+    """Return the rows that a file is written with: two where it may vary, since one is special."""
+    if any(0 in each for each in dims):
+        return 2
+    return 1 if examples.pictures or not examples.is_real else len(examples.args[0])
+
+
+def _resized(arg: torch.Tensor, dims: Mapping[int, str]) -> torch.Tensor:
+    """Return images of another size, and another shape: height and width may be mixed up."""
+    if 2 not in dims:
+        return arg
+    height, width = arg.shape[2] + 32, arg.shape[3] + 64
+    return functional.interpolate(arg, (height, width), mode="bilinear", align_corners=False)

@@ -1,0 +1,234 @@
+"""The whole flow: a network to a deployment file that is proven, or to none.
+
+1. The original runs on real inputs, in evaluation mode.
+2. The target writes the file into a folder of its own, beside the place where it is to be.
+3. A process that has only the file runs it (`proof.session`), on the same inputs.
+4. The outputs are compared, what the file says of itself is used and compared, and both are timed.
+5. The file takes its name. If anything is not as it has to be, there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torchkeep
+from torchkeep.errors import ExportRefused, MissingExtra, SaveRefused, WrongArgument
+from torchkeep.exporting.examples import (
+    Dynamic,
+    Examples,
+    batch_size_of,
+    dynamic_dims,
+    read_examples,
+)
+from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
+from torchkeep.exporting.proving import Proof, prove_file
+from torchkeep.exporting.publishing import published, staging_folder
+from torchkeep.exporting.report import Exported, WrittenFile
+from torchkeep.exporting.subjects import Subject, open_subject
+from torchkeep.exporting.targets import TARGETS, Program, Target
+from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
+from torchkeep.modes import evaluating
+from torchkeep.outputs import named_tensors
+from torchkeep.wording import printable
+
+Notify = Callable[[str], object]
+"""Is told what is being done, in a few words."""
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    target: str | Target | None = None,
+    example: Any = None,
+    data: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
+    dynamic: Dynamic = "batch",
+    tolerance: Tolerance | None = None,
+    overwrite: bool = False,
+    notify: Notify = lambda _: None,
+) -> Exported:
+    """Write a network as a deployment file, and prove it.
+
+    Args:
+        model: a live module, a run's folder, a file, or what `open_subject` returned.
+        path: the file; its folder must exist. `<path>.json` with the proof is written beside it.
+        target: `onnx`, `pt2`, `torchscript`, ..., or one with options, such as `Onnx(opset=20)`.
+            None for what the path's suffix says.
+        example: inputs to prove it with: see `read_examples`.
+        data: validation data, as `torchkeep train` takes them: accuracy before and after.
+        calibration: inputs from which a quantized file learns the ranges of its activations, given
+            as `example` is; by default the images that the network was to be trained on in `data`,
+            or the example.
+        dynamic: what may vary: see `dynamic_dims`.
+        tolerance: how far the file may be from the original; by default what is usual for the
+            precision (`TOLERANCES`).
+        overwrite: replace what is there.
+        notify: is told what is being done.
+
+    Raises:
+        ExportRefused: the target can't hold the network.
+        ProofFailed: the file does not do what the original does. There is no file then.
+        SaveRefused: the place is taken, or the system refuses.
+        MissingExtra: what the target needs is not installed.
+        WrongArgument: an argument fits nothing.
+        FileProblem: a file is missing or can't be read.
+    """
+    begin = time.monotonic()
+    final = Path(path)
+    chosen = chosen_target(target, final)
+    _require(chosen)
+    if final.exists() and not overwrite:
+        raise SaveRefused(
+            f"{printable(str(final))}: there is something already",
+            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+        )
+    notify("reading the network")
+    subject = open_subject(model)
+    examples = read_examples(subject, example if example is not None else data)
+    allowed = tolerance or TOLERANCES[chosen.precision]
+    with evaluating(subject.model), staging_folder(final) as folder:
+        program = _program(subject, examples, dynamic)
+        if chosen.precision.startswith("int8"):
+            program = replace(
+                program, calibration=_calibration(subject, examples, calibration, data)
+            )
+        notify(f"writing {chosen.name}")
+        chosen.write(program, folder / final.name)
+        proof = prove_file(
+            folder / final.name,
+            chosen.name,
+            subject,
+            examples,
+            program.dynamic,
+            allowed=allowed,
+            data=data,
+            notify=notify,
+        )
+        report = _report(final, folder, chosen, subject, examples, proof, allowed, begin)
+        published(folder, final, report, overwrite=overwrite)
+    return report
+
+
+def chosen_target(target: str | Target | None, path: Path) -> Target:
+    """Return the target that is meant, by its name or by the file's suffix.
+
+    Raises:
+        WrongArgument: there is none of that name, or the suffix tells none.
+    """
+    if target is not None and not isinstance(target, str):
+        return target
+    for each in TARGETS:
+        if target == each.name or (target is None and path.name.endswith(each.suffixes)):
+            return each()
+    names = ", ".join(each.name for each in TARGETS)
+    what = f"called {target!r}" if target else f"whose files are called like {path.name}"
+    raise WrongArgument(f"there is no target {printable(what)}", advice=f"Choose one of {names}.")
+
+
+def _require(target: Target) -> None:
+    missing = [name for name in target.modules if find_spec(name) is None]
+    if missing:
+        extra = getattr(target, "extra", "export")
+        raise MissingExtra.for_modules(f"the target {target.name}", missing, extra)
+
+
+def _program(subject: Subject, examples: Examples, dynamic: Dynamic) -> Program:
+    dims = dynamic_dims(examples, dynamic)
+    args = examples.rows(batch_size_of(examples, dims))
+    with torch.no_grad():
+        try:
+            output = subject.model(*args)
+        except Exception as error:  # the network is the caller's, and raises anything
+            shapes = ", ".join(str(list(arg.shape)) for arg in args)
+            raise WrongArgument(
+                f"the network can't be run on the example, {shapes}: "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                advice="Give an example of the shapes that it takes.",
+            ) from error
+    names = tuple(name or "output" for name, _ in named_tensors(output))
+    if not names:
+        raise ExportRefused("the network returns no tensor", advice="Wrap it so that it does.")
+    return Program(subject.model, args, examples.names, names, dims, _texts(subject))
+
+
+def _calibration(
+    subject: Subject, examples: Examples, calibration: Any, data: Any
+) -> list[tuple[torch.Tensor, ...]]:
+    """Return real inputs, in batches of one: a runtime may know that size alone while it counts."""
+    if calibration is not None:
+        examples = read_examples(subject, calibration, part="train")
+    elif data is not None:
+        examples = read_examples(subject, data, part="train")
+    return [examples.rows(1, at) for at in range(len(examples.args[0]))]
+
+
+def _texts(subject: Subject) -> dict[str, str]:
+    """Return what a file says of itself: the same names as in the files of `torchkeep train`."""
+    texts = {"source": subject.source, "torchkeep": torchkeep.__version__}
+    if subject.arch:
+        texts["arch"] = subject.arch
+    if subject.classes:
+        texts["classes"] = json.dumps(list(subject.classes))
+    if subject.preprocessing is not None:
+        texts["preprocessing"] = json.dumps(subject.preprocessing.to_json())
+    return texts
+
+
+def _report(
+    final: Path,
+    folder: Path,
+    target: Target,
+    subject: Subject,
+    examples: Examples,
+    proof: Proof,
+    allowed: Tolerance,
+    begin: float,
+) -> Exported:
+    tensors = [*subject.model.parameters(), *subject.model.buffers()]
+    options = {key: getattr(target, key) for key in target.__dataclass_fields__}
+    return Exported(
+        path=final,
+        target=target.name,
+        options=options,
+        source=subject.source,
+        example=examples.described,
+        is_real=examples.is_real,
+        files=tuple(_described(each) for each in sorted(folder.iterdir())),
+        original_nbytes=sum(tensor.nbytes for tensor in tensors),
+        inputs=proof.inputs,
+        tolerance=allowed,
+        comparisons=proof.comparisons,
+        names_checked=proof.names_checked,
+        speeds=proof.speeds,
+        accuracy=proof.accuracy,
+        versions=_versions(target),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _described(path: Path) -> WrittenFile:
+    with InputFile(path) as file:
+        starts = range(0, file.nbytes, CHUNK_NBYTES)
+        pieces = (file.read_at(at, min(CHUNK_NBYTES, file.nbytes - at)) for at in starts)
+        return WrittenFile(path.name, file.nbytes, digest_of_pieces(pieces))
+
+
+def _versions(target: Target) -> dict[str, str]:
+    found = {"python": platform.python_version(), "torchkeep": torchkeep.__version__}
+    for name in ("torch", *target.modules):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,55 @@
+"""A recipe from an image to a network's input, carried out without PyTorch.
+
+`training.data.transforms` does the same with torchvision, to the bit: both have Pillow scale, since
+no two libraries scale images quite alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def prepared(picture: Image.Image, recipe: Mapping[str, Any]) -> Any:
+    """Return a float32 array `[channels, height, width]` of an image.
+
+    Args:
+        picture: in RGB, or grey.
+        recipe: as `Preprocessing.to_json` gives it.
+    """
+    if len(recipe["mean"]) == 1:
+        picture = picture.convert("L")
+    elif picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    height, width, how = recipe["height"], recipe["width"], _RESAMPLING[recipe["interpolation"]]
+    if recipe["resize"] is None:
+        picture = picture.resize((width, height), how)
+    else:
+        picture = _middle(_shorter_side(picture, recipe["resize"], how), height, width)
+    values = np.asarray(picture, np.float32) / np.float32(255)
+    values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    mean, std = (np.array(recipe[key], np.float32)[:, None, None] for key in ("mean", "std"))
+    return (values - mean) / std
+
+
+def _shorter_side(picture: Image.Image, side: int, how: Image.Resampling) -> Image.Image:
+    width, height = picture.size
+    if width <= height:
+        return picture.resize((side, int(side * height / width)), how)
+    return picture.resize((int(side * width / height), side), how)
+
+
+def _middle(picture: Image.Image, height: int, width: int) -> Image.Image:
+    left = round((picture.width - width) / 2)
+    top = round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))

@@ -1,0 +1,74 @@
+"""The process that runs a written file: it has the file and its runtime, and nothing else.
+
+    python -m torchkeep.exporting.proof.child TARGET FILE THREADS
+
+It answers one message after the other on its standard output: `run` gives the outputs of arrays,
+`time` the seconds that each of so many calls took, `layers` the outputs of the layers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+from torchkeep.exporting.proof.wire import receive, send
+from torchkeep.exporting.targets.target import Opened
+
+
+def main(target: str, path: str, threads: str) -> None:
+    """Open the file, and answer until nobody asks any more."""
+    # What a runtime prints goes to standard error, so that no answer is broken by it.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        module = import_module(f"torchkeep.exporting.targets.{target}")
+        opened: Opened = module.open_file(Path(path), threads=int(threads))
+    except Exception as error:  # the runtime's, of any kind
+        send(answers, {"error": _said(error)})
+        return
+    ports = [[port.name, port.dtype, list(port.shape)] for port in opened.inputs]
+    texts = None if opened.texts is None else dict(opened.texts)
+    send(answers, {"inputs": ports, "texts": texts, "has_layers": opened.layers is not None})
+    while True:
+        try:
+            question, arrays = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        _answer(answers, opened, question, arrays)
+
+
+def _answer(
+    answers: IO[bytes], opened: Opened, question: dict[str, Any], arrays: list[Any]
+) -> None:
+    try:
+        if question["do"] == "run":
+            send(answers, {}, opened.run(arrays))
+        elif question["do"] == "time":
+            send(answers, {"seconds": list(_seconds(opened, arrays, question["calls"]))})
+        else:
+            assert opened.layers is not None  # noqa: S101 (the caller was told)
+            found = opened.layers(arrays)
+            send(answers, {"names": list(found)}, list(found.values()))
+    except Exception as error:  # the runtime's, of any kind
+        send(answers, {"error": _said(error)})
+
+
+def _seconds(opened: Opened, arrays: list[Any], calls: int) -> list[float]:
+    found = []
+    for _ in range(calls):
+        begin = time.perf_counter()
+        opened.run(arrays)
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

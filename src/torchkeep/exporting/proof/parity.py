@@ -1,0 +1,149 @@
+"""What a written file gives, compared with what the original gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from torchkeep.errors import WrongArgument
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a file may be from the original."""
+
+    rtol: float
+    """The largest difference of two elements, as a share of the output's largest value."""
+    cosine: float
+    """The least cosine of the angle between the outputs as vectors."""
+    agreement: float
+    """The least share of the samples whose highest output is the same."""
+    accuracy_drop: float
+    """What accuracy may be lost on validation data, as a share: 0.01 is one point."""
+
+    def __post_init__(self) -> None:
+        if not self.rtol >= 0:
+            raise WrongArgument(f"rtol is {self.rtol}, and has to be at least 0")
+        for name in ("cosine", "agreement", "accuracy_drop"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise WrongArgument(f"{name} is {value}, and has to be from 0 to 1")
+
+
+TOLERANCES = {
+    "float32": Tolerance(1e-4, 0.99999, 1.0, 0.0),
+    "float16": Tolerance(2e-2, 0.999, 0.97, 0.005),
+    "bfloat16": Tolerance(1e-1, 0.99, 0.95, 0.01),
+    "int8": Tolerance(0.5, 0.95, 0.9, 0.01),
+    "int8-dynamic": Tolerance(0.5, 0.95, 0.9, 0.01),
+}
+"""By precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How one output of one case compares."""
+
+    case: str
+    """What was run, such as `batch 2`."""
+    output: str
+    """The name of the output."""
+    largest: float
+    """The largest difference of two elements; infinite if the shapes differ."""
+    mean: float
+    """The mean difference."""
+    scale: float
+    """The largest absolute value of the original's."""
+    cosine: float
+    """The cosine of the angle between both."""
+    agreement: float | None
+    """The share of samples whose highest output is the same; None for what is no prediction."""
+    problem: str
+    """What is not as it has to be; empty if it is."""
+
+    @property
+    def relative(self) -> float:
+        """The largest difference in relation to the largest value."""
+        if not self.scale:
+            return math.inf if self.largest else 0.0
+        return self.largest / self.scale
+
+
+def compare(case: str, output: str, expected: Any, found: Any, allowed: Tolerance) -> Comparison:
+    """Return how an array compares with the expected one.
+
+    Args:
+        case: what was run.
+        output: its name.
+        expected: the original's array.
+        found: the file's.
+        allowed: how far it may be.
+    """
+    if expected.shape != found.shape:
+        shapes = f"its shape is {list(found.shape)}, and {list(expected.shape)} was expected"
+        return Comparison(case, output, math.inf, math.inf, 0.0, 0.0, None, shapes)
+    one, two = expected.astype(np.float64), found.astype(np.float64)
+    gaps = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.abs(one - two))
+    gaps = np.nan_to_num(gaps, nan=np.inf, posinf=np.inf)
+    finite = np.abs(one)[np.isfinite(one)]
+    result = Comparison(
+        case,
+        output,
+        largest=float(gaps.max(initial=0.0)),
+        mean=float(gaps.mean()) if gaps.size else 0.0,
+        scale=float(finite.max(initial=0.0)),
+        cosine=_cosine(one, two),
+        agreement=_agreement(expected, one, two, allowed.rtol),
+        problem="",
+    )
+    return _judged(result, is_exact=expected.dtype.kind not in "fc", allowed=allowed)
+
+
+def _judged(result: Comparison, *, is_exact: bool, allowed: Tolerance) -> Comparison:
+    most = 0.0 if is_exact else allowed.rtol * result.scale + 1e-8
+    problem = ""
+    if not result.largest <= most:
+        problem = (
+            f"it differs by up to {result.largest:.2g}, {result.relative:.2g} of its largest "
+            f"value, and {most:.2g} is allowed"
+        )
+    elif result.cosine < allowed.cosine:
+        problem = f"its cosine is {result.cosine:.6f}, and {allowed.cosine:g} is the least"
+    elif result.agreement is not None and result.agreement < allowed.agreement:
+        problem = (
+            f"{result.agreement:.1%} of the predictions agree, and {allowed.agreement:.1%} is the "
+            "least"
+        )
+    return replace(result, problem=problem)
+
+
+def _cosine(one: Any, two: Any) -> float:
+    # By the largest value first: squares of large numbers overflow, of small ones vanish.
+    one, two = _scaled(one), _scaled(two)
+    norms = float(np.linalg.norm(one) * np.linalg.norm(two))
+    if norms == 0:
+        return 1.0 if np.array_equal(one, two) else 0.0
+    value = float(one.ravel() @ two.ravel()) / norms
+    return value if math.isfinite(value) else 0.0
+
+
+def _scaled(values: Any) -> Any:
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return np.nan_to_num(values) / largest if largest else values
+
+
+def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:
+    """Compare predictions, along the last of two dimensions, or the second of more.
+
+    Where the original's two highest are nearer to each other than what is allowed, either is right.
+    """
+    if expected.ndim < 2 or expected.dtype.kind != "f" or expected.shape[1] < 2 or not one.size:
+        return None
+    chosen = two.argmax(axis=1)
+    best = one.max(axis=1)
+    of_chosen = np.take_along_axis(one, np.expand_dims(chosen, 1), 1).squeeze(1)
+    slack = rtol * np.abs(one).max() if rtol < 0.01 else 0.0
+    return float((best - of_chosen <= slack).mean())

@@ -1,0 +1,127 @@
+"""What is exported: a live module, or the network in a file or a run."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from torchkeep.errors import FileMissing, WrongArgument
+from torchkeep.identify import inspect
+from torchkeep.loading import load_into, load_model
+from torchkeep.networks import build
+from torchkeep.outputs import place_of
+from torchkeep.saving.modules import unwrapped
+from torchkeep.training.classifier import load_classifier, read_card
+from torchkeep.training.data import Preprocessing
+from torchkeep.training.pretrained import usual_preprocessing
+from torchkeep.wording import printable
+
+_RUN_FILES = ("best.safetensors", "last.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network that is to be exported, and what is known of it."""
+
+    model: nn.Module
+    """The network, on the CPU."""
+    source: str
+    """Where it comes from, in words: a file's name, or the class of a live module."""
+    arch: str | None = None
+    """The network's name, if it has one."""
+    classes: tuple[str, ...] = ()
+    """What its outputs stand for, if that is known."""
+    preprocessing: Preprocessing | None = None
+    """What an image goes through first, if it takes images."""
+    is_recipe_told: bool = False
+    """Whether the preprocessing is the file's own; it is the usual one of the network otherwise."""
+    run: Path | None = None
+    """The training run that it is of."""
+
+
+def open_subject(
+    model: nn.Module | str | os.PathLike[str] | Subject,
+    *,
+    arch: str | None = None,
+    num_classes: int | None = None,
+    input_channels: int | None = None,
+    select: str = "auto",
+    trust: str | tuple[str, ...] = (),
+) -> Subject:
+    """Return what is to be exported.
+
+    Args:
+        model: a live module, wrapped or not; a run's folder; a file that `torchkeep train` has
+            written; a whole model; or the file of weights of a network that is named by `arch`, or
+            recognised.
+        arch: the network's name: see `torchkeep.networks.build`.
+        num_classes: the classes of a network by its name.
+        input_channels: its input channels.
+        select: which state dict, or model, of a file with several.
+        trust: packages whose classes a whole model may be made of: see `torchkeep.load_model`.
+
+    Raises:
+        WrongArgument: nothing tells what the network is.
+        FileProblem: the file is missing, damaged, or of no readable kind.
+        LoadMismatch: its weights are not of that network.
+    """
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, nn.Module):
+        inner = unwrapped(model)
+        return Subject(_on_cpu(inner), f"a live {type(inner).__name__}")
+    path = Path(model)
+    run = path if path.is_dir() else path.parent if _is_run(path.parent) else None
+    file = _best_of(path) if path.is_dir() else path
+    card = read_card(file)
+    if card is not None:
+        network, card = load_classifier(file, arch=arch)
+        return Subject(network, file.name, card.arch, card.classes, card.preprocessing, True, run)
+    if arch is None and _is_whole(file):
+        return Subject(load_model(file, select=select, trust=trust).eval(), file.name, run=run)
+    if arch is None:
+        arch, told = _recognised(file)
+        num_classes = num_classes or told
+    network = build(arch, num_classes=num_classes, input_channels=input_channels)
+    load_into(network, file, select=select)
+    recipe = usual_preprocessing(arch)
+    return Subject(network.eval(), file.name, arch, (), recipe, False, run)
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """Return a model on the CPU: itself, or a copy of one that is elsewhere."""
+    device, _ = place_of(model)
+    return model if device.type == "cpu" else copy.deepcopy(model).cpu()
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "settings.json").is_file()
+
+
+def _best_of(run: Path) -> Path:
+    for name in _RUN_FILES:
+        if (run / name).is_file():
+            return run / name
+    raise FileMissing(
+        f"there is no {' and no '.join(_RUN_FILES)} in it",
+        advice="Name the model's file, or a folder that torchkeep train has written.",
+        path=run,
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    return inspect(path).role == "module"
+
+
+def _recognised(path: Path) -> tuple[str, int | None]:
+    found = inspect(path).architecture
+    if not found:
+        raise WrongArgument(
+            f"{printable(str(path))}: its names and shapes fit no network of torchvision or timm",
+            advice="Name the network with arch='module:callable' (--arch).",
+        )
+    return found[0].name, found[0].num_classes

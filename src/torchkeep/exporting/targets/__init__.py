@@ -1,0 +1,25 @@
+"""The targets of `torchkeep.export`: one file each.
+
+target.py       what a target is
+graphs.py       a network as a graph of torch.export, which several targets start from
+torchscript.py  TorchScript, by trace and by script
+pt2.py          torch.export's own file, and its compiled form
+onnx.py         ONNX
+openvino.py     OpenVINO's intermediate representation
+executorch.py   ExecuTorch
+
+To add one: write a file with a dataclass and `open_file`, add the class to `TARGETS`, a sample to
+tests/exporting/samples.py, and a row to docs/exporting.md.
+"""
+
+from __future__ import annotations
+
+from torchkeep.exporting.targets.onnx import Onnx
+from torchkeep.exporting.targets.pt2 import Pt2
+from torchkeep.exporting.targets.target import Arrays, Opened, Port, Program, Target
+from torchkeep.exporting.targets.torchscript import TorchScript
+
+TARGETS: tuple[type[Target], ...] = (Onnx, Pt2, TorchScript)
+"""Every target, in the order in which people are told of them."""
+
+__all__ = ["TARGETS", "Arrays", "Onnx", "Opened", "Port", "Program", "Pt2", "Target", "TorchScript"]

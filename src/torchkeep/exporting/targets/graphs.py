@@ -1,0 +1,81 @@
+"""A network as a graph of torch.export, which several targets start from."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torchkeep.errors import ExportRefused
+from torchkeep.exporting.targets.target import Program
+from torchkeep.wording import shortened
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def graph_of(program: Program) -> ExportedProgram:
+    """Return a network as a graph.
+
+    Dimensions that may vary are asked for as such, so that one which the network fixes is an error
+    and no silent constant.
+
+    Raises:
+        ExportRefused: it has what torch.export can't follow, or fixes a dimension.
+    """
+    import torch
+
+    dim = torch.export.Dim
+    shapes = tuple(dict.fromkeys(dims, dim.DYNAMIC) for dims in program.dynamic)
+    how: dict[str, Any] = {"dynamic_shapes": shapes if any(shapes) else None}
+    with quietly():
+        try:
+            return torch.export.export(program.model, program.args, strict=False, **how)
+        except Exception as error:  # the network's own code runs, and raises anything
+            first = error
+        # What runs the network's Python sees less than what reads its bytecode, and the other way.
+        try:
+            return torch.export.export(program.model, program.args, strict=True, **how)
+        except Exception:
+            raise _refusal(program, first) from first
+
+
+def _refusal(program: Program, error: Exception) -> ExportRefused:
+    text = str(error)
+    if any(program.dynamic) and ("Constraints violated" in text or "specialized" in text):
+        names = sorted({name for dims in program.dynamic for name in dims.values()})
+        return ExportRefused(
+            f"the network takes one size alone where it was to take any ({', '.join(names)}): "
+            f"{first_line(text)}",
+            advice="Export it for that size: dynamic='none' (--dynamic none), or 'batch' if other "
+            "image sizes were asked for.",
+        )
+    return ExportRefused(
+        f"torch.export can't follow the network ({type(error).__name__}: {first_line(text)})",
+        advice="Branches that depend on values are written with torch.cond or torch.where; "
+        "TorchScript by script (--to torchscript --by script) takes some that a graph can't.",
+    )
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a message that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return shortened(lines[0] if lines else "no message", 300)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what exporters say of themselves off the screen; what matters raises.
+
+    torch.jit tells that it is deprecated at every call: the documentation says so once.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

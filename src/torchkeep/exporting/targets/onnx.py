@@ -1,0 +1,141 @@
+"""ONNX: a graph that most runtimes and clouds read, without PyTorch.
+
+It is made by PyTorch's exporter on torch.export. Weights are in the file itself up to 1.5 GB, and
+beside it in `<name>.data` above, or if asked for: a file of ONNX can't be larger than 2 GB.
+
+Source: https://onnx.ai/onnx/repo-docs/IR.html and `torch/onnx/_internal/exporter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torchkeep.errors import ExportRefused
+from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.target import (
+    Arrays,
+    Opened,
+    Port,
+    Program,
+    check_precision,
+)
+
+LARGEST_INLINE_NBYTES = 1_500_000_000
+"""Of weights within the file: protobuf takes 2 GiB in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onnx:
+    """An `.onnx` file."""
+
+    name: ClassVar[str] = "onnx"
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+
+    precision: str = "float32"
+    """What is computed in."""
+    opset: int | None = None
+    """The version of ONNX's operators, from 18 on; None for the exporter's own choice."""
+    external_data: bool = False
+    """Whether the weights are in a file beside it whatever their size is."""
+
+    def __post_init__(self) -> None:
+        check_precision(self)
+
+    def write(self, program: Program, path: Path) -> None:
+        """Write the file: see `Target.write`."""
+        import torch
+
+        graph = graph_of(program)
+        with quietly():
+            try:
+                made = torch.onnx.export(
+                    graph,
+                    (),
+                    dynamo=True,
+                    opset_version=self.opset,
+                    input_names=list(program.names),
+                    output_names=list(program.outputs),
+                    verbose=False,
+                )
+            except Exception as error:  # the exporter's own, of many kinds
+                raise ExportRefused(
+                    f"ONNX has nothing for a part of the network: {first_line(_cause(error))}",
+                    advice="A newer opset may have it (--opset), or another target.",
+                ) from error
+        assert made is not None  # noqa: S101 (it is None only with a file's name given)
+        model = made.model
+        _name_dimensions(model, program)
+        model.metadata_props.update(program.texts)
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        made.save(str(path), external_data=self.external_data or nbytes > LARGEST_INLINE_NBYTES)
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def _name_dimensions(model: Any, program: Program) -> None:
+    """Call the dimensions that may vary by their names, instead of `s77`."""
+    import onnx_ir
+
+    names: dict[str, str] = {}
+    for value, dims in zip(model.graph.inputs, program.dynamic, strict=True):
+        for at, name in dims.items():
+            symbol = value.shape[at]
+            if not isinstance(symbol, onnx_ir.SymbolicDim):
+                raise ExportRefused(
+                    f"dimension {at} of {value.name} was to take any size, and the file has it "
+                    f"fixed at {symbol}",
+                    advice="Export it for one size (--dynamic none), or mend the network.",
+                )
+            names[str(symbol.value)] = name
+    for value in _values(model.graph):
+        if value.shape is None:
+            continue
+        value.shape = onnx_ir.Shape(
+            [
+                names.get(str(dim.value), dim.value)
+                if isinstance(dim, onnx_ir.SymbolicDim)
+                else dim
+                for dim in value.shape
+            ]
+        )
+
+
+def _values(graph: Any) -> list[Any]:
+    made = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *made]
+
+
+def open_file(path: Path, *, threads: int) -> Opened:
+    """Return an ONNX file, opened by onnxruntime on the CPU."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+
+    def run(arrays: Arrays) -> Arrays:
+        found: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return [array.astype("float32") if array.dtype == "float16" else array for array in found]
+
+    texts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    return Opened(run, tuple(map(_port, session.get_inputs())), texts)
+
+
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+def _port(port: Any) -> Port:
+    dtype = _DTYPES.get(port.type, port.type.removeprefix("tensor(").removesuffix(")"))
+    return Port(port.name, dtype, tuple(port.shape))

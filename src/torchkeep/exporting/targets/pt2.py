@@ -1,0 +1,81 @@
+"""torch.export's own file, `.pt2`: a graph and its weights, run by PyTorch without the classes.
+
+With `compile` it is machine code made ahead of time by AOTInductor: faster to start and to run, for
+this kind of processor alone. PyTorch promises to read a `.pt2` of an older release in general, and
+not of every one: keep the weights as well.
+
+Source: https://docs.pytorch.org/docs/stable/export.html and `torch.compiler_aot_inductor`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torchkeep.errors import ExportRefused
+from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.target import Opened, Program, check_precision
+
+
+@dataclass(frozen=True, slots=True)
+class Pt2:
+    """A `.pt2` file."""
+
+    name: ClassVar[str] = "pt2"
+    suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
+    modules: ClassVar[tuple[str, ...]] = ("torch",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+
+    precision: str = "float32"
+    """What is computed in."""
+    compile: bool = False
+    """Whether to compile it ahead of time, for which a C++ compiler must be there."""
+
+    def __post_init__(self) -> None:
+        check_precision(self)
+
+    def write(self, program: Program, path: Path) -> None:
+        """Write the file: see `Target.write`."""
+        import torch
+
+        graph = graph_of(program)
+        with quietly():
+            if not self.compile:
+                torch.export.save(graph, path, extra_files=dict(program.texts))
+                return
+            try:
+                torch._inductor.aoti_compile_and_package(graph, package_path=str(path))
+            except Exception as error:  # the compiler's and its own
+                raise ExportRefused(
+                    f"it can't be compiled ({type(error).__name__}: {first_line(str(error))})",
+                    advice="Is a C++ compiler installed? Without --compile none is needed.",
+                ) from error
+
+
+def open_file(path: Path, *, threads: int) -> Opened:
+    """Return a `.pt2` file, opened by PyTorch."""
+    import torch
+
+    from torchkeep.exporting.targets.arrays import running
+
+    torch.set_num_threads(threads)
+    if is_compiled(path):
+        return Opened(running(torch._inductor.aoti_load_package(str(path))))
+    names = _extra_names(path)
+    texts = dict.fromkeys(names, "")
+    graph = torch.export.load(path, extra_files=texts)
+    return Opened(running(graph.module()), texts=dict(texts))
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a `.pt2` holds machine code instead of a graph."""
+    with zipfile.ZipFile(path) as archive:
+        return any("/aotinductor/" in name for name in archive.namelist())
+
+
+def _extra_names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        inner = [name.partition("/")[2] for name in archive.namelist()]
+    return [name.removeprefix("extra/") for name in inner if name.startswith("extra/")]

@@ -1,0 +1,105 @@
+"""What an export target is: how it is written, and how its runtime runs what was written.
+
+Each target is one file beside this one: a frozen dataclass of its options with `write`, and a
+function `open_file`. The latter runs in a process of its own which has nothing of the original, and
+imports the target's runtime and nothing else. So importing a target's file imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torchkeep.errors import WrongArgument
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = Sequence[Any]
+"""NumPy arrays, in the order of a program's inputs or outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a target writes: a network in evaluation mode on the CPU, and how it is called."""
+
+    model: torch.nn.Module
+    """The network."""
+    args: tuple[torch.Tensor, ...]
+    """Inputs in their order, two rows of each where the batch may vary."""
+    names: tuple[str, ...]
+    """The names of the inputs."""
+    outputs: tuple[str, ...]
+    """The names of the outputs."""
+    dynamic: tuple[Mapping[int, str], ...]
+    """By input, the dimensions that may vary, and their names; all empty if none may."""
+    texts: Mapping[str, str]
+    """What the file is to say of itself, by name."""
+    calibration: Sequence[tuple[torch.Tensor, ...]] = ()
+    """Real inputs in batches, from which a quantized target learns its ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a written file, as its runtime sees it."""
+
+    name: str
+    """Its name."""
+    dtype: str
+    """Its element type, as NumPy calls it."""
+    shape: tuple[int | str, ...]
+    """Its dimensions; those that may vary by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A written file in its runtime."""
+
+    run: Callable[[Arrays], Arrays]
+    """Inputs to outputs. What NumPy has no type for comes as float32."""
+    inputs: tuple[Port, ...] = ()
+    """What it takes, if the runtime tells."""
+    texts: Mapping[str, str] | None = None
+    """What the file says of itself; None if files of this kind can't say anything."""
+    layers: Callable[[Arrays], Mapping[str, Any]] | None = None
+    """Inputs to the outputs of the layers, by the names of the original's modules."""
+
+
+class Target(Protocol):
+    """A kind of deployment file, with options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+    """What it is called on the command line; `targets/<name>.py` is its file."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """What its files end in, the usual one first."""
+    modules: ClassVar[tuple[str, ...]]
+    """What must be installed to write and to prove one."""
+    precisions: ClassVar[tuple[str, ...]]
+    """What it can compute in."""
+
+    @property
+    def precision(self) -> str:
+        """What is computed in: `float32`, or something smaller."""
+
+    def write(self, program: Program, path: Path) -> None:
+        """Write the file, and what belongs to it beside it.
+
+        Raises:
+            ExportRefused: the network can't be written so.
+        """
+
+
+def check_precision(target: Target) -> None:
+    """Make sure that a target knows its precision.
+
+    Raises:
+        WrongArgument: it does not.
+    """
+    if target.precision not in target.precisions:
+        raise WrongArgument(
+            f"the target {target.name} has no precision {target.precision!r}",
+            advice=f"Choose one of {', '.join(target.precisions)}.",
+        )
