@@ -3,7 +3,8 @@
     python -m torchkeep.exporting.proof.child TARGET FILE THREADS
 
 It answers one message after the other on its standard output: `run` gives the outputs of arrays,
-`time` the seconds that each of so many calls took, `layers` the outputs of the layers.
+`time` the seconds that each of so many calls took, `layers` the outputs of the layers, `tensors`
+the parameters and buffers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +34,7 @@ def main(target: str, path: str, threads: str) -> None:
         return
     ports = [[port.name, port.dtype, list(port.shape)] for port in opened.inputs]
     texts = None if opened.texts is None else dict(opened.texts)
-    send(answers, {"inputs": ports, "texts": texts, "has_layers": opened.layers is not None})
+    send(answers, {"inputs": ports, "texts": texts, "can": _abilities(opened)})
     while True:
         try:
             question, arrays = receive(sys.stdin.buffer)
@@ -50,11 +52,23 @@ def _answer(
         elif question["do"] == "time":
             send(answers, {"seconds": list(_seconds(opened, arrays, question["calls"]))})
         else:
-            assert opened.layers is not None  # noqa: S101 (the caller was told)
-            found = opened.layers(arrays)
+            found = _looked_into(opened, question["do"], arrays)
             send(answers, {"names": list(found)}, list(found.values()))
     except Exception as error:  # the runtime's, of any kind
         send(answers, {"error": _said(error)})
+
+
+def _abilities(opened: Opened) -> list[str]:
+    found = (("layers", opened.layers), ("tensors", opened.tensors))
+    return [name for name, ability in found if ability is not None]
+
+
+def _looked_into(opened: Opened, what: str, arrays: list[Any]) -> Mapping[str, Any]:
+    if what == "layers" and opened.layers is not None:
+        return opened.layers(arrays)
+    if what == "tensors" and opened.tensors is not None:
+        return opened.tensors()
+    raise ValueError(f"it has no {what}")
 
 
 def _seconds(opened: Opened, arrays: list[Any], calls: int) -> list[float]:

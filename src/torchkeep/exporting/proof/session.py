@@ -56,7 +56,7 @@ class Session:
             Port(name, dtype, tuple(shape)) for name, dtype, shape in told["inputs"]
         )
         self.texts: Mapping[str, str] | None = told["texts"]
-        self.has_layers: bool = told["has_layers"]
+        self.abilities: Sequence[str] = told["can"]
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the outputs of inputs, all as NumPy arrays.
@@ -71,9 +71,15 @@ class Session:
         found: list[float] = self._ask({"do": "time", "calls": calls}, arrays)[0]["seconds"]
         return found
 
-    def layers(self, arrays: Sequence[Any]) -> dict[str, Any]:
-        """Return the outputs of the layers by the names of the original's modules."""
-        told, found = self._ask({"do": "layers"}, arrays)
+    def looked_into(self, what: str, arrays: Sequence[Any] = ()) -> dict[str, Any]:
+        """Return what is inside the file, by the original's names.
+
+        Args:
+            what: one of `abilities`: `layers` for the outputs of layers, `tensors` for parameters
+                and buffers.
+            arrays: the inputs, for layers.
+        """
+        told, found = self._ask({"do": what}, arrays)
         return dict(zip(told["names"], found, strict=True))
 
     def _ask(

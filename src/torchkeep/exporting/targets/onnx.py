@@ -8,8 +8,10 @@ Source: https://onnx.ai/onnx/repo-docs/IR.html and `torch/onnx/_internal/exporte
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +73,10 @@ class Onnx:
         model = made.model
         _name_dimensions(model, program)
         model.metadata_props.update(program.texts)
+        for node in model.graph:
+            # They have the paths of its author's folders, and lines of the source.
+            for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
+                node.metadata_props.pop(key, None)
         tensors = [value.const_value for value in model.graph.initializers.values()]
         nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         made.save(str(path), external_data=self.external_data or nbytes > LARGEST_INLINE_NBYTES)
@@ -130,7 +136,35 @@ def open_file(path: Path, *, threads: int) -> Opened:
         return [array.astype("float32") if array.dtype == "float16" else array for array in found]
 
     texts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-    return Opened(run, tuple(map(_port, session.get_inputs())), texts)
+    ports = tuple(map(_port, session.get_inputs()))
+    return Opened(run, ports, texts, layers=partial(_layers, path))
+
+
+def _layers(path: Path, arrays: Arrays) -> dict[str, Any]:
+    """Return the outputs of the original's modules: of the last node within each.
+
+    The exporter has written down which modules a node is of (`name_scopes`).
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    places: dict[str, str] = {}
+    for node in model.graph.node:
+        props = {item.key: item.value for item in node.metadata_props}
+        for name in ast.literal_eval(props.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]:
+            places[name] = node.output[0]
+    known = {value.name for value in model.graph.output}
+    chosen = sorted(set(places.values()) - known)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [port.name for port in session.get_inputs()]
+    wanted = sorted(set(places.values()))
+    found = session.run(wanted, dict(zip(names, arrays, strict=True)))
+    by_place = dict(zip(wanted, found, strict=True))
+    return {name: by_place[place] for name, place in places.items()}
 
 
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused
 from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
-from torchkeep.exporting.targets.target import Opened, Program, check_precision
+from torchkeep.exporting.targets.target import Arrays, Opened, Program, check_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Pt2:
         import torch
 
         graph = graph_of(program)
+        for node in graph.graph_module.graph.nodes:
+            # It has the paths of its author's folders, and lines of the source.
+            node.meta.pop("stack_trace", None)
         with quietly():
             if not self.compile:
                 torch.export.save(graph, path, extra_files=dict(program.texts))
@@ -65,8 +69,29 @@ def open_file(path: Path, *, threads: int) -> Opened:
         return Opened(running(torch._inductor.aoti_load_package(str(path))))
     names = _extra_names(path)
     texts = dict.fromkeys(names, "")
-    graph = torch.export.load(path, extra_files=texts)
-    return Opened(running(graph.module()), texts=dict(texts))
+    module = torch.export.load(path, extra_files=texts).module()
+    return Opened(running(module), texts=dict(texts), layers=partial(_layers, module))
+
+
+def _layers(module: Any, arrays: Arrays) -> dict[str, Any]:
+    """Return the outputs of the original's modules: of the last node within each."""
+    import torch
+
+    from torchkeep.exporting.targets.arrays import as_array
+
+    found: dict[str, Any] = {}
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor):
+                for name, _ in n.meta.get("nn_module_stack", {}).values():
+                    found[name] = as_array(result.clone())
+            return result
+
+    with torch.no_grad():
+        Recorder(module).run(*map(torch.from_numpy, arrays))
+    return found
 
 
 def is_compiled(path: Path) -> bool:

@@ -65,6 +65,8 @@ class Opened:
     """What the file says of itself; None if files of this kind can't say anything."""
     layers: Callable[[Arrays], Mapping[str, Any]] | None = None
     """Inputs to the outputs of the layers, by the names of the original's modules."""
+    tensors: Callable[[], Mapping[str, Any]] | None = None
+    """Its parameters and buffers by the original's names, where its layers can't be looked into."""
 
 
 class Target(Protocol):

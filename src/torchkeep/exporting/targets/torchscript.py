@@ -85,7 +85,7 @@ def open_file(path: Path, *, threads: int) -> Opened:
     """Return a TorchScript archive, opened by PyTorch."""
     import torch
 
-    from torchkeep.exporting.targets.arrays import running
+    from torchkeep.exporting.targets.arrays import as_array, running
 
     torch.set_num_threads(threads)
     with zipfile.ZipFile(path) as archive:
@@ -98,7 +98,13 @@ def open_file(path: Path, *, threads: int) -> Opened:
             lite: Any = mobile._load_for_lite_interpreter(str(path))  # type: ignore[no-untyped-call]
             return Opened(running(lite))
         module: Any = torch.jit.load(path, "cpu", _extra_files=texts)  # type: ignore[no-untyped-call]
-    return Opened(running(module), texts={name: _text(value) for name, value in texts.items()})
+
+    def tensors() -> dict[str, Any]:
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return {name: as_array(tensor) for name, tensor in named}
+
+    texts = {name: _text(value) for name, value in texts.items()}
+    return Opened(running(module), texts=texts, tensors=tensors)
 
 
 def _text(value: str | bytes) -> str:
