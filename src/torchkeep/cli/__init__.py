@@ -21,6 +21,7 @@ from torchkeep.cli import (
     diff,
     doctor,
     evaluate,
+    export,
     failures,
     inspect,
     match,
@@ -48,6 +49,7 @@ VERBS = (
     train,
     evaluate,
     predict,
+    export,
     runs,
     resume,
     prune,
@@ -73,6 +75,7 @@ examples:
   torchkeep train photos/ --weights theirs.pth   retrain it on your images
   torchkeep slim a.pth --arch resnet18 --ratio 0.5 -o b.safetensors   smaller
   torchkeep predict best.safetensors cat.jpg     what is it?
+  torchkeep export runs/photos photos.onnx --data photos   for production
   torchkeep runs runs/                   which checkpoints are there?
   torchkeep resume runs/mine             go on after the last one
   torchkeep prune runs/mine --keep-last 2   delete older ones

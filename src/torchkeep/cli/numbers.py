@@ -26,7 +26,7 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
-def add_sizes(parser: argparse.ArgumentParser) -> None:
+def add_sizes(parser: argparse._ActionsContainer) -> None:
     """Give a verb the switches for what a network by its name is made for."""
     parser.add_argument("--num-classes", metavar="N", type=whole(1), help="its number of classes")
     parser.add_argument(

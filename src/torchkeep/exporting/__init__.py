@@ -4,7 +4,8 @@ export.py      the whole flow
 subjects.py    what is exported: a live module, a file, a run
 examples.py    what it is called with, and what may vary
 targets/       one file per kind of deployment file
-proof/         a written file run in a process of its own, and compared
+proving.py     a written file against the original
+proof/         a written file in a process of its own, and how outputs are compared
 pixels.py      an image prepared without PyTorch, as whoever deploys the file does it
 publishing.py  the file takes its name, with what belongs to it
 report.py      what is told of all that
@@ -19,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchkeep.exporting.export import export
+    from torchkeep.exporting.export import export, prove
     from torchkeep.exporting.proof.parity import TOLERANCES, Comparison, Tolerance
     from torchkeep.exporting.report import Exported
     from torchkeep.exporting.subjects import Subject, open_subject
@@ -38,6 +39,7 @@ _HOMES = {
     "TorchScript": "targets",
     "export": "export",
     "open_subject": "subjects",
+    "prove": "export",
 }
 """Where each public name lives."""
 
@@ -54,6 +56,7 @@ __all__ = [
     "TorchScript",
     "export",
     "open_subject",
+    "prove",
 ]
 
 

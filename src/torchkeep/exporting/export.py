@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,8 +34,8 @@ from torchkeep.exporting.examples import (
     read_examples,
 )
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
-from torchkeep.exporting.proving import Proof, prove_file
-from torchkeep.exporting.publishing import published, staging_folder
+from torchkeep.exporting.proving import prove_file
+from torchkeep.exporting.publishing import publish, staging_folder, written_to
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
 from torchkeep.exporting.targets import TARGETS, Program, Target
@@ -86,40 +87,109 @@ def export(
         WrongArgument: an argument fits nothing.
         FileProblem: a file is missing or can't be read.
     """
-    begin = time.monotonic()
     final = Path(path)
-    chosen = chosen_target(target, final)
+    _refuse_existing(final, overwrite=overwrite)
+    work = _begin(model, final, target, example, data, dynamic, tolerance, notify)
+    with evaluating(work.subject.model), staging_folder(final) as folder:
+        program = _program(work)
+        if work.target.precision.startswith("int8"):
+            program = replace(program, calibration=_calibration(work, calibration))
+        notify(f"writing {work.target.name}")
+        with written_to(final):
+            work.target.write(program, folder / final.name)
+        report = _proven(work, folder / final.name, sorted(folder.iterdir()))
+        publish(folder, final, report, overwrite=overwrite)
+    return replace(report, path=final)
+
+
+def prove(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    target: str | Target | None = None,
+    example: Any = None,
+    data: str | os.PathLike[str] | None = None,
+    dynamic: Dynamic = "batch",
+    tolerance: Tolerance | None = None,
+    notify: Notify = lambda _: None,
+) -> Exported:
+    """Prove a deployment file that is there already, whoever has written it.
+
+    To run a file is to run what is in it: prove none that you would not use.
+
+    Args:
+        model: the original: see `export`, as for all that follows.
+        path: the file.
+        target: what it is.
+        example: inputs to prove it with.
+        data: validation data.
+        dynamic: what is to vary in it.
+        tolerance: how far it may be from the original.
+        notify: is told what is being done.
+
+    Raises:
+        ProofFailed: the file does not do what the original does: it is damaged, of another network
+            or of older weights.
+        MissingExtra: its runtime is not installed.
+        WrongArgument: an argument fits nothing.
+        FileProblem: a file is missing or can't be read.
+    """
+    file = Path(path)
+    work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
+    parts = sorted(file.parent.glob(f"{glob.escape(file.stem)}.*")) if file.is_file() else [file]
+    beside = [each for each in parts if each.name in (file.name, f"{file.name}.data")]
+    return _proven(work, file, beside or [file])
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with which network."""
+
+    target: Target
+    subject: Subject
+    examples: Examples
+    dims: tuple[Mapping[int, str], ...]
+    allowed: Tolerance
+    data: Any
+    notify: Notify
+    begin: float
+
+
+def _begin(
+    model: Any,
+    path: Path,
+    target: str | Target | None,
+    example: Any,
+    data: Any,
+    dynamic: Dynamic,
+    tolerance: Tolerance | None,
+    notify: Notify,
+) -> _Work:
+    begin = time.monotonic()
+    chosen = chosen_target(target, path)
     _require(chosen)
-    if final.exists() and not overwrite:
-        raise SaveRefused(
-            f"{printable(str(final))}: there is something already",
-            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
-        )
     notify("reading the network")
     subject = open_subject(model)
-    examples = read_examples(subject, example if example is not None else data)
-    allowed = tolerance or TOLERANCES[chosen.precision]
-    with evaluating(subject.model), staging_folder(final) as folder:
-        program = _program(subject, examples, dynamic)
-        if chosen.precision.startswith("int8"):
-            program = replace(
-                program, calibration=_calibration(subject, examples, calibration, data)
-            )
-        notify(f"writing {chosen.name}")
-        chosen.write(program, folder / final.name)
-        proof = prove_file(
-            folder / final.name,
-            chosen.name,
-            subject,
-            examples,
-            program.dynamic,
-            allowed=allowed,
-            data=data,
-            notify=notify,
+    examples = read_examples(subject, data if example is None else example)
+    return _Work(
+        chosen,
+        subject,
+        examples,
+        dynamic_dims(examples, dynamic),
+        tolerance or TOLERANCES[chosen.precision],
+        data,
+        notify,
+        begin,
+    )
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Say before the work, and not after it, that there is no place for what comes out of it."""
+    if path.exists() and not overwrite:
+        raise SaveRefused(
+            f"{printable(str(path))}: there is something already",
+            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
         )
-        report = _report(final, folder, chosen, subject, examples, proof, allowed, begin)
-        published(folder, final, report, overwrite=overwrite)
-    return report
 
 
 def chosen_target(target: str | Target | None, path: Path) -> Target:
@@ -145,9 +215,9 @@ def _require(target: Target) -> None:
         raise MissingExtra.for_modules(f"the target {target.name}", missing, extra)
 
 
-def _program(subject: Subject, examples: Examples, dynamic: Dynamic) -> Program:
-    dims = dynamic_dims(examples, dynamic)
-    args = examples.rows(batch_size_of(examples, dims))
+def _program(work: _Work) -> Program:
+    subject, examples = work.subject, work.examples
+    args = examples.rows(batch_size_of(examples, work.dims))
     with torch.no_grad():
         try:
             output = subject.model(*args)
@@ -161,17 +231,15 @@ def _program(subject: Subject, examples: Examples, dynamic: Dynamic) -> Program:
     names = tuple(name or "output" for name, _ in named_tensors(output))
     if not names:
         raise ExportRefused("the network returns no tensor", advice="Wrap it so that it does.")
-    return Program(subject.model, args, examples.names, names, dims, _texts(subject))
+    return Program(subject.model, args, examples.names, names, work.dims, _texts(subject))
 
 
-def _calibration(
-    subject: Subject, examples: Examples, calibration: Any, data: Any
-) -> list[tuple[torch.Tensor, ...]]:
+def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]]:
     """Return real inputs, in batches of one: a runtime may know that size alone while it counts."""
-    if calibration is not None:
-        examples = read_examples(subject, calibration, part="train")
-    elif data is not None:
-        examples = read_examples(subject, data, part="train")
+    source = work.data if calibration is None else calibration
+    examples = work.examples
+    if source is not None:
+        examples = read_examples(work.subject, source, part="train")
     return [examples.rows(1, at) for at in range(len(examples.args[0]))]
 
 
@@ -187,35 +255,37 @@ def _texts(subject: Subject) -> dict[str, str]:
     return texts
 
 
-def _report(
-    final: Path,
-    folder: Path,
-    target: Target,
-    subject: Subject,
-    examples: Examples,
-    proof: Proof,
-    allowed: Tolerance,
-    begin: float,
-) -> Exported:
+def _proven(work: _Work, path: Path, files: list[Path]) -> Exported:
+    """Prove a written file, and return what is told of it."""
+    target, subject = work.target, work.subject
+    proof = prove_file(
+        path,
+        target.name,
+        subject,
+        work.examples,
+        work.dims,
+        allowed=work.allowed,
+        data=work.data,
+        notify=work.notify,
+    )
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
-    options = {key: getattr(target, key) for key in target.__dataclass_fields__}
     return Exported(
-        path=final,
+        path=path,
         target=target.name,
-        options=options,
+        options={key: getattr(target, key) for key in target.__dataclass_fields__},
         source=subject.source,
-        example=examples.described,
-        is_real=examples.is_real,
-        files=tuple(_described(each) for each in sorted(folder.iterdir())),
+        example=work.examples.described,
+        is_real=work.examples.is_real,
+        files=tuple(map(_described, files)),
         original_nbytes=sum(tensor.nbytes for tensor in tensors),
         inputs=proof.inputs,
-        tolerance=allowed,
+        tolerance=work.allowed,
         comparisons=proof.comparisons,
-        names_checked=proof.names_checked,
+        images_prepared=proof.images_prepared,
         speeds=proof.speeds,
         accuracy=proof.accuracy,
         versions=_versions(target),
-        seconds=time.monotonic() - begin,
+        seconds=time.monotonic() - work.begin,
     )
 
 

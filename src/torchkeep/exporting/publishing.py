@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from torchkeep.errors import SaveRefused
+from torchkeep.errors import ExportRefused, SaveRefused
 from torchkeep.exporting.report import Exported
 from torchkeep.files import TEMPORARY_MARK, remove_files, staged_file, write_file
 from torchkeep.wording import printable
@@ -41,7 +43,34 @@ def staging_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def published(folder: Path, final: Path, report: Exported, *, overwrite: bool) -> None:
+@contextlib.contextmanager
+def written_to(final: Path) -> Iterator[None]:
+    """Explain what goes wrong when the disk has no room, which exporters say in many ways.
+
+    Raises:
+        SaveRefused: it has none, or the system refuses.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ExportRefused) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(x in str(error) for x in _NO_ROOM):
+            raise SaveRefused(
+                f"{printable(str(final))}: the disk is full; nothing was changed",
+                advice="Free some space, or export elsewhere.",
+            ) from error
+        if isinstance(error, OSError):
+            raise SaveRefused(
+                f"{printable(str(final))}: could not be written ({error.strerror or error})"
+            ) from error
+        raise
+
+
+_NO_ROOM = ("No space left", "PytorchStreamWriter failed writing file", "iostream error")
+"""What C++ makes of a failed write."""
+
+
+def publish(folder: Path, final: Path, report: Exported, *, overwrite: bool) -> None:
     """Give the files of a folder their names, the one that people open last.
 
     Where there are several, and older ones of the same names, the older main file goes first: a
@@ -51,7 +80,7 @@ def published(folder: Path, final: Path, report: Exported, *, overwrite: bool) -
         SaveRefused: the system refuses, or the name was taken meanwhile.
     """
     others = [each for each in sorted(folder.iterdir()) if each.name != final.name]
-    told = json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"
+    told = json.dumps(replace(report, path=final).to_json(), indent=1, allow_nan=False) + "\n"
     if others and overwrite:
         remove_files([final])
     for each in others:

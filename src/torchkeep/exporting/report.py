@@ -84,8 +84,8 @@ class Exported:
     """How far the file was allowed to be."""
     comparisons: tuple[Comparison, ...]
     """Each output of each case."""
-    names_checked: int
-    """Images that went through the file's own preprocessing to a class's name; 0 if it has none."""
+    images_prepared: int
+    """Images that the file's own recipe made the same of as the original's; 0 if it has none."""
     speeds: tuple[Speed, ...]
     """By batch size."""
     accuracy: Accuracy | None

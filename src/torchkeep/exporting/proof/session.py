@@ -16,7 +16,7 @@ import torchkeep
 from torchkeep.errors import ProofFailed
 from torchkeep.exporting.proof.wire import receive, send
 from torchkeep.exporting.targets.target import Port
-from torchkeep.wording import printable, shortened
+from torchkeep.wording import shortened
 
 TIMEOUT_S = 900.0
 """For one answer. A runtime that hangs is ended then."""
@@ -38,7 +38,6 @@ class Session:
     """
 
     def __init__(self, target: str, path: Path, *, threads: int) -> None:
-        self._path = path
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the session)
         self._process = subprocess.Popen(  # noqa: S603 (our own module, with a path)
             [sys.executable, "-P", "-m", _CHILD, target, str(path), str(threads)],
@@ -103,10 +102,7 @@ class Session:
         finally:
             timer.cancel()
         if "error" in told:
-            raise ProofFailed(
-                f"{printable(str(self._path))}: its runtime can't run it: "
-                f"{shortened(told['error'], 500)}"
-            )
+            raise ProofFailed(f"its runtime can't run it: {shortened(told['error'], 500)}")
         return told, arrays
 
     def _ended(self) -> ProofFailed:
@@ -115,7 +111,7 @@ class Session:
         said = self._stderr.read()[-2000:].decode("utf-8", "replace").strip()
         last = shortened(said.splitlines()[-1], 300) if said else "it said nothing"
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        return ProofFailed(f"{printable(str(self._path))}: its runtime {how}: {last}")
+        return ProofFailed(f"its runtime {how}: {last}")
 
     def close(self) -> None:
         """End the process."""

@@ -1,0 +1,278 @@
+"""`torchkeep export`: a network as a deployment file, proven."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.numbers import add_sizes, whole
+from torchkeep.cli.progress import passing_line
+from torchkeep.errors import WrongArgument
+from torchkeep.wording import counted, printable, shortened, size
+
+if TYPE_CHECKING:
+    from torchkeep.exporting import Exported, Target
+    from torchkeep.exporting.proof.parity import Tolerance
+
+DESCRIPTION = """\
+Write a network as a deployment file, and prove it: the written file is run by
+its own runtime, in a process that has nothing of the original, on your inputs,
+and compared with the original. A file that differs gets no name."""
+
+EPILOG = """\
+targets:
+  onnx          what most runtimes and clouds read: onnxruntime, TensorRT, ...
+  pt2           torch.export's own: PyTorch runs it without the classes
+  torchscript   for what runs no .pt2 yet; deprecated by PyTorch
+
+examples:
+  torchkeep export runs/photos photos.onnx --data photos
+  torchkeep export runs/photos photos.pt2 --example some/images
+  torchkeep export best.safetensors photos-int8.onnx --precision int8 \\
+      --data photos
+  torchkeep export theirs.pth theirs.onnx --arch timm/convnext_atto
+  torchkeep export whole.pt net.ts --to torchscript --by script \\
+      --example inputs.npy
+  torchkeep export runs/photos photos.onnx --data photos --prove
+                                         is the file there still right?
+
+Without --example or --data, random numbers stand in for real inputs, and the
+report says so. Beside the file lies FILE.json, with all that was measured.
+
+The exit code is 0 if there is a file, and it is proven; 1 if it does not do
+what the original does, and 15 if the target can't hold the network: then there
+is none. `torchkeep --help` lists the other codes."""
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--precision": {
+        "metavar": "P",
+        "help": "float32 (default), float16, bfloat16, int8, int8-dynamic: what the target knows",
+    },
+    "--opset": {"metavar": "N", "type": whole(1), "help": "onnx: the version of its operators"},
+    "--external-data": {
+        "action": "store_true",
+        "default": None,
+        "help": "onnx: the weights in a file beside it; above 1.5 GB they always are",
+    },
+    "--by": {"metavar": "HOW", "help": "torchscript: trace (default) or script"},
+    "--optimize": {
+        "action": "store_true",
+        "default": None,
+        "help": "torchscript: frozen, BatchNorm folded into convolutions",
+    },
+    "--lite": {
+        "action": "store_true",
+        "default": None,
+        "help": "torchscript: for the lite interpreter of phones",
+    },
+    "--compile": {
+        "action": "store_true",
+        "default": None,
+        "help": "pt2: machine code for this kind of processor (AOTInductor); takes a minute",
+    },
+}
+"""What a target may be told; each is a field of some targets."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the verb to the command line."""
+    parser = verbs.add_parser(
+        "export",
+        help="write a network for production, proven",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run's folder, or a model file of any kind"
+    )
+    parser.add_argument("output", metavar="OUT", help="the new file")
+    parser.add_argument(
+        "--to", metavar="TARGET", help="what to write; by default what OUT's suffix says"
+    )
+    what = parser.add_argument_group("what it is")
+    what.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="its network: torchvision/NAME, timm/NAME, or module:callable, which is imported; "
+        "without it, the one that the file tells",
+    )
+    add_sizes(what)
+    what.add_argument("--select", metavar="KEY", default="auto", help="which model of the file")
+    what.add_argument(
+        "--trust",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="a package whose classes a whole model may be made of; may be given several times",
+    )
+    proof = parser.add_argument_group("what it is proven with")
+    proof.add_argument(
+        "--example",
+        metavar="DATA",
+        help="inputs: images, a data set as for train, or a file of tensors (.npy, .npz, .pt, "
+        ".safetensors)",
+    )
+    proof.add_argument(
+        "--data", metavar="DATA", help="validation data: accuracy before and after; examples, too"
+    )
+    proof.add_argument(
+        "--dynamic",
+        metavar="WHAT",
+        default="batch",
+        help="what may vary: batch (default), sizes (height and width, too), none",
+    )
+    for name, text in (
+        ("--rtol", "the largest difference, as a share of the output's largest value"),
+        ("--agreement", "the least share of images with the same class"),
+        ("--accuracy-drop", "what accuracy may be lost: 0.01 is one point"),
+    ):
+        proof.add_argument(name, metavar="X", type=float, help=text)
+    proof.add_argument(
+        "--prove", action="store_true", help="write nothing: prove the file that is there"
+    )
+    how = parser.add_argument_group("how it is written")
+    for name, settings in _OPTIONS.items():
+        how.add_argument(name, **settings)
+    how.add_argument(
+        "--calibrate", metavar="DATA", help="int8: images for its ranges; by default of --data"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--json", action="store_true", help="write the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export, say how it went, and return 0.
+
+    Raises:
+        TorchkeepError: see `torchkeep.export`.
+    """
+    require_torch("export")
+    from torchkeep.exporting import export, open_subject, prove
+
+    target = _target(options)
+    subject = open_subject(
+        options.model,
+        arch=options.arch,
+        num_classes=options.num_classes,
+        input_channels=options.input_channels,
+        select=options.select,
+        trust=tuple(options.trust),
+    )
+    with passing_line() as show:
+        how: dict[str, Any] = {
+            "target": target,
+            "example": options.example,
+            "data": options.data,
+            "dynamic": options.dynamic,
+            "tolerance": _tolerance(options, target),
+            "notify": show,
+        }
+        if options.prove:
+            report = prove(subject, options.output, **how)
+        else:
+            how |= {"calibration": options.calibrate, "overwrite": options.overwrite}
+            report = export(subject, options.output, **how)
+    if options.json:
+        sys.stdout.write(json.dumps(report.to_json(), allow_nan=False) + "\n")
+    else:
+        _write(report)
+    return 0
+
+
+def _target(options: argparse.Namespace) -> Target:
+    """Return the target with what it was told.
+
+    Raises:
+        WrongArgument: it has no such option.
+    """
+    from torchkeep.exporting.export import chosen_target
+
+    plain = chosen_target(options.to, Path(options.output))
+    told = {}
+    for switch in _OPTIONS:
+        name = switch.removeprefix("--").replace("-", "_")
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if name not in plain.__dataclass_fields__:
+            raise WrongArgument(f"the target {plain.name} has no {switch}", advice="Leave it out.")
+        told[name] = value
+    return replace(plain, **told)
+
+
+def _tolerance(options: argparse.Namespace, target: Target) -> Tolerance:
+    from torchkeep.exporting import TOLERANCES
+
+    names = ("rtol", "agreement", "accuracy_drop")
+    given = {name: getattr(options, name) for name in names}
+    return replace(
+        TOLERANCES[target.precision],
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+# --- What is told ------------------------------------------------------------------------------
+
+
+def _write(report: Exported) -> None:
+    write_lines(_head(report))
+    sys.stdout.write("\n")
+    sys.stdout.writelines(f"{line}\n" for line in table(list(_cases(report)), right=(1, 2, 3, 4)))
+    sys.stdout.write("\n")
+    sys.stdout.writelines(f"{line}\n" for line in table(list(_sides(report)), right=(1, 2)))
+
+
+def _head(report: Exported) -> Iterator[str]:
+    precision = report.options.get("precision", "float32")
+    made = f"{report.target}, {precision}, of {report.source}"
+    yield printable(f"{report.path}: proven to do what the original does ({made})")
+    with_what = report.example if report.is_real else f"{report.example}: give --example or --data"
+    yield f"  with {printable(with_what)}"
+    for name, dtype, shape in report.inputs:
+        yield f"  takes {printable(name)}, {dtype} [{', '.join(map(str, shape))}]"
+    if report.images_prepared:
+        images = counted(report.images_prepared, "image")
+        yield f"  its own recipe prepares {images} as the original's does"
+    if len(report.files) > 1:
+        names = ", ".join(shortened(file.name) for file in report.files)
+        yield f"  {names} belong together: keep them in one folder"
+
+
+def _cases(report: Exported) -> Iterator[tuple[str, ...]]:
+    yield "outputs", "differ by", "on average", "cosine", "same class"
+    for each in report.comparisons:
+        name = each.case if each.output == "output" else f"{each.case}, {each.output}"
+        share = "" if each.agreement is None else f"{each.agreement:.1%}"
+        largest = f"{each.relative:.1e}"
+        mean = f"{each.mean / each.scale if each.scale else each.mean:.1e}"
+        yield name, largest, mean, f"{each.cosine:.6f}", share
+
+
+def _sides(report: Exported) -> Iterator[tuple[str, ...]]:
+    yield "", "original", "file", ""
+    ratio = report.original_nbytes / max(report.nbytes, 1)
+    smaller = f"{ratio:.2f} times smaller" if ratio >= 1.05 else ""
+    yield "size", size(report.original_nbytes), size(report.nbytes), smaller
+    if report.accuracy is not None:
+        found = report.accuracy
+        one, two = (count / found.num_samples for count in (found.original, found.exported))
+        yield "accuracy", f"{one:.2%}", f"{two:.2%}", f"of {counted(found.num_samples, 'image')}"
+    for speed in report.speeds:
+        one, two = speed.original, speed.exported
+        what = f"batch {one.batch_size}"
+        faster = f"{speed.ratio:.2f} times as fast"
+        yield f"{what}, median", _ms(one.median_s), _ms(two.median_s), faster
+        yield f"{what}, 95 of 100", _ms(one.p95_s), _ms(two.p95_s), ""
+        yield f"{what}, per second", f"{one.per_second:,.0f}", f"{two.per_second:,.0f}", ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms"
