@@ -193,7 +193,7 @@ def _target(options: argparse.Namespace) -> Target:
     Raises:
         WrongArgument: it has no such option.
     """
-    from torchkeep.exporting.export import chosen_target
+    from torchkeep.exporting.flow import chosen_target
 
     plain = chosen_target(options.to, Path(options.output))
     told = {}
@@ -263,8 +263,8 @@ def _sides(report: Exported) -> Iterator[tuple[str, ...]]:
     yield "size", size(report.original_nbytes), size(report.nbytes), smaller
     if report.accuracy is not None:
         found = report.accuracy
-        one, two = (count / found.num_samples for count in (found.original, found.exported))
-        yield "accuracy", f"{one:.2%}", f"{two:.2%}", f"of {counted(found.num_samples, 'image')}"
+        shares = [f"{count / found.num_samples:.2%}" for count in (found.original, found.exported)]
+        yield "accuracy", *shares, f"of {counted(found.num_samples, 'image')}"
     for speed in report.speeds:
         one, two = speed.original, speed.exported
         what = f"batch {one.batch_size}"

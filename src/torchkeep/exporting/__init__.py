@@ -1,6 +1,6 @@
 """Networks as deployment files, each proven by its own runtime before it has its name.
 
-export.py      the whole flow
+flow.py        the whole flow: `export` and `prove`
 subjects.py    what is exported: a live module, a file, a run
 examples.py    what it is called with, and what may vary
 targets/       one file per kind of deployment file
@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchkeep.exporting.export import export, prove
+    from torchkeep.exporting.flow import export, prove
     from torchkeep.exporting.proof.parity import TOLERANCES, Comparison, Tolerance
     from torchkeep.exporting.report import Exported
     from torchkeep.exporting.subjects import Subject, open_subject
@@ -37,9 +37,9 @@ _HOMES = {
     "Target": "targets",
     "Tolerance": "proof.parity",
     "TorchScript": "targets",
-    "export": "export",
+    "export": "flow",
     "open_subject": "subjects",
-    "prove": "export",
+    "prove": "flow",
 }
 """Where each public name lives."""
 

@@ -1,0 +1,113 @@
+"""One suite for all targets: what holds of any deployment file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from exporting.samples import CLASSES, TARGETS, Net, classifier, images, inputs, net
+from torchkeep.errors import ProofFailed
+from torchkeep.exporting import Target, export, prove
+from torchkeep.exporting.proof.session import Session
+
+
+def _id(target: Target) -> str:
+    told = {name: getattr(target, name) for name in target.__dataclass_fields__}
+    return "-".join([target.name, *(name for name, value in told.items() if value is True)])
+
+
+each_target = pytest.mark.parametrize("target", TARGETS, ids=_id)
+
+
+@each_target
+def test_a_file_does_what_the_network_does_at_all_batch_sizes(
+    target: Target, tmp_path: Path
+) -> None:
+    model = net().train()
+    report = export(model, tmp_path / f"net{target.suffixes[0]}", target=target, example=inputs())
+    assert [each.case for each in report.comparisons] == ["batch 1", "batch 2", "batch 7"]
+    assert all(each.relative < 1e-5 and each.agreement == 1 for each in report.comparisons)
+    assert model.training and model.dropout.training, "its mode was not put back"
+    told = json.loads((tmp_path / f"net{target.suffixes[0]}.json").read_text())
+    assert told["target"] == target.name
+    assert len(told["speeds"]) == 2
+    assert {each["name"] for each in told["files"]} | {f"net{target.suffixes[0]}.json"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+@each_target
+def test_a_truncated_file_is_no_proof(target: Target, tmp_path: Path) -> None:
+    path = tmp_path / f"net{target.suffixes[0]}"
+    export(net(), path, target=target, example=inputs())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ProofFailed, match=r"its runtime (can't run it|was ended|ended)"):
+        prove(net(), path, target=target, example=inputs())
+
+
+@each_target
+def test_a_file_of_older_weights_is_found(target: Target, tmp_path: Path) -> None:
+    path = tmp_path / f"net{target.suffixes[0]}"
+    model = net()
+    export(model, path, target=target, example=inputs())
+    with torch.no_grad():
+        model.head.bias += 0.1
+    with pytest.raises(ProofFailed, match="it does not do what the original does"):
+        prove(model, path, target=target, example=inputs())
+
+
+@each_target
+def test_a_classifier_takes_its_classes_and_its_recipe_along(
+    target: Target, tmp_path: Path
+) -> None:
+    path = tmp_path / f"net{target.suffixes[0]}"
+    data = images(tmp_path / "data")
+    report = export(classifier(tmp_path), path, target=target, data=data)
+    assert report.is_real
+    assert report.accuracy is not None
+    assert report.accuracy.exported == report.accuracy.original
+    with Session(target.name, path, threads=1) as session:
+        texts = session.texts
+    if texts is None:
+        assert report.images_prepared == 0
+        return
+    assert report.images_prepared == 3
+    assert json.loads(texts["classes"]) == list(CLASSES)
+    assert json.loads(texts["preprocessing"])["height"] == 24
+    assert texts["arch"] == "timm/test_resnet"
+    assert texts["source"] == "best.safetensors"
+    assert str(tmp_path).encode() not in path.read_bytes(), "it has its author's folder"
+
+
+def test_each_target_has_a_sample() -> None:
+    from torchkeep import exporting
+
+    assert {target.name for target in TARGETS} == {target.name for target in exporting.TARGETS}
+
+
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3]], ids=_id)
+def test_image_sizes_vary_if_they_are_to(target: Target, tmp_path: Path) -> None:
+    path = tmp_path / f"net{target.suffixes[0]}"
+    report = export(net(), path, target=target, example=inputs(), dynamic="sizes")
+    assert report.comparisons[-1].case == "batch 2, 56 x 88"
+
+
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3]], ids=_id)
+def test_several_inputs_and_outputs_keep_their_order(target: Target, tmp_path: Path) -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+            one, two = self.net(left), self.net(right)
+            return {"second": two - one, "first": one, "at": two.argmax(1)}
+
+    path = tmp_path / f"pair{target.suffixes[0]}"
+    example = {"left": inputs(), "right": inputs().flip(0)}
+    report = export(Pair(), path, target=target, example=example)
+    found = {each.output for each in report.comparisons}
+    assert found == {"second", "first", "at"}
