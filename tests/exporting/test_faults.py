@@ -117,8 +117,7 @@ def test_a_batch_that_a_trace_has_fixed_is_found(tmp_path: Path) -> None:
             return x.mean((2, 3)) + torch.zeros(int(x.shape[0]), 3)
 
     told = _refusal(Flat(), TorchScript(), tmp_path, example=inputs())
-    assert "its runtime can't run it" in told
-    assert "(batch 7)" in told
+    assert "output of batch 1: its shape is [2, 3], and [1, 3] was expected" in told
 
 
 def test_weights_that_are_missing_beside_the_file_are_found(tmp_path: Path) -> None:
@@ -131,12 +130,24 @@ def test_weights_that_are_missing_beside_the_file_are_found(tmp_path: Path) -> N
     assert "net.file.data" in told
 
 
+class _Dropping(torch.nn.Module):
+    """Dropout that never ends."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.rand_like(x) > 0.5) * 2
+
+
 @each_target
 @pytest.mark.parametrize("part", ["bn", "dropout"])
 def test_training_mode_is_found(target: Target, part: str, tmp_path: Path) -> None:
     def before(program: Program) -> Program:
         model = copy.deepcopy(program.model)
-        model.get_submodule(part).train()
+        if target.name != "onnx":
+            model.get_submodule(part).train()
+        elif part == "dropout":  # the exporter to ONNX drops training mode, so it is spelled out
+            model.dropout = _Dropping()
+        else:
+            model.bn.running_mean = model.bn.running_var = None
         return replace(program, model=model)
 
     told = _refusal(net(), Faulty(target, before), tmp_path, example=inputs())

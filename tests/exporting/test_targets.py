@@ -30,7 +30,8 @@ def test_a_file_does_what_the_network_does_at_all_batch_sizes(
     report = export(model, tmp_path / f"net{target.suffixes[0]}", target=target, example=inputs())
     assert [each.case for each in report.comparisons] == ["batch 1", "batch 2", "batch 7"]
     assert all(each.relative < 1e-5 and each.agreement == 1 for each in report.comparisons)
-    assert model.training and model.dropout.training, "its mode was not put back"
+    assert model.training, "its mode was not put back"
+    assert model.dropout.training, "its mode was not put back"
     told = json.loads((tmp_path / f"net{target.suffixes[0]}.json").read_text())
     assert told["target"] == target.name
     assert len(told["speeds"]) == 2
