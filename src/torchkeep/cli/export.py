@@ -141,6 +141,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     for name, settings in _OPTIONS.items():
         how.add_argument(name, **settings)
     how.add_argument(
+        "--pixels",
+        action="store_true",
+        help="the file normalises by itself: it takes pixels from 0 to 255, as uint8",
+    )
+    how.add_argument(
         "--calibrate", metavar="DATA", help="int8: images for its ranges; by default of --data"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -155,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
         TorchkeepError: see `torchkeep.export`.
     """
     require_torch("export")
-    from torchkeep.exporting import export, open_subject, prove
+    from torchkeep.exporting import export, open_subject, prove, taking_pixels
 
     target = _target(options)
     subject = open_subject(
@@ -166,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
         select=options.select,
         trust=tuple(options.trust),
     )
+    subject = taking_pixels(subject) if options.pixels else subject
     with passing_line() as show:
         how: dict[str, Any] = {
             "target": target,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchkeep.exporting.flow import export, prove
     from torchkeep.exporting.proof.parity import TOLERANCES, Comparison, Tolerance
     from torchkeep.exporting.report import Exported
-    from torchkeep.exporting.subjects import Subject, open_subject
+    from torchkeep.exporting.subjects import Subject, open_subject, taking_pixels
     from torchkeep.exporting.targets import TARGETS, Onnx, Pt2, Target, TorchScript
 
 _HOMES = {
@@ -40,6 +40,7 @@ _HOMES = {
     "export": "flow",
     "open_subject": "subjects",
     "prove": "flow",
+    "taking_pixels": "subjects",
 }
 """Where each public name lives."""
 
@@ -57,6 +58,7 @@ __all__ = [
     "export",
     "open_subject",
     "prove",
+    "taking_pixels",
 ]
 
 

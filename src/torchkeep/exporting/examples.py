@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from torchkeep.errors import FileMissing, WrongArgument
+from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.subjects import Subject
 from torchkeep.loading import load
 from torchkeep.outputs import as_arguments, place_of
@@ -87,9 +88,12 @@ def _substitute(subject: Subject) -> Examples:
         )
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_IMAGES // 4, recipe.num_channels, recipe.height, recipe.width)
-    numbers = torch.randn(shape, generator=generator)
+    if subject.takes_pixels:
+        numbers = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    else:
+        numbers = torch.randn(shape, generator=generator).to(place_of(subject.model)[1])
     return Examples(
-        (_as_model(numbers, subject),),
+        (numbers,),
         input_names(subject.model, 1),
         f"{counted(len(numbers), 'image')} of random numbers, in place of real ones",
         is_real=False,
@@ -200,25 +204,31 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 
 def _of_pictures(subject: Subject, pictures: list[Any], described: str) -> Examples:
-    recipe = subject.preprocessing
-    ready = isinstance(pictures[0], torch.Tensor)
-    if recipe is None and not ready:
-        raise WrongArgument(
-            f"nothing tells how images are prepared for {subject.source}",
-            advice="Give tensors instead: an .npy or .safetensors file (--example).",
-        )
-    if ready:
+    if isinstance(pictures[0], torch.Tensor):
         batch, pictures = torch.stack(pictures), []
     else:
-        assert recipe is not None  # noqa: S101 (just looked at)
-        transform = transform_of(recipe)
+        transform = preparing(subject)
         batch = torch.stack([transform(picture) for picture in pictures])
     names = input_names(subject.model, 1)
-    return Examples((_as_model(batch, subject),), names, described, True, tuple(pictures))
+    return Examples((batch,), names, described, True, tuple(pictures))
 
 
-def _as_model(batch: torch.Tensor, subject: Subject) -> torch.Tensor:
-    return batch.to(place_of(subject.model)[1])
+def preparing(subject: Subject) -> Callable[[Any], torch.Tensor]:
+    """Return what makes of an image what a network takes, in training's own way.
+
+    Raises:
+        WrongArgument: nothing tells how.
+    """
+    recipe = subject.preprocessing
+    if recipe is None:
+        raise WrongArgument(
+            f"nothing tells how images are prepared for {subject.source}",
+            advice="Give tensors instead: an .npy or .safetensors file (--example), no --data.",
+        )
+    if subject.takes_pixels:
+        return lambda picture: torch.from_numpy(prepared(picture, subject.recipe() or {}))
+    transform, dtype = transform_of(recipe), place_of(subject.model)[1]
+    return lambda picture: transform(picture).to(dtype)
 
 
 # --- What may vary -----------------------------------------------------------------------------

@@ -250,8 +250,8 @@ def _texts(subject: Subject) -> dict[str, str]:
         texts["arch"] = subject.arch
     if subject.classes:
         texts["classes"] = json.dumps(list(subject.classes))
-    if subject.preprocessing is not None:
-        texts["preprocessing"] = json.dumps(subject.preprocessing.to_json())
+    if (recipe := subject.recipe()) is not None:
+        texts["preprocessing"] = json.dumps(recipe)
     return texts
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from torchkeep.errors import ProofFailed, WrongArgument
-from torchkeep.exporting.examples import Case, Examples, cases_of
+from torchkeep.errors import ProofFailed
+from torchkeep.exporting.examples import Case, Examples, cases_of, preparing
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.proof.layers import first_layer_that_differs, first_tensor_that_differs
 from torchkeep.exporting.proof.parity import Comparison, Tolerance, compare
@@ -25,7 +25,7 @@ from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
-from torchkeep.training.data import open_data, transform_of
+from torchkeep.training.data import open_data
 from torchkeep.training.data.samples import Samples, length_of
 from torchkeep.wording import counted, printable
 
@@ -161,7 +161,7 @@ class _Proving:
         recipe = _parsed(texts, "preprocessing")
         for at, picture in enumerate(self.examples.pictures):
             expected, found = self.examples.args[0][at].numpy(), prepared(picture, recipe)
-            if found.shape != expected.shape or np.abs(found - expected).max() > 1e-5:
+            if found.shape != expected.shape or not np.allclose(found, expected, 0, 1e-5):
                 raise ProofFailed(
                     f"its own preprocessing makes something else of image {at + 1} than the "
                     "original's: another size, scaling, mean or deviation",
@@ -277,15 +277,8 @@ def validation_of(subject: Subject, data: Any) -> Samples:
     Raises:
         WrongArgument: it does not take images, or the data have classes that it does not know.
     """
-    if subject.preprocessing is None:
-        raise WrongArgument(
-            f"nothing tells how images are prepared for {subject.source}, so that it can't be "
-            "evaluated",
-            advice="Leave data= (--data) out.",
-        )
-    transform = transform_of(subject.preprocessing)
-    opened = open_data(data, classes=subject.classes or None)
-    return opened.transformed(transform, transform).val
+    transform = preparing(subject)
+    return open_data(data, classes=subject.classes or None).transformed(transform, transform).val
 
 
 def _parsed(texts: Mapping[str, str], key: str) -> Any:

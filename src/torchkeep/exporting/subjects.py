@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from torchkeep.errors import FileMissing, WrongArgument
@@ -41,6 +43,55 @@ class Subject:
     """Whether the preprocessing is the file's own; it is the usual one of the network otherwise."""
     run: Path | None = None
     """The training run that it is of."""
+    takes_pixels: bool = False
+    """Whether it normalises by itself: see `taking_pixels`."""
+
+    def recipe(self) -> dict[str, Any] | None:
+        """Return what an image goes through first as JSON has it; None if that is not known."""
+        if self.preprocessing is None:
+            return None
+        pixels = {"pixels": True} if self.takes_pixels else {}
+        return self.preprocessing.to_json() | pixels
+
+
+class FromPixels(nn.Module):
+    """A network that normalises its images by itself.
+
+    Attributes:
+        network: the network.
+        mean: subtracted, `[channels, 1, 1]`.
+        std: divided by, `[channels, 1, 1]`.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, recipe: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        dtype = place_of(network)[1]
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(recipe, name), dtype=dtype)[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        """Return what the network makes of images `[n, channels, height, width]` from 0 to 255."""
+        return self.network((pixels.to(self.mean.dtype) / 255 - self.mean) / self.std)
+
+
+def taking_pixels(subject: Subject) -> Subject:
+    """Return a network with its normalisation within, so that nobody can forget it, or do it twice.
+
+    Raises:
+        WrongArgument: nothing tells how its images are normalised.
+    """
+    if subject.preprocessing is None:
+        raise WrongArgument(
+            f"nothing tells how images are normalised for {subject.source}",
+            advice="Only a network of images whose recipe is known can take pixels.",
+        )
+    model = FromPixels(subject.model, subject.preprocessing).train(subject.model.training)
+    return replace(subject, model=model, takes_pixels=True)
 
 
 def open_subject(
