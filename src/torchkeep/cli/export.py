@@ -218,11 +218,9 @@ def _tolerance(options: argparse.Namespace, target: Target) -> Tolerance:
     from torchkeep.exporting import TOLERANCES
 
     names = ("rtol", "agreement", "accuracy_drop")
-    given = {name: getattr(options, name) for name in names}
-    return replace(
-        TOLERANCES[target.precision],
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    usual = TOLERANCES[target.precision]
+    return replace(usual, **given, or_as_exact=usual.or_as_exact and "rtol" not in given)
 
 
 # --- What is told ------------------------------------------------------------------------------

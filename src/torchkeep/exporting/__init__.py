@@ -9,6 +9,7 @@ proof/         a written file in a process of its own, and how outputs are compa
 pixels.py      an image prepared without PyTorch, as whoever deploys the file does it
 publishing.py  the file takes its name, with what belongs to it
 report.py      what is told of all that
+records.py     what a training run keeps of it, and its report shows
 
 The names are resolved when they are first used: the process that runs a written file imports this
 package, and no PyTorch unless the runtime is PyTorch's.

@@ -36,6 +36,7 @@ from torchkeep.exporting.examples import (
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
 from torchkeep.exporting.proving import prove_file
 from torchkeep.exporting.publishing import publish, staging_folder, written_to
+from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
 from torchkeep.exporting.targets import TARGETS, Program, Target
@@ -99,7 +100,10 @@ def export(
             work.target.write(program, folder / final.name)
         report = _proven(work, folder / final.name, sorted(folder.iterdir()))
         publish(folder, final, report, overwrite=overwrite)
-    return replace(report, path=final)
+    report = replace(report, path=final)
+    if work.subject.run is not None:
+        record_export(work.subject.run, report)
+    return report
 
 
 def prove(

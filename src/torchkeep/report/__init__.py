@@ -6,12 +6,14 @@ Plain data goes in (`RunReport`), a file comes out (`write_report`). Nothing her
 from torchkeep.report.data import (
     Best,
     Confusion,
+    Deployment,
     Facts,
     Finding,
     LayerRow,
     Mistake,
     RunReport,
 )
+from torchkeep.report.deployments import add_deployments
 from torchkeep.report.figures import ClassFigures, Pair, class_figures, confused_pairs
 from torchkeep.report.page import render_report, write_report
 
@@ -19,12 +21,14 @@ __all__ = [
     "Best",
     "ClassFigures",
     "Confusion",
+    "Deployment",
     "Facts",
     "Finding",
     "LayerRow",
     "Mistake",
     "Pair",
     "RunReport",
+    "add_deployments",
     "class_figures",
     "confused_pairs",
     "render_report",

@@ -146,6 +146,32 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment file of the run's model, and how it was proven."""
+
+    name: str
+    """The file's name."""
+    kind: str
+    """What it is, such as `onnx, int8`."""
+    nbytes: int
+    """Its size with what belongs to it, in bytes."""
+    difference: float
+    """The largest difference of an output from the original's, as a share of its largest value."""
+    agreement: float | None
+    """The share of inputs with the same class, from 0 to 1; None if it has no classes."""
+    accuracy: float | None
+    """On validation data, from 0 to 1; None if nobody looked."""
+    original_accuracy: float | None
+    """The original's on the same."""
+    latency_s: float
+    """Seconds of a call with one input, the median."""
+    speedup: float
+    """How many times as fast as the original in PyTorch that is."""
+    proven_with: str
+    """The inputs, in words."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page tells."""
 

@@ -17,6 +17,7 @@ from torchkeep.report.amounts import duration, number, shown
 from torchkeep.report.charts import chart
 from torchkeep.report.classes import figures_part
 from torchkeep.report.data import RunReport
+from torchkeep.report.deployments import deployments_part
 from torchkeep.report.facts import data_part, findings_part, layers_part, run_part
 from torchkeep.report.history import columns, epoch_numbers, panels
 from torchkeep.report.markup import Child, Markup, joined, tag
@@ -63,7 +64,8 @@ def render_report(run: RunReport) -> str:
         Markup('<link rel="icon" href="data:,">'),
         tag("style", style),
     )
-    body = tag("body", _header(run), tag("main", _parts(run)), tag("script", script))
+    main = tag("main", _parts(run), deployments_part(()))
+    body = tag("body", _header(run), main, tag("script", script))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 

@@ -12,6 +12,7 @@ A run's folder has, besides its checkpoints:
     best.safetensors   the model at its best epoch, ready for `load_classifier`
     last.safetensors   the model at the end
     tensorboard/       a log for TensorBoard, if that was asked for
+    exports.jsonl      deployment files of it, if `torchkeep export` made any
     report.html        how it went, how good the best model is, and what it gets wrong
 """
 

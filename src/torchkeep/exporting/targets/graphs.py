@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
@@ -79,3 +81,15 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def write_whole(path: Path, save: Callable[[io.BytesIO], object]) -> None:
+    """Write what PyTorch saves, by way of memory: its own writer ends the process on a full disk.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    memory = io.BytesIO()
+    save(memory)
+    with path.open("wb") as file:
+        file.write(memory.getbuffer())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused
-from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly, write_whole
 from torchkeep.exporting.targets.target import Arrays, Opened, Program, check_precision
 
 
@@ -47,7 +47,8 @@ class Pt2:
             node.meta.pop("stack_trace", None)
         with quietly():
             if not self.compile:
-                torch.export.save(graph, path, extra_files=dict(program.texts))
+                texts = dict(program.texts)
+                write_whole(path, lambda file: torch.export.save(graph, file, extra_files=texts))
                 return
             try:
                 torch._inductor.aoti_compile_and_package(graph, package_path=str(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
-from torchkeep.exporting.targets.graphs import first_line, quietly
+from torchkeep.exporting.targets.graphs import first_line, quietly, write_whole
 from torchkeep.exporting.targets.target import Opened, Program, check_precision
 
 
@@ -56,10 +56,11 @@ class TorchScript:
                 # loads this one may call it then.
                 made = torch.jit.freeze(made)
                 torch.jit.run_frozen_optimizations(made)  # type: ignore[attr-defined]
+            texts = dict(program.texts)
             if self.lite:
-                made._save_for_lite_interpreter(str(path), _extra_files=dict(program.texts))
+                path.write_bytes(made._save_to_buffer_for_lite_interpreter(_extra_files=texts))
             else:
-                torch.jit.save(made, path, _extra_files=dict(program.texts))
+                write_whole(path, lambda file: torch.jit.save(made, file, _extra_files=texts))
 
     def _made(self, program: Program) -> Any:
         import torch

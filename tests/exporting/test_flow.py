@@ -1,0 +1,330 @@
+"""What an export refuses, and that it leaves nothing behind then."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exporting.samples import RECIPE, Net, classifier, images, inputs, net
+from torchkeep.errors import (
+    ExportRefused,
+    FileMissing,
+    MissingExtra,
+    ProofFailed,
+    SaveRefused,
+    WrongArgument,
+)
+from torchkeep.exporting import (
+    Onnx,
+    Pt2,
+    Subject,
+    Tolerance,
+    TorchScript,
+    export,
+    open_subject,
+    prove,
+    taking_pixels,
+)
+from torchkeep.exporting.targets import graphs
+from torchkeep.report import RunReport, write_report
+from torchkeep.saving import save
+
+
+class Branching(torch.nn.Module):
+    """Goes one way or the other by a value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x - 1
+
+
+class Sorting(torch.nn.Module):
+    """Has an operator that ONNX does not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+# --- Networks that can't be held ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [Onnx(), Pt2()], ids=["onnx", "pt2"])
+def test_a_branch_on_a_value_is_refused_with_the_ways_out(
+    target: Onnx | Pt2, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportRefused, match=r"torch\.export can't follow the network") as caught:
+        export(Branching(), tmp_path / "net.file", target=target, example=torch.ones(4, 3))
+    assert "torch.cond" in caught.value.advice
+    assert "--by script" in caught.value.advice
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_script_keeps_a_branch_and_a_trace_that_lost_one_is_found(tmp_path: Path) -> None:
+    rows = torch.cat([torch.full((1, 3), -1.0), torch.ones(8, 3)])
+    export(Branching(), tmp_path / "net.ts", target=TorchScript(by="script"), example=rows)
+    with pytest.raises(ProofFailed, match="it does not do what the original does"):
+        export(Branching(), tmp_path / "traced.ts", target=TorchScript(), example=rows)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match=r"ONNX has nothing for .*bessel_j0"):
+        export(Sorting(), tmp_path / "net.onnx", example=torch.ones(4, 3))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_source_that_can_not_be_scripted_is_refused(tmp_path: Path) -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * len(dict.fromkeys(dir(self), 1))
+
+    with pytest.raises(ExportRefused, match="TorchScript can't script the network"):
+        export(Odd(), tmp_path / "n.ts", target=TorchScript(by="script"), example=torch.ones(4, 3))
+
+
+def test_a_size_that_the_network_fixes_is_refused_where_it_was_to_vary(tmp_path: Path) -> None:
+    class Fixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(2, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.bias
+
+    with pytest.raises(ExportRefused, match=r"takes one size alone where it was to take any"):
+        export(Fixed(), tmp_path / "net.pt2", example=torch.ones(2, 3))
+    report = export(Fixed(), tmp_path / "net.pt2", example=torch.ones(2, 3), dynamic="none")
+    assert [each.case for each in report.comparisons] == ["batch 2, rows from 1"]
+
+
+# --- Arguments ---------------------------------------------------------------------------------
+
+
+def test_without_an_example_nothing_tells_what_a_live_network_takes(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match="nothing tells what a live Net is called with"):
+        export(net(), tmp_path / "net.onnx")
+
+
+def test_an_example_of_the_wrong_shape_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(WrongArgument, match=r"can't be run on the example, \[2, 5, 24, 24\]"):
+        export(net(), tmp_path / "net.onnx", example=torch.ones(4, 5, 24, 24))
+    with pytest.raises(WrongArgument, match=r"does not fit Net\.forward"):
+        export(net(), tmp_path / "net.onnx", example={"y": inputs()})
+    with pytest.raises(WrongArgument, match="the example's x is a str, and no tensor"):
+        export(net(), tmp_path / "net.onnx", example=("images",))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_suffix_that_tells_no_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match=r"no target whose files are called like net\.bin"):
+        export(net(), tmp_path / "net.bin", example=inputs())
+    with pytest.raises(WrongArgument, match="no target called 'coreml'"):
+        export(net(), tmp_path / "net.onnx", target="coreml", example=inputs())
+
+
+def test_a_precision_or_a_way_that_a_target_lacks_is_refused() -> None:
+    with pytest.raises(WrongArgument, match="the target onnx has no precision 'int3'"):
+        Onnx(precision="int3")
+    with pytest.raises(WrongArgument, match="no TorchScript by 'luck'"):
+        TorchScript(by="luck")
+
+
+def test_what_may_vary_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match="nothing is dynamic in the way of 'all'"):
+        export(net(), tmp_path / "net.onnx", example=inputs(), dynamic="all")
+    with pytest.raises(WrongArgument, match="no input 'y'"):
+        export(net(), tmp_path / "net.onnx", example=inputs(), dynamic={"y": {0: "rows"}})
+    with pytest.raises(WrongArgument, match="x has dimensions 0 to 3, and no 4"):
+        export(net(), tmp_path / "net.onnx", example=inputs(), dynamic={"x": {4: "rows"}})
+
+
+def test_tolerances_are_shares() -> None:
+    with pytest.raises(WrongArgument, match="agreement is 99, and has to be from 0 to 1"):
+        Tolerance(1e-4, 0.999, 99, 0)
+    with pytest.raises(WrongArgument, match="rtol is nan, and has to be at least 0"):
+        Tolerance(float("nan"), 0.999, 1, 0)
+
+
+def test_a_tolerance_of_nothing_finds_the_smallest_difference(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.GELU())
+    strict = Tolerance(0, 0, 0, 0)
+    with pytest.raises(ProofFailed, match="it does not do what the original does"):
+        export(model, tmp_path / "net.onnx", example=torch.randn(9, 300), tolerance=strict)
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        from importlib.abc import MetaPathFinder
+
+        class Blocker(MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "onnxruntime":
+                    raise ModuleNotFoundError(name, name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        import importlib.util
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *_: None if name == "onnxruntime" else real(name)
+        import torch, torchkeep
+        path = {str(tmp_path / "n.onnx")!r}
+        torchkeep.export(torch.nn.Linear(2, 2), path, example=torch.ones(2, 2))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert MissingExtra.__name__ in done.stderr
+    assert "the target onnx needs onnxruntime, not installed here" in done.stderr
+    assert "torchkeep[export]" in done.stderr
+
+
+# --- Places ------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("mine")
+    with pytest.raises(SaveRefused, match="there is something already"):
+        export(net(), path, example=inputs())
+    assert path.read_text() == "mine"
+    export(net(), path, example=inputs(), overwrite=True, target=Onnx(external_data=True))
+    export(net(1), path, example=inputs(), overwrite=True, target=Onnx(external_data=True))
+    prove(net(1), path, example=inputs())
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "net.onnx", "net.onnx.data", "net.onnx.json",
+    }  # fmt: skip
+
+
+def test_a_failed_proof_leaves_the_older_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(net(), path, example=inputs())
+    before = path.read_bytes(), (tmp_path / "net.onnx.json").read_bytes()
+    with pytest.raises(ProofFailed):
+        export(net(), path, example=inputs(), overwrite=True, tolerance=Tolerance(0, 1, 1, 0))
+    assert (path.read_bytes(), (tmp_path / "net.onnx.json").read_bytes()) == before
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_folder_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SaveRefused, match="its folder can't be written to"):
+        export(net(), tmp_path / "none" / "net.onnx", example=inputs())
+    with pytest.raises(FileMissing, match=r"there is no best\.safetensors and no last"):
+        export(tmp_path, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
+def test_a_disk_without_room_is_said_and_nothing_is_left(suffix: str, tmp_path: Path) -> None:
+    script = f"""
+        import resource, signal, sys
+        import torch, torchkeep
+        from torchkeep.errors import SaveRefused
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            path = {str(tmp_path / f"net.{suffix}")!r}
+            torchkeep.export(torch.nn.Linear(500, 500), path, example=torch.ones(9, 500))
+        except SaveRefused as error:
+            sys.exit(f"refused: {{error}}")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert "refused: " in done.stderr
+    assert "the disk is full" in done.stderr or "could not be written" in done.stderr
+    assert not [*tmp_path.iterdir()]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
+
+
+# --- Subjects and examples ---------------------------------------------------------------------
+
+
+def test_a_run_a_file_and_a_whole_model_are_exported(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    classifier(run)
+    (run / "settings.json").write_text("{}")
+    write_report(run / "report.html", RunReport("a run"))
+    data = images(tmp_path / "data")
+    export(run, tmp_path / "a.ts", data=data)
+    report = export(run / "best.safetensors", tmp_path / "a.pt2", data=data)
+    page = (run / "report.html").read_text()
+    assert page.count("<h2>Deployment</h2>") == 1
+    assert "a.ts" in page
+    assert "a.pt2" in page
+    assert report.source == "best.safetensors"
+    kept = [json.loads(line) for line in (run / "exports.jsonl").read_text().splitlines()]
+    assert [each["name"] for each in kept] == ["a.ts", "a.pt2"]
+
+
+def test_a_file_is_of_its_run_only_where_the_run_is(tmp_path: Path) -> None:
+    assert open_subject(classifier(tmp_path)).run is None
+
+
+def test_weights_are_exported_with_the_name_of_their_network(tmp_path: Path) -> None:
+    from torchkeep.networks import build
+
+    torch.manual_seed(0)
+    save(build("timm/test_resnet", num_classes=7), tmp_path / "weights.pth")
+    subject = open_subject(tmp_path / "weights.pth", arch="timm/test_resnet", num_classes=7)
+    assert subject.preprocessing is not None
+    assert not subject.is_recipe_told
+    report = export(subject, tmp_path / "net.ts")
+    assert not report.is_real
+    assert report.example == "16 images of random numbers, in place of real ones"
+
+
+def test_a_whole_model_needs_no_name(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    torch.save(model, tmp_path / "whole.pth")
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((9, 4), np.float32))
+    report = export(tmp_path / "whole.pth", tmp_path / "net.ts", example=tmp_path / "rows.npy")
+    assert report.is_real
+    assert report.example == "rows.npy, 9 rows"
+
+
+def test_a_wrapped_model_on_any_device_is_exported_as_what_is_within(tmp_path: Path) -> None:
+    wrapped = torch.nn.DataParallel(net())
+    assert isinstance(open_subject(wrapped).model, Net)
+    compiled = torch.compile(net())
+    assert isinstance(open_subject(compiled).model, Net)
+
+
+def test_pixels_go_in_where_they_are_asked_for(tmp_path: Path) -> None:
+    subject = taking_pixels(open_subject(classifier(tmp_path)))
+    report = export(subject, tmp_path / "net.onnx", data=images(tmp_path / "data"))
+    ((_, dtype, shape),) = report.inputs
+    assert dtype == "uint8"
+    assert shape == ("batch", 3, 24, 24)
+    assert report.images_prepared == 3
+
+
+def test_an_unknown_recipe_and_images_do_not_go_together(tmp_path: Path) -> None:
+    data = images(tmp_path / "data")
+    subject = Subject(net(), "a net")
+    with pytest.raises(WrongArgument, match="nothing tells how images are prepared for a net"):
+        export(subject, tmp_path / "net.ts", example=data)
+    with pytest.raises(WrongArgument, match="nothing tells how images are prepared for a net"):
+        export(subject, tmp_path / "net.ts", example=inputs(), data=data)
+    export(Subject(net(), "a net", preprocessing=RECIPE), tmp_path / "net.ts", example=data)
+
+
+def test_exporters_say_nothing_on_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export(net(), tmp_path / "net.onnx", example=inputs())
+    export(net(), tmp_path / "net.pt2", example=inputs())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_message_of_many_lines_is_cut_to_the_first_that_says_something() -> None:
+    assert graphs.first_line("\n\n  what happened\nwhere") == "what happened"
+    assert graphs.first_line("") == "no message"
