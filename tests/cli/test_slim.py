@@ -97,7 +97,8 @@ def test_what_says_its_classes_does_so_afterwards_and_can_be_slimmed_again(tmp_p
     network = build(NAME)
     replace_head(network, 10)
     classes = tuple("0123456789")
-    save_classifier(network, Card(NAME, classes, Preprocessing(32, 32, None)), first)
+    ranges = {"features.0": (0.0, 1.0)}  # those of what it was
+    save_classifier(network, Card(NAME, classes, Preprocessing(32, 32, None), qat=ranges), first)
     words = ("--ratio", "0.5", "--data", "digits", "-o")
     assert command(first, *words, second) == 0
     assert re.search(r"accuracy: [\d.]+%, and was [\d.]+%", capsys.readouterr().out)
@@ -105,7 +106,7 @@ def test_what_says_its_classes_does_so_afterwards_and_can_be_slimmed_again(tmp_p
     document = json.loads(capsys.readouterr().out)
     assert document["after"]["num_parameters"] < document["before"]["num_parameters"]
     model, card = load_classifier(third)
-    assert card.classes == classes
+    assert (card.classes, card.qat) == (classes, None)
     assert sum(item.numel() for item in model.parameters()) == document["after"]["num_parameters"]
     data = open_data("digits").transformed(*[transform_of(card.preprocessing)] * 2)
     found = evaluate(model, DataLoader(data.val, 64)).accuracy

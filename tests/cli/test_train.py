@@ -55,6 +55,17 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
 
 
+def test_it_says_what_is_trained_for_8_bits(photos: Path, tmp_path: Path, capsys) -> None:
+    options = [*OPTIONS, "--weights", "none", "--epochs", "1", "--qat"]
+    assert main(["train", str(photos), "--out", str(tmp_path / "run"), *options]) == 0
+    text = capsys.readouterr().out
+    assert "8 bits    weights and inputs of 3 layers\nimages    " in text
+    assert "% of the validation images in 8 bits, after epoch 1." in text
+    options[1] = "training.samples:Helped"
+    assert main(["train", str(photos), *options, "--show"]) == 0
+    assert "8 bits    weights and inputs of 3 layers; in float: 1 Linear" in capsys.readouterr().out
+
+
 def test_it_says_which_classes_the_weights_do_not_know(
     trained: Path, photos: Path, tmp_path: Path, capsys
 ) -> None:

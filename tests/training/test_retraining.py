@@ -138,6 +138,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "channels_last": True,
     },
     "in steps": {"optimizer": "nadam", "schedule": "steps", "warmup_epochs": 1, "patience": 1},
+    "in 8 bits": {"qat": True, "ema": 0.8, "accumulate": 2, "precision": "fp16"},
+    "in 8 bits and in stages": {"qat": True, "freeze": "all-but-head", "unfreeze": {1: "all"}},
     "weighed": {"class_weights": True, "label_smoothing": 0.1, "optimizer": "sgd"},
 }
 
@@ -154,10 +156,11 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, kind
         found = run(folder, **options)
         assert found.history == whole.history
         for name in ("best.safetensors", "last.safetensors"):
-            parts = [
-                load_classifier(place / name, arch=NET)[0] for place in (folder, tmp_path / "whole")
+            (model, card), (other, its_card) = [
+                load_classifier(place / name, arch=NET) for place in (folder, tmp_path / "whole")
             ]
-            assert fingerprint(parts[0].state_dict()) == fingerprint(parts[1].state_dict())
+            assert fingerprint(model.state_dict()) == fingerprint(other.state_dict())
+            assert card == its_card
 
 
 @pytest.mark.parametrize("seed", [-(1 << 63), (1 << 64) - 1])

@@ -103,6 +103,13 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
         _Switch(
             "ema", float, "DECAY", "evaluate and keep a moving average of the weights, as in 0.999"
         ),
+        _Switch(
+            "qat",
+            bool,
+            "",
+            "train for 8 bits: round weights and inputs of layers as in int8; start from a trained "
+            "FILE, at a tenth of its rate, for a few epochs",
+        ),
         _Switch("patience", int, "N", "stop after so many epochs without a better result"),
         _Switch("seed", int, "N", "what every random number follows from (0)"),
     ),

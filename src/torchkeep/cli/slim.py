@@ -171,7 +171,7 @@ def _slim_classifier(options: argparse.Namespace, card: Card) -> tuple[SlimRepor
     # It may have been slimmed before: the file says how it differs from the network of its name.
     whole_one = unslimmed(card, options.arch)
     structure = describe_structure(whole_one, model, network=options.arch or card.arch)
-    slimmed = replace(card, structure=structure)
+    slimmed = replace(card, structure=structure, qat=None)
     saved = save_classifier(model, slimmed, options.output, overwrite=options.overwrite)
     return replace(report, structure=structure), saved
 

@@ -37,6 +37,8 @@ examples:
   torchkeep train digits --arch resnet18 --weights none --size 32
   torchkeep train photos/ --weights theirs.pth --show     look, do not train
   torchkeep train photos/ --arch resnet18 --find-lr       which learning rate?
+  torchkeep train photos/ --weights runs/photos/best.safetensors --qat \\
+      --lr 1e-4 --epochs 3 --out runs/8bits               trained for 8 bits
 
 DATA is a folder of images, a folder per class, perhaps in train/ and val/; a
 data set of torchvision such as FashionMNIST (--download fetches it); `digits`,
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             write(event)
 
         result = retrain(prepared, folder, notify=notify)
-    _write_result(result)
+    _write_result(result, in_8_bits=settings.qat)
     return 0
 
 
@@ -137,8 +139,18 @@ def _write_start(prepared: Prepared) -> None:
         names = ", ".join(shortened(name) for name in begun.new_classes[:5])
         more = ", ..." if len(begun.new_classes) > 5 else ""
         lines.insert(2, f"new       {counted(len(begun.new_classes), 'class')}: {names}{more}")
+    if prepared.settings.qat:
+        lines.insert(-2, f"8 bits    {_in_8_bits(begun)}")
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
+
+
+def _in_8_bits(begun: Start) -> str:
+    from torchkeep.training.quantizing import input_ranges, layers_in_float
+
+    others = [f"{number:,} {kind}" for kind, number in layers_in_float(begun.model).items()]
+    more = f"; in float: {', '.join(others)}" if others else ""
+    return f"weights and inputs of {counted(len(input_ranges(begun.model)), 'layer')}{more}"
 
 
 def _origin(begun: Start) -> str:
@@ -164,13 +176,13 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     return row.name, row.kind, f"{row.num_parameters:,}", trained, rates
 
 
-def _write_result(result: Result) -> None:
+def _write_result(result: Result, *, in_8_bits: bool) -> None:
     row = result.history[result.best_epoch]
     early = "It stopped early, since nothing got better. " if result.stopped_early else ""
     write_lines(
         [
-            f"{early}Best: {row['val_accuracy']:.2%} of the validation images, after epoch "
-            f"{result.best_epoch + 1}.",
+            f"{early}Best: {row['val_accuracy']:.2%} of the validation images"
+            f"{' in 8 bits' if in_8_bits else ''}, after epoch {result.best_epoch + 1}.",
             printable(f"  {result.best}"),
             printable(f"  {result.best.with_name('report.html')}"),
             printable(f"Use it: torchkeep predict {result.best} IMAGE..."),

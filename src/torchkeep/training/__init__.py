@@ -14,6 +14,7 @@ pruning/       networks made smaller before they are retrained
 optimizing.py  optimizers and learning rates by name
 loop.py        one epoch
 averaging.py   a moving average of the weights
+quantizing.py  computing as in 8 bits while training
 evaluation.py  how good a classifier is
 diagnosis/     what usually goes wrong
 checkup.py     these checks on a training that has been prepared
@@ -28,6 +29,7 @@ from torchkeep.modes import evaluating, training
 from torchkeep.training.evaluation import Answers, Evaluation, answers, evaluate
 from torchkeep.training.loop import train_epoch
 from torchkeep.training.optimizing import factor, make_optimizer, set_rates
+from torchkeep.training.quantizing import fake_quantize, input_ranges, observe_ranges
 from torchkeep.training.settings import Settings
 from torchkeep.training.surgery import (
     Head,
@@ -65,12 +67,15 @@ __all__ = [
     "evaluate",
     "evaluating",
     "factor",
+    "fake_quantize",
     "freeze",
     "freeze_all_but_head",
     "freeze_stages",
     "head_names",
+    "input_ranges",
     "layer_table",
     "make_optimizer",
+    "observe_ranges",
     "parameter_groups",
     "replace_head",
     "replace_input",

@@ -24,6 +24,8 @@ from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import total_loss
 from torchkeep.training.machine import computing_as_said, is_slow
 from torchkeep.training.preparing import Prepared, loaders, loss_of
+from torchkeep.training.quantizing import layers_in_float
+from torchkeep.wording import printable
 
 _MAX_FILES = 5000
 """So many image files are read before a training; `torchkeep doctor` reads all."""
@@ -49,7 +51,8 @@ def check_up(
         notify: is told what is looked at, before it takes its time.
     """
     notify("images")
-    found = [*_of_machine(prepared), *_of_data(prepared, is_thorough=is_thorough)]
+    found = [*_of_machine(prepared), *_of_bits(prepared)]
+    found += _of_data(prepared, is_thorough=is_thorough)
     if any(item.check in ("broken-images", "labels-range") for item in found):
         return found  # no batch can be made
     notify("a batch")
@@ -78,6 +81,16 @@ def _of_machine(prepared: Prepared) -> list[Finding]:
         return []
     text = f"this processor has no instructions for {precision}, and takes many times as long"
     return [Finding("slow-precision", "warning", text, "Leave --precision out.")]
+
+
+def _of_bits(prepared: Prepared) -> list[Finding]:
+    kinds = layers_in_float(prepared.start.model) if prepared.settings.qat else {}
+    if not kinds:
+        return []
+    named = ", ".join(f"{number:,} {printable(kind)}" for kind, number in kinds.items())
+    text = f"with --qat the weights of {named} stay in float"
+    advice = "8 bits are for convolutions and linear layers that are called in evaluation."
+    return [Finding("qat-float", "note", text, advice)]
 
 
 def _of_data(prepared: Prepared, *, is_thorough: bool) -> list[Finding]:

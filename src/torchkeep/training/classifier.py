@@ -1,8 +1,9 @@
 """A classifier in a file of its own: weights, and all that is needed to use them.
 
 The file's metadata has `arch` (the network's name), `classes` (what its outputs stand for),
-`preprocessing` (the recipe from an image to its input), `input_channels` if these were changed, and
-`slimmed` if it was (see `pruning`). To everyone else it is a plain state dict.
+`preprocessing` (the recipe from an image to its input), `input_channels` if these were changed,
+`slimmed` if it was (see `pruning`), and `qat` if it was trained for 8 bits (see `quantizing`). To
+everyone else it is a plain state dict.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torchkeep.networks import build, is_of_library
 from torchkeep.saving import SaveReport, save
 from torchkeep.training.data.preprocessing import MOST_CHANNELS, Preprocessing, from_json
 from torchkeep.training.pruning import SLIMMED, SlimStructure, build_slim, find_structure
+from torchkeep.training.quantizing import Ranges, ranges_from_json, ranges_to_json
 from torchkeep.training.surgery import head_names, replace_head, replace_input
 from torchkeep.wording import counted, printable, shortened
 
@@ -44,6 +46,9 @@ class Card:
     """How it differs from the network of that name, if it was slimmed."""
     input_channels: int | None = None
     """The channels of its input, if they were changed; None for the network's own."""
+    qat: Ranges | None = None
+    """The ranges of its layers' inputs in 8 bits, if it was trained for these: the network itself
+    is a plain one, and `torchkeep.training.fake_quantize` has it compute so."""
 
 
 def save_classifier(
@@ -78,6 +83,8 @@ def save_classifier(
         told[SLIMMED] = card.structure.to_text()
     if card.input_channels is not None:
         told["input_channels"] = card.input_channels
+    if card.qat is not None:
+        told["qat"] = ranges_to_json(card.qat)
     return save(model, path, metadata=told, metric=metric, overwrite=overwrite)
 
 
@@ -98,9 +105,10 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
             type(channels) is not int or not 1 <= channels <= MOST_CHANNELS
         ):
             raise DamagedFile("its metadata 'input_channels' is no number of channels")
+        qat = ranges_from_json(parse_json(texts["qat"])) if "qat" in texts else None
     except DamagedFile as error:
         raise DamagedFile(error.problem, advice=error.advice, path=path) from None
-    return Card(texts["arch"], classes, recipe, structure_of(path), channels)
+    return Card(texts["arch"], classes, recipe, structure_of(path), channels, qat)
 
 
 def _class_names(value: object) -> tuple[str, ...]:

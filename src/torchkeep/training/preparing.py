@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,13 +20,14 @@ from torchkeep.networks import image_size_of
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
-from torchkeep.training.data.samples import files_of, length_of
+from torchkeep.training.data.samples import Samples, files_of, length_of
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.fitting import check_fit, image_of
 from torchkeep.training.loop import Loss
 from torchkeep.training.machine import chosen_device, memory_format, set_up
 from torchkeep.training.optimizing import WEIGHT_DECAY, factor, make_optimizer
+from torchkeep.training.quantizing import fake_quantize, observe_ranges
 from torchkeep.training.records.tensorboard import require_tensorboard
 from torchkeep.training.settings import Settings
 from torchkeep.training.starting import Start, start
@@ -58,6 +60,10 @@ class Prepared:
     """Where to compute."""
 
 
+_MOST_OBSERVED, _MOST_AT_ONCE = 128, 32
+"""Of so many images the ranges in 8 bits are first taken."""
+
+
 def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     """Open the data, make the network, freeze what is not trained, and make the optimizer.
 
@@ -86,6 +92,10 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
     )
     check_schedule(model, schedule_of(settings))
     factor(settings.schedule, 0, 1)  # refuses one that there is not
+    if settings.qat:
+        plain = data.transformed(transform_of(recipe), transform_of(recipe))
+        with trial(()):  # a data set may draw random numbers
+            fake_quantize(model, observe_ranges(model, _some(plain.train, settings, device)))
     return Prepared(
         settings,
         data.transformed(transform_of(recipe, settings.augment), transform_of(recipe)),
@@ -158,6 +168,16 @@ def _recipe(recipe: Preprocessing | None, size: int | None, channels: int | None
         resize = None if recipe.resize is None else round(recipe.resize * size / recipe.height)
         recipe = replace(recipe, height=size, width=size, resize=resize)
     return recipe if channels is None else for_channels(recipe, channels)
+
+
+def _some(samples: Samples, settings: Settings, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield a few batches of images from all over the samples."""
+    count = length_of(samples)
+    places = range(0, count, max(count // _MOST_OBSERVED, 1))[:_MOST_OBSERVED]
+    size = min(settings.batch_size, _MOST_AT_ONCE)
+    for at in range(0, len(places), size):
+        images = torch.stack([samples[place][0] for place in places[at : at + size]])
+        yield images.to(device, memory_format=memory_format(settings))
 
 
 def _check_channels(data: Data, recipe: Preprocessing, *, is_given: bool) -> None:

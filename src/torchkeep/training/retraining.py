@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from torchkeep.loading import load_into
 from torchkeep.report import write_report
 from torchkeep.training.averaging import moving_average
 from torchkeep.training.checkup import check_up
-from torchkeep.training.classifier import save_classifier
+from torchkeep.training.classifier import read_card, save_classifier
 from torchkeep.training.data.identity import identity_of
 from torchkeep.training.data.samples import check_labels, length_of
 from torchkeep.training.data.workers import as_without_workers
@@ -51,6 +51,7 @@ from torchkeep.training.preparing import (
     rates_of,
     schedule_of,
 )
+from torchkeep.training.quantizing import fake_quantize, input_ranges
 from torchkeep.training.records.findings import add_findings, forget_findings, read_findings
 from torchkeep.training.records.history import METRIC, best_epoch, with_times, write_history
 from torchkeep.training.records.reporting import report_of
@@ -318,9 +319,12 @@ class _Training:
         return patience is not None and len(history) - 1 - best_epoch(history) >= patience
 
     def _save(self, name: str, metric: Mapping[str, float]) -> None:
+        card = self.prepared.card
+        if self.settings.qat:
+            card = replace(card, qat=input_ranges(self.judged))
         save_classifier(
             self.judged,
-            self.prepared.card,
+            card,
             self.folder / name,
             metadata={"weights": self.prepared.start.weights, "epoch": self.ckpt.epoch},
             metric=metric or None,
@@ -332,6 +336,8 @@ class _Training:
         best = self.folder / BEST_FILE
         model = self.judged
         load_into(model, best)
+        if (card := read_card(best)) is not None and card.qat is not None:
+            fake_quantize(model, card.qat)
         said = answers(model, self.val_loader, device=self.prepared.device)
         times = self.times
         return Result(

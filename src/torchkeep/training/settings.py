@@ -74,6 +74,8 @@ class Settings:
     """After how many epochs without a better result to stop."""
     val_share: float = 0.2
     """How much is kept for validation, where the data does not say it."""
+    qat: bool = False
+    """Whether it is trained to compute in 8 bits: see `torchkeep.training.quantizing`."""
     seed: int = 0
     """What every random number follows from."""
     workers: int = 0
