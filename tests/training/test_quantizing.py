@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_what_has_no_ranges_is_refused() -> None:
 
 
 def test_a_file_has_the_plain_network_and_the_ranges(tmp_path: Path) -> None:
-    result = retrain(prepare(DATA, Settings(**SMALL, epochs=4, qat=True, ema=0.5)), tmp_path)
+    options = SMALL | {"epochs": 4, "ema": 0.5, "qat": True}
+    result = retrain(prepare(DATA, Settings(**options)), tmp_path)
     row = result.history[result.best_epoch]
     model, card = load_classifier(result.best, arch=NET)
     assert not input_ranges(model)
@@ -234,6 +236,11 @@ def test_a_file_has_the_plain_network_and_the_ranges(tmp_path: Path) -> None:
     assert (found.accuracy, found.loss) == (row["val_accuracy"], row["val_loss"])
     assert found.loss != plain.loss
     assert result.answers.loss.mean() == pytest.approx(found.loss)
+    # What a run says of its best model, it says with the ranges of the file.
+    silent = replace(card, qat=dict.fromkeys(card.qat, (0.0, 0.0)))
+    save_classifier(model, silent, result.best, overwrite=True)
+    said = retrain(prepare(DATA, Settings(**options)), tmp_path).answers
+    assert len(said.predicted.unique()) == 1 < len(result.answers.predicted.unique())
     # Trained once more without it, it is no longer said to be good in 8 bits.
     options = SMALL | {"weights": str(result.best), "epochs": 1}
     again = retrain(prepare(DATA, Settings(**options)), tmp_path / "again")
