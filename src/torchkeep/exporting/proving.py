@@ -32,6 +32,9 @@ from torchkeep.wording import counted, printable
 THROUGHPUT_BATCH = 16
 """The batch size whose samples per second are told, beside the latency of one."""
 
+LONG_CALL_S = 1.0
+"""A network that takes longer for one sample is not timed with a batch."""
+
 AS_EXACT = 4.0
 """A file whose results in float32 are further off than is usual may still be as right as the
 original's, where the network makes much of small differences. It is then compared with the same
@@ -251,12 +254,15 @@ class _Proving:
         return found
 
     def _speeds(self) -> Iterator[Speed]:
-        is_free = any(0 in each for each in self.dims)
-        sizes = (1, THROUGHPUT_BATCH) if is_free else (None,)
-        for size in sizes:
-            args = self.examples.rows(size or len(cases_of(self.examples, self.dims)[0].args[0]))
-            arrays = [arg.numpy() for arg in args]
-            yield Speed(*side_by_side(lambda: self._call(args), self.session, arrays, len(args[0])))  # noqa: B023
+        """Time one sample, and a batch of them where that doesn't take for ever."""
+        first = cases_of(self.examples, self.dims)[0]
+        yield (alone := self._speed(first.args))
+        if any(0 in each for each in self.dims) and alone.original.median_s < LONG_CALL_S:
+            yield self._speed(self.examples.rows(THROUGHPUT_BATCH))
+
+    def _speed(self, args: Sequence[torch.Tensor]) -> Speed:
+        arrays = [arg.numpy() for arg in args]
+        return Speed(*side_by_side(lambda: self._call(args), self.session, arrays, len(args[0])))
 
     def _call(self, args: Sequence[torch.Tensor]) -> None:
         with torch.inference_mode():

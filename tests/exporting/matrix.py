@@ -1,0 +1,134 @@
+"""One network after another as .onnx, .pt2 and TorchScript, each proven in its own runtime.
+
+`python tests/exporting/matrix.py` takes every classifier of torchvision and one or more of each
+family of timm, and prints how many pass per target, and the reason for each that does not. It ends
+with 1 if less than 95% of a target do. Values are random, statistics of BatchNorm those of noise:
+no files are fetched. `--out FILE` keeps the results, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "training"))
+
+TARGETS = ("onnx", "pt2", "torchscript")
+LEAST = 0.95
+TIMEOUT_S = 1500
+
+
+def names() -> Iterator[str]:
+    """Yield the networks, the small library first."""
+    from surgery_matrix import TIMM
+    from torchvision import models
+
+    yield from (f"timm/{name}" for name in TIMM)
+    yield from (f"torchvision/{name}" for name in models.list_models(module=models))
+
+
+def one(name: str) -> dict[str, Any]:
+    """Return what a network did, by target: empty for a pass, else the reason."""
+    import torch
+    from surgery_matrix import make, size_of
+
+    from torchkeep.errors import TorchkeepError
+    from torchkeep.exporting import export
+
+    model = _lively(make(name), side := size_of(name, make(name)))
+    images = torch.randn(16, 3, side, side, generator=torch.Generator().manual_seed(1))
+    row: dict[str, Any] = {"name": name, "side": side}
+    with tempfile.TemporaryDirectory() as folder:
+        for target in TARGETS:
+            begin = time.monotonic()
+            place = Path(folder) / f"net.{target}"
+            try:
+                report = export(model, place, target=target, example=images)
+                worst, speed = report.worst.relative, report.speeds[0].ratio
+                row[target] = {"problem": "", "differs": worst, "faster": speed}
+            except TorchkeepError as error:
+                row[target] = {"problem": str(error)}
+            row[target]["seconds"] = round(time.monotonic() - begin, 1)
+            for file in Path(folder).iterdir():
+                file.unlink()
+    return row
+
+
+def _lively(model: Any, side: int) -> Any:
+    """Return a network whose BatchNorms have the statistics of noise, as trained ones have some."""
+    import torch
+
+    norms = [part for part in model.modules() if hasattr(part, "running_mean")]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model.train()(torch.randn(4, 3, side, side))
+    return model.eval()
+
+
+def _in_a_process(name: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", name]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+        )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        found = {"name": name} | {each: {"problem": "it took too long"} for each in TARGETS}
+    except (IndexError, ValueError):
+        problem = (done.stderr.splitlines() or ["it said nothing"])[-1]
+        found = {"name": name} | {each: {"problem": problem} for each in TARGETS}
+    return found
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", metavar="NAME")
+    parser.add_argument("--out", metavar="FILE", type=Path)
+    parser.add_argument("--only", metavar="N", type=int, help="each Nth network")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return 0
+    known = {}
+    if options.out and options.out.exists():
+        rows = map(json.loads, options.out.read_text().splitlines())
+        known = {row["name"]: row for row in rows}
+    found = []
+    for name in [*names()][:: options.only or 1]:
+        row = known.get(name) or _in_a_process(name)
+        found.append(row)
+        if options.out and name not in known:
+            with options.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        marks = "  ".join(f"{each} {'no' if row[each]['problem'] else 'ok'}" for each in TARGETS)
+        print(f"{name:<48} {marks}", flush=True)
+    return _told(found)
+
+
+def _told(found: list[dict[str, Any]]) -> int:
+    is_enough = True
+    for target in TARGETS:
+        wrong = [(row["name"], row[target]["problem"]) for row in found if row[target]["problem"]]
+        share = 1 - len(wrong) / len(found)
+        is_enough &= share >= LEAST
+        differs = [row[target].get("differs", 0) for row in found]
+        print(f"\n{target}: {len(found) - len(wrong)} of {len(found)} pass ({share:.1%}), ", end="")
+        print(f"outputs differ by at most {max(differs):.1e} of the largest value")
+        for name, problem in wrong:
+            print(f"  {name}: {problem}")
+    return 0 if is_enough else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
