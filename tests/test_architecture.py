@@ -217,7 +217,7 @@ prediction.predict prediction.Prediction
 
 
 def test_the_reference_documents_what_is_public_and_nothing_else():
-    from torchkeep import checkpointing, report, training
+    from torchkeep import checkpointing, exporting, report, training
     from torchkeep.training import data, diagnosis, pruning
 
     text = (ROOT / "docs" / "reference.md").read_text()
@@ -225,7 +225,7 @@ def test_the_reference_documents_what_is_public_and_nothing_else():
     public = {f"torchkeep.{name}" for name in torchkeep.__all__}
     public |= {
         f"{package.__name__}.{name}"
-        for package in (checkpointing, training, data, diagnosis, pruning, report)
+        for package in (checkpointing, training, data, diagnosis, pruning, report, exporting)
         for name in package.__all__
         if name not in torchkeep.__all__
     }

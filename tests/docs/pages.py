@@ -36,6 +36,7 @@ _VERBS = (
     "evaluate",
     "predict",
     "slim",
+    "export",
     "--version",
 )
 """What is run of a page's commands; the others take minutes, or change the machine."""
@@ -108,9 +109,10 @@ def _run_console(text: str) -> str:
     for part in re.split(r"^(?=\$ )", text, flags=re.MULTILINE):
         command, _, expected = part.partition("\n")
         words = shlex.split(command.removeprefix("$ "), comments=True)
-        if words[:1] == ["torchkeep"] and words[1] in _VERBS:
+        program = _program(words)
+        if program:
             done = subprocess.run(
-                [sys.executable, "-m", *words],
+                [sys.executable, *program],
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
@@ -119,6 +121,15 @@ def _run_console(text: str) -> str:
             expected = _agreed(expected, done.stdout + done.stderr)
         lines += [command + "\n" if part else "", expected]
     return "".join(lines)
+
+
+def _program(words: list[str]) -> list[str]:
+    """Return how Python runs a command: torchkeep's, or an example's; empty for others."""
+    if words[:1] == ["torchkeep"] and words[1] in _VERBS:
+        return ["-m", *words]
+    if words[:1] == ["python"] and words[1].startswith("examples/"):
+        return [str(ROOT / words[1]), *words[2:]]
+    return []
 
 
 def _agreed(expected: str, found: str) -> str:
