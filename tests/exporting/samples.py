@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torchkeep.exporting import Onnx, Pt2, Target, TorchScript
+from torchkeep.exporting import Onnx, OpenVino, Pt2, Target, TorchScript
 from torchkeep.networks import build
 from torchkeep.training.classifier import Card, save_classifier
 from torchkeep.training.data.preprocessing import Preprocessing
@@ -22,8 +22,9 @@ TARGETS: Sequence[Target] = (
     TorchScript(),
     TorchScript(by="script", optimize=True),
     TorchScript(by="script", lite=True),
+    OpenVino(),
 )
-"""Each target, with the options that make other files of it."""
+"""Each target but ExecuTorch, with the options that make other files of it."""
 
 CLASSES = ("cat", "dog", "owl")
 RECIPE = Preprocessing(24, 24, 28, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bicubic")

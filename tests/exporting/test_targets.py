@@ -86,17 +86,18 @@ def test_a_classifier_takes_its_classes_and_its_recipe_along(
 def test_each_target_has_a_sample() -> None:
     from torchkeep import exporting
 
-    assert {target.name for target in TARGETS} == {target.name for target in exporting.TARGETS}
+    tested = {target.name for target in TARGETS} | {"executorch"}  # in targets/test_executorch.py
+    assert tested == {target.name for target in exporting.TARGETS}
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3]], ids=_id)
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
 def test_image_sizes_vary_if_they_are_to(target: Target, tmp_path: Path) -> None:
     path = tmp_path / f"net{target.suffixes[0]}"
     report = export(net(), path, target=target, example=inputs(), dynamic="sizes")
     assert report.comparisons[-1].case == "batch 2, 56 x 88"
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3]], ids=_id)
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
 def test_several_inputs_and_outputs_keep_their_order(target: Target, tmp_path: Path) -> None:
     class Pair(torch.nn.Module):
         def __init__(self) -> None:

@@ -30,6 +30,8 @@ targets:
   onnx          what most runtimes and clouds read: onnxruntime, TensorRT, ...
   pt2           torch.export's own: PyTorch runs it without the classes
   torchscript   for what runs no .pt2 yet; deprecated by PyTorch
+  openvino      OpenVINO's .xml and .bin: Intel's processors, and its servers
+  executorch    .pte, for phones and small devices: the extra torchkeep[executorch]
 
 examples:
   torchkeep export runs/photos photos.onnx --data photos
@@ -54,7 +56,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "P",
         "help": "float32 (default), float16, bfloat16, int8, int8-dynamic: what the target knows",
     },
-    "--opset": {"metavar": "N", "type": whole(1), "help": "onnx: the version of its operators"},
+    "--opset": {
+        "metavar": "N",
+        "type": whole(1),
+        "help": "onnx, openvino: the version of ONNX's operators",
+    },
     "--external-data": {
         "action": "store_true",
         "default": None,
@@ -75,6 +81,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "default": None,
         "help": "pt2: machine code for this kind of processor (AOTInductor); takes a minute",
+    },
+    "--largest-batch": {
+        "metavar": "N",
+        "type": whole(1),
+        "help": "executorch: images at once at the most, for which memory is set aside (32)",
+    },
+    "--largest-size": {
+        "metavar": "N",
+        "type": whole(1),
+        "help": "executorch: the largest height, width, ... that may vary (twice the example's)",
     },
 }
 """What a target may be told; each is a field of some targets."""

@@ -25,14 +25,24 @@ if TYPE_CHECKING:
     from torchkeep.exporting.proof.parity import TOLERANCES, Comparison, Tolerance
     from torchkeep.exporting.report import Exported
     from torchkeep.exporting.subjects import Subject, open_subject, taking_pixels
-    from torchkeep.exporting.targets import TARGETS, Onnx, Pt2, Target, TorchScript
+    from torchkeep.exporting.targets import (
+        TARGETS,
+        ExecuTorch,
+        Onnx,
+        OpenVino,
+        Pt2,
+        Target,
+        TorchScript,
+    )
 
 _HOMES = {
     "TARGETS": "targets",
     "TOLERANCES": "proof.parity",
     "Comparison": "proof.parity",
+    "ExecuTorch": "targets",
     "Exported": "report",
     "Onnx": "targets",
+    "OpenVino": "targets",
     "Pt2": "targets",
     "Subject": "subjects",
     "Target": "targets",
@@ -49,8 +59,10 @@ __all__ = [
     "TARGETS",
     "TOLERANCES",
     "Comparison",
+    "ExecuTorch",
     "Exported",
     "Onnx",
+    "OpenVino",
     "Pt2",
     "Subject",
     "Target",

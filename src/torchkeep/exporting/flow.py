@@ -141,8 +141,14 @@ def prove(
     file = Path(path)
     work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
     parts = sorted(file.parent.glob(f"{glob.escape(file.stem)}.*")) if file.is_file() else [file]
-    beside = [each for each in parts if each.name in (file.name, f"{file.name}.data")]
+    beside = [each for each in parts if each.name in _files_of(file)]
     return _proven(work, file, beside or [file])
+
+
+def _files_of(path: Path) -> set[str]:
+    """Return the names of a file and of the weights beside it, if there are any."""
+    weights = f"{path.stem}.bin" if path.suffix == ".xml" else f"{path.name}.data"
+    return {path.name, weights}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,26 @@ tests/exporting/samples.py, and a row to docs/exporting.md.
 
 from __future__ import annotations
 
+from torchkeep.exporting.targets.executorch import ExecuTorch
 from torchkeep.exporting.targets.onnx import Onnx
+from torchkeep.exporting.targets.openvino import OpenVino
 from torchkeep.exporting.targets.pt2 import Pt2
 from torchkeep.exporting.targets.target import Arrays, Opened, Port, Program, Target
 from torchkeep.exporting.targets.torchscript import TorchScript
 
-TARGETS: tuple[type[Target], ...] = (Onnx, Pt2, TorchScript)
+TARGETS: tuple[type[Target], ...] = (Onnx, Pt2, TorchScript, OpenVino, ExecuTorch)
 """Every target, in the order in which people are told of them."""
 
-__all__ = ["TARGETS", "Arrays", "Onnx", "Opened", "Port", "Program", "Pt2", "Target", "TorchScript"]
+__all__ = [
+    "TARGETS",
+    "Arrays",
+    "ExecuTorch",
+    "Onnx",
+    "OpenVino",
+    "Opened",
+    "Port",
+    "Program",
+    "Pt2",
+    "Target",
+    "TorchScript",
+]

@@ -6,7 +6,8 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def graph_of(program: Program) -> ExportedProgram:
+def graph_of(program: Program, largest: Sequence[Mapping[int, int]] = ()) -> ExportedProgram:
     """Return a network as a graph.
 
     Dimensions that may vary are asked for as such, so that one which the network fixes is an error
     and no silent constant.
+
+    Args:
+        program: the network, and what may vary.
+        largest: by input, how large the dimensions that may vary can be, for what has to know.
 
     Raises:
         ExportRefused: it has what torch.export can't follow, or fixes a dimension.
@@ -30,7 +35,10 @@ def graph_of(program: Program) -> ExportedProgram:
     import torch
 
     dim = torch.export.Dim
-    shapes = tuple(dict.fromkeys(dims, dim.DYNAMIC) for dims in program.dynamic)
+    shapes = tuple(
+        {at: dim.DYNAMIC(max=most[at]) if at in most else dim.DYNAMIC for at in dims}
+        for dims, most in zip(program.dynamic, largest or repeat({}))  # noqa: B905 (has no end)
+    )
     how: dict[str, Any] = {"dynamic_shapes": shapes if any(shapes) else None}
     with quietly():
         try:
