@@ -89,7 +89,9 @@ def compare(case: str, output: str, expected: Any, found: Any, allowed: Toleranc
         shapes = f"its shape is {list(found.shape)}, and {list(expected.shape)} was expected"
         return Comparison(case, output, math.inf, math.inf, 0.0, 0.0, None, shapes)
     one, two = expected.astype(np.float64), found.astype(np.float64)
-    gaps = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.abs(one - two))
+    with np.errstate(invalid="ignore"):  # of infinities
+        gaps = np.abs(one - two)
+    gaps = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, gaps)
     gaps = np.nan_to_num(gaps, nan=np.inf, posinf=np.inf)
     finite = np.abs(one)[np.isfinite(one)]
     result = Comparison(
@@ -135,7 +137,8 @@ def _cosine(one: Any, two: Any) -> float:
 
 def _scaled(values: Any) -> Any:
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
-    return np.nan_to_num(values) / largest if largest else values
+    scale = largest or 1.0
+    return np.nan_to_num(values, nan=0.0, posinf=scale, neginf=-scale) / scale
 
 
 def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:

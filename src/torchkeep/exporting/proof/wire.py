@@ -12,14 +12,23 @@ from typing import IO, Any
 
 import numpy as np
 
+_SMALL_NBYTES = 1 << 16
+"""Up to here a copy costs nothing; an array of no size has no buffer that can be written."""
+
 
 def send(stream: IO[bytes], message: dict[str, Any], arrays: Sequence[Any] = ()) -> None:
-    """Write a message and its arrays, of numbers."""
-    arrays = [np.ascontiguousarray(array) for array in arrays]
+    """Write a message and its arrays.
+
+    Raises:
+        TypeError: an array holds Python's objects, and no numbers.
+    """
+    arrays = [np.asarray(array, order="C") for array in arrays]
+    if any(array.dtype.hasobject for array in arrays):
+        raise TypeError("an array of objects can't be sent")
     described = [[array.dtype.str, array.shape] for array in arrays]
     stream.write(json.dumps({**message, "arrays": described}).encode() + b"\n")
     for array in arrays:
-        stream.write(array.data if array.size else b"")
+        stream.write(array.tobytes() if array.nbytes < _SMALL_NBYTES else array.data)
     stream.flush()
 
 
