@@ -215,7 +215,8 @@ class _Proving:
             return False
         for (name, one), two in zip(expected.items(), found, strict=True):
             own, other = (np.abs(values - exact[name]).max(initial=0.0) for values in (one, two))
-            if not other <= AS_EXACT * own + 1e-8:
+            last_bit = np.finfo(np.float32).eps * np.abs(exact[name]).max(initial=0.0)
+            if not other <= AS_EXACT * max(own, last_bit):
                 return False
         return True
 
