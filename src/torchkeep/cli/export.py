@@ -261,6 +261,8 @@ def _head(report: Exported) -> Iterator[str]:
     if report.images_prepared:
         images = counted(report.images_prepared, "image")
         yield f"  its own recipe prepares {images} as the original's does"
+    if any(each.is_as_exact for each in report.comparisons):
+        yield "  differs by more than is usual, and is as near to float64 as the original is"
     if len(report.files) > 1:
         names = ", ".join(shortened(file.name) for file in report.files)
         yield f"  {names} belong together: keep them in one folder"

@@ -69,6 +69,8 @@ class Comparison:
     """The share of samples whose highest output is the same; None for what is no prediction."""
     problem: str
     """What is not as it has to be; empty if it is."""
+    is_as_exact: bool = False
+    """Whether it differs by more than is usual, and is as near to float64 as the original is."""
 
     @property
     def relative(self) -> float:
