@@ -64,8 +64,7 @@ def render_report(run: RunReport) -> str:
         Markup('<link rel="icon" href="data:,">'),
         tag("style", style),
     )
-    main = tag("main", _parts(run), deployments_part(()))
-    body = tag("body", _header(run), main, tag("script", script))
+    body = tag("body", _header(run), tag("main", _parts(run)), tag("script", script))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -128,16 +127,22 @@ def _figures(run: RunReport) -> list[tuple[str, str]]:
 def _parts(run: RunReport) -> list[Markup]:
     confusion, facts = run.confusion, run.facts
     has_data = facts.data_folder or facts.preprocessing or facts.counts
-    parts: list[tuple[str, Child]] = [
+    results: list[tuple[str, Child]] = [
         ("Findings", findings_part(run.findings) if run.findings else None),
         ("Curves", _curves(run)),
         ("Confusion matrix", confusion_part(confusion) if confusion else None),
         ("Classes", figures_part(confusion) if confusion else None),
         ("Worst mistakes", None if run.mistakes is None else mistakes_part(run.mistakes)),
+    ]
+    ways: list[tuple[str, Child]] = [
         ("Data", data_part(facts) if has_data else None),
         ("Network", layers_part(run.layers) if run.layers else None),
         ("How it was made", run_part(facts)),
     ]
+    return [*_sections(results), deployments_part(()), *_sections(ways)]
+
+
+def _sections(parts: list[tuple[str, Child]]) -> list[Markup]:
     return [tag("section", tag("h2", name), content) for name, content in parts if content]
 
 
