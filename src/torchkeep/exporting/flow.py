@@ -94,7 +94,8 @@ def export(
     with evaluating(work.subject.model), staging_folder(final) as folder:
         program = _program(work)
         if work.target.precision.startswith("int8"):
-            program = replace(program, calibration=_calibration(work, calibration))
+            seen, learnt = _calibration(work, calibration), work.subject.ranges
+            program = replace(program, calibration=seen, ranges=learnt)
         notify(f"writing {work.target.name}")
         with written_to(final):
             work.target.write(program, folder / final.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torchkeep.saving.modules import unwrapped
 from torchkeep.training.classifier import load_classifier, read_card
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pretrained import usual_preprocessing
+from torchkeep.training.quantizing import Ranges
 from torchkeep.wording import printable
 
 _RUN_FILES = ("best.safetensors", "last.safetensors")
@@ -43,6 +44,8 @@ class Subject:
     """Whether the preprocessing is the file's own; it is the usual one of the network otherwise."""
     run: Path | None = None
     """The training run that it is of."""
+    ranges: Ranges = field(default_factory=dict)
+    """What its layers take in 8 bits, if it was trained for them."""
     takes_pixels: bool = False
     """Whether it normalises by itself: see `taking_pixels`."""
 
@@ -131,7 +134,8 @@ def open_subject(
     card = read_card(file)
     if card is not None:
         network, card = load_classifier(file, arch=arch)
-        return Subject(network, file.name, card.arch, card.classes, card.preprocessing, True, run)
+        known = card.arch, card.classes, card.preprocessing
+        return Subject(network, file.name, *known, True, run, ranges=card.qat or {})
     if arch is None and _is_whole(file):
         return Subject(load_model(file, select=select, trust=trust).eval(), file.name, run=run)
     if arch is None:

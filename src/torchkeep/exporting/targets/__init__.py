@@ -2,6 +2,9 @@
 
 target.py       what a target is
 graphs.py       a network as a graph of torch.export, which several targets start from
+casting.py      a network that computes in float16 or bfloat16
+onnx_int8.py    ONNX with integers of 8 bits
+pt2_int8.py     a graph of torch.export with integers of 8 bits
 torchscript.py  TorchScript, by trace and by script
 pt2.py          torch.export's own file, and its compiled form
 onnx.py         ONNX

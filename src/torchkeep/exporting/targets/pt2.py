@@ -4,6 +4,9 @@ With `compile` it is machine code made ahead of time by AOTInductor: faster to s
 this kind of processor alone. PyTorch promises to read a `.pt2` of an older release in general, and
 not of every one: keep the weights as well.
 
+float16 and bfloat16 make a file of half the size, int8 one of a quarter (`pt2_int8.py`). PyTorch
+opens the latter once `torch.ao.quantization.fx._decomposed` is imported, which has its operators.
+
 Source: https://docs.pytorch.org/docs/stable/export.html and `torch.compiler_aot_inductor`.
 """
 
@@ -12,12 +15,18 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torchkeep.errors import ExportRefused
+from torchkeep.errors import ExportRefused, MissingExtra, WrongArgument
+from torchkeep.exporting.targets.casting import HALVES, cast
 from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly, write_whole
 from torchkeep.exporting.targets.target import Arrays, Opened, Program, check_precision
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Pt2:
     name: ClassVar[str] = "pt2"
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
     modules: ClassVar[tuple[str, ...]] = ("torch",)
-    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16", "int8")
 
     precision: str = "float32"
     """What is computed in."""
@@ -36,12 +45,17 @@ class Pt2:
 
     def __post_init__(self) -> None:
         check_precision(self)
+        if self.compile and self.precision == "int8":
+            raise WrongArgument(
+                "a compiled .pt2 has no precision int8",
+                advice="Leave out compile, or choose bfloat16, or --to onnx.",
+            )
 
     def write(self, program: Program, path: Path) -> None:
         """Write the file: see `Target.write`."""
         import torch
 
-        graph = graph_of(program)
+        graph = self._graph(program)
         for node in graph.graph_module.graph.nodes:
             # It has the paths of its author's folders, and lines of the source.
             node.meta.pop("stack_trace", None)
@@ -58,6 +72,15 @@ class Pt2:
                     advice="Is a C++ compiler installed? Without --compile none is needed.",
                 ) from error
 
+    def _graph(self, program: Program) -> ExportedProgram:
+        if self.precision != "int8":
+            return graph_of(cast(program, self.precision) if self.precision in HALVES else program)
+        if find_spec("torchao") is None:
+            raise MissingExtra.for_modules("the target pt2 of int8", ["torchao"], "export")
+        from torchkeep.exporting.targets.pt2_int8 import quantized
+
+        return quantized(program)
+
 
 def open_file(path: Path, *, threads: int) -> Opened:
     """Return a `.pt2` file, opened by PyTorch."""
@@ -68,6 +91,9 @@ def open_file(path: Path, *, threads: int) -> Opened:
     torch.set_num_threads(threads)
     if is_compiled(path):
         return Opened(running(torch._inductor.aoti_load_package(str(path))))
+    if _is_quantized(path):
+        # It has the operators of a quantized graph: PyTorch registers them when it is imported.
+        import_module("torch.ao.quantization.fx._decomposed")
     names = _extra_names(path)
     texts = dict.fromkeys(names, "")
     module = torch.export.load(path, extra_files=texts).module()
@@ -99,6 +125,12 @@ def is_compiled(path: Path) -> bool:
     """Whether a `.pt2` holds machine code instead of a graph."""
     with zipfile.ZipFile(path) as archive:
         return any("/aotinductor/" in name for name in archive.namelist())
+
+
+def _is_quantized(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        graphs = [name for name in archive.namelist() if "/models/" in name]
+        return any(b"quantized_decomposed" in archive.read(name) for name in graphs)
 
 
 def _extra_names(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ imports the target's runtime and nothing else. So importing a target's file impo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -39,6 +39,8 @@ class Program:
     """What the file is to say of itself, by name."""
     calibration: Sequence[tuple[torch.Tensor, ...]] = ()
     """Real inputs in batches, from which a quantized target learns its ranges."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """By a layer's name, the least and the largest of its input that training has learnt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
+from torchkeep.exporting.targets.casting import HALVES, cast
 from torchkeep.exporting.targets.graphs import first_line, quietly, write_whole
 from torchkeep.exporting.targets.target import Opened, Program, check_precision
 
@@ -26,7 +27,7 @@ class TorchScript:
     name: ClassVar[str] = "torchscript"
     suffixes: ClassVar[tuple[str, ...]] = (".ts", ".torchscript", ".torchscript.pt", ".ptl")
     modules: ClassVar[tuple[str, ...]] = ("torch",)
-    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
 
     precision: str = "float32"
     """What is computed in."""
@@ -43,11 +44,18 @@ class TorchScript:
             raise WrongArgument(
                 f"there is no TorchScript by {self.by!r}", advice="Choose trace or script."
             )
+        if self.by == "script" and self.precision in HALVES:
+            raise WrongArgument(
+                f"TorchScript by script has no precision {self.precision}",
+                advice="Choose by='trace' (--by trace), or float32.",
+            )
 
     def write(self, program: Program, path: Path) -> None:
         """Write the file: see `Target.write`."""
         import torch
 
+        if self.precision in HALVES:
+            program = cast(program, self.precision)
         with quietly():
             made = self._made(program)
             if self.optimize:
