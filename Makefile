@@ -22,7 +22,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-training test-crash architectures clean
+.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-training test-export test-crash architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -79,10 +79,13 @@ test-training: $(VENV)/dev.stamp ## take all networks through surgery, slimming 
 	$(BIN)/python tests/training/pruning_matrix.py
 	$(BIN)/python tests/training/diagnosis/matrix.py networks
 
+test-export: $(VENV)/dev.stamp ## write all networks as .onnx, .pt2 and TorchScript, and prove each
+	$(BIN)/python tests/exporting/matrix.py --out tests-export.jsonl
+
 test-crash: $(VENV)/dev.stamp ## kill runs at every system call, cut the power, damage every byte
 	TORCHKEEP_CRASH=all $(BIN)/python -m pytest -rs tests/crash
 
-NEED_TORCHVISION := tests/training/ tests/demo/ tests/docs/ tests/__pycache__/
+NEED_TORCHVISION := tests/training/ tests/exporting/ tests/demo/ tests/docs/ tests/__pycache__/
 # torch 2.13 warns of itself when parts of it are imported; the newest does not.
 OLD_WARNING := ignore:`torch.jit.script_method`:DeprecationWarning
 

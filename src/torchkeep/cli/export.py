@@ -66,6 +66,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": None,
         "help": "onnx: the weights in a file beside it; above 1.5 GB they always are",
     },
+    "--calibration-method": {
+        "metavar": "HOW",
+        "help": "onnx, int8: ranges by minmax (default), percentile or entropy",
+    },
     "--by": {"metavar": "HOW", "help": "torchscript: trace (default) or script"},
     "--optimize": {
         "action": "store_true",

@@ -94,7 +94,8 @@ def taking_pixels(subject: Subject) -> Subject:
             advice="Only a network of images whose recipe is known can take pixels.",
         )
     model = FromPixels(subject.model, subject.preprocessing).train(subject.model.training)
-    return replace(subject, model=model, takes_pixels=True)
+    ranges = {f"network.{name}": each for name, each in subject.ranges.items()}
+    return replace(subject, model=model, ranges=ranges, takes_pixels=True)
 
 
 def open_subject(

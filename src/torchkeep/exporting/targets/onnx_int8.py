@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from torchkeep.wording import printable
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """How the range of an activation follows from what was seen, by onnxruntime's names."""
+
+# Before it is imported: onnxruntime tells its maker of itself otherwise (see docs/platforms.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
