@@ -103,6 +103,24 @@ def test_a_size_that_the_network_fixes_is_refused_where_it_was_to_vary(tmp_path:
     assert [each.case for each in report.comparisons] == ["batch 2, rows from 1"]
 
 
+def test_a_network_that_is_random_can_not_be_compared(tmp_path: Path) -> None:
+    class Random(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.dropout(x, 0.5, training=True)
+
+    with pytest.raises(ExportRefused, match="something else each time, in evaluation mode as well"):
+        export(Random(), tmp_path / "net.onnx", example=torch.ones(4, 300))
+
+
+def test_a_file_of_somebody_else_is_proven_without_what_it_need_not_say(tmp_path: Path) -> None:
+    subject, path = open_subject(classifier(tmp_path)), tmp_path / "theirs.ts"
+    with graphs.quietly():
+        torch.jit.save(torch.jit.trace(subject.model, torch.ones(2, 3, 24, 24)), path)
+    report = prove(subject, path, data=images(tmp_path / "data"))
+    assert report.images_prepared == 0
+    assert not (tmp_path / "theirs.ts.json").exists()
+
+
 # --- Arguments ---------------------------------------------------------------------------------
 
 

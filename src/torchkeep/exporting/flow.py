@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import torchkeep
@@ -34,15 +35,15 @@ from torchkeep.exporting.examples import (
     read_examples,
 )
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
-from torchkeep.exporting.proving import prove_file
+from torchkeep.exporting.proving import WRITER, outputs_of, prove_file
 from torchkeep.exporting.publishing import publish, staging_folder, written_to
 from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
 from torchkeep.exporting.targets import TARGETS, Program, Target
+from torchkeep.exporting.targets.graphs import first_line
 from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
 from torchkeep.modes import evaluating
-from torchkeep.outputs import named_tensors
 from torchkeep.wording import printable
 
 Notify = Callable[[str], object]
@@ -143,7 +144,7 @@ def prove(
     work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
     parts = sorted(file.parent.glob(f"{glob.escape(file.stem)}.*")) if file.is_file() else [file]
     beside = [each for each in parts if each.name in _files_of(file)]
-    return _proven(work, file, beside or [file])
+    return _proven(work, file, beside or [file], is_ours=False)
 
 
 def _files_of(path: Path) -> set[str]:
@@ -229,19 +230,24 @@ def _require(target: Target) -> None:
 def _program(work: _Work) -> Program:
     subject, examples = work.subject, work.examples
     args = examples.rows(batch_size_of(examples, work.dims))
-    with torch.no_grad():
-        try:
-            output = subject.model(*args)
-        except Exception as error:  # the network is the caller's, and raises anything
-            shapes = ", ".join(str(list(arg.shape)) for arg in args)
-            raise WrongArgument(
-                f"the network can't be run on the example, {shapes}: "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                advice="Give an example of the shapes that it takes.",
-            ) from error
-    names = tuple(name or "output" for name, _ in named_tensors(output))
+    try:
+        outputs = [outputs_of(subject.model, args) for _ in range(2)]
+    except Exception as error:  # the network is the caller's, and raises anything
+        shapes = ", ".join(str(list(arg.shape)) for arg in args)
+        raise WrongArgument(
+            f"the network can't be run on the example, {shapes}: "
+            f"{type(error).__name__}: {first_line(str(error))}",
+            advice="Give an example of the shapes that it takes.",
+        ) from error
+    names = tuple(outputs[0])
     if not names:
         raise ExportRefused("the network returns no tensor", advice="Wrap it so that it does.")
+    pairs = zip(outputs[0].values(), outputs[1].values(), strict=True)
+    if any(not np.array_equal(one, two, equal_nan=one.dtype.kind == "f") for one, two in pairs):
+        raise ExportRefused(
+            "the network gives something else each time, in evaluation mode as well",
+            advice="Is Dropout called with training=True? A file of it can't be compared.",
+        )
     return Program(subject.model, args, examples.names, names, work.dims, _texts(subject))
 
 
@@ -256,7 +262,7 @@ def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]
 
 def _texts(subject: Subject) -> dict[str, str]:
     """Return what a file says of itself: the same names as in the files of `torchkeep train`."""
-    texts = {"source": subject.source, "torchkeep": torchkeep.__version__}
+    texts = {"source": subject.source, WRITER: torchkeep.__version__}
     if subject.arch:
         texts["arch"] = subject.arch
     if subject.classes:
@@ -266,7 +272,7 @@ def _texts(subject: Subject) -> dict[str, str]:
     return texts
 
 
-def _proven(work: _Work, path: Path, files: list[Path]) -> Exported:
+def _proven(work: _Work, path: Path, files: list[Path], *, is_ours: bool = True) -> Exported:
     """Prove a written file, and return what is told of it."""
     target, subject = work.target, work.subject
     proof = prove_file(
@@ -277,6 +283,7 @@ def _proven(work: _Work, path: Path, files: list[Path]) -> Exported:
         work.dims,
         allowed=work.allowed,
         data=work.data,
+        is_ours=is_ours,
         notify=work.notify,
     )
     tensors = [*subject.model.parameters(), *subject.model.buffers()]

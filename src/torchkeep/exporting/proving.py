@@ -29,6 +29,9 @@ from torchkeep.training.data import open_data
 from torchkeep.training.data.samples import Samples, length_of
 from torchkeep.wording import counted, printable
 
+WRITER = "torchkeep"
+"""The text by which a file says that torchkeep has written it: its version."""
+
 THROUGHPUT_BATCH = 16
 """The batch size whose samples per second are told, beside the latency of one."""
 
@@ -69,6 +72,7 @@ def prove_file(
     *,
     allowed: Tolerance,
     data: Any = None,
+    is_ours: bool = True,
     notify: Notify = lambda _: None,
 ) -> Proof:
     """Run a written file on what the original is run on, and compare.
@@ -81,6 +85,8 @@ def prove_file(
         dims: by input, what may vary.
         allowed: how far it may be.
         data: validation data, or None.
+        is_ours: whether it was just written here, and so has to say its classes and its recipe.
+            Others need not.
         notify: is told what is being done.
 
     Raises:
@@ -89,7 +95,7 @@ def prove_file(
     try:
         threads = torch.get_num_threads()
         with evaluating(subject.model), Session(target, path, threads=threads) as session:
-            proving = _Proving(session, subject, examples, dims, allowed, notify)
+            proving = _Proving(session, subject, examples, dims, allowed, notify, is_ours)
             return proving.proof(data)
     except ProofFailed as error:
         problem = f"{printable(path.name)}: {error.problem}"
@@ -107,10 +113,12 @@ class _Proving:
         dims: Dims,
         allowed: Tolerance,
         notify: Notify,
+        is_ours: bool,
     ) -> None:
         self.session, self.subject, self.model = session, subject, subject.model
         self.examples, self.dims = examples, dims
         self.allowed, self.notify = allowed, notify
+        self.is_ours = is_ours
 
     def proof(self, data: Any) -> Proof:
         """Return all that is to be seen, what is quick first."""
@@ -144,9 +152,14 @@ class _Proving:
                     advice="A size that is fixed in the file is refused by its runtime later.",
                 )
 
+    def _texts(self) -> Mapping[str, str] | None:
+        """Return what the file says of itself; None if it can't, or is somebody else's."""
+        texts = self.session.texts
+        return None if texts is None or not (self.is_ours or WRITER in texts) else texts
+
     def _check_texts(self) -> None:
         """Compare what the file says of itself with what is known."""
-        texts, subject = self.session.texts, self.subject
+        texts, subject = self._texts(), self.subject
         if texts is None or not subject.classes:
             return
         names = tuple(_parsed(texts, "classes"))
@@ -158,7 +171,7 @@ class _Proving:
 
     def _check_recipe(self) -> int:
         """Prepare images as whoever uses the file will: by what the file says, without PyTorch."""
-        texts = self.session.texts
+        texts = self._texts()
         if texts is None or not self.subject.is_recipe_told:
             return 0
         recipe = _parsed(texts, "preprocessing")
