@@ -1,6 +1,6 @@
 """What smaller numbers and fewer channels cost and bring, on scikit-learn's digits.
 
-    python benchmarks/quantization.py            three networks, a quarter of an hour on one core
+    python benchmarks/quantization.py            three networks, most of an hour on one core
     python benchmarks/quantization.py --quick    one epoch each: to see that it works
     python benchmarks/quantization.py --qat      each is trained on for 8 bits as well
 
@@ -38,7 +38,7 @@ from torchkeep.training.settings import Settings
 NETWORKS = {
     "ResNet18": ("resnet18", 6, 2e-3),
     "MobileNetV3": ("mobilenet_v3_small", 30, 4e-3),
-    "ViT": ("timm/vit_tiny_patch16_224(img_size=32, patch_size=4, depth=6)", 30, 1e-3),
+    "ViT": ("timm/vit_tiny_patch16_224(img_size=32, patch_size=8)", 30, 1e-3),
 }
 """A network, its epochs and its learning rate."""
 SIDE = 32
