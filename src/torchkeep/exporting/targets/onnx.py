@@ -4,8 +4,8 @@ It is made by PyTorch's exporter on torch.export. Weights are in the file itself
 beside it in `<name>.data` above, or if asked for: a file of ONNX can't be larger than 2 GB.
 
 With `precision` the weights are smaller: float16 is half as large, and as fast in onnxruntime as
-float32, which computes in that on processors; int8 is a quarter (`onnx_int8.py`). onnxruntime has
-no convolution of bfloat16 on processors.
+float32, which computes in that on processors; int8 is a quarter (`onnx_int8.py`). bfloat16 is
+not offered: it was not tried in onnxruntime.
 
 Source: https://onnx.ai/onnx/repo-docs/IR.html and `torch/onnx/_internal/exporter`.
 """
