@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 
 from torchkeep.errors import MissingExtra, WrongArgument
-from torchkeep.wording import shortened
+from torchkeep.identify import inspect as identify
+from torchkeep.wording import printable, shortened
 
 _NAME = re.compile(r"(?:(torchvision|timm)/)?([\w.\-]+)(?:\((.*)\))?")
 _ARGUMENT = r"(?:aux_(?:logits|loss)=(?:True|False)|(?:image|img|patch)_size=\d{1,4})"
@@ -181,6 +183,29 @@ def image_size_of(name: str) -> int | None:
     """Return the height and width that a name's arguments say; None if they don't."""
     found = re.search(r"\((?:.*, *)?(?:image|img)_size=(\d+)", name)
     return None if found is None else int(found[1])
+
+
+def recognised(path: str | os.PathLike[str]) -> tuple[str, int | None]:
+    """Return the name of the network that a file's weights are of, and its number of classes.
+
+    Raises:
+        WrongArgument: there are no weights in it, or they fit no network of torchvision or timm.
+        FileProblem: it is missing, damaged, or of no readable kind.
+    """
+    inspection = identify(path)
+    place = printable(os.fspath(path))
+    if inspection.architecture:
+        found = inspection.architecture[0]
+        return found.name, found.num_classes
+    if not inspection.state_dicts:
+        raise WrongArgument(
+            f"{place}: there are no weights to start from in it: {inspection.summary}",
+            advice="Give the file of a model, or of a training checkpoint.",
+        )
+    raise WrongArgument(
+        f"{place}: its names and shapes fit no network of torchvision or timm",
+        advice="Name the network with --arch.",
+    )
 
 
 def own_callable(name: str) -> Callable[..., Any]:

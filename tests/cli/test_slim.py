@@ -77,6 +77,10 @@ def test_it_is_a_model_of_its_arch(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(torchkeep.TorchkeepError, match="the file and the model differ"):
         command(str(tmp_path / "other.pth"), *TOLD, "--ratio", "0.5", "-o", str(tmp_path / "o.pth"))
+    with pytest.raises(WrongArgument, match="there are no weights to start from in it"):
+        command(str(tmp_path / "other.pth"), "--ratio", "0.5", "-o", str(tmp_path / "o.pth"))
+    layers = [torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)]
+    torch.save(torch.nn.Sequential(*layers).state_dict(), tmp_path / "other.pth")
     with pytest.raises(WrongArgument, match="fit no network of torchvision or timm"):
         command(str(tmp_path / "other.pth"), "--ratio", "0.5", "-o", str(tmp_path / "o.pth"))
 

@@ -204,6 +204,53 @@ def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path) -> No
     assert "torchkeep[export]" in done.stderr
 
 
+class Words(torch.nn.Module):
+    """Takes sequences of any length, and weights that are the same for all of them."""
+
+    def __init__(self, longest: int = 100) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = torch.nn.Embedding(50, 8)
+        self.longest = longest
+
+    def forward(self, words: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        found = self.embedding(words)[:, : self.longest] * weights
+        return found.sum(1)
+
+
+def _words() -> dict[str, torch.Tensor]:
+    return {"words": torch.randint(50, (9, 6)), "weights": torch.rand(8)}
+
+
+def test_a_length_that_varies_is_proven_at_another_one(tmp_path: Path) -> None:
+    dynamic = {"words": {0: "batch", 1: "length"}}
+    report = export(Words(), tmp_path / "net.onnx", example=_words(), dynamic=dynamic)
+    cases = [each.case for each in report.comparisons]
+    assert cases == ["batch 1", "batch 2", "batch 7", "batch 2, length 9"]
+    assert report.inputs[0][2] == ("batch", "length")
+    assert report.inputs[1][2] == (8,)
+
+
+def test_a_length_that_a_trace_has_fixed_is_found(tmp_path: Path) -> None:
+    class Fixed(Words):
+        def forward(self, words: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            # What was the length of the example is a number in the trace.
+            self.longest = int(words.shape[1])
+            return super().forward(words, weights)
+
+    dynamic = {"words": {0: "batch", 1: "length"}}
+    with pytest.raises(ProofFailed, match="output of batch 2, length 9"):
+        export(Fixed(), tmp_path / "net.ts", example=_words(), dynamic=dynamic)
+
+
+def test_sizes_vary_where_the_batch_does_not(tmp_path: Path) -> None:
+    dynamic = {"x": {2: "height"}}
+    report = export(net(), tmp_path / "net.onnx", example=inputs(3), dynamic=dynamic)
+    cases = [each.case for each in report.comparisons]
+    assert cases == ["batch 3, rows from 1", "batch 3, height 56"]
+    assert report.inputs[0][2] == (3, 3, "height", 24)
+
+
 # --- Places ------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,7 @@ def test_each_target_has_a_sample() -> None:
 def test_image_sizes_vary_if_they_are_to(target: Target, tmp_path: Path) -> None:
     path = tmp_path / f"net{target.suffixes[0]}"
     report = export(net(), path, target=target, example=inputs(), dynamic="sizes")
-    assert report.comparisons[-1].case == "batch 2, 56 x 88"
+    assert report.comparisons[-1].case == "batch 2, height 56, width 88"
 
 
 @pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)

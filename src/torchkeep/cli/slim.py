@@ -122,7 +122,7 @@ def _slim_weights(options: argparse.Namespace) -> tuple[SlimReport, SaveReport]:
     import torch
 
     from torchkeep.loading import load_into
-    from torchkeep.networks import build
+    from torchkeep.networks import build, recognised
     from torchkeep.training.pruning import save_slim, slim
 
     if options.data is not None:
@@ -132,7 +132,7 @@ def _slim_weights(options: argparse.Namespace) -> tuple[SlimReport, SaveReport]:
         )
     arch, told = options.arch, sizes_of(options)
     if arch is None:
-        arch, num_classes = _recognised(options.file)
+        arch, num_classes = recognised(options.file)
         told["num_classes"] = told["num_classes"] or num_classes
     model = build(arch, **told)
     load_into(model, options.file)
@@ -141,18 +141,6 @@ def _slim_weights(options: argparse.Namespace) -> tuple[SlimReport, SaveReport]:
     report = slim(model, options.ratio, inputs=inputs, **_how(options))
     report = replace(report, structure=replace(report.structure, network=arch, **told))
     return report, save_slim(model, options.output, report.structure, overwrite=options.overwrite)
-
-
-def _recognised(path: str) -> tuple[str, int | None]:
-    from torchkeep.identify import inspect
-
-    found = inspect(path).architecture
-    if not found:
-        raise WrongArgument(
-            f"{printable(path)}: its names and shapes fit no network of torchvision or timm",
-            advice="Name the network with --arch.",
-        )
-    return found[0].name, found[0].num_classes
 
 
 def _slim_classifier(options: argparse.Namespace, card: Card) -> tuple[SlimReport, SaveReport]:

@@ -45,13 +45,33 @@ class Examples:
     """Whether they are the user's own, and no substitute."""
     pictures: tuple[Image.Image, ...] = ()
     """The images that they were made of, in the same order."""
+    batch_size: int = 1
+    """The rows of a call where their number may not vary: as many as were given at once."""
 
-    def rows(self, count: int, begin: int = 0) -> tuple[torch.Tensor, ...]:
-        """Return so many rows of each, from one on; they begin anew at the end."""
+    def rows(self, count: int, begin: int = 0, dims: Dims = ()) -> tuple[torch.Tensor, ...]:
+        """Return so many rows of each, from one on; they begin anew at the end.
+
+        Args:
+            count: how many.
+            begin: the first one.
+            dims: by input, what may vary. If that is the first dimension of some alone, the others
+                come as they are.
+        """
+        is_some = any(0 in each for each in dims)
+        whole = [is_some and 0 not in each for each in dims] or [False] * len(self.args)
         return tuple(
-            arg[[(begin + at) % len(arg) for at in range(count)]].contiguous() if arg.dim() else arg
-            for arg in self.args
+            arg if is_whole or not arg.dim() else _turned(arg, 0, count, begin)
+            for arg, is_whole in zip(self.args, whole, strict=True)
         )
+
+
+Dims = Sequence[Mapping[int, str]]
+"""By input, the dimensions that may vary, and their names."""
+
+
+def _turned(arg: torch.Tensor, dim: int, count: int, begin: int = 0) -> torch.Tensor:
+    """Return so many elements along a dimension, from one on, which begin anew at the end."""
+    return arg.index_select(dim, torch.arange(begin, begin + count) % arg.shape[dim])
 
 
 def read_examples(subject: Subject, example: Any = None, *, part: str = "val") -> Examples:
@@ -113,9 +133,10 @@ def _of_tensors(subject: Subject, example: Any, described: str) -> Examples:
                 "fixes the rest.",
             )
     rows = {len(value) for value in ordered.values() if value.dim()}
-    described = f"{described}, {counted(max(rows, default=1), 'row')}"
+    most = max(rows, default=1)
+    described = f"{described}, {counted(most, 'row')}"
     values = tuple(value.detach().cpu() for value in ordered.values())
-    return Examples(values, tuple(ordered), described, is_real=True)
+    return Examples(values, tuple(ordered), described, is_real=True, batch_size=most)
 
 
 def _in_order(
@@ -292,36 +313,57 @@ class Case:
     """The inputs."""
 
 
-def cases_of(examples: Examples, dims: Sequence[Mapping[int, str]]) -> list[Case]:
+def cases_of(examples: Examples, dims: Dims) -> list[Case]:
     """Return what a file is to be proven with, by what may vary in it."""
-    if not any(0 in each for each in dims):
-        size = batch_size_of(examples, dims)
-        return [
+    if any(0 in each for each in dims):
+        begins = [sum(BATCH_SIZES[:at]) for at in range(len(BATCH_SIZES))]
+        found = [
+            Case(f"batch {size}", examples.rows(size, begin, dims))
+            for size, begin in zip(BATCH_SIZES, begins, strict=True)
+        ]
+    else:
+        size = examples.batch_size
+        found = [
             Case(f"batch {size}, rows from {begin + 1}", examples.rows(size, begin))
             for begin in range(0, min(len(examples.args[0]), 3 * size), size)
         ]
-    begins = [sum(BATCH_SIZES[:at]) for at in range(len(BATCH_SIZES))]
-    found = [
-        Case(f"batch {size}", examples.rows(size, begin))
-        for size, begin in zip(BATCH_SIZES, begins, strict=True)
-    ]
-    if any(2 in each for each in dims):
-        args = tuple(map(_resized, examples.rows(2), dims))
-        height, width = next(x.shape[2:] for x, each in zip(args, dims, strict=True) if 2 in each)
-        found.append(Case(f"batch 2, {height} x {width}", args))
+    args = examples.rows(size := batch_size_of(examples, dims), 0, dims)
+    if sizes := _other_sizes(args, dims):
+        told = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        resized = tuple(_resized(arg, each, sizes) for arg, each in zip(args, dims, strict=True))
+        found.append(Case(f"batch {size}, {told}", resized))
     return found
 
 
-def batch_size_of(examples: Examples, dims: Sequence[Mapping[int, str]]) -> int:
+def batch_size_of(examples: Examples, dims: Dims) -> int:
     """Return the rows that a file is written with: two where it may vary, since one is special."""
-    if any(0 in each for each in dims):
-        return 2
-    return 1 if examples.pictures or not examples.is_real else len(examples.args[0])
+    return 2 if any(0 in each for each in dims) else examples.batch_size
 
 
-def _resized(arg: torch.Tensor, dims: Mapping[int, str]) -> torch.Tensor:
-    """Return images of another size, and another shape: height and width may be mixed up."""
-    if 2 not in dims:
-        return arg
-    height, width = arg.shape[2] + 32, arg.shape[3] + 64
-    return functional.interpolate(arg, (height, width), mode="bilinear", align_corners=False)
+def _other_sizes(args: Sequence[torch.Tensor], dims: Dims) -> dict[str, int]:
+    """Return another size for each dimension that may vary, besides the first; by its name.
+
+    An image's become unlike, since height and width may be mixed up, and stay multiples of 32.
+    """
+    found: dict[str, int] = {}
+    for arg, each in zip(args, dims, strict=True):
+        for at, name in sorted(each.items()):
+            if at and name not in found:
+                more = 32 * (len(found) + 1) if _is_image(arg) and at > 1 else 3
+                found[name] = arg.shape[at] + more
+    return found
+
+
+def _resized(arg: torch.Tensor, dims: Mapping[int, str], sizes: Mapping[str, int]) -> torch.Tensor:
+    """Return an input of other sizes: images scaled, everything else repeated from its begin."""
+    wanted = {at: sizes[name] for at, name in dims.items() if at}
+    if wanted and _is_image(arg) and wanted.keys() <= {2, 3}:
+        height, width = (wanted.get(at, arg.shape[at]) for at in (2, 3))
+        return functional.interpolate(arg, (height, width), mode="bilinear", align_corners=False)
+    for at, size in wanted.items():
+        arg = _turned(arg, at, size)
+    return arg
+
+
+def _is_image(arg: torch.Tensor) -> bool:
+    return arg.dim() == 4 and (arg.is_floating_point() or arg.dtype == torch.uint8)

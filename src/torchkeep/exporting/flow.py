@@ -229,7 +229,7 @@ def _require(target: Target) -> None:
 
 def _program(work: _Work) -> Program:
     subject, examples = work.subject, work.examples
-    args = examples.rows(batch_size_of(examples, work.dims))
+    args = examples.rows(batch_size_of(examples, work.dims), 0, work.dims)
     try:
         outputs = [outputs_of(subject.model, args) for _ in range(2)]
     except Exception as error:  # the network is the caller's, and raises anything
@@ -257,7 +257,7 @@ def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]
     examples = work.examples
     if source is not None:
         examples = read_examples(work.subject, source, part="train")
-    return [examples.rows(1, at) for at in range(len(examples.args[0]))]
+    return [examples.rows(1, at, work.dims) for at in range(len(examples.args[0]))]
 
 
 def _texts(subject: Subject) -> dict[str, str]:

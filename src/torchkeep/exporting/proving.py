@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchkeep.errors import ProofFailed
-from torchkeep.exporting.examples import Case, Examples, cases_of, preparing
+from torchkeep.exporting.examples import Case, Dims, Examples, cases_of, preparing
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.proof.layers import first_layer_that_differs, first_tensor_that_differs
 from torchkeep.exporting.proof.parity import Comparison, Tolerance, compare
@@ -43,7 +43,6 @@ AS_EXACT = 4.0
 original's, where the network makes much of small differences. It is then compared with the same
 network in float64: its error may be so many times the original's own."""
 
-Dims = Sequence[Mapping[int, str]]
 Notify = Callable[[str], object]
 
 
@@ -274,7 +273,7 @@ class _Proving:
         first = cases_of(self.examples, self.dims)[0]
         yield (alone := self._speed(first.args))
         if any(0 in each for each in self.dims) and alone.original.median_s < LONG_CALL_S:
-            yield self._speed(self.examples.rows(THROUGHPUT_BATCH))
+            yield self._speed(self.examples.rows(THROUGHPUT_BATCH, 0, self.dims))
 
     def _speed(self, args: Sequence[torch.Tensor]) -> Speed:
         arrays = [arg.numpy() for arg in args]

@@ -14,14 +14,13 @@ from torch import nn
 from torchkeep.errors import FileMissing, WrongArgument
 from torchkeep.identify import inspect
 from torchkeep.loading import load_into, load_model
-from torchkeep.networks import build
+from torchkeep.networks import build, recognised
 from torchkeep.outputs import place_of
 from torchkeep.saving.modules import unwrapped
 from torchkeep.training.classifier import load_classifier, read_card
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pretrained import usual_preprocessing
 from torchkeep.training.quantizing import Ranges
-from torchkeep.wording import printable
 
 _RUN_FILES = ("best.safetensors", "last.safetensors")
 
@@ -140,7 +139,7 @@ def open_subject(
     if arch is None and _is_whole(file):
         return Subject(load_model(file, select=select, trust=trust).eval(), file.name, run=run)
     if arch is None:
-        arch, told = _recognised(file)
+        arch, told = recognised(file)
         num_classes = num_classes or told
     network = build(arch, num_classes=num_classes, input_channels=input_channels)
     load_into(network, file, select=select)
@@ -171,13 +170,3 @@ def _best_of(run: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     return inspect(path).role == "module"
-
-
-def _recognised(path: Path) -> tuple[str, int | None]:
-    found = inspect(path).architecture
-    if not found:
-        raise WrongArgument(
-            f"{printable(str(path))}: its names and shapes fit no network of torchvision or timm",
-            advice="Name the network with arch='module:callable' (--arch).",
-        )
-    return found[0].name, found[0].num_classes

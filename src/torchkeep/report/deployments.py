@@ -23,7 +23,7 @@ def deployments_part(deployments: Sequence[Deployment]) -> Markup:
     if not deployments:
         return Markup(BEGIN + END)
     columns = [Column("File", is_name=True), Column("Kind")]
-    heads = ("Size", "Differs by", "Same class", "Accuracy", "One input", "Speed")
+    heads = ("Size", "Differs by", "Same class", "Accuracy (original)", "One input", "Speed")
     columns += [Column(head, is_number=True) for head in heads]
     columns.append(Column("Proven with", is_name=True))
     found = table(
@@ -35,7 +35,7 @@ def deployments_part(deployments: Sequence[Deployment]) -> Markup:
 def _row(one: Deployment) -> list[Child]:
     accuracy = NOTHING
     if one.accuracy is not None and one.original_accuracy is not None:
-        accuracy = f"{one.accuracy:.2%} of {one.original_accuracy:.2%}"
+        accuracy = f"{one.accuracy:.2%} ({one.original_accuracy:.2%})"
     return [
         shortened(one.name, 100),
         one.kind,

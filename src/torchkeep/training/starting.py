@@ -10,9 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from torchkeep.errors import WrongArgument
-from torchkeep.identify import inspect
 from torchkeep.loading import ClassNames, load_into, plan
-from torchkeep.networks import build, is_of_library
+from torchkeep.networks import build, is_of_library, recognised
 from torchkeep.training.classifier import (
     Card,
     build_network,
@@ -27,7 +26,6 @@ from torchkeep.training.data.preprocessing import Preprocessing
 from torchkeep.training.pretrained import pretrained, usual_preprocessing
 from torchkeep.training.pruning import SlimStructure
 from torchkeep.training.surgery import head_names, replace_head, replace_input
-from torchkeep.wording import printable
 
 NO_WEIGHTS = "none"
 LIBRARY_WEIGHTS = "default"
@@ -137,7 +135,7 @@ def _of_file(
 ) -> Start:
     card = read_card(path)
     structure = structure_of(path) if card is None else card.structure
-    name = arch or _named(card, structure, path) or _recognised(path)
+    name = arch or _named(card, structure, path) or recognised(path)[0]
     if card is not None:
         check_card(card, path, name, allow=_ALLOWED)
     # Without memory first: only a file that has the tensors may cause that any are made.
@@ -172,19 +170,3 @@ def _named(card: Card | None, structure: SlimStructure | None, path: Path) -> st
     if card is not None:
         return network_of(card, path)
     return structure.network if structure and is_of_library(structure.network) else None
-
-
-def _recognised(path: Path) -> str:
-    inspection = inspect(path)
-    if inspection.architecture:
-        return inspection.architecture[0].name
-    place = printable(str(path))
-    if not inspection.state_dicts:
-        raise WrongArgument(
-            f"{place}: there are no weights to start from in it: {inspection.summary}",
-            advice="Give the file of a model, or of a training checkpoint.",
-        )
-    raise WrongArgument(
-        f"{place}: its names and shapes fit no network of torchvision or timm",
-        advice="Name the network with --arch.",
-    )

@@ -28,7 +28,7 @@ def test_a_file_takes_all_sizes_up_to_its_largest(
     report = export(net(), path, example=inputs(), dynamic="sizes")
     assert [each.case for each in report.comparisons] == [
         *("batch 1", "batch 2", "batch 7"),
-        "batch 2, 56 x 88",
+        "batch 2, height 56, width 88",
     ]
     assert all(each.relative < 1e-5 for each in report.comparisons)
     assert [each.original.batch_size for each in report.speeds] == [1, 16]
