@@ -335,6 +335,14 @@ def cases_of(examples: Examples, dims: Dims) -> list[Case]:
     return found
 
 
+def every_row(examples: Examples, dims: Dims) -> list[Case]:
+    """Return cases with all of the inputs, as far as there are more than `cases_of` takes."""
+    count = min(NUM_IMAGES, *(len(arg) for arg in examples.args if arg.dim()))
+    if not any(0 in each for each in dims) or count <= max(BATCH_SIZES):
+        return []
+    return [Case(f"batch {count}", examples.rows(count, 0, dims))]
+
+
 def batch_size_of(examples: Examples, dims: Dims) -> int:
     """Return the rows that a file is written with: two where it may vary, since one is special."""
     return 2 if any(0 in each for each in dims) else examples.batch_size

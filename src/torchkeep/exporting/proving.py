@@ -14,10 +14,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchkeep.errors import ProofFailed
-from torchkeep.exporting.examples import Case, Dims, Examples, cases_of, preparing
+from torchkeep.exporting.examples import (
+    Case,
+    Dims,
+    Examples,
+    cases_of,
+    every_row,
+    preparing,
+)
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.proof.layers import first_layer_that_differs, first_tensor_that_differs
-from torchkeep.exporting.proof.parity import Comparison, Tolerance, compare
+from torchkeep.exporting.proof.parity import Comparison, Tolerance, compare, disagreement
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.proof.timing import side_by_side
 from torchkeep.exporting.report import Accuracy, Speed
@@ -123,7 +130,7 @@ class _Proving:
         """Return all that is to be seen, what is quick first."""
         self._check_ports()
         self._check_texts()
-        comparisons = tuple(self._comparisons())
+        comparisons = self._comparisons()
         accuracy = None if data is None else self._accuracy(data)
         self.notify("timing")
         return Proof(
@@ -184,10 +191,18 @@ class _Proving:
                 )
         return len(self.examples.pictures)
 
-    def _comparisons(self) -> Iterator[Comparison]:
-        for case in cases_of(self.examples, self.dims):
+    def _comparisons(self) -> tuple[Comparison, ...]:
+        found: list[Comparison] = []
+        cases = cases_of(self.examples, self.dims)
+        if self.allowed.agreement < 1:
+            # A share is of many.
+            cases.extend(every_row(self.examples, self.dims))
+        for case in cases:
             self.notify(f"comparing {case.name}")
-            yield from self._compared(case)
+            found.extend(self._compared(case))
+        if problem := disagreement(found, self.allowed):
+            raise ProofFailed(f"it does not do what the original does: {problem}")
+        return tuple(found)
 
     def _compared(self, case: Case) -> list[Comparison]:
         expected = outputs_of(self.model, case.args)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchkeep.errors import DamagedFile
+from torchkeep.exporting.proof.parity import agreements
 from torchkeep.exporting.report import Exported
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
@@ -48,7 +49,7 @@ def read_exports(run: Path) -> list[Deployment]:
 
 def _deployment(report: Exported) -> Deployment:
     accuracy, first = report.accuracy, report.speeds[0]
-    shares = [each.agreement for each in report.comparisons if each.agreement is not None]
+    shares = [same / count for same, count in agreements(report.comparisons).values() if count]
     return Deployment(
         name=report.path.name,
         kind=f"{report.target}, {report.options.get('precision', 'float32')}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance, compare
+from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance, compare, disagreement
 
 STRICT = TOLERANCES["float32"]
 LOOSE = Tolerance(10, 0, 0.5, 0)
@@ -60,12 +61,18 @@ def test_integers_have_to_be_the_same() -> None:
     assert found.agreement is None
 
 
-def test_the_share_of_the_same_classes_counts() -> None:
+def test_the_share_of_the_same_classes_counts_over_all_cases() -> None:
     one = np.eye(4, dtype=np.float32)
-    two = one[[0, 2, 1, 3]]
-    found = compare("a", "b", one, two, Tolerance(10, 0, 0.75, 0))
-    assert found.agreement == 0.5
-    assert found.problem == "50.0% of the predictions agree, and 75.0% is the least"
+    allowed = Tolerance(10, 0, 0.75, 0)
+    same = compare("a", "b", one, one, allowed)
+    half = compare("c", "b", one, one[[0, 2, 1, 3]], allowed)
+    assert (half.agreement, half.num_predictions, half.problem) == (0.5, 4, "")
+    assert disagreement([same, half], allowed) == ""
+    told = "b: 2 of 4 predictions agree (50.0%), and 75.0% is the least"
+    assert disagreement([half], allowed) == told
+    other = replace(same, output="d")
+    assert disagreement([half, other], allowed) == told, "an output makes up for another"
+    assert disagreement([replace(half, is_as_exact=True)], allowed) == ""
 
 
 def test_of_two_that_are_as_high_either_is_right() -> None:

@@ -99,6 +99,7 @@ class Onnx:
         assert made is not None  # noqa: S101 (it is None only with a file's name given)
         model = made.model
         _name_dimensions(model, program)
+        _name_pools(model.graph)
         model.metadata_props.update(program.texts)
         for node in model.graph:
             # They have the paths of its author's folders, and lines of the source.
@@ -153,6 +154,25 @@ def _name_dimensions(model: Any, program: Program) -> None:
                 for dim in value.shape
             ]
         )
+
+
+def _name_pools(graph: Any) -> None:
+    """Write a mean over an image's height and width as the pool that it is.
+
+    Runtimes compute a pool in whatever layout they have the image in. For a mean, onnxruntime turns
+    it around and back: without, a MobileNetV3 is 1.05 times as fast.
+    """
+    for node in graph:
+        if node.op_type != "ReduceMean" or len(node.inputs) != 2:
+            continue
+        image, axes = node.inputs
+        rank = len(image.shape) if image.shape is not None else 0
+        if rank != 4 or axes.const_value is None or not node.attributes.get_int("keepdims", 1):
+            continue
+        if sorted(int(at) % rank for at in axes.const_value.numpy().ravel()) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            node.resize_inputs(1)
+            node.attributes.clear()
 
 
 def _values(graph: Any) -> list[Any]:

@@ -28,6 +28,13 @@ import numpy as np
 
 from torchkeep.errors import ExportRefused
 from torchkeep.exporting.targets.graphs import first_line, quietly
+from torchkeep.exporting.targets.onnx_activations import (
+    BETWEEN,
+    nodes_between,
+    output_limits,
+    round_for_hard_sigmoids,
+    spell_out,
+)
 from torchkeep.exporting.targets.target import Program
 from torchkeep.wording import printable
 
@@ -57,10 +64,13 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
     from onnxruntime import quantization  # type: ignore[import-untyped]
 
     model = onnx.load(source, load_external_data=False)
+    spell_out(model.graph)
+    onnx.save(model, source)
+    layers = _layers(model.graph)
     options = {
         "MatMulConstBOnly": True,
         "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-        "TensorQuantOverrides": _learnt(model, program.ranges),
+        "TensorQuantOverrides": _learnt(model.graph, program.ranges),
     }
     place = source.with_name("int8.onnx")
     with quietly(), contextlib.redirect_stdout(io.StringIO()):
@@ -69,7 +79,8 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
             source,
             place,
             _Reader(program),
-            op_types_to_quantize=list(_LAYERS),
+            op_types_to_quantize=[*_LAYERS, *BETWEEN],
+            nodes_to_quantize=[node.name for node in layers] + nodes_between(model.graph, layers),
             per_channel=True,
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
@@ -78,7 +89,9 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
             use_external_data_format=external,
             extra_options=options,
         )
-    return _finished(onnx.load(place), program, "QuantizeLinear")
+    model = onnx.load(place)
+    round_for_hard_sigmoids(model.graph)
+    return _finished(model, program, "QuantizeLinear")
 
 
 def dynamically_quantized(source: Path, program: Program, *, external: bool) -> Any:
@@ -139,7 +152,15 @@ def _run(quantize: Any, *args: Any, **how: Any) -> None:
         ) from error
 
 
-def _learnt(model: Any, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def _layers(graph: Any) -> list[Any]:
+    """Return the nodes that multiply by weights."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        node for node in graph.node if node.op_type in _LAYERS and constants & {*node.input[1:2]}
+    ]
+
+
+def _learnt(graph: Any, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     """Return the ranges that were learnt, by the names of the tensors.
 
     Raises:
@@ -147,17 +168,17 @@ def _learnt(model: Any, ranges: Mapping[str, tuple[float, float]]) -> dict[str, 
     """
     found: dict[str, tuple[float, float]] = {}
     missing = dict(ranges)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type not in _LAYERS or node.input[1] not in constants:
-            continue
+    limits = output_limits(graph)
+    for node in _layers(graph):
         name = module_of(node)
         if name not in ranges:
             continue
         missing.pop(name, None)
         # Layers with one input have one range: that of both.
         low, high = found.get(node.input[0], (0.0, 0.0))
-        found[node.input[0]] = min(low, ranges[name][0]), max(high, ranges[name][1])
+        least, most = limits.get(node.input[0], (-np.inf, np.inf))
+        low, high = min(low, ranges[name][0]), max(high, ranges[name][1])
+        found[node.input[0]] = max(low, least), min(high, most)
     if missing:
         names = printable(", ".join(list(missing)[:5]))
         raise ExportRefused(
