@@ -6,7 +6,8 @@ for inputs beyond the range. Nothing else of the network changes: parameters hav
 values, and the state dict is that of the plain network. What is added is one buffer for each layer,
 `input_range`, which is no part of the state dict.
 
-    weight   -127 to 127, symmetric, a scale for each output channel, from the weight itself. A
+    weight   -64 to 64, symmetric, a scale for each output channel, from the weight itself: the
+             seven bits that the ONNX file has (`exporting/targets/onnx_int8.py`). A
              scale for each channel is multiplied by what BatchNorm multiplies the channel by, so
              that to round and to fold a BatchNorm into its convolution is the same in either order.
     input    256 levels for all of a tensor, over a range that has 0 in it, which is exact. In
@@ -39,6 +40,8 @@ its input has in 8 bits."""
 _RANGE = "input_range"
 _FOLLOWING = 0.01
 """How much of a range is that of the newest batch, as in PyTorch's observers."""
+_MOST = 64
+"""The largest number that a weight is rounded to."""
 _LEAST_SCALE = 1e-30
 """Of a channel or an input that is all zeros. Small, since a BatchNorm may make much of little."""
 _KIND = {"bits": 8, "weights": "per-channel symmetric"}
@@ -231,9 +234,9 @@ def _rounded_input(inputs: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
 
 def _rounded_weight(weight: torch.Tensor) -> torch.Tensor:
     values = weight.float()
-    scale = values.detach().abs().flatten(1).amax(dim=1).div(127).clamp(min=_LEAST_SCALE)
+    scale = values.detach().abs().flatten(1).amax(dim=1).div(_MOST).clamp(min=_LEAST_SCALE)
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    rounded = torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -127, 127)
+    rounded = torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -_MOST, _MOST)
     return rounded.to(weight.dtype)
 
 

@@ -74,7 +74,11 @@ def nodes_between(graph: Any, layers: Iterable[Any]) -> list[str]:
     # A product's output is no integer: see `OpTypesToExcludeOutputQuantization`.
     integers = {node.name for node in layers if node.op_type.startswith("Conv")}
     into = {node.name for node in layers}
-    chosen = {node.name: node for node in graph.node if node.op_type in BETWEEN}
+    chosen = {
+        node.name: node
+        for node in graph.node
+        if node.op_type in BETWEEN and len(node.output) == 1 and _is_usual(node)
+    }
 
     def is_fed(node: Any) -> bool:
         given = [makers.get(name) for name in node.input if name and name not in constants]
@@ -113,9 +117,8 @@ def round_for_hard_sigmoids(graph: Any) -> None:
             else:
                 nodes.append(_become_sum(graph, node, _STEPS * beta, _STEPS * alpha))
                 rounding = closed[0]
-            zero = _rounded(_STEPS * beta)
             name = f"line_{alpha:.6g}_{beta:.6g}"
-            rounding.input[1:] = _rounding(graph, name, 1 / (_STEPS * alpha), zero)
+            rounding.input[1:] = _rounding(graph, name, 1 / (_STEPS * alpha), round(_STEPS * beta))
             for use in users[closed[0].output[0]]:
                 use.input[:] = [rounding.output[0], *_rounding(graph, "gate", 1 / _STEPS, 0)]
         nodes.append(node)
@@ -131,21 +134,23 @@ def _become_sum(graph: Any, node: Any, zero: float, steps: float) -> Any:
 
     node.op_type = "Add"
     del node.attribute[:]
-    more = (zero - _rounded(zero)) / steps
-    given = [_constant(graph, "rest", np.uint8(more > 0))]
-    given += _rounding(graph, f"rest_{more:.6g}", abs(more) or 1.0, int(more < 0))
-    name = f"{node.name}_rest"
+    more = (zero - round(zero)) / steps
+    rest, name = f"rest_{more:.6g}", f"{node.name}_rest"
+    given = [_constant(graph, rest, np.uint8(more > 0))]
+    given += _rounding(graph, rest, abs(more) or 1.0, int(more < 0))
     node.input.append(name)
     return helper.make_node("DequantizeLinear", given, [name], name)
+
+
+def _is_usual(node: Any) -> bool:
+    """Whether a node, if it is a hard sigmoid, rises from 0 to 1, and begins within 0 and 1."""
+    alpha, beta = _line_of(node)
+    return node.op_type != "HardSigmoid" or (alpha > 0 and 0 <= beta <= 1)
 
 
 def _line_of(node: Any) -> tuple[float, float]:
     given = {item.name: item.f for item in node.attribute}
     return given.get("alpha", 0.2), given.get("beta", 0.5)
-
-
-def _rounded(zero: float) -> int:
-    return min(max(round(zero), 0), _STEPS)
 
 
 def _rounding(graph: Any, name: str, scale: float, zero: int) -> list[str]:
