@@ -14,7 +14,7 @@ from torch import nn
 
 from exporting.samples import inputs, net
 from torchkeep.errors import ExportRefused, MissingExtra, ProofFailed, WrongArgument
-from torchkeep.exporting import OpenVino, export, prove
+from torchkeep.exporting import Onnx, OpenVino, export, prove
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.targets import Port, Program
 
@@ -101,6 +101,31 @@ def test_weights_keep_their_precision_unless_asked_otherwise(tmp_path: Path) -> 
     assert 1e-6 < max(each.relative for each in second.comparisons) < 1e-3
     assert [each.name for each in first.files] == ["whole.bin", "whole.xml"]
     assert prove(net(), whole, example=inputs()).files == first.files
+
+
+def test_int8_is_a_quarter_and_does_what_onnxruntime_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(3, 64, 3), nn.Hardswish(), nn.Conv2d(64, 64, 3, 2), nn.ReLU()
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 9))
+    rows = inputs(16)
+    seen = [(row[None],) for row in rows]
+    program = Program(model, (rows[:2],), ("x",), ("output",), ({0: "batch"},), TEXTS, seen)
+    sizes, found = {}, {}
+    for name, target in (
+        ("whole.xml", OpenVino()),
+        ("small.xml", OpenVino(precision="int8")),
+        ("small.onnx", Onnx(precision="int8")),
+    ):
+        target.write(program, tmp_path / name)
+        with Session(target.name, tmp_path / name, threads=1) as session:
+            (found[name],) = session.run([rows.numpy()])
+            assert session.texts is not None
+            assert session.texts.items() >= TEXTS.items()
+        sizes[name] = sum(each.stat().st_size for each in tmp_path.glob(f"{name[:-4]}.bin"))
+    assert sizes["small.xml"] < 0.3 * sizes["whole.xml"]
+    scale = abs(found["whole.xml"]).max()
+    assert 0 < abs(found["small.xml"] - found["whole.xml"]).max() < 0.05 * scale
+    assert abs(found["small.xml"] - found["small.onnx"]).max() < 0.02 * scale
 
 
 def test_a_file_without_its_weights_is_refused(written: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ accuracy, a MobileNetV3 2.2 and a vision transformer 7.0, and nothing with 7 bit
 have no sign on both sides nothing overflows, and a ResNet18 is two times as fast as float32 instead
 of two and a half times.
 
-Convolutions and products with weights are quantized, and nothing else: attention, normalisation and
-the network's outputs stay float32. A vision transformer is the faster for it, and nearer to the
-original (0.3% of its decisions change instead of 3%).
+Convolutions and products with weights are quantized, and what stands between them where integers
+can stay integers (`onnx_activations.py`). Attention, normalisation and the network's outputs stay
+float32. A vision transformer is the faster for it, and nearer to the original (0.3% of its
+decisions change instead of 3%).
 
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """

@@ -38,10 +38,11 @@ class OpenVino:
     name: ClassVar[str] = "openvino"
     suffixes: ClassVar[tuple[str, ...]] = (".xml",)
     modules: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
-    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16")
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "int8")
 
     precision: str = "float32"
-    """What the weights are. Of float16 the CPU makes float32 again, and computes in that."""
+    """What the weights are. Of float16 the CPU makes float32 again, and computes in that; with int8
+    it computes in integers, as an `.onnx` file does (`onnx_int8.py`)."""
     opset: int | None = None
     """The version of ONNX's operators on the way, from 18 on; None for the exporter's choice."""
 
@@ -59,7 +60,9 @@ class OpenVino:
         # Within the folder of the file, which is on a disk that has the space.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             onnx = Path(folder) / "network.onnx"
-            Onnx(opset=self.opset).write(program, onnx)
+            # float16 is made at the end: OpenVINO keeps the graph in float32 then.
+            precision = "int8" if self.precision == "int8" else "float32"
+            Onnx(precision, opset=self.opset).write(program, onnx)
             try:
                 model = openvino.Core().read_model(onnx)
             except Exception as error:  # the reader's own, of many kinds
