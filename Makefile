@@ -80,7 +80,8 @@ test-training: $(VENV)/dev.stamp ## take all networks through surgery, slimming 
 	$(BIN)/python tests/training/diagnosis/matrix.py networks
 
 test-export: $(VENV)/dev.stamp ## write all networks as .onnx, .pt2 and TorchScript, and prove each
-	$(BIN)/python tests/exporting/matrix.py --out tests-export.jsonl
+	TORCHKEEP_COMPILE=all $(BIN)/python -m pytest tests/exporting/targets/test_compiled.py
+	$(BIN)/python tests/exporting/matrix.py --out tests-export.jsonl --jobs $(JOBS)
 
 test-crash: $(VENV)/dev.stamp ## kill runs at every system call, cut the power, damage every byte
 	TORCHKEEP_CRASH=all $(BIN)/python -m pytest -rs tests/crash

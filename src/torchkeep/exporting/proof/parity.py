@@ -44,10 +44,11 @@ TOLERANCES = {
     "float32": Tolerance(1e-4, 0.99999, 1.0, 0.0, or_as_exact=True),
     "float16": Tolerance(2e-2, 0.999, 0.97, 0.01),
     "bfloat16": Tolerance(1e-1, 0.99, 0.95, 0.01),
-    "int8": Tolerance(0.5, 0.95, 0.9, 0.01),
-    "int8-dynamic": Tolerance(0.5, 0.95, 0.9, 0.01),
+    "int8": Tolerance(1.0, 0.95, 0.9, 0.01),
+    "int8-dynamic": Tolerance(1.0, 0.95, 0.9, 0.01),
 }
-"""By precision."""
+"""By precision. Integers cut off what is beyond their range, so a single element may be far off: a
+MobileNetV3 that was trained for 8 bits gave 29 for a 46, and the right class for every image."""
 
 
 @dataclass(frozen=True, slots=True)

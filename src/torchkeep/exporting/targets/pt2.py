@@ -65,7 +65,11 @@ class Pt2:
                 write_whole(path, lambda file: torch.export.save(graph, file, extra_files=texts))
                 return
             try:
-                torch._inductor.aoti_compile_and_package(graph, package_path=str(path))
+                torch._inductor.aoti_compile_and_package(
+                    graph,
+                    package_path=str(path),
+                    inductor_configs={"aot_inductor.metadata": dict(program.texts)},
+                )
             except Exception as error:  # the compiler's and its own
                 raise ExportRefused(
                     f"it can't be compiled ({type(error).__name__}: {first_line(str(error))})",
@@ -90,7 +94,11 @@ def open_file(path: Path, *, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     if is_compiled(path):
-        return Opened(running(torch._inductor.aoti_load_package(str(path))))
+        package = torch._inductor.aoti_load_package(str(path))
+        said = package.loader.get_metadata().items()
+        # The others say what machine it was compiled for.
+        mine = {name: text for name, text in said if not name.startswith("AOTI_")}
+        return Opened(running(package), texts=mine)
     if _is_quantized(path):
         # It has the operators of a quantized graph: PyTorch registers them when it is imported.
         import_module("torch.ao.quantization.fx._decomposed")
