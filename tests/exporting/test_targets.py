@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from exporting.samples import CLASSES, TARGETS, Net, classifier, images, inputs, net
 from torchkeep.errors import ProofFailed
@@ -113,3 +115,30 @@ def test_several_inputs_and_outputs_keep_their_order(target: Target, tmp_path: P
     report = export(Pair(), path, target=target, example=example)
     found = {each.output for each in report.comparisons}
     assert found == {"second", "first", "at"}
+
+
+class Attention(nn.Module):
+    """Attention of other shapes than `[n, heads, tokens, width]`, with what may come along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.mix(x).chunk(3, dim=-1)
+        mask = torch.ones(6, 6, dtype=torch.bool).triu()
+        flat = scaled_dot_product_attention(q, k, v, mask, scale=0.7)
+        shape = [-1, 2, 1, 3, 8]
+        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+        windows = scaled_dot_product_attention(q, k, v, is_causal=True)
+        return (flat + windows.flatten(1, 3)).flatten(1)
+
+
+@each_target
+def test_attention_of_any_shape_is_exported(target: Target, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(9, 6, 8)
+    report = export(
+        Attention(), tmp_path / f"net{target.suffixes[0]}", target=target, example=example
+    )
+    assert report.worst.relative < 1e-5

@@ -82,6 +82,7 @@ class Onnx:
         graph = graph_of(program)
         with quietly():
             try:
+                graph = _with_plain_attention(graph)
                 made = torch.onnx.export(
                     graph,
                     (),
@@ -120,6 +121,29 @@ class Onnx:
                 model = dynamically_quantized(source, program, external=external)
         beside = f"{path.name}.data"
         onnx.save(model, path, save_as_external_data=external, location=beside)
+
+
+def _with_plain_attention(graph: Any) -> Any:
+    """Write attention out, where it is not of `[n, heads, tokens, width]`.
+
+    PyTorch's exporter has no other. Hiera's, within windows, has five dimensions.
+    """
+    import torch
+
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    nodes = [node for node in graph.graph.nodes if node.target is attention]
+    if all(arg.meta["val"].dim() == 4 for node in nodes for arg in node.args[:3]):
+        return graph
+
+    def written_out(q: Any, k: Any, v: Any, mask: Any = None, *args: Any, **how: Any) -> Any:
+        if mask is not None and mask.dtype == torch.bool:
+            # The operator below takes numbers to add, and would add these.
+            mask = torch.where(mask, 0.0, -torch.inf).to(q.dtype)
+        return torch.ops.aten._scaled_dot_product_attention_math.default(
+            q, k, v, mask, *args, **how
+        )[0]
+
+    return graph.run_decompositions({attention: written_out})
 
 
 def _cause(error: BaseException) -> str:
