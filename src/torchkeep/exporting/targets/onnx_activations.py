@@ -82,7 +82,9 @@ def nodes_between(graph: Any, layers: Iterable[Any]) -> list[str]:
 
     def is_fed(node: Any) -> bool:
         given = [makers.get(name) for name in node.input if name and name not in constants]
-        return all(one is not None and one.name in integers | chosen.keys() for one in given)
+        return bool(given) and all(
+            one is not None and one.name in integers | chosen.keys() for one in given
+        )
 
     def is_used(node: Any) -> bool:
         return not results & {*node.output} and all(
