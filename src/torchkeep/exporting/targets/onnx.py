@@ -101,6 +101,7 @@ class Onnx:
         model = made.model
         _name_dimensions(model, program)
         _name_pools(model.graph)
+        _drop_unused(model.graph)
         model.metadata_props.update(program.texts)
         for node in model.graph:
             # They have the paths of its author's folders, and lines of the source.
@@ -197,6 +198,16 @@ def _name_pools(graph: Any) -> None:
             node.op_type = "GlobalAveragePool"
             node.resize_inputs(1)
             node.attributes.clear()
+
+
+def _drop_unused(graph: Any) -> None:
+    """Leave out constants that nothing uses: onnxruntime warns of each whenever the file is opened.
+
+    The axes of a mean that became a pool are such.
+    """
+    for name, value in [*graph.initializers.items()]:
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def _values(graph: Any) -> list[Any]:
