@@ -57,10 +57,11 @@ class Sorting(torch.nn.Module):
 
 @pytest.mark.parametrize("target", [Onnx(), Pt2()], ids=["onnx", "pt2"])
 def test_a_branch_on_a_value_is_refused_with_the_ways_out(
-    target: Onnx | Pt2, tmp_path: Path
+    target: Onnx | Pt2, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ExportRefused, match=r"torch\.export can't follow the network") as caught:
         export(Branching(), tmp_path / "net.file", target=target, example=torch.ones(4, 3))
+    assert capfd.readouterr() == ("", "")
     assert "torch.cond" in caught.value.advice
     assert "--by script" in caught.value.advice
     assert not [*tmp_path.iterdir()]
@@ -103,6 +104,30 @@ def test_a_size_that_the_network_fixes_is_refused_where_it_was_to_vary(tmp_path:
     assert [each.case for each in report.comparisons] == ["batch 2, rows from 1"]
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
+def test_sizes_that_the_network_itself_does_not_take_are_refused_at_once(
+    suffix: str, tmp_path: Path
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+    out, told = tmp_path / f"net.{suffix}", []
+    refused = r"it can't be run on batch 2, height 40, width 72, \[2, 3, 40, 72\]: RuntimeError"
+    rows = torch.ones(4, 3, 8, 8)
+    with pytest.raises(ExportRefused, match=refused) as caught:
+        export(model, out, example=rows, dynamic="sizes", notify=told.append)
+    assert "'batch' (the default)" in caught.value.advice
+    assert told == ["reading the network"]
+    export(model, out, example=rows)
+    with pytest.raises(
+        WrongArgument, match=r"the original can't be run on batch 1, \[1, 3, 9, 9\]"
+    ):
+        prove(model, out, example=torch.ones(4, 3, 9, 9))
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match="a OrderedDict is no network"):
+        export(net().state_dict(), tmp_path / "net.onnx", example=inputs())
+
+
 def test_a_network_that_is_random_can_not_be_compared(tmp_path: Path) -> None:
     class Random(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -139,6 +164,13 @@ def test_an_example_of_the_wrong_shape_is_refused_before_anything_is_written(
     with pytest.raises(WrongArgument, match="the example's x is a str, and no tensor"):
         export(net(), tmp_path / "net.onnx", example=("images",))
     assert not [*tmp_path.iterdir()]
+
+
+def test_ranges_of_eight_bits_are_not_learnt_from_random_numbers(tmp_path: Path) -> None:
+    with pytest.raises(WrongArgument, match="int8 learns from real inputs") as caught:
+        export(classifier(tmp_path), tmp_path / "net.onnx", target=Onnx(precision="int8"))
+    assert "--calibrate" in caught.value.advice
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_suffix_that_tells_no_target_is_refused(tmp_path: Path) -> None:

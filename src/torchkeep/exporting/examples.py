@@ -104,7 +104,8 @@ def _substitute(subject: Subject) -> Examples:
     if recipe is None:
         raise WrongArgument(
             f"nothing tells what {subject.source} is called with",
-            advice="Give example=: a tensor, a tuple of them, or a file or folder (--example).",
+            advice="Give inputs of the kind that it takes: a file of tensors (.npy, .npz, .pt, "
+            ".safetensors) or images (example=, --example); in Python tensors as well.",
         )
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_IMAGES // 4, recipe.num_channels, recipe.height, recipe.width)
@@ -129,8 +130,8 @@ def _of_tensors(subject: Subject, example: Any, described: str) -> Examples:
         if not isinstance(value, torch.Tensor):
             raise WrongArgument(
                 f"the example's {name} is a {type(value).__name__}, and no tensor",
-                advice="A deployment file takes tensors alone. Wrap the network in a module that "
-                "fixes the rest.",
+                advice="A deployment file takes tensors alone: torch.from_numpy makes one of an "
+                "array, and a module around the network can fix the rest.",
             )
     rows = {len(value) for value in ordered.values() if value.dim()}
     most = max(rows, default=1)

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +31,7 @@ from torchkeep.exporting.examples import (
     Dynamic,
     Examples,
     batch_size_of,
+    cases_of,
     dynamic_dims,
     read_examples,
 )
@@ -94,7 +95,7 @@ def export(
     work = _begin(model, final, target, example, data, dynamic, tolerance, notify)
     with evaluating(work.subject.model), staging_folder(final) as folder:
         program = _program(work)
-        if work.target.precision.startswith("int8"):
+        if work.target.precision == "int8":
             seen, learnt = _calibration(work, calibration), work.subject.ranges
             program = replace(program, calibration=seen, ranges=learnt)
         notify(f"writing {work.target.name}")
@@ -200,7 +201,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise SaveRefused(
             f"{printable(str(path))}: there is something already",
-            advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+            advice="Choose another name, or pass overwrite=True to replace it.",
         )
 
 
@@ -233,12 +234,11 @@ def _program(work: _Work) -> Program:
     try:
         outputs = [outputs_of(subject.model, args) for _ in range(2)]
     except Exception as error:  # the network is the caller's, and raises anything
-        shapes = ", ".join(str(list(arg.shape)) for arg in args)
         raise WrongArgument(
-            f"the network can't be run on the example, {shapes}: "
-            f"{type(error).__name__}: {first_line(str(error))}",
-            advice="Give an example of the shapes that it takes.",
+            f"the network can't be run on the example, {_failure(args, error)}",
+            advice="Give an example of the shapes and types that it takes.",
         ) from error
+    _check_sizes(work)
     names = tuple(outputs[0])
     if not names:
         raise ExportRefused("the network returns no tensor", advice="Wrap it so that it does.")
@@ -251,10 +251,37 @@ def _program(work: _Work) -> Program:
     return Program(subject.model, args, examples.names, names, work.dims, _texts(subject))
 
 
+def _check_sizes(work: _Work) -> None:
+    """Make sure that the original takes each size that the file is to take."""
+    for case in cases_of(work.examples, work.dims):
+        try:
+            outputs_of(work.subject.model, case.args)
+        except Exception as error:  # the network is the caller's, and raises anything
+            raise ExportRefused(
+                "the network takes one size alone where it was to take any: it can't be run on "
+                f"{case.name}, {_failure(case.args, error)}",
+                advice="Let less vary: dynamic='batch' (the default) or 'none' (--dynamic).",
+            ) from error
+
+
+def _failure(args: Sequence[torch.Tensor], error: Exception) -> str:
+    shapes = ", ".join(str(list(arg.shape)) for arg in args)
+    return f"{shapes}: {type(error).__name__}: {first_line(str(error))}"
+
+
 def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]]:
-    """Return real inputs, in batches of one: a runtime may know that size alone while it counts."""
+    """Return real inputs, in batches of one: a runtime may know that size alone while it counts.
+
+    Raises:
+        WrongArgument: there are none: ranges of random numbers fit no image.
+    """
     source = work.data if calibration is None else calibration
     examples = work.examples
+    if source is None and not examples.is_real and not work.subject.ranges:
+        raise WrongArgument(
+            "int8 learns from real inputs what lies between which values, and there are none",
+            advice="Give images to train on: data= or calibration= (--data or --calibrate).",
+        )
     if source is not None:
         examples = read_examples(work.subject, source, part="train")
     return [examples.rows(1, at, work.dims) for at in range(len(examples.args[0]))]

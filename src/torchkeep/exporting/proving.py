@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from torchkeep.errors import ProofFailed
+from torchkeep.errors import ProofFailed, WrongArgument
 from torchkeep.exporting.examples import (
     Case,
     Dims,
@@ -30,6 +30,7 @@ from torchkeep.exporting.proof.timing import side_by_side
 from torchkeep.exporting.report import Accuracy, Speed
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
+from torchkeep.exporting.targets.graphs import first_line
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
 from torchkeep.training.data import open_data
@@ -134,11 +135,21 @@ class _Proving:
         accuracy = None if data is None else self._accuracy(data)
         self.notify("timing")
         return Proof(
-            tuple((port.name, port.dtype, port.shape) for port in self.session.inputs),
+            self._inputs(),
             comparisons,
             self._check_recipe(),
             tuple(self._speeds()),
             accuracy,
+        )
+
+    def _inputs(self) -> tuple[tuple[str, str, tuple[int | str, ...]], ...]:
+        """Return what the file takes: as its runtime tells it, or as it was called here."""
+        if ports := self.session.inputs:
+            return tuple((port.name, port.dtype, port.shape) for port in ports)
+        examples = self.examples
+        return tuple(
+            (name, str(arg.dtype).removeprefix("torch."), _named_shape(arg, dims))
+            for name, arg, dims in zip(examples.names, examples.args, self.dims, strict=True)
         )
 
     def _check_ports(self) -> None:
@@ -205,7 +216,7 @@ class _Proving:
         return tuple(found)
 
     def _compared(self, case: Case) -> list[Comparison]:
-        expected = outputs_of(self.model, case.args)
+        expected = self._expected(case)
         try:
             found = self.session.run([arg.numpy() for arg in case.args])
         except ProofFailed as error:
@@ -228,6 +239,17 @@ class _Proving:
             f"it does not do what the original does: {wrong.output} of {case.name}: "
             f"{wrong.problem}. {self._culprit(case)}".rstrip(". "),
         )
+
+    def _expected(self, case: Case) -> dict[str, Any]:
+        try:
+            return outputs_of(self.model, case.args)
+        except Exception as error:  # the network is the caller's, and raises anything
+            shapes = ", ".join(str(list(arg.shape)) for arg in case.args)
+            raise WrongArgument(
+                f"the original can't be run on {case.name}, {shapes}: "
+                f"{type(error).__name__}: {first_line(str(error))}",
+                advice="Give an example of the shapes that it takes, or let less vary (--dynamic).",
+            ) from error
 
     def _is_as_exact(self, case: Case, expected: Mapping[str, Any], found: Sequence[Any]) -> bool:
         """Whether a float32 result is as near to the one in float64 as the original's is."""
@@ -329,6 +351,11 @@ def _parsed(texts: Mapping[str, str], key: str) -> Any:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(printable(str(name)[:40]) for name in names[:5])
     return f"{shown}, ..." if len(names) > 5 else shown
+
+
+def _named_shape(arg: torch.Tensor, dims: Mapping[int, str]) -> tuple[int | str, ...]:
+    """Return an input's shape, with the names of the dimensions that may vary."""
+    return tuple(dims.get(at, size) for at, size in enumerate(arg.shape))
 
 
 def _shown(shape: Sequence[int | str]) -> str:

@@ -128,6 +128,11 @@ def open_subject(
     if isinstance(model, nn.Module):
         inner = unwrapped(model)
         return Subject(_on_cpu(inner), f"a live {type(inner).__name__}")
+    if not isinstance(model, str | os.PathLike):
+        raise WrongArgument(
+            f"a {type(model).__name__} is no network",
+            advice="Give a module (weights go into one with load_into), a file, or a run's folder.",
+        )
     path = Path(model)
     run = path if path.is_dir() else path.parent if _is_run(path.parent) else None
     file = _best_of(path) if path.is_dir() else path

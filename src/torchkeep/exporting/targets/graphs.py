@@ -79,12 +79,13 @@ def first_line(text: str) -> str:
 def quietly() -> Iterator[None]:
     """Keep what exporters say of themselves off the screen; what matters raises.
 
-    torch.jit tells that it is deprecated at every call: the documentation says so once.
+    torch.jit tells that it is deprecated at every call: the documentation says so once. Where
+    torch.export can't follow a branch, it prints its graph to stderr, before it raises.
     """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
