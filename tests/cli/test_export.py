@@ -95,7 +95,9 @@ def test_a_whole_model_of_ones_own_class_says_how_it_is_let_in(
 ) -> None:
     torch.save(net(), tmp_path / "net.pth")
     assert main(["export", str(tmp_path / "net.pth"), str(tmp_path / "net.ts")]) == 7
-    assert "exporting.samples.Net" in capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
+    assert "exporting.samples.Net. If they can be imported here" in told
+    assert "you trust them: --trust exporting. Without them: torchkeep rescue " in told
 
 
 def test_a_file_that_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torchkeep.cli.checkpoints import require_torch, table, write_lines
 from torchkeep.cli.numbers import add_sizes, whole
 from torchkeep.cli.progress import passing_line
-from torchkeep.errors import WrongArgument
+from torchkeep.errors import ClassesMissing, WrongArgument
 from torchkeep.wording import counted, printable, shortened, size
 
 if TYPE_CHECKING:
@@ -183,14 +183,18 @@ def run(options: argparse.Namespace) -> int:
     from torchkeep.exporting import export, open_subject, prove, taking_pixels
 
     target = _target(options)
-    subject = open_subject(
-        options.model,
-        arch=options.arch,
-        num_classes=options.num_classes,
-        input_channels=options.input_channels,
-        select=options.select,
-        trust=tuple(options.trust),
-    )
+    try:
+        subject = open_subject(
+            options.model,
+            arch=options.arch,
+            num_classes=options.num_classes,
+            input_channels=options.input_channels,
+            select=options.select,
+            trust=tuple(options.trust),
+        )
+    except ClassesMissing as error:
+        error.advice = _ways_in(error)
+        raise
     subject = taking_pixels(subject) if options.pixels else subject
     with passing_line() as show:
         how: dict[str, Any] = {
@@ -211,6 +215,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         _write(report)
     return 0
+
+
+def _ways_in(error: ClassesMissing) -> str:
+    """Return what helps on the command line, in place of the calls of Python and the tree."""
+    packages = dict.fromkeys(name.partition(".")[0] for name in error.names)
+    trusted = " ".join(f"--trust {package}" for package in packages)
+    return (
+        f"If they can be imported here, and you trust them: {trusted}. Without them: "
+        f"torchkeep rescue {error.path} FOLDER takes out weights and structure."
+    )
 
 
 def _target(options: argparse.Namespace) -> Target:
