@@ -46,6 +46,8 @@ def main(model, *images):
     """Print the likeliest class of each image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     texts = session.get_modelmeta().custom_metadata_map
+    if missing := {"classes", "preprocessing"} - texts.keys():
+        sys.exit(f"{model} does not say its {' and '.join(sorted(missing))}: who exported it knows")
     classes, recipe = json.loads(texts["classes"]), json.loads(texts["preprocessing"])
     name = session.get_inputs()[0].name
     for image in images:
