@@ -233,7 +233,8 @@ def test_a_card_brings_its_ranges_to_the_file(tmp_path: Path) -> None:
 def test_int8_keeps_what_the_file_says_and_its_batch(external: bool, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     target = Onnx(precision="int8", external_data=external)
-    report = export(classifier(tmp_path), path, target=target, tolerance=ANY)
+    example = torch.randn(16, 3, 24, 24)
+    report = export(classifier(tmp_path), path, target=target, example=example, tolerance=ANY)
     with Session("onnx", path, threads=1) as session:
         assert session.texts is not None
         assert set(session.texts) == {"arch", "classes", "preprocessing", "source", "torchkeep"}
