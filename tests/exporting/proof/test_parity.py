@@ -55,6 +55,25 @@ def test_nan_and_infinity_are_right_where_they_were_and_wrong_elsewhere() -> Non
         assert "it differs by up to inf" in compare("a", "b", array, other, LOOSE).problem
 
 
+def test_what_is_no_number_at_all_proves_nothing() -> None:
+    array = np.full((2, 3), np.nan, np.float32)
+    assert "nowhere a number (NaN)" in compare("a", "b", array, array.copy(), LOOSE).problem
+    assert not compare("a", "b", array[:0], array[:0], LOOSE).problem
+
+
+def test_complex_numbers_are_compared_in_both_parts() -> None:
+    array = np.array([[1 + 2j, 3 - 4j]], np.complex64)
+    assert not compare("a", "b", array, array.copy(), STRICT).problem
+    found = compare("a", "b", array, array.conj(), STRICT)
+    assert found.problem.startswith("it differs by up to 8")
+
+
+def test_large_integers_are_compared_to_the_last_bit() -> None:
+    array = np.array([2**53, 1])
+    assert not compare("a", "at", array, array.copy(), LOOSE).problem
+    assert "it differs by up to 1" in compare("a", "at", array, array + [1, 0], LOOSE).problem
+
+
 def test_integers_have_to_be_the_same() -> None:
     found = compare("a", "at", np.array([3, 4]), np.array([3, 5]), LOOSE)
     assert found.problem.startswith("it differs by up to 1")

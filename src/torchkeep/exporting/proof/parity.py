@@ -97,11 +97,14 @@ def compare(case: str, output: str, expected: Any, found: Any, allowed: Toleranc
     if expected.shape != found.shape:
         shapes = f"its shape is {list(found.shape)}, and {list(expected.shape)} was expected"
         return Comparison(case, output, math.inf, math.inf, 0.0, 0.0, None, shapes)
-    one, two = expected.astype(np.float64), found.astype(np.float64)
+    one, two = _as_float64(expected), _as_float64(found)
     with np.errstate(invalid="ignore"):  # of infinities
         gaps = np.abs(one - two)
     gaps = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, gaps)
     gaps = np.nan_to_num(gaps, nan=np.inf, posinf=np.inf)
+    is_exact = expected.dtype.kind not in "fc"
+    if is_exact:  # float64 has not all large integers
+        gaps = np.where(expected == found, 0.0, np.maximum(gaps, 1.0))
     finite = np.abs(one)[np.isfinite(one)]
     result = Comparison(
         case,
@@ -114,7 +117,17 @@ def compare(case: str, output: str, expected: Any, found: Any, allowed: Toleranc
         problem="",
         num_predictions=0 if share is None else expected.size // expected.shape[1],
     )
-    return _judged(result, is_exact=expected.dtype.kind not in "fc", allowed=allowed)
+    if one.size and np.isnan(one).all():
+        nothing = "the original's is nowhere a number (NaN), so that nothing can be compared"
+        return replace(result, problem=nothing)
+    return _judged(result, is_exact=is_exact, allowed=allowed)
+
+
+def _as_float64(array: Any) -> Any:
+    """Return an array in float64; of complex numbers both parts, one after the other."""
+    if array.dtype.kind != "c":
+        return array.astype(np.float64)
+    return np.stack([array.real, array.imag], -1).astype(np.float64)
 
 
 def agreements(comparisons: Iterable[Comparison]) -> dict[str, tuple[int, int]]:
