@@ -165,6 +165,37 @@ def test_another_normalisation_is_found(target: Target, tmp_path: Path) -> None:
     assert "its own preprocessing makes something else of image 1 than the original's" in told
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("classes", "5", "it names its classes 5, and the original cat"),
+        ("classes", "[" * 100_000, "what it says of its classes can't be read"),
+        ("preprocessing", "7", "its preprocessing can't be used"),
+        ("preprocessing", '{"mean": [0.5]}', "its preprocessing can't be used"),
+        (
+            "preprocessing",
+            json.dumps(RECIPE.to_json() | {"resize": 10**9}),
+            "its preprocessing can't be used: no image is",
+        ),
+        (
+            "preprocessing",
+            json.dumps(RECIPE.to_json() | {"mean": [0.1] * 5, "std": [1] * 5}),
+            "its own preprocessing makes something else of image 1",
+        ),
+    ],
+    ids=["number", "nested", "no recipe", "half a recipe", "huge", "channels"],
+)
+def test_what_a_file_says_of_itself_may_be_anything(
+    key: str, text: str, problem: str, tmp_path: Path
+) -> None:
+    def before(program: Program) -> Program:
+        return replace(program, texts={**program.texts, key: text})
+
+    data = images(tmp_path / "data")
+    target = Faulty(TorchScript(), before)
+    assert problem in _refusal(classifier(tmp_path), target, tmp_path, example=data)
+
+
 @each_target
 def test_another_order_of_the_classes_is_found(target: Target, tmp_path: Path) -> None:
     def before(program: Program) -> Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from torchkeep.errors import ProofFailed, WrongArgument
+from torchkeep.errors import DamagedFile, ProofFailed, WrongArgument
 from torchkeep.exporting.examples import (
     Case,
     Dims,
@@ -31,9 +30,11 @@ from torchkeep.exporting.report import Accuracy, Speed
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
 from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
 from torchkeep.training.data import open_data
+from torchkeep.training.data.preprocessing import from_json
 from torchkeep.training.data.samples import Samples, length_of
 from torchkeep.wording import counted, printable
 
@@ -179,7 +180,8 @@ class _Proving:
         texts, subject = self._texts(), self.subject
         if texts is None or not subject.classes:
             return
-        names = tuple(_parsed(texts, "classes"))
+        found = _parsed(texts, "classes")
+        names = tuple(map(str, found)) if isinstance(found, list) else (str(found),)
         if names != subject.classes:
             raise ProofFailed(
                 f"it names its classes {_some(names)}, and the original {_some(subject.classes)}",
@@ -191,9 +193,10 @@ class _Proving:
         texts = self._texts()
         if texts is None or not self.subject.is_recipe_told:
             return 0
-        recipe = _parsed(texts, "preprocessing")
+        recipe, num_channels = _recipe_in(texts)
         for at, picture in enumerate(self.examples.pictures):
-            expected, found = self.examples.args[0][at].numpy(), prepared(picture, recipe)
+            expected = self.examples.args[0][at].numpy()
+            found = prepared(picture, recipe) if num_channels == len(expected) else expected[:0]
             if found.shape != expected.shape or not np.allclose(found, expected, 0, 1e-5):
                 raise ProofFailed(
                     f"its own preprocessing makes something else of image {at + 1} than the "
@@ -341,11 +344,23 @@ def validation_of(subject: Subject, data: Any) -> Samples:
 
 def _parsed(texts: Mapping[str, str], key: str) -> Any:
     try:
-        return json.loads(texts[key])
+        return parse_json(str(texts[key]))
     except KeyError:
         raise ProofFailed(f"it does not say its {key}") from None
-    except ValueError:
+    except DamagedFile:
         raise ProofFailed(f"what it says of its {key} can't be read") from None
+
+
+def _recipe_in(texts: Mapping[str, str]) -> tuple[Mapping[str, Any], int]:
+    """Return a file's recipe, and its channels; a file has it from anybody, so it is looked at."""
+    recipe = _parsed(texts, "preprocessing")
+    plain = recipe
+    if isinstance(recipe, dict):
+        plain = {key: value for key, value in recipe.items() if key != "pixels"}
+    try:
+        return recipe, from_json(plain).num_channels
+    except DamagedFile as error:
+        raise ProofFailed(error.problem) from None
 
 
 def _some(names: Sequence[str]) -> str:
