@@ -155,3 +155,14 @@ def test_an_onnx_file_has_no_constants_that_nothing_uses(tmp_path: Path) -> None
     assert [node.op_type for node in graph.node] == ["GlobalAveragePool"]
     used = {name for node in graph.node for name in node.input}
     assert {tensor.name for tensor in graph.initializer} <= used
+
+
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
+def test_an_input_and_an_output_may_have_one_name(target: Target, tmp_path: Path) -> None:
+    class Same(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"x": x * 2, "x_output": x + 1}
+
+    path = tmp_path / f"same{target.suffixes[0]}"
+    report = export(Same(), path, target=target, example=inputs())
+    assert {each.output for each in report.comparisons} == {"x", "x_output"}

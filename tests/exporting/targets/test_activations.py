@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from torchkeep.exporting import Onnx
+from torchkeep.exporting import Onnx, export
 from torchkeep.exporting.targets import Program
 from torchkeep.exporting.targets.onnx import open_file
 from torchkeep.exporting.targets.onnx_activations import round_for_hard_sigmoids
@@ -115,6 +115,55 @@ def test_a_hard_swish_by_rounding_is_right_all_along(reach: float, tmp_path: Pat
     assert abs((gaps * np.sign(inputs.numpy())).mean()) < 0.1 * step
 
 
+class Line(nn.Module):
+    """Convolutions with something between them."""
+
+    def __init__(self, *between: nn.Module, are_results: bool = False) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, bias=False)
+        self.between, self.are_results = nn.Sequential(*between), are_results
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.one(x)
+        result = self.two(self.between(x))
+        return (result, x) if self.are_results else result
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        (nn.ReLU(), nn.Hardsigmoid()),
+        (nn.Hardtanh(-0.2, 0.1), nn.Hardsigmoid()),
+        (nn.Hardsigmoid(), nn.Hardsigmoid(), nn.Hardsigmoid()),
+        (nn.ReLU(), nn.MaxPool2d(2), nn.Hardsigmoid()),
+    ],
+    ids=["relu", "clip", "chain", "pool"],
+)
+def test_a_hard_sigmoid_takes_no_other_rounding_its_end(
+    between: tuple[nn.Module, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, inputs = Line(*between), torch.randn(32, 3, 12, 12) * 3
+    _int8(model, inputs, tmp_path / "net.onnx")
+    with torch.no_grad():
+        expected = model(inputs).numpy()
+    gaps = _found(tmp_path / "net.onnx", inputs) - expected
+    assert np.abs(gaps).max() < 0.02 * np.abs(expected).max()
+
+
+def test_what_a_hard_sigmoid_takes_may_be_a_result(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Line(nn.Hardsigmoid(), are_results=True), torch.randn(8, 3, 12, 12)
+    seen = [(row[None],) for row in inputs]
+    names, dims = ("one", "two"), ({0: "batch"},)
+    program = Program(model.eval(), (inputs[:2],), ("x",), names, dims, {}, seen)
+    Onnx(precision="int8").write(program, tmp_path / "net.onnx")
+    found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
+    with torch.no_grad():
+        for one, two in zip(found, model(inputs), strict=True):
+            assert np.abs(one - two.numpy()).max() < 0.02 * two.abs().max()
+
+
 def test_sums_around_a_normalisation_stay_float32(tmp_path: Path) -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:
@@ -180,6 +229,30 @@ def test_any_line_can_be_rounded_by(
     assert np.abs(found - line).max() < 1 / 255 + 0.026 * alpha
 
 
+def test_what_branches_and_results_alone_use_stays_in_an_int8_file(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(n, 8, 3) for n in (3, 8, 8))
+            self.register_buffer("anchors", torch.arange(4.0))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = torch.relu(self.one(x))
+            y = torch.cond(x.sum() > 0, lambda x: self.two(x), lambda x: self.three(x), (x,))
+            return self.two(x) + y, self.anchors
+
+    torch.manual_seed(0)
+    model, inputs = Branches().eval(), torch.randn(8, 3, 12, 12)
+    seen = [(row[None],) for row in inputs]
+    names, dims = ("sum", "anchors"), ({0: "batch"},)
+    program = Program(model, (inputs[:2],), ("x",), names, dims, {}, seen)
+    Onnx(precision="int8").write(program, tmp_path / "net.onnx")
+    found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
+    with torch.no_grad():
+        for one, two in zip(found, model(inputs), strict=True):
+            assert np.abs(one - two.numpy()).max() <= 0.02 * two.abs().max()
+
+
 def test_a_mean_over_an_image_is_a_pool_and_others_are_not(tmp_path: Path) -> None:
     class Means(nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -194,3 +267,11 @@ def test_a_mean_over_an_image_is_a_pool_and_others_are_not(tmp_path: Path) -> No
     found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
     for one, two in zip(found, Means()(inputs), strict=True):
         assert np.allclose(one, two.numpy(), atol=1e-6)
+
+
+def test_a_mean_in_float64_is_no_pool_since_onnxruntime_has_none(tmp_path: Path) -> None:
+    class Exact(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.double().mean((2, 3), keepdim=True)
+
+    export(Exact(), tmp_path / "net.onnx", example=torch.randn(9, 3, 4, 5))

@@ -20,7 +20,7 @@ So a squeeze-and-excitation's gate costs nothing, and HardSwish two multiplicati
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -98,9 +98,16 @@ def nodes_between(graph: Any, layers: Iterable[Any]) -> list[str]:
     return [*chosen]
 
 
-def round_for_hard_sigmoids(graph: Any) -> None:
-    """Have rounding compute the hard sigmoids of a quantized graph: see above."""
+def round_for_hard_sigmoids(graph: Any, limited: Container[str] = ()) -> None:
+    """Have rounding compute the hard sigmoids of a quantized graph: see above.
+
+    Args:
+        graph: the graph, changed in place.
+        limited: tensors that end at a limit because their rounding does: see `output_limits`. That
+            rounding is left as it is.
+    """
     makers, users = _makers(graph), _users(graph)
+    results = {value.name for value in graph.output}
     nodes: list[Any] = []
     dropped: list[Any] = []
     for node in graph.node:
@@ -110,10 +117,16 @@ def round_for_hard_sigmoids(graph: Any) -> None:
             and opened is not None
             and opened.op_type == "DequantizeLinear"
             and [use.op_type for use in closed] == ["QuantizeLinear"]
+            and _is_usual(node)
         ):
             alpha, beta = _line_of(node)
             rounding = makers[opened.input[0]]
-            if len(users[opened.input[0]]) == len(users[opened.output[0]]) == 1:
+            if (
+                len(users[opened.input[0]]) == len(users[opened.output[0]]) == 1
+                and opened.output[0] not in results
+                and rounding.input[0] not in limited
+                and rounding.input[1:] == opened.input[1:]  # else it is another one's line already
+            ):
                 # Nobody else has these numbers: they are rounded so to begin with.
                 dropped += [opened, node, closed[0]]
             else:

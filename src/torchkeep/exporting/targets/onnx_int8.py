@@ -67,7 +67,7 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
     model = onnx.load(source, load_external_data=False)
     spell_out(model.graph)
     onnx.save(model, source)
-    layers = _layers(model.graph)
+    layers, limited = _layers(model.graph), output_limits(model.graph)
     options = {
         "MatMulConstBOnly": True,
         "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
@@ -91,7 +91,7 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
             extra_options=options,
         )
     model = onnx.load(place)
-    round_for_hard_sigmoids(model.graph)
+    round_for_hard_sigmoids(model.graph, limited)
     return _finished(model, program, "QuantizeLinear")
 
 
@@ -244,7 +244,18 @@ def _drop_zeros(graph: Any) -> None:
             and not onnx.numpy_helper.to_array(zeros).any()
         ):
             del node.input[2]
-    used = {name for node in graph.node for name in node.input}
+    used = _used(graph)
     kept = [tensor for name, tensor in tensors.items() if name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _used(graph: Any) -> set[str]:
+    """Return the names that a graph uses: within its branches as well, and as its results."""
+    found = {value.name for value in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for item in node.attribute:
+            for branch in (item.g, *item.graphs):
+                found |= _used(branch)
+    return found
