@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import resource
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ import torch
 
 from exporting.samples import RECIPE, Net, classifier, images, inputs, net
 from torchkeep.errors import (
+    DamagedFile,
     ExportRefused,
     FileMissing,
     MissingExtra,
@@ -36,6 +40,12 @@ from torchkeep.exporting import (
 from torchkeep.exporting.targets import graphs
 from torchkeep.report import RunReport, write_report
 from torchkeep.saving import save
+
+
+def _npy(array: Any) -> bytes:
+    memory = io.BytesIO()
+    np.save(memory, array)
+    return memory.getvalue()
 
 
 class Branching(torch.nn.Module):
@@ -166,11 +176,76 @@ def test_an_example_of_the_wrong_shape_is_refused_before_anything_is_written(
     assert not [*tmp_path.iterdir()]
 
 
+<<<<<<< HEAD
 def test_ranges_of_eight_bits_are_not_learnt_from_random_numbers(tmp_path: Path) -> None:
     with pytest.raises(WrongArgument, match="int8 learns from real inputs") as caught:
         export(classifier(tmp_path), tmp_path / "net.onnx", target=Onnx(precision="int8"))
     assert "--calibrate" in caught.value.advice
     assert not (tmp_path / "net.onnx").exists()
+=======
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.npy", b"nothing"),
+        ("x.npy", b""),
+        ("x.npz", b"PK\x03\x04nothing"),
+        ("x.npy", _npy(np.array(["a"]))),
+        ("x.npy", _npy(inputs().numpy())[:-100]),
+    ],
+    ids=["noise", "empty", "archive", "texts", "truncated"],
+)
+def test_a_file_that_holds_no_arrays_is_no_example(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DamagedFile, match="it holds no arrays of numbers"):
+        export(net(), tmp_path / "net.ts", example=tmp_path / name)
+    with pytest.raises(WrongArgument, match="the example's x has no rows"):
+        export(net(), tmp_path / "net.ts", example=inputs()[:0])
+
+
+def test_an_array_may_have_its_bytes_in_the_other_order(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(_npy(inputs().numpy().astype(">f4")))
+    assert export(net(), tmp_path / "net.ts", example=tmp_path / "x.npy").is_real
+
+
+class Product(torch.nn.Module):
+    """Takes what has no rows, and what has as many as it likes."""
+
+    def forward(self, factor: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return factor * (x @ weight)
+
+
+@pytest.mark.parametrize("dynamic", ["none", {"x": {0: "batch"}}])
+def test_inputs_need_not_have_the_same_number_of_rows(dynamic: Any, tmp_path: Path) -> None:
+    example = torch.tensor(2.0), torch.randn(4, 3), torch.randn(3, 5)
+    report = export(Product(), tmp_path / "net.ts", example=example, dynamic=dynamic)
+    assert report.speeds[0].original.batch_size == (4 if dynamic == "none" else 1)
+
+
+def test_int8_is_calibrated_with_as_many_rows_as_the_file_takes(tmp_path: Path) -> None:
+    target = Onnx(precision="int8")
+    report = export(net(), tmp_path / "n.onnx", target=target, example=inputs(), dynamic="none")
+    assert report.inputs[0][2] == (9, 3, 24, 24)
+
+
+def test_accuracy_is_of_what_has_classes(tmp_path: Path) -> None:
+    class First(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((1, 2, 3))
+
+    subject = Subject(First(), "a net", preprocessing=RECIPE)
+    with pytest.raises(WrongArgument, match=r"no class can be read off .* first output, \[3\]"):
+        export(subject, tmp_path / "net.ts", data=images(tmp_path / "data"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
+def test_a_file_whose_name_is_no_unicode_is_a_source(suffix: str, tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"b\xff.safetensors")
+    classifier(tmp_path).rename(named)
+    assert export(named, tmp_path / f"net.{suffix}").source == named.name
+>>>>>>> 2240fa9 (Examples that are damaged, empty, without rows or with unlike ones; int8 of a fixed batch; sources whose names are no Unicode)
 
 
 def test_a_suffix_that_tells_no_target_is_refused(tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from PIL import Image
 from torch.nn import functional
 
-from torchkeep.errors import FileMissing, WrongArgument
+from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.subjects import Subject
 from torchkeep.loading import load
@@ -48,6 +50,11 @@ class Examples:
     batch_size: int = 1
     """The rows of a call where their number may not vary: as many as were given at once."""
 
+    @property
+    def num_rows(self) -> int:
+        """The most rows of an input; 1 if none has rows."""
+        return max((len(arg) for arg in self.args if arg.dim()), default=1)
+
     def rows(self, count: int, begin: int = 0, dims: Dims = ()) -> tuple[torch.Tensor, ...]:
         """Return so many rows of each, from one on; they begin anew at the end.
 
@@ -55,10 +62,12 @@ class Examples:
             count: how many.
             begin: the first one.
             dims: by input, what may vary. If that is the first dimension of some alone, the others
-                come as they are.
+                come as they are. If it is that of none, so do those with fewer rows than another.
         """
-        is_some = any(0 in each for each in dims)
-        whole = [is_some and 0 not in each for each in dims] or [False] * len(self.args)
+        if any(0 in each for each in dims):
+            whole = [0 not in each for each in dims]
+        else:
+            whole = [arg.dim() > 0 and len(arg) < self.num_rows for arg in self.args]
         return tuple(
             arg if is_whole or not arg.dim() else _turned(arg, 0, count, begin)
             for arg, is_whole in zip(self.args, whole, strict=True)
@@ -133,6 +142,8 @@ def _of_tensors(subject: Subject, example: Any, described: str) -> Examples:
                 advice="A deployment file takes tensors alone: torch.from_numpy makes one of an "
                 "array, and a module around the network can fix the rest.",
             )
+        if value.dim() and not len(value):
+            raise WrongArgument(f"the example's {name} has no rows", advice="Give at least one.")
     rows = {len(value) for value in ordered.values() if value.dim()}
     most = max(rows, default=1)
     described = f"{described}, {counted(most, 'row')}"
@@ -194,10 +205,18 @@ def _tensors_in(path: Path) -> Any:
         return load(path)
     import numpy as np
 
-    found = np.load(path, allow_pickle=False)
-    if path.suffix == ".npy":
-        return torch.from_numpy(found)
-    return {name: torch.from_numpy(found[name]) for name in found.files}
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if path.suffix == ".npy":
+                return _tensor_of(found)
+            return {name: _tensor_of(found[name]) for name in found.files}
+    except (ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        raise DamagedFile(f"it holds no arrays of numbers ({error})", path=path) from None
+
+
+def _tensor_of(array: Any) -> torch.Tensor:
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _pictures_of(subject: Subject, source: str, part: str) -> tuple[list[Any], str]:
@@ -326,7 +345,7 @@ def cases_of(examples: Examples, dims: Dims) -> list[Case]:
         size = examples.batch_size
         found = [
             Case(f"batch {size}, rows from {begin + 1}", examples.rows(size, begin))
-            for begin in range(0, min(len(examples.args[0]), 3 * size), size)
+            for begin in range(0, min(examples.num_rows, 3 * size), size)
         ]
     args = examples.rows(size := batch_size_of(examples, dims), 0, dims)
     if sizes := _other_sizes(args, dims):

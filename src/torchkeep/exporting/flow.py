@@ -272,6 +272,8 @@ def _failure(args: Sequence[torch.Tensor], error: Exception) -> str:
 def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]]:
     """Return real inputs, in batches of one: a runtime may know that size alone while it counts.
 
+    Where the file has another number of rows, and no other, in batches of that.
+
     Raises:
         WrongArgument: there are none: ranges of random numbers fit no image.
     """
@@ -284,12 +286,15 @@ def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]
         )
     if source is not None:
         examples = read_examples(work.subject, source, part="train")
-    return [examples.rows(1, at, work.dims) for at in range(len(examples.args[0]))]
+    is_some = any(0 in each for each in work.dims)
+    count = 1 if is_some else work.examples.batch_size
+    return [examples.rows(count, at, work.dims) for at in range(0, examples.num_rows, count)]
 
 
 def _texts(subject: Subject) -> dict[str, str]:
     """Return what a file says of itself: the same names as in the files of `torchkeep train`."""
-    texts = {"source": subject.source, WRITER: torchkeep.__version__}
+    # A file's name may be no Unicode, which the texts of a deployment file are.
+    texts = {"source": printable(subject.source), WRITER: torchkeep.__version__}
     if subject.arch:
         texts["arch"] = subject.arch
     if subject.classes:

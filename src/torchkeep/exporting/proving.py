@@ -296,6 +296,11 @@ class _Proving:
             right = labels.numpy()
             one = next(iter(outputs_of(self.model, (inputs,)).values()))
             two = self.session.run([inputs.numpy()])[0]
+            if one.ndim < 2:
+                raise WrongArgument(
+                    f"no class can be read off the network's first output, {list(one.shape)}",
+                    advice="Give inputs alone (--example), and no validation data (--data).",
+                )
             counts[0] += len(right)
             counts[1] += int((one.argmax(1) == right).sum())
             counts[2] += int((two.argmax(1) == right).sum())
@@ -317,7 +322,9 @@ class _Proving:
 
     def _speed(self, args: Sequence[torch.Tensor]) -> Speed:
         arrays = [arg.numpy() for arg in args]
-        return Speed(*side_by_side(lambda: self._call(args), self.session, arrays, len(args[0])))
+        rows = (len(arg) for arg, dims in zip(args, self.dims, strict=True) if 0 in dims)
+        count = next(rows, self.examples.batch_size)
+        return Speed(*side_by_side(lambda: self._call(args), self.session, arrays, count))
 
     def _call(self, args: Sequence[torch.Tensor]) -> None:
         with torch.inference_mode():

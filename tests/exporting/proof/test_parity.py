@@ -71,7 +71,10 @@ def test_complex_numbers_are_compared_in_both_parts() -> None:
 def test_large_integers_are_compared_to_the_last_bit() -> None:
     array = np.array([2**53, 1])
     assert not compare("a", "at", array, array.copy(), LOOSE).problem
-    assert "it differs by up to 1" in compare("a", "at", array, array + [1, 0], LOOSE).problem
+    assert (
+        "it differs by up to 1"
+        in compare("a", "at", array, array + np.array([1, 0]), LOOSE).problem
+    )
 
 
 def test_integers_have_to_be_the_same() -> None:
