@@ -176,13 +176,13 @@ def test_an_example_of_the_wrong_shape_is_refused_before_anything_is_written(
     assert not [*tmp_path.iterdir()]
 
 
-<<<<<<< HEAD
 def test_ranges_of_eight_bits_are_not_learnt_from_random_numbers(tmp_path: Path) -> None:
     with pytest.raises(WrongArgument, match="int8 learns from real inputs") as caught:
         export(classifier(tmp_path), tmp_path / "net.onnx", target=Onnx(precision="int8"))
     assert "--calibrate" in caught.value.advice
     assert not (tmp_path / "net.onnx").exists()
-=======
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -245,7 +245,6 @@ def test_a_file_whose_name_is_no_unicode_is_a_source(suffix: str, tmp_path: Path
     named = tmp_path / os.fsdecode(b"b\xff.safetensors")
     classifier(tmp_path).rename(named)
     assert export(named, tmp_path / f"net.{suffix}").source == named.name
->>>>>>> 2240fa9 (Examples that are damaged, empty, without rows or with unlike ones; int8 of a fixed batch; sources whose names are no Unicode)
 
 
 def test_a_suffix_that_tells_no_target_is_refused(tmp_path: Path) -> None:
@@ -373,6 +372,84 @@ def test_what_is_there_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> 
     assert {each.name for each in tmp_path.iterdir()} == {
         "net.onnx", "net.onnx.data", "net.onnx.json",
     }  # fmt: skip
+
+
+def test_what_lies_beside_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("net.onnx.json", "net.onnx.data"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(SaveRefused, match=rf"{name}: there is something already"):
+            export(net(), tmp_path / "net.onnx", example=inputs())
+        assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
+        (tmp_path / name).unlink()
+
+
+def test_weights_beside_an_older_file_go_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(net(), path, example=inputs(), target=Onnx(external_data=True))
+    export(net(1), path, example=inputs(), overwrite=True)
+    assert {each.name for each in tmp_path.iterdir()} == {"net.onnx", "net.onnx.json"}
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.bin", "net.xml.json"])
+def test_what_is_exported_is_never_replaced(name: str, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+    torch.save(model, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    to, target = ("net.pt", "torchscript") if name == "net.pt" else ("net.xml", "openvino")
+    with pytest.raises(SaveRefused, match=rf"{name}: this is what is to be exported"):
+        export(
+            tmp_path / name, tmp_path / to, target=target, example=torch.ones(9, 4), overwrite=True
+        )
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
+
+
+def test_a_folder_is_refused_and_a_link_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    with pytest.raises(SaveRefused, match="this is no file"):
+        export(net(), tmp_path / "real", target="onnx", example=inputs(), overwrite=True)
+    link = tmp_path / "link.onnx"
+    link.symlink_to(tmp_path / "real" / "net.onnx")
+    target = Onnx(external_data=True)
+    for seed in range(2):
+        model = net(seed)
+        report = export(model, link, example=inputs(), target=target, overwrite=seed == 1)
+        prove(model, tmp_path / "real" / "net.onnx", example=inputs())
+    assert link.is_symlink()
+    assert report.path == link
+    names = {each.name for each in (tmp_path / "real").iterdir()}
+    assert names == {"net.onnx", "net.onnx.data", "net.onnx.json"}
+
+
+def test_what_stops_on_the_way_to_its_place_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tmp_path / "net.onnx", Onnx(external_data=True)
+    export(net(), path, example=inputs(), target=target)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    replace_file = Path.replace
+    for step in range(20):
+        left = step
+
+        def counting(self: Path, to: Path) -> Path:
+            nonlocal left
+            if self.name.startswith("older"):  # what puts back goes on
+                return replace_file(self, to)
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return replace_file(self, to)
+
+        monkeypatch.setattr(Path, "replace", counting)
+        try:
+            export(net(1), path, example=inputs(), target=target, overwrite=True)
+        except KeyboardInterrupt:
+            assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+        else:
+            break
+        finally:
+            monkeypatch.undo()
+    assert step > 5
+    prove(net(1), path, example=inputs())
 
 
 def test_a_failed_proof_leaves_the_older_file_alone(tmp_path: Path) -> None:

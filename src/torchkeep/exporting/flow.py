@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 
 import torchkeep
-from torchkeep.errors import ExportRefused, MissingExtra, SaveRefused, WrongArgument
+from torchkeep.errors import ExportRefused, MissingExtra, WrongArgument
 from torchkeep.exporting.examples import (
     Dynamic,
     Examples,
@@ -37,7 +36,7 @@ from torchkeep.exporting.examples import (
 )
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
 from torchkeep.exporting.proving import WRITER, outputs_of, prove_file
-from torchkeep.exporting.publishing import publish, staging_folder, written_to
+from torchkeep.exporting.publishing import publish, refuse_taken, staging_folder, written_to
 from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
@@ -90,9 +89,11 @@ def export(
         WrongArgument: an argument fits nothing.
         FileProblem: a file is missing or can't be read.
     """
-    final = Path(path)
-    _refuse_existing(final, overwrite=overwrite)
-    work = _begin(model, final, target, example, data, dynamic, tolerance, notify)
+    named, final = Path(path), Path(os.path.realpath(path))
+    chosen = chosen_target(target, named)
+    parts = _parts_of(chosen, final)
+    refuse_taken(final, parts, overwrite=overwrite, source=model)
+    work = _begin(model, named, chosen, example, data, dynamic, tolerance, notify)
     with evaluating(work.subject.model), staging_folder(final) as folder:
         program = _program(work)
         if work.target.precision == "int8":
@@ -102,8 +103,8 @@ def export(
         with written_to(final):
             work.target.write(program, folder / final.name)
         report = _proven(work, folder / final.name, sorted(folder.iterdir()))
-        publish(folder, final, report, overwrite=overwrite)
-    report = replace(report, path=final)
+        publish(folder, final, report, overwrite=overwrite, parts=parts)
+    report = replace(report, path=named)
     if work.subject.run is not None:
         record_export(work.subject.run, report)
     return report
@@ -143,15 +144,14 @@ def prove(
     """
     file = Path(path)
     work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
-    parts = sorted(file.parent.glob(f"{glob.escape(file.stem)}.*")) if file.is_file() else [file]
-    beside = [each for each in parts if each.name in _files_of(file)]
-    return _proven(work, file, beside or [file], is_ours=False)
+    beside = [part for part in _parts_of(work.target, file) if part.is_file()]
+    return _proven(work, file, [file, *beside], is_ours=False)
 
 
-def _files_of(path: Path) -> set[str]:
-    """Return the names of a file and of the weights beside it, if there are any."""
-    weights = f"{path.stem}.bin" if path.suffix == ".xml" else f"{path.name}.data"
-    return {path.name, weights}
+def _parts_of(target: Target, path: Path) -> list[Path]:
+    """Return where the weights of a file are, if they are beside it."""
+    names = {"onnx": f"{path.name}.data", "openvino": f"{path.stem}.bin"}
+    return [path.with_name(names[target.name])] if target.name in names else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +194,6 @@ def _begin(
         notify,
         begin,
     )
-
-
-def _refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Say before the work, and not after it, that there is no place for what comes out of it."""
-    if path.exists() and not overwrite:
-        raise SaveRefused(
-            f"{printable(str(path))}: there is something already",
-            advice="Choose another name, or pass overwrite=True to replace it.",
-        )
 
 
 def chosen_target(target: str | Target | None, path: Path) -> Target:

@@ -7,13 +7,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from torchkeep.errors import ExportRefused, SaveRefused
 from torchkeep.exporting.report import Exported
-from torchkeep.files import TEMPORARY_MARK, remove_files, staged_file, write_file
+from torchkeep.files import TEMPORARY_MARK, staged_file, write_file
 from torchkeep.wording import printable
 
 
@@ -29,7 +29,9 @@ def staging_folder(final: Path) -> Iterator[Path]:
     Raises:
         SaveRefused: it can't be made, or the disk is full.
     """
-    folder = final.with_name(f".{final.name[:100]}{TEMPORARY_MARK}{os.urandom(6).hex()}")
+    # A name may have 255 bytes: a long one is shortened.
+    start = final.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")
+    folder = final.with_name(f".{start}{TEMPORARY_MARK}{os.urandom(6).hex()}")
     try:
         folder.mkdir()
     except OSError as error:
@@ -70,23 +72,97 @@ _NO_ROOM = ("No space left", "PytorchStreamWriter failed writing file", "iostrea
 """What C++ makes of a failed write."""
 
 
-def publish(folder: Path, final: Path, report: Exported, *, overwrite: bool) -> None:
+def refuse_taken(
+    final: Path, parts: Iterable[Path], *, overwrite: bool, source: object = None
+) -> None:
+    """Say before the work, and not after it, that there is no place for what comes out of it.
+
+    Args:
+        final: the file.
+        parts: the files beside it that belong to it.
+        overwrite: replace what is there.
+        source: the file that is exported, if it is one: it is not replaced in any case.
+
+    Raises:
+        SaveRefused: there is none.
+    """
+    for place in (final, *parts, report_path(final)):
+        where = printable(str(place))
+        if not place.exists():
+            continue
+        if not place.is_file():
+            raise SaveRefused(f"{where}: this is no file", advice="Choose another name.")
+        if isinstance(source, str | os.PathLike) and _is_same(place, Path(source)):
+            raise SaveRefused(
+                f"{where}: this is what is to be exported", advice="Choose another name."
+            )
+        if not overwrite:
+            raise SaveRefused(
+                f"{where}: there is something already",
+                advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+            )
+
+
+def _is_same(place: Path, other: Path) -> bool:
+    return other.exists() and place.samefile(other)
+
+
+def publish(
+    folder: Path, final: Path, report: Exported, *, overwrite: bool, parts: Iterable[Path] = ()
+) -> None:
     """Give the files of a folder their names, the one that people open last.
 
-    Where there are several, and older ones of the same names, the older main file goes first: a
-    crash on the way leaves none, and never a graph with another one's weights.
+    Where there are several, or older ones beside it, the older main file is set aside first: a
+    crash on the way leaves none, and never a graph with another one's weights. Whatever else goes
+    wrong, all is as it was.
+
+    Args:
+        folder: the folder.
+        final: the file.
+        report: what is told of it; it is written beside it.
+        overwrite: replace what is there.
+        parts: what may be beside an older file, and belongs to it: it goes with that.
 
     Raises:
         SaveRefused: the system refuses, or the name was taken meanwhile.
     """
     others = [each for each in sorted(folder.iterdir()) if each.name != final.name]
     told = json.dumps(replace(report, path=final).to_json(), indent=1, allow_nan=False) + "\n"
-    if others and overwrite:
-        remove_files([final])
-    for each in others:
-        _move(each, final.with_name(each.name), overwrite=overwrite)
-    write_file(report_path(final), told.encode(), overwrite=True)
-    _move(folder / final.name, final, overwrite=overwrite)
+    proof = folder / report_path(final).name
+    write_file(proof, told.encode())  # here, since a disk that is full is met by it
+    moves = [(each, final.with_name(each.name)) for each in (*others, proof, folder / final.name)]
+    older = [place for place in parts if overwrite and place.exists()]
+    if others or older:
+        older.insert(0, final)
+    with _set_aside([*older, report_path(final)] if overwrite else [], folder, final):
+        for source, place in moves:
+            _move(source, place, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _set_aside(places: Iterable[Path], folder: Path, final: Path) -> Iterator[None]:
+    """Take files away from their places, and put them back if the block fails.
+
+    Args:
+        places: the files, in the order in which they go.
+        folder: where they go.
+        final: the main one's place. Once the new one of the folder is there, nothing is put back.
+    """
+    new = (folder / final.name).stat()
+    aside: list[tuple[Path, Path]] = []
+    try:
+        for at, place in enumerate(places):
+            with contextlib.suppress(FileNotFoundError):
+                target = folder / f"older-{at}"
+                place.replace(target)
+                aside.append((place, target))
+        yield
+    except BaseException:
+        if not (final.exists() and os.path.samestat(final.stat(), new)):
+            for place, target in reversed(aside):
+                with contextlib.suppress(OSError):
+                    target.replace(place)
+        raise
 
 
 def _move(source: Path, target: Path, *, overwrite: bool) -> None:
