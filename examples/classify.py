@@ -33,7 +33,11 @@ def prepare(path, recipe):
         side, (wide, high) = recipe["resize"], picture.size
         sides = (side, side * high // wide) if wide <= high else (side * wide // high, side)
         picture = picture.resize(sides, how)
-        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+        left, top = (
+            # where it is too small, half of the black that is missing comes before it
+            round((has - wants) / 2) if has >= wants else -((wants - has) // 2)
+            for has, wants in zip(sides, (width, height), strict=True)
+        )
         picture = picture.crop((left, top, left + width, top + height))
     pixels = np.asarray(picture).reshape(height, width, -1).transpose(2, 0, 1)[None]
     if recipe.get("pixels"):  # the file normalises by itself

@@ -514,6 +514,26 @@ def test_a_run_a_file_and_a_whole_model_are_exported(tmp_path: Path) -> None:
     assert [each["name"] for each in kept] == ["a.ts", "a.pt2"]
 
 
+def test_a_run_may_have_anything_in_its_list_of_exports(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    classifier(run)
+    (run / "settings.json").write_text("{}")
+    write_report(run / "report.html", RunReport("a run"))
+    export(run, tmp_path / "a.ts")
+    (line,) = (run / "exports.jsonl").read_bytes().splitlines()
+    told = json.loads(line) | {"name": "<script>alert(1)</script>"}
+    odd = [{"nbytes": "x"}, {"nbytes": 10**400}, {"agreement": "all"}, {"kind": 5}, {"speedup": -1}]
+    lines = [json.dumps(told | each).encode() for each in ({}, *odd)]
+    (run / "exports.jsonl").write_bytes(b"\n".join([*lines, b"\xff", b"[1]", b"null", b"", line]))
+    export(run, tmp_path / "b.ts")
+    page = (run / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert(1)" not in page
+    kept = [json.loads(each) for each in (run / "exports.jsonl").read_text().splitlines()]
+    assert [each["name"] for each in kept] == [told["name"], "a.ts", "b.ts"]
+
+
 def test_a_file_is_of_its_run_only_where_the_run_is(tmp_path: Path) -> None:
     assert open_subject(classifier(tmp_path)).run is None
 

@@ -22,7 +22,7 @@ def _picture(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "nearest-exact", "bilinear", "bicubic"])
-@pytest.mark.parametrize("resize", [None, 28, 25, 24, 20])
+@pytest.mark.parametrize("resize", [None, 28, 25, 24, 21, 20])
 @pytest.mark.parametrize("sides", [(40, 40), (41, 33), (33, 58), (24, 24), (9, 7), (200, 21)])
 def test_an_image_is_prepared_to_the_bit_as_torchvision_does_it(
     interpolation: str, resize: int | None, sides: tuple[int, int]

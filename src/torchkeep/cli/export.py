@@ -275,7 +275,7 @@ def _head(report: Exported) -> Iterator[str]:
     with_what = report.example if report.is_real else f"{report.example}: give --example or --data"
     yield f"  with {printable(with_what)}"
     for name, dtype, shape in report.inputs:
-        yield f"  takes {printable(name)}, {dtype} [{', '.join(map(str, shape))}]"
+        yield printable(f"  takes {name}, {dtype} [{', '.join(map(str, shape))}]")
     if report.images_prepared:
         images = counted(report.images_prepared, "image")
         yield f"  its own recipe prepares {images} as the original's does"

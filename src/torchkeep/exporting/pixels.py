@@ -54,6 +54,10 @@ def _shorter_side(picture: Image.Image, side: int, how: Image.Resampling) -> Ima
 
 
 def _middle(picture: Image.Image, height: int, width: int) -> Image.Image:
-    left = round((picture.width - width) / 2)
-    top = round((picture.height - height) / 2)
+    left, top = _begin(picture.width, width), _begin(picture.height, height)
     return picture.crop((left, top, left + width, top + height))
+
+
+def _begin(side: int, wanted: int) -> int:
+    """Return where the middle begins; where an image is too small, how much black is before it."""
+    return round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)

@@ -381,4 +381,4 @@ def _named_shape(arg: torch.Tensor, dims: Mapping[int, str]) -> tuple[int | str,
 
 
 def _shown(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(str(dim) for dim in shape)}]"
+    return printable(f"[{', '.join(str(dim) for dim in shape)}]")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import Field, asdict, fields
 from pathlib import Path
+from typing import Any
 
 from torchkeep.errors import DamagedFile
 from torchkeep.exporting.proof.parity import agreements
@@ -15,6 +17,8 @@ from torchkeep.report import Deployment, add_deployments
 
 EXPORTS_FILE = "exports.jsonl"
 _REPORT_FILE = "report.html"
+_LARGEST = 1 << 60
+"""Of a number: of bytes, of seconds, of times as fast."""
 
 
 def record_export(run: Path, report: Exported) -> None:
@@ -39,12 +43,24 @@ def read_exports(run: Path) -> list[Deployment]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            found.append(Deployment(**parse_json(line)))
+            one = Deployment(**parse_json(line, allow_nan=True))
         except (TypeError, DamagedFile):
             continue
+        if all(_is_fit(field, getattr(one, field.name)) for field in fields(one)):
+            found.append(one)
     return found
+
+
+def _is_fit(field: Field[Any], value: object) -> bool:
+    """Whether a value can be that of a field: a text, or a number that is none below zero."""
+    kind = str(field.type)
+    if kind == "str" or value is None:
+        return isinstance(value, str) or (value is None and "None" in kind)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _LARGEST or value == math.inf
 
 
 def _deployment(report: Exported) -> Deployment:

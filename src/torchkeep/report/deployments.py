@@ -60,9 +60,10 @@ def add_deployments(path: str | os.PathLike[str], deployments: Sequence[Deployme
         DamagedFile: it is no such page.
         SaveRefused: it can't be written to.
     """
-    page = Path(path).read_text("utf-8")
+    page = Path(path).read_bytes().decode("utf-8", "surrogateescape")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise DamagedFile("it is no report of torchkeep that can be added to", path=path)
-    write_file(path, (before + deployments_part(deployments) + after).encode(), overwrite=True)
+    page = before + deployments_part(deployments) + after
+    write_file(path, page.encode("utf-8", "surrogateescape"), overwrite=True)
