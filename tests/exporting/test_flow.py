@@ -38,6 +38,7 @@ from torchkeep.exporting import (
     taking_pixels,
 )
 from torchkeep.exporting.targets import graphs
+from torchkeep.networks import build
 from torchkeep.report import RunReport, write_report
 from torchkeep.saving import save
 
@@ -248,7 +249,7 @@ def test_a_file_whose_name_is_no_unicode_is_a_source(suffix: str, tmp_path: Path
 
 
 def test_a_suffix_that_tells_no_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WrongArgument, match=r"no target whose files are called like net\.bin"):
+    with pytest.raises(WrongArgument, match=r"net\.bin: its suffix tells no target"):
         export(net(), tmp_path / "net.bin", example=inputs())
     with pytest.raises(WrongArgument, match="no target called 'coreml'"):
         export(net(), tmp_path / "net.onnx", target="coreml", example=inputs())
@@ -597,3 +598,30 @@ def test_exporters_say_nothing_on_the_screen(
 def test_a_message_of_many_lines_is_cut_to_the_first_that_says_something() -> None:
     assert graphs.first_line("\n\n  what happened\nwhere") == "what happened"
     assert graphs.first_line("") == "no message"
+
+
+def test_what_was_guessed_and_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(build("timm/test_resnet", num_classes=3).state_dict(), path)
+    subject = open_subject(path, arch="timm/test_resnet", num_classes=3)
+    report = export(subject, tmp_path / "net.onnx")
+    assert report.notes == (
+        "images are prepared as is usual for timm/test_resnet: weights.pth does not say how",
+        "it names no classes: weights.pth has no names",
+    )
+    known = export(classifier(tmp_path), tmp_path / "known.onnx")
+    assert known.notes == ()
+
+
+def test_a_file_of_another_precision_is_said_to_be_perhaps_one(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(net(), path, target=Onnx(precision="float16"), example=inputs())
+    with pytest.raises(ProofFailed, match="it does not do what the original does") as caught:
+        prove(net(), path, example=inputs())
+    assert "--precision" in caught.value.advice
+    prove(net(), path, target=Onnx(precision="float16"), example=inputs())
+
+
+def test_an_opset_that_the_exporter_does_not_write_is_refused() -> None:
+    with pytest.raises(WrongArgument, match="opset is 17, and PyTorch's exporter writes 18"):
+        Onnx(opset=17)

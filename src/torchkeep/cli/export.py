@@ -54,7 +54,8 @@ is none. `torchkeep --help` lists the other codes."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--precision": {
         "metavar": "P",
-        "help": "float32 (default), float16, bfloat16, int8, int8-dynamic: what the target knows",
+        "help": "float32 (default); float16 (all but executorch); bfloat16 (pt2, torchscript); "
+        "int8 (onnx, pt2, openvino); int8-dynamic (onnx)",
     },
     "--opset": {
         "metavar": "N",
@@ -137,7 +138,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--example",
         metavar="DATA",
         help="inputs: images, a data set as for train, or a file of tensors (.npy, .npz, .pt, "
-        ".safetensors)",
+        ".safetensors); several inputs by the names that forward has for them",
     )
     proof.add_argument(
         "--data", metavar="DATA", help="validation data: accuracy before and after; examples, too"
@@ -279,6 +280,7 @@ def _head(report: Exported) -> Iterator[str]:
     if report.images_prepared:
         images = counted(report.images_prepared, "image")
         yield f"  its own recipe prepares {images} as the original's does"
+    yield from (f"  {printable(note)}" for note in report.notes)
     if any(each.is_as_exact for each in report.comparisons):
         yield "  differs by more than is usual, and is as near to float64 as the original is"
     if len(report.files) > 1:
@@ -308,9 +310,10 @@ def _sides(report: Exported) -> Iterator[tuple[str, ...]]:
     for speed in report.speeds:
         one, two = speed.original, speed.exported
         what = f"batch {one.batch_size}"
-        faster = f"{speed.ratio:.2f} times as fast"
+        is_alike = 0.9 <= speed.ratio <= 1.1  # less than what two runs differ by
+        faster = "about as fast" if is_alike else f"{speed.ratio:.1f} times as fast"
         yield f"{what}, median", _ms(one.median_s), _ms(two.median_s), faster
-        yield f"{what}, 95 of 100", _ms(one.p95_s), _ms(two.p95_s), ""
+        yield f"{what}, 95% within", _ms(one.p95_s), _ms(two.p95_s), ""
         yield f"{what}, per second", f"{one.per_second:,.0f}", f"{two.per_second:,.0f}", ""
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import torchkeep
-from torchkeep.errors import ExportRefused, MissingExtra, WrongArgument
+from torchkeep.errors import ExportRefused, MissingExtra, ProofFailed, WrongArgument
 from torchkeep.exporting.examples import (
     Dynamic,
     Examples,
@@ -145,7 +145,15 @@ def prove(
     file = Path(path)
     work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
     beside = [part for part in _parts_of(work.target, file) if part.is_file()]
-    return _proven(work, file, [file, *beside], is_ours=False)
+    try:
+        return _proven(work, file, sorted([file, *beside]), is_ours=False)
+    except ProofFailed as error:
+        if work.target.precision == "float32" and not error.advice:
+            error.advice = (
+                "Is it of another network, or of older weights? If it was written with another "
+                "precision, say so (--precision)."
+            )
+        raise
 
 
 def _parts_of(target: Target, path: Path) -> list[Path]:
@@ -208,8 +216,15 @@ def chosen_target(target: str | Target | None, path: Path) -> Target:
         if target == each.name or (target is None and path.name.endswith(each.suffixes)):
             return each()
     names = ", ".join(each.name for each in TARGETS)
-    what = f"called {target!r}" if target else f"whose files are called like {path.name}"
-    raise WrongArgument(f"there is no target {printable(what)}", advice=f"Choose one of {names}.")
+    if target is not None:
+        raise WrongArgument(
+            f"there is no target called {printable(repr(target))}", advice=f"Choose one of {names}."
+        )
+    suffixes = ", ".join(f"{each.suffixes[0]} ({each.name})" for each in TARGETS)
+    raise WrongArgument(
+        f"{printable(path.name)}: its suffix tells no target",
+        advice=f"These do: {suffixes}. Or say which (target=, --to).",
+    )
 
 
 def _require(target: Target) -> None:
@@ -322,12 +337,26 @@ def _proven(work: _Work, path: Path, files: list[Path], *, is_ours: bool = True)
         inputs=proof.inputs,
         tolerance=work.allowed,
         comparisons=proof.comparisons,
+        notes=tuple(_notes(work)),
         images_prepared=proof.images_prepared,
         speeds=proof.speeds,
         accuracy=proof.accuracy,
         versions=_versions(target),
         seconds=time.monotonic() - work.begin,
     )
+
+
+def _notes(work: _Work) -> Iterator[str]:
+    subject = work.subject
+    if subject.preprocessing is not None and not subject.is_recipe_told:
+        yield (
+            f"images are prepared as is usual for {subject.arch or 'such a network'}: "
+            f"{subject.source} does not say how"
+        )
+    if subject.preprocessing is not None and not subject.classes:
+        yield f"it names no classes: {subject.source} has no names"
+    if subject.ranges and work.target.precision == "float32":
+        yield "it was trained for 8 bits: precision int8 takes the ranges that it has learnt"
 
 
 def _described(path: Path) -> WrittenFile:

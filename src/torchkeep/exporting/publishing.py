@@ -99,7 +99,7 @@ def refuse_taken(
         if not overwrite:
             raise SaveRefused(
                 f"{where}: there is something already",
-                advice="Choose another name, or pass overwrite=True (--overwrite) to replace it.",
+                advice="Choose another name, or pass overwrite=True to replace it.",
             )
 
 

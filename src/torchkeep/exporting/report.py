@@ -84,6 +84,8 @@ class Exported:
     """How far the file was allowed to be."""
     comparisons: tuple[Comparison, ...]
     """Each output of each case."""
+    notes: tuple[str, ...]
+    """What whoever ships the file should know: what was guessed, what the file does not say."""
     images_prepared: int
     """Images that the file's own recipe made the same of as the original's; 0 if it has none."""
     speeds: tuple[Speed, ...]

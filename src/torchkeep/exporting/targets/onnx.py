@@ -32,6 +32,7 @@ from torchkeep.exporting.targets.target import (
     check_precision,
 )
 
+OLDEST_OPSET = 18
 LARGEST_INLINE_NBYTES = 1_500_000_000
 """Of weights within the file: protobuf takes 2 GiB in all."""
 
@@ -57,6 +58,11 @@ class Onnx:
 
     def __post_init__(self) -> None:
         check_precision(self)
+        if self.opset is not None and self.opset < OLDEST_OPSET:
+            raise WrongArgument(
+                f"opset is {self.opset}, and PyTorch's exporter writes {OLDEST_OPSET} and later",
+                advice="onnx.version_converter makes an older one of the file.",
+            )
         if self.calibration_method not in METHODS:
             raise WrongArgument(
                 f"there is no calibration by {self.calibration_method!r}",
