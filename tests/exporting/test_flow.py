@@ -240,6 +240,17 @@ def test_accuracy_is_of_what_has_classes(tmp_path: Path) -> None:
         export(subject, tmp_path / "net.ts", data=images(tmp_path / "data"))
 
 
+def test_accuracy_is_counted_with_as_many_rows_as_the_file_takes(tmp_path: Path) -> None:
+    data = images(tmp_path / "data")
+    path = tmp_path / "net.ts"
+    how: dict[str, Any] = {"example": inputs(4), "dynamic": "none", "data": data}
+    report = export(Subject(net(), "a net", preprocessing=RECIPE), path, **how)
+    assert report.accuracy is not None
+    usual = export(Subject(net(), "a net", preprocessing=RECIPE), tmp_path / "any.ts", data=data)
+    assert report.accuracy == usual.accuracy
+    assert report.accuracy.num_samples % 4
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
 @pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
 def test_a_file_whose_name_is_no_unicode_is_a_source(suffix: str, tmp_path: Path) -> None:
@@ -625,3 +636,15 @@ def test_a_file_of_another_precision_is_said_to_be_perhaps_one(tmp_path: Path) -
 def test_an_opset_that_the_exporter_does_not_write_is_refused() -> None:
     with pytest.raises(WrongArgument, match="opset is 17, and PyTorch's exporter writes 18"):
         Onnx(opset=17)
+
+
+def test_a_run_that_can_not_be_told_of_an_export_has_the_file_all_the_same(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    classifier(run)
+    (run / "history.jsonl").touch()
+    (run / "report.html").write_text("<p>somebody else's</p>")
+    with pytest.raises(DamagedFile) as caught:
+        export(run, tmp_path / "net.ts")
+    assert caught.value.advice.startswith("net.ts is proven, and there.")
+    assert (tmp_path / "net.ts").exists()

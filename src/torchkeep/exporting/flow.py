@@ -25,7 +25,14 @@ import numpy as np
 import torch
 
 import torchkeep
-from torchkeep.errors import ExportRefused, MissingExtra, ProofFailed, WrongArgument
+from torchkeep.errors import (
+    DamagedFile,
+    ExportRefused,
+    MissingExtra,
+    ProofFailed,
+    SaveRefused,
+    WrongArgument,
+)
 from torchkeep.exporting.examples import (
     Dynamic,
     Examples,
@@ -106,7 +113,11 @@ def export(
         publish(folder, final, report, overwrite=overwrite, parts=parts)
     report = replace(report, path=named)
     if work.subject.run is not None:
-        record_export(work.subject.run, report)
+        try:
+            record_export(work.subject.run, report)
+        except (SaveRefused, DamagedFile) as error:
+            error.advice = f"{final.name} is proven, and there. {error.advice}".rstrip()
+            raise
     return report
 
 

@@ -288,12 +288,15 @@ class _Proving:
         return ""
 
     def _accuracy(self, data: Any) -> Accuracy:
-        batch_size = 32 if any(0 in each for each in self.dims) else 1
+        is_any = any(0 in each for each in self.dims)
+        batch_size = 32 if is_any else self.examples.batch_size
         samples = validation_of(self.subject, data)
         counts = [0, 0, 0]
         for inputs, labels in DataLoader(samples, batch_size):
             self.notify(f"evaluating, {counts[0]:,} of {length_of(samples):,} images")
             right = labels.numpy()
+            if not is_any:  # the last ones have to be as many, too
+                inputs = inputs[torch.arange(batch_size) % len(inputs)]
             one = next(iter(outputs_of(self.model, (inputs,)).values()))
             two = self.session.run([inputs.numpy()])[0]
             if one.ndim < 2:
@@ -302,8 +305,8 @@ class _Proving:
                     advice="Give inputs alone (--example), and no validation data (--data).",
                 )
             counts[0] += len(right)
-            counts[1] += int((one.argmax(1) == right).sum())
-            counts[2] += int((two.argmax(1) == right).sum())
+            for at, outputs in enumerate((one, two), 1):
+                counts[at] += int((outputs[: len(right)].argmax(1) == right).sum())
         found = Accuracy(*counts)
         if found.drop > self.allowed.accuracy_drop:
             raise ProofFailed(

@@ -275,3 +275,17 @@ def test_a_mean_in_float64_is_no_pool_since_onnxruntime_has_none(tmp_path: Path)
             return x.double().mean((2, 3), keepdim=True)
 
     export(Exact(), tmp_path / "net.onnx", example=torch.randn(9, 3, 4, 5))
+
+
+def test_a_range_that_was_learnt_behind_pools_is_that_of_what_goes_into_them(
+    tmp_path: Path,
+) -> None:
+    pools = nn.MaxPool2d(2), nn.MaxPool2d(2)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *pools, nn.Conv2d(8, 4, 3))
+    ranges = {"0": (-1.0, 1.0), "4": (0.0, 0.5)}
+    graph = _int8(model, torch.randn(8, 3, 16, 16), tmp_path / "net.onnx", ranges=ranges)
+    numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    scales = [
+        float(numbers[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"
+    ]
+    assert scales[:4] == pytest.approx([2 / 255] + [0.5 / 255] * 3)

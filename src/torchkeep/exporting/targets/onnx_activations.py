@@ -20,7 +20,7 @@ So a squeeze-and-excitation's gate costs nothing, and HardSwish two multiplicati
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,15 @@ def nodes_between(graph: Any, layers: Iterable[Any]) -> list[str]:
         for node in unfit:
             del chosen[node.name]
     return [*chosen]
+
+
+def sources_of_pools(graph: Any, between: Collection[str]) -> dict[str, str]:
+    """Return by what comes out of a maximum over integers what goes in: one range serves both."""
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.name in between:
+            found[node.output[0]] = found.get(node.input[0], node.input[0])
+    return found
 
 
 def round_for_hard_sigmoids(graph: Any, limited: Container[str] = ()) -> None:

@@ -21,7 +21,7 @@ import ast
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from torchkeep.exporting.targets.onnx_activations import (
     nodes_between,
     output_limits,
     round_for_hard_sigmoids,
+    sources_of_pools,
     spell_out,
 )
 from torchkeep.exporting.targets.target import Program
@@ -68,10 +69,12 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
     spell_out(model.graph)
     onnx.save(model, source)
     layers, limited = _layers(model.graph), output_limits(model.graph)
+    between = nodes_between(model.graph, layers)
+    pooled = sources_of_pools(model.graph, between)
     options = {
         "MatMulConstBOnly": True,
         "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-        "TensorQuantOverrides": _learnt(model.graph, program.ranges),
+        "TensorQuantOverrides": _learnt(layers, program.ranges, limited, pooled),
     }
     place = source.with_name("int8.onnx")
     with quietly(), contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +84,7 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
             place,
             _Reader(program),
             op_types_to_quantize=[*_LAYERS, *BETWEEN],
-            nodes_to_quantize=[node.name for node in layers] + nodes_between(model.graph, layers),
+            nodes_to_quantize=[*(node.name for node in layers), *between],
             per_channel=True,
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
@@ -161,25 +164,36 @@ def _layers(graph: Any) -> list[Any]:
     ]
 
 
-def _learnt(graph: Any, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def _learnt(
+    layers: Sequence[Any],
+    ranges: Mapping[str, tuple[float, float]],
+    limits: Mapping[str, tuple[float, float]],
+    pooled: Mapping[str, str],
+) -> dict[str, Any]:
     """Return the ranges that were learnt, by the names of the tensors.
+
+    Args:
+        layers: the nodes that multiply by weights.
+        ranges: by the name of the module.
+        limits: by tensor, what it is within anyway.
+        pooled: by what comes out of a pool, what goes in: both have one range.
 
     Raises:
         ExportRefused: one is of no layer in the file.
     """
     found: dict[str, tuple[float, float]] = {}
     missing = dict(ranges)
-    limits = output_limits(graph)
-    for node in _layers(graph):
+    for node in layers:
         name = module_of(node)
         if name not in ranges:
             continue
         missing.pop(name, None)
+        tensor = pooled.get(node.input[0], node.input[0])
         # Layers with one input have one range: that of both.
-        low, high = found.get(node.input[0], (0.0, 0.0))
-        least, most = limits.get(node.input[0], (-np.inf, np.inf))
+        low, high = found.get(tensor, (0.0, 0.0))
+        least, most = limits.get(tensor, (-np.inf, np.inf))
         low, high = min(low, ranges[name][0]), max(high, ranges[name][1])
-        found[node.input[0]] = max(low, least), min(high, most)
+        found[tensor] = max(low, least), min(high, most)
     if missing:
         names = printable(", ".join(list(missing)[:5]))
         raise ExportRefused(
