@@ -648,3 +648,17 @@ def test_a_run_that_can_not_be_told_of_an_export_has_the_file_all_the_same(tmp_p
         export(run, tmp_path / "net.ts")
     assert caught.value.advice.startswith("net.ts is proven, and there.")
     assert (tmp_path / "net.ts").exists()
+
+
+def test_a_half_of_a_network_whose_inputs_have_no_rows_is_proven(tmp_path: Path) -> None:
+    class Sum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight
+
+    target = Onnx(precision="float16")
+    report = export(Sum(), tmp_path / "net.onnx", target=target, example=torch.tensor(2.0))
+    assert len(report.comparisons) == 1

@@ -42,13 +42,12 @@ ATOL = 1e-8
 
 TOLERANCES = {
     "float32": Tolerance(1e-4, 0.99999, 1.0, 0.0, or_as_exact=True),
-    "float16": Tolerance(2e-2, 0.999, 0.97, 0.01),
+    "float16": Tolerance(2e-2, 0.999, 0.97, 0.005),
     "bfloat16": Tolerance(1e-1, 0.99, 0.95, 0.01),
-    "int8": Tolerance(1.0, 0.95, 0.9, 0.01),
-    "int8-dynamic": Tolerance(1.0, 0.95, 0.9, 0.01),
+    "int8": Tolerance(0.5, 0.95, 0.9, 0.01),
+    "int8-dynamic": Tolerance(0.5, 0.95, 0.9, 0.01),
 }
-"""By precision. Integers cut off what is beyond their range, so a single element may be far off: a
-MobileNetV3 that was trained for 8 bits gave 29 for a 46, and the right class for every image."""
+"""By precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +192,7 @@ def _scaled(values: Any) -> Any:
 def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:
     """Compare predictions, along the last of two dimensions, or the second of more.
 
-    Where the original's two highest are nearer to each other than what both may differ by, either
-    is right.
+    Where the original's two highest are nearer to each other than what is allowed, either is right.
     """
     if expected.ndim < 2 or expected.dtype.kind != "f" or expected.shape[1] < 2 or not one.size:
         return None
@@ -202,7 +200,7 @@ def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:
     of_chosen, of_first = (
         np.take_along_axis(one, np.expand_dims(places, 1), 1) for places in (chosen, first)
     )
-    slack = 2 * rtol * np.abs(one[np.isfinite(one)]).max(initial=0.0) if rtol < 0.01 else 0.0
+    slack = rtol * np.abs(one[np.isfinite(one)]).max(initial=0.0) if rtol < 0.01 else 0.0
     with np.errstate(invalid="ignore"):  # of infinities
         is_as_high = (of_first - of_chosen <= slack).squeeze(1)
     return float(((chosen == first) | is_as_high).mean())
