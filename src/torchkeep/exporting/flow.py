@@ -326,7 +326,7 @@ def _proven(work: _Work, path: Path, files: list[Path], *, is_ours: bool = True)
     target, subject = work.target, work.subject
     proof = prove_file(
         path,
-        target.name,
+        target,
         subject,
         work.examples,
         work.dims,
@@ -368,6 +368,8 @@ def _notes(work: _Work) -> Iterator[str]:
         yield f"it names no classes: {subject.source} has no names"
     if subject.ranges and work.target.precision == "float32":
         yield "it was trained for 8 bits: precision int8 takes the ranges that it has learnt"
+    if subject.ranges and work.target.precision == "int8":
+        yield "it was trained for 8 bits, and is compared with what it computes in 8 bits"
 
 
 def _described(path: Path) -> WrittenFile:

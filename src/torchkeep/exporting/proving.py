@@ -30,12 +30,14 @@ from torchkeep.exporting.report import Accuracy, Speed
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
 from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.exporting.targets.target import Target
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
 from torchkeep.training.data import open_data
 from torchkeep.training.data.preprocessing import from_json
 from torchkeep.training.data.samples import Samples, length_of
+from torchkeep.training.quantizing import fake_quantize
 from torchkeep.wording import counted, printable
 
 WRITER = "torchkeep"
@@ -73,7 +75,7 @@ class Proof:
 
 def prove_file(
     path: Path,
-    target: str,
+    target: Target,
     subject: Subject,
     examples: Examples,
     dims: Dims,
@@ -87,7 +89,8 @@ def prove_file(
 
     Args:
         path: the file.
-        target: the name of its target.
+        target: its target. A file of int8 is compared with what a network that was trained for 8
+            bits computes in them; all others with the network itself.
         subject: the original.
         examples: inputs.
         dims: by input, what may vary.
@@ -102,8 +105,9 @@ def prove_file(
     """
     try:
         threads = torch.get_num_threads()
-        with evaluating(subject.model), Session(target, path, threads=threads) as session:
-            proving = _Proving(session, subject, examples, dims, allowed, notify, is_ours)
+        with evaluating(subject.model), Session(target.name, path, threads=threads) as session:
+            model = as_trained(subject, target.precision)
+            proving = _Proving(session, subject, model, examples, dims, allowed, notify, is_ours)
             return proving.proof(data)
     except ProofFailed as error:
         problem = f"{printable(path.name)}: {error.problem}"
@@ -117,13 +121,14 @@ class _Proving:
         self,
         session: Session,
         subject: Subject,
+        model: torch.nn.Module,
         examples: Examples,
         dims: Dims,
         allowed: Tolerance,
         notify: Notify,
         is_ours: bool,
     ) -> None:
-        self.session, self.subject, self.model = session, subject, subject.model
+        self.session, self.subject, self.model = session, subject, model
         self.examples, self.dims = examples, dims
         self.allowed, self.notify = allowed, notify
         self.is_ours = is_ours
@@ -331,7 +336,20 @@ class _Proving:
 
     def _call(self, args: Sequence[torch.Tensor]) -> None:
         with torch.inference_mode():
-            self.model(*args)
+            self.subject.model(*args)
+
+
+def as_trained(subject: Subject, precision: str) -> torch.nn.Module:
+    """Return what a file of a precision is compared with.
+
+    A network that was trained for 8 bits is one that computes in them: its ranges cut off what
+    training has found to be of no use, and without them it is another network.
+    """
+    if precision != "int8" or not subject.ranges:
+        return subject.model
+    model = copy.deepcopy(subject.model)
+    fake_quantize(model, subject.ranges)
+    return model
 
 
 def outputs_of(model: torch.nn.Module, args: Sequence[torch.Tensor]) -> dict[str, Any]:

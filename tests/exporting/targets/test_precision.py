@@ -20,7 +20,7 @@ from torch import nn
 
 from exporting.samples import CLASSES, RECIPE, classifier, inputs, net
 from torchkeep.errors import ExportRefused, ProofFailed, WrongArgument
-from torchkeep.exporting import Onnx, Pt2, Target, Tolerance, TorchScript, export
+from torchkeep.exporting import Onnx, Pt2, Target, Tolerance, TorchScript, export, prove
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.targets import Program
 from torchkeep.exporting.targets.graphs import quietly
@@ -227,6 +227,33 @@ def test_a_card_brings_its_ranges_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export(tmp_path / "qat.safetensors", path, target=Onnx(precision="int8"), tolerance=ANY)
     assert _scales(path)["x"] == (pytest.approx(8 / 255, rel=1e-5), round(3 / 8 * 255))
+
+
+def _trained_for_8_bits(folder: Path) -> Path:
+    """Write a classifier whose range cuts off most of each image: without it, it is another one."""
+    from torchkeep.training.classifier import Card, load_classifier, save_classifier
+
+    network, card = load_classifier(classifier(folder))
+    cut = {"conv1.0": (-0.2, 0.2)}
+    card = Card(card.arch, card.classes, card.preprocessing, qat=cut)
+    save_classifier(network, card, folder / "qat.safetensors")
+    return folder / "qat.safetensors"
+
+
+@each_int8
+def test_what_was_trained_for_8_bits_is_compared_with_what_it_computes_in_them(
+    target: Target, tmp_path: Path
+) -> None:
+    model, path = _trained_for_8_bits(tmp_path), tmp_path / f"net{target.suffixes[0]}"
+    report = export(model, path, target=target, example=inputs(16))
+    assert any("is compared with what it computes in 8 bits" in note for note in report.notes)
+
+
+def test_a_file_that_computes_without_the_learnt_ranges_is_refused(tmp_path: Path) -> None:
+    model, path = _trained_for_8_bits(tmp_path), tmp_path / "net.onnx"
+    export(model, path, example=inputs(16))
+    with pytest.raises(ProofFailed, match=r"it does not do what the original does"):
+        prove(model, path, target=Onnx(precision="int8"), example=inputs(16))
 
 
 @pytest.mark.parametrize("external", [False, True])
