@@ -59,7 +59,9 @@ def main(model, *images):
         shares = np.exp(scores[0] - scores[0].max())
         shares /= shares.sum()
         best = shares.argmax()
-        print(f"{image}: {classes[best]} {shares[best]:.1%}")
+        # A name is text of whoever made the file, and a terminal obeys what is in it.
+        name_of_best = "".join(x if x.isprintable() else "?" for x in str(classes[best]))
+        print(f"{image}: {name_of_best} {shares[best]:.1%}")
 
 
 if __name__ == "__main__":

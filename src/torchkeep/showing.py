@@ -7,7 +7,7 @@ or through `wording.printable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from torchkeep.contents import Array, DictObject, Global, Object, TensorEntry
 from torchkeep.wording import counted, printable
@@ -96,3 +96,21 @@ def shape(sizes: tuple[int, ...]) -> str:
     ('[64, 3, 7, 7]', '[]')
     """
     return f"[{', '.join(str(size) for size in sizes)}]"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> Iterator[str]:
+    """Yield rows of cells as lines, each column as wide as it needs to be.
+
+    Args:
+        rows: the cells; a cell has no line break.
+        right: the columns whose cells stand to the right.
+    """
+    at_right = set(right)
+    cells = [[elide(cell, 60) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        parts = [
+            cell.rjust(width) if number in at_right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(["", *parts]).rstrip()

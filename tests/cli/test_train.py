@@ -53,6 +53,7 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert "trained   27 of 649 parameters" in text
     assert "epoch   2 of 2   loss " in text
     assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
+    assert f"Ship it: torchkeep export {tmp_path}/run run.onnx --data " in text
 
 
 def test_it_says_what_is_trained_for_8_bits(photos: Path, tmp_path: Path, capsys) -> None:

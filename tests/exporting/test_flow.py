@@ -6,9 +6,11 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from torchkeep.errors import (
     WrongArgument,
 )
 from torchkeep.exporting import (
+    Exported,
     Onnx,
     Pt2,
     Subject,
@@ -37,6 +40,7 @@ from torchkeep.exporting import (
     prove,
     taking_pixels,
 )
+from torchkeep.exporting.publishing import publish, staging_folder
 from torchkeep.exporting.targets import graphs
 from torchkeep.networks import build
 from torchkeep.report import RunReport, write_report
@@ -70,7 +74,8 @@ class Sorting(torch.nn.Module):
 def test_a_branch_on_a_value_is_refused_with_the_ways_out(
     target: Onnx | Pt2, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ExportRefused, match=r"torch\.export can't follow the network") as caught:
+    line = r"test_flow\.py, line \d+: return x \* 2 if x\.sum\(\) > 0 else x - 1 \("
+    with pytest.raises(ExportRefused, match=rf"decides by values, .*, at .*{line}") as caught:
         export(Branching(), tmp_path / "net.file", target=target, example=torch.ones(4, 3))
     assert capfd.readouterr() == ("", "")
     assert "torch.cond" in caught.value.advice
@@ -83,6 +88,27 @@ def test_a_script_keeps_a_branch_and_a_trace_that_lost_one_is_found(tmp_path: Pa
     export(Branching(), tmp_path / "net.ts", target=TorchScript(by="script"), example=rows)
     with pytest.raises(ProofFailed, match="it does not do what the original does"):
         export(Branching(), tmp_path / "traced.ts", target=TorchScript(), example=rows)
+
+
+def test_a_number_that_becomes_a_size_is_no_matter_of_the_batch(tmp_path: Path) -> None:
+    class Cut(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            count = int(x.abs().sum().item())
+            return x[:, :count] if count < 2 else x
+
+    with pytest.raises(ExportRefused, match=r"the network decides by values"):
+        export(Cut(), tmp_path / "net.pt2", example=torch.ones(4, 3))
+
+
+def test_an_output_that_is_a_number_is_refused_by_what_returns_tensors_alone(
+    tmp_path: Path,
+) -> None:
+    class Counting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return {"twice": x * 2, "count": 3}
+
+    with pytest.raises(ExportRefused, match=r"its output count is no tensor, and ONNX returns"):
+        export(Counting(), tmp_path / "net.onnx", example=torch.ones(4, 3))
 
 
 def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
@@ -415,6 +441,14 @@ def test_what_is_exported_is_never_replaced(name: str, tmp_path: Path) -> None:
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
 
 
+def test_a_run_s_own_model_is_not_replaced_by_its_export(tmp_path: Path) -> None:
+    before = classifier(tmp_path).read_bytes()
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(SaveRefused, match=r"best\.safetensors: this is what is to be exported"):
+        export(tmp_path, tmp_path / "best.safetensors", target="onnx", overwrite=True)
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+
+
 def test_a_folder_is_refused_and_a_link_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     with pytest.raises(SaveRefused, match="this is no file"):
@@ -432,12 +466,27 @@ def test_a_folder_is_refused_and_a_link_followed(tmp_path: Path) -> None:
     assert names == {"net.onnx", "net.onnx.data", "net.onnx.json"}
 
 
+@pytest.fixture
+def two_versions(tmp_path: Path) -> tuple[Path, Path, Exported]:
+    """An export in a folder, and another of the same names, with its report, in another."""
+    target = Onnx(external_data=True)
+    for seed, name in enumerate(("place", "newer")):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "net.onnx"
+        report = export(net(seed), path, example=inputs(), target=target)
+    (tmp_path / "newer" / "net.onnx.json").unlink()
+    return tmp_path / "place", tmp_path / "newer", report
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in folder.iterdir()}
+
+
 def test_what_stops_on_the_way_to_its_place_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_versions: tuple[Path, Path, Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, target = tmp_path / "net.onnx", Onnx(external_data=True)
-    export(net(), path, example=inputs(), target=target)
-    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    place, newer, report = two_versions
+    path, before = place / "net.onnx", _contents(place)
     replace_file = Path.replace
     for step in range(20):
         left = step
@@ -451,17 +500,39 @@ def test_what_stops_on_the_way_to_its_place_changes_nothing(
                 raise KeyboardInterrupt
             return replace_file(self, to)
 
-        monkeypatch.setattr(Path, "replace", counting)
-        try:
-            export(net(1), path, example=inputs(), target=target, overwrite=True)
-        except KeyboardInterrupt:
-            assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
-        else:
-            break
-        finally:
-            monkeypatch.undo()
+        with staging_folder(path) as folder:
+            shutil.copytree(newer, folder, dirs_exist_ok=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", counting)
+                try:
+                    publish(folder, path, report, overwrite=True, parts=[place / "net.onnx.data"])
+                    break
+                except KeyboardInterrupt:
+                    pass
+        assert _contents(place) == before
     assert step > 5
     prove(net(1), path, example=inputs())
+
+
+def test_two_exports_to_one_place_do_not_mix(two_versions: tuple[Path, Path, Exported]) -> None:
+    place, newer, report = two_versions
+    path = place / "net.onnx"
+    names = ("net.onnx", "net.onnx.data")
+    versions = [{name: _contents(each)[name] for name in names} for each in (place, newer)]
+    (place / "net.onnx.json").unlink()
+    older = newer.with_name("older")
+    shutil.copytree(place, older)
+
+    def put(source: Path) -> None:
+        with staging_folder(path) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+            publish(folder, path, report, overwrite=True, parts=[place / "net.onnx.data"])
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            list(pool.map(put, [newer, older] * 2))
+            found = _contents(place)
+            assert {name: found[name] for name in names} in versions
 
 
 def test_a_failed_proof_leaves_the_older_file_alone(tmp_path: Path) -> None:
@@ -570,6 +641,50 @@ def test_a_whole_model_needs_no_name(tmp_path: Path) -> None:
     report = export(tmp_path / "whole.pth", tmp_path / "net.ts", example=tmp_path / "rows.npy")
     assert report.is_real
     assert report.example == "rows.npy, 9 rows"
+
+
+def test_a_whole_model_that_is_recognised_needs_no_example(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    network = torchvision.models.squeezenet1_1(num_classes=3)
+    torch.save(network, tmp_path / "whole.pth")
+    subject = open_subject(tmp_path / "whole.pth")
+    assert (subject.arch, subject.is_recipe_told) == ("torchvision/squeezenet1_1", False)
+    assert subject.preprocessing is not None
+    # Nothing of what is around it is known.
+    torch.save(torch.nn.Sequential(network), tmp_path / "within.pth")
+    assert open_subject(tmp_path / "within.pth").preprocessing is None
+
+
+def test_a_report_is_read_by_printing_it(tmp_path: Path) -> None:
+    report = export(net(), tmp_path / "net.onnx", example=inputs())
+    lines = str(report).splitlines()
+    assert lines[0].startswith(f"{tmp_path}/net.onnx: proven to do what the original does (onnx,")
+    assert any(line.startswith("  batch 7  ") for line in lines)
+    assert any(line.startswith("  batch 1, median  ") for line in lines)
+
+
+# --- Validation data alone ---------------------------------------------------------------------
+
+
+def test_all_images_of_a_folder_are_for_validation_if_that_is_said(tmp_path: Path) -> None:
+    data, model = images(tmp_path / "val"), classifier(tmp_path)
+    counts = []
+    for at, whole in enumerate((False, True)):
+        report = export(model, tmp_path / f"{at}.onnx", data=data, whole=whole)
+        assert report.accuracy is not None
+        counts.append(report.accuracy.num_samples)
+    assert counts == [3, 15]
+    int8 = Onnx(precision="int8")
+    with pytest.raises(WrongArgument, match=r"val has no images to train on, and int8 learns"):
+        export(model, tmp_path / "8.onnx", target=int8, data=data, whole=True)
+
+
+def test_a_folder_may_have_a_part_for_validation_alone(tmp_path: Path) -> None:
+    images(tmp_path / "data" / "val")
+    report = export(classifier(tmp_path), tmp_path / "net.onnx", data=tmp_path / "data")
+    assert report.accuracy is not None
+    assert report.accuracy.num_samples == 15
 
 
 def test_a_wrapped_model_on_any_device_is_exported_as_what_is_within(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.text import clip, elide, wrapped
+from torchkeep.cli.text import clip, wrapped
 from torchkeep.errors import MissingExtra
 from torchkeep.wording import printable
 
@@ -81,21 +81,3 @@ def write_findings(findings: Iterable[Finding | TrainingFinding]) -> None:
         place = f"{clip(place, 100)}: " if place else ""
         text = f"  {item.severity:<{width}}{place}{clip(item.text, 400)}. {printable(item.advice)}"
         write_lines([text.rstrip()], indent=2 + width)
-
-
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> Iterator[str]:
-    """Yield rows of cells as lines, each column as wide as it needs to be.
-
-    Args:
-        rows: the cells; a cell has no line break.
-        right: the columns whose cells stand to the right.
-    """
-    at_right = set(right)
-    cells = [[elide(cell, 60) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        parts = [
-            cell.rjust(width) if number in at_right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(["", *parts]).rstrip()

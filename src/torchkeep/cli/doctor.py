@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.checkpoints import require_torch, table, write_findings, write_lines
+from torchkeep.cli.checkpoints import require_torch, write_findings, write_lines
 from torchkeep.cli.progress import passing_line
 from torchkeep.errors import CheckpointProblem, DamagedFile, NoCheckpoint
-from torchkeep.showing import show
+from torchkeep.showing import show, table
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:

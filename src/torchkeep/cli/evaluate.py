@@ -6,10 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.checkpoints import require_torch, write_lines
 from torchkeep.cli.classifiers import add_classifier, classifier_of
 from torchkeep.cli.numbers import whole
 from torchkeep.cli.text import elide
+from torchkeep.showing import table
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ examples:
   torchkeep evaluate runs/photos/best.safetensors photos/test
   torchkeep evaluate --json best.safetensors photos/test
 
-Of a folder that has train/ and val/, or that torchkeep train would split, the
-validation part is taken; --all takes everything.
+Of a folder that has val/, or that torchkeep train would split, the validation
+part is taken; --all takes everything.
 
 The exit code is 0, or that of a problem. `torchkeep --help` lists the codes."""
 
@@ -75,15 +76,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _batches(options: argparse.Namespace, card: Card) -> DataLoader[Any]:
-    from torch.utils.data import ConcatDataset, DataLoader
+    from torch.utils.data import DataLoader
 
-    from torchkeep.training.data import open_data, transform_of
+    from torchkeep.training.data import open_validation, transform_of
 
     transform = transform_of(card.preprocessing)
-    data = open_data(
-        options.data, classes=card.classes, val_share=options.val_share, seed=options.seed
-    ).transformed(transform, transform)
-    samples = ConcatDataset([data.train, data.val]) if options.all else data.val
+    data = open_validation(
+        options.data,
+        classes=card.classes,
+        whole=options.all,
+        val_share=options.val_share,
+        seed=options.seed,
+    )
+    samples = data.transformed(transform, transform).val
     return DataLoader(samples, options.batch_size, num_workers=options.workers)
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.checkpoints import require_torch, write_lines
 from torchkeep.cli.numbers import add_sizes, whole
 from torchkeep.cli.progress import passing_line
 from torchkeep.errors import ClassesMissing, WrongArgument
-from torchkeep.wording import counted, printable, shortened, size
+from torchkeep.wording import printable
 
 if TYPE_CHECKING:
     from torchkeep.exporting import Exported, Target
@@ -144,6 +144,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--data", metavar="DATA", help="validation data: accuracy before and after; examples, too"
     )
     proof.add_argument(
+        "--all", action="store_true", help="all images of --data, not those for validation alone"
+    )
+    proof.add_argument(
         "--dynamic",
         metavar="WHAT",
         default="batch",
@@ -181,9 +184,24 @@ def run(options: argparse.Namespace) -> int:
         TorchkeepError: see `torchkeep.export`.
     """
     require_torch("export")
+    with passing_line() as show:
+        show("starting PyTorch")
+        report = _exported(options, show)
+    if options.json:
+        sys.stdout.write(json.dumps(report.to_json(), allow_nan=False) + "\n")
+        return 0
+    from torchkeep.exporting.report import headlines, tables
+
+    write_lines(headlines(report))
+    sys.stdout.writelines(f"{line}\n" for line in tables(report))
+    return 0
+
+
+def _exported(options: argparse.Namespace, show: Callable[[str], None]) -> Exported:
     from torchkeep.exporting import export, open_subject, prove, taking_pixels
 
     target = _target(options)
+    show(f"reading {printable(options.model)}")
     try:
         subject = open_subject(
             options.model,
@@ -197,25 +215,19 @@ def run(options: argparse.Namespace) -> int:
         error.advice = _ways_in(error)
         raise
     subject = taking_pixels(subject) if options.pixels else subject
-    with passing_line() as show:
-        how: dict[str, Any] = {
-            "target": target,
-            "example": options.example,
-            "data": options.data,
-            "dynamic": options.dynamic,
-            "tolerance": _tolerance(options, target),
-            "notify": show,
-        }
-        if options.prove:
-            report = prove(subject, options.output, **how)
-        else:
-            how |= {"calibration": options.calibrate, "overwrite": options.overwrite}
-            report = export(subject, options.output, **how)
-    if options.json:
-        sys.stdout.write(json.dumps(report.to_json(), allow_nan=False) + "\n")
-    else:
-        _write(report)
-    return 0
+    how: dict[str, Any] = {
+        "target": target,
+        "example": options.example,
+        "data": options.data,
+        "whole": options.all,
+        "dynamic": options.dynamic,
+        "tolerance": _tolerance(options, target),
+        "notify": show,
+    }
+    if options.prove:
+        return prove(subject, options.output, **how)
+    how |= {"calibration": options.calibrate, "overwrite": options.overwrite}
+    return export(subject, options.output, **how)
 
 
 def _ways_in(error: ClassesMissing) -> str:
@@ -256,66 +268,3 @@ def _tolerance(options: argparse.Namespace, target: Target) -> Tolerance:
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     usual = TOLERANCES[target.precision]
     return replace(usual, **given, or_as_exact=usual.or_as_exact and "rtol" not in given)
-
-
-# --- What is told ------------------------------------------------------------------------------
-
-
-def _write(report: Exported) -> None:
-    write_lines(_head(report))
-    sys.stdout.write("\n")
-    sys.stdout.writelines(f"{line}\n" for line in table(list(_cases(report)), right=(1, 2, 3, 4)))
-    sys.stdout.write("\n")
-    sys.stdout.writelines(f"{line}\n" for line in table(list(_sides(report)), right=(1, 2)))
-
-
-def _head(report: Exported) -> Iterator[str]:
-    precision = report.options.get("precision", "float32")
-    made = f"{report.target}, {precision}, of {report.source}"
-    yield printable(f"{report.path}: proven to do what the original does ({made})")
-    with_what = report.example if report.is_real else f"{report.example}: give --example or --data"
-    yield f"  with {printable(with_what)}"
-    for name, dtype, shape in report.inputs:
-        yield printable(f"  takes {name}, {dtype} [{', '.join(map(str, shape))}]")
-    if report.images_prepared:
-        images = counted(report.images_prepared, "image")
-        yield f"  its own recipe prepares {images} as the original's does"
-    yield from (f"  {printable(note)}" for note in report.notes)
-    if any(each.is_as_exact for each in report.comparisons):
-        yield "  differs by more than is usual, and is as near to float64 as the original is"
-    if len(report.files) > 1:
-        names = ", ".join(shortened(file.name) for file in report.files)
-        yield f"  {names} belong together: keep them in one folder"
-
-
-def _cases(report: Exported) -> Iterator[tuple[str, ...]]:
-    yield "outputs", "differ by", "on average", "cosine", "same class"
-    for each in report.comparisons:
-        name = each.case if each.output == "output" else f"{each.case}, {each.output}"
-        share = "" if each.agreement is None else f"{each.agreement:.1%}"
-        largest = f"{each.relative:.1e}"
-        mean = f"{each.mean / each.scale if each.scale else each.mean:.1e}"
-        yield name, largest, mean, f"{each.cosine:.6f}", share
-
-
-def _sides(report: Exported) -> Iterator[tuple[str, ...]]:
-    yield "", "original", "file", ""
-    ratio = report.original_nbytes / max(report.nbytes, 1)
-    smaller = f"{ratio:.2f} times smaller" if ratio >= 1.05 else ""
-    yield "size", size(report.original_nbytes), size(report.nbytes), smaller
-    if report.accuracy is not None:
-        found = report.accuracy
-        shares = [f"{count / found.num_samples:.2%}" for count in (found.original, found.exported)]
-        yield "accuracy", *shares, f"of {counted(found.num_samples, 'image')}"
-    for speed in report.speeds:
-        one, two = speed.original, speed.exported
-        what = f"batch {one.batch_size}"
-        is_alike = 0.9 <= speed.ratio <= 1.1  # less than what two runs differ by
-        faster = "about as fast" if is_alike else f"{speed.ratio:.1f} times as fast"
-        yield f"{what}, median", _ms(one.median_s), _ms(two.median_s), faster
-        yield f"{what}, 95% within", _ms(one.p95_s), _ms(two.p95_s), ""
-        yield f"{what}, per second", f"{one.per_second:,.0f}", f"{two.per_second:,.0f}", ""
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.2f} ms"

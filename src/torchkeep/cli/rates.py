@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from math import log10
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.checkpoints import table, write_lines
+from torchkeep.cli.checkpoints import write_lines
+from torchkeep.showing import table
 
 if TYPE_CHECKING:
     from torchkeep.training.diagnosis import RateCurve

@@ -14,12 +14,12 @@ from torchkeep.cli.checkpoints import (
     date_text,
     require_torch,
     rule_text,
-    table,
     write_lines,
     write_problems,
 )
 from torchkeep.cli.text import columns, elide
 from torchkeep.errors import DamagedFile
+from torchkeep.showing import table
 from torchkeep.wording import counted, printable, size
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchkeep.cli.checkpoints import require_torch, table, write_lines
+from torchkeep.cli.checkpoints import require_torch, write_lines
 from torchkeep.cli.events import Screen, events_written
 from torchkeep.cli.progress import passing_line
 from torchkeep.cli.rates import write_curve
 from torchkeep.cli.settings import add_settings, settings_of
 from torchkeep.errors import WrongArgument
+from torchkeep.showing import table
 from torchkeep.wording import counted, printable, shortened
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             write(event)
 
         result = retrain(prepared, folder, notify=notify)
-    _write_result(result, in_8_bits=settings.qat)
+    _write_result(result, options.data, in_8_bits=settings.qat)
     return 0
 
 
@@ -176,7 +177,9 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     return row.name, row.kind, f"{row.num_parameters:,}", trained, rates
 
 
-def _write_result(result: Result, *, in_8_bits: bool) -> None:
+def _write_result(result: Result, data: str, *, in_8_bits: bool) -> None:
+    folder = result.best.parent
+    precision = " --precision int8" if in_8_bits else ""
     row = result.history[result.best_epoch]
     early = "It stopped early, since nothing got better. " if result.stopped_early else ""
     write_lines(
@@ -186,5 +189,8 @@ def _write_result(result: Result, *, in_8_bits: bool) -> None:
             printable(f"  {result.best}"),
             printable(f"  {result.best.with_name('report.html')}"),
             printable(f"Use it: torchkeep predict {result.best} IMAGE..."),
+            printable(
+                f"Ship it: torchkeep export {folder} {folder.name}.onnx --data {data}{precision}"
+            ),
         ]
     )

@@ -20,7 +20,8 @@ from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.subjects import Subject
 from torchkeep.loading import load
 from torchkeep.outputs import as_arguments, place_of
-from torchkeep.training.data import open_data, read_image, transform_of
+from torchkeep.training.data import open_validation, read_image, transform_of
+from torchkeep.training.data.samples import Samples
 from torchkeep.wording import counted, printable
 
 NUM_IMAGES = 64
@@ -83,7 +84,9 @@ def _turned(arg: torch.Tensor, dim: int, count: int, begin: int = 0) -> torch.Te
     return arg.index_select(dim, torch.arange(begin, begin + count) % arg.shape[dim])
 
 
-def read_examples(subject: Subject, example: Any = None, *, part: str = "val") -> Examples:
+def read_examples(
+    subject: Subject, example: Any = None, *, part: str = "val", whole: bool = False
+) -> Examples:
     """Return what a network is called with.
 
     Args:
@@ -93,6 +96,7 @@ def read_examples(subject: Subject, example: Any = None, *, part: str = "val") -
             tensors (`.npy`, `.npz`, `.pt`, `.safetensors`). None takes random numbers of the shape
             that is known for the network.
         part: which part of a data set that is split is taken, `train` or `val`.
+        whole: all of a data set is for validation, and nothing to train on.
 
     Raises:
         WrongArgument: nothing tells what its inputs look like, or the example doesn't fit.
@@ -105,7 +109,7 @@ def read_examples(subject: Subject, example: Any = None, *, part: str = "val") -
     path = Path(example)
     if path.suffix in (".npy", ".npz", ".pt", ".pth", ".safetensors"):
         return _of_tensors(subject, _tensors_in(path), printable(path.name))
-    return _of_pictures(subject, *_pictures_of(subject, os.fspath(example), part))
+    return _of_pictures(subject, *_pictures_of(subject, os.fspath(example), part, whole))
 
 
 def _substitute(subject: Subject) -> Examples:
@@ -219,7 +223,7 @@ def _tensor_of(array: Any) -> torch.Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def _pictures_of(subject: Subject, source: str, part: str) -> tuple[list[Any], str]:
+def _pictures_of(subject: Subject, source: str, part: str, whole: bool) -> tuple[list[Any], str]:
     """Return images, or tensors that are ready, from all over a source; and what they are."""
     path = Path(source)
     if path.is_file():
@@ -229,7 +233,13 @@ def _pictures_of(subject: Subject, source: str, part: str) -> tuple[list[Any], s
         if loose:
             chosen = _spread(loose)
             return [read_image(each) for each in chosen], _told(len(chosen), source)
-    samples: Any = getattr(open_data(source, classes=subject.classes or None), part)
+    data = open_validation(source, classes=subject.classes or None, whole=whole)
+    samples: Any = getattr(data, part)
+    if not len(samples):
+        raise WrongArgument(
+            f"{printable(source)} has no images to train on, and int8 learns its ranges from such",
+            advice="Give some: calibration= (--calibrate).",
+        )
     chosen = [samples[at][0] for at in _spread(range(len(samples)))]
     return chosen, _told(len(chosen), source)
 
@@ -270,6 +280,17 @@ def preparing(subject: Subject) -> Callable[[Any], torch.Tensor]:
         return lambda picture: torch.from_numpy(prepared(picture, subject.recipe() or {}))
     transform, dtype = transform_of(recipe), place_of(subject.model)[1]
     return lambda picture: transform(picture).to(dtype)
+
+
+def validation_of(subject: Subject, source: Any, *, whole: bool) -> Samples:
+    """Return validation data as a network takes them.
+
+    Raises:
+        WrongArgument: it does not take images, or the data have classes that it does not know.
+    """
+    transform = preparing(subject)
+    data = open_validation(source, classes=subject.classes or None, whole=whole)
+    return data.transformed(transform, transform).val
 
 
 # --- What may vary -----------------------------------------------------------------------------

@@ -40,10 +40,17 @@ from torchkeep.exporting.examples import (
     cases_of,
     dynamic_dims,
     read_examples,
+    validation_of,
 )
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
 from torchkeep.exporting.proving import WRITER, outputs_of, prove_file
-from torchkeep.exporting.publishing import publish, refuse_taken, staging_folder, written_to
+from torchkeep.exporting.publishing import (
+    publish,
+    refuse_source,
+    refuse_taken,
+    staging_folder,
+    written_to,
+)
 from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
@@ -51,6 +58,7 @@ from torchkeep.exporting.targets import TARGETS, Program, Target
 from torchkeep.exporting.targets.graphs import first_line
 from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
 from torchkeep.modes import evaluating
+from torchkeep.training.data.samples import Samples
 from torchkeep.wording import printable
 
 Notify = Callable[[str], object]
@@ -64,6 +72,7 @@ def export(
     target: str | Target | None = None,
     example: Any = None,
     data: str | os.PathLike[str] | None = None,
+    whole: bool = False,
     calibration: Any = None,
     dynamic: Dynamic = "batch",
     tolerance: Tolerance | None = None,
@@ -79,6 +88,7 @@ def export(
             None for what the path's suffix says.
         example: inputs to prove it with: see `read_examples`.
         data: validation data, as `torchkeep train` takes them: accuracy before and after.
+        whole: all of `data` is for validation, also what is there to train on.
         calibration: inputs from which a quantized file learns the ranges of its activations, given
             as `example` is; by default the images that the network was to be trained on in `data`,
             or the example.
@@ -99,8 +109,9 @@ def export(
     named, final = Path(path), Path(os.path.realpath(path))
     chosen = chosen_target(target, named)
     parts = _parts_of(chosen, final)
-    refuse_taken(final, parts, overwrite=overwrite, source=model)
-    work = _begin(model, named, chosen, example, data, dynamic, tolerance, notify)
+    refuse_taken(final, parts, overwrite=overwrite)
+    work = _begin(model, named, chosen, example, data, whole, dynamic, tolerance, notify)
+    refuse_source(final, parts, work.subject.file)
     with evaluating(work.subject.model), staging_folder(final) as folder:
         program = _program(work)
         if work.target.precision == "int8":
@@ -128,6 +139,7 @@ def prove(
     target: str | Target | None = None,
     example: Any = None,
     data: str | os.PathLike[str] | None = None,
+    whole: bool = False,
     dynamic: Dynamic = "batch",
     tolerance: Tolerance | None = None,
     notify: Notify = lambda _: None,
@@ -142,6 +154,7 @@ def prove(
         target: what it is.
         example: inputs to prove it with.
         data: validation data.
+        whole: all of it, also what is there to train on.
         dynamic: what is to vary in it.
         tolerance: how far it may be from the original.
         notify: is told what is being done.
@@ -154,7 +167,7 @@ def prove(
         FileProblem: a file is missing or can't be read.
     """
     file = Path(path)
-    work = _begin(model, file, target, example, data, dynamic, tolerance, notify)
+    work = _begin(model, file, target, example, data, whole, dynamic, tolerance, notify)
     beside = [part for part in _parts_of(work.target, file) if part.is_file()]
     try:
         return _proven(work, file, sorted([file, *beside]), is_ours=False)
@@ -183,6 +196,8 @@ class _Work:
     dims: tuple[Mapping[int, str], ...]
     allowed: Tolerance
     data: Any
+    whole: bool
+    validation: Samples | None
     notify: Notify
     begin: float
 
@@ -193,6 +208,7 @@ def _begin(
     target: str | Target | None,
     example: Any,
     data: Any,
+    whole: bool,
     dynamic: Dynamic,
     tolerance: Tolerance | None,
     notify: Notify,
@@ -202,7 +218,8 @@ def _begin(
     _require(chosen)
     notify("reading the network")
     subject = open_subject(model)
-    examples = read_examples(subject, data if example is None else example)
+    examples = read_examples(subject, data if example is None else example, whole=whole)
+    validation = None if data is None else validation_of(subject, data, whole=whole)
     return _Work(
         chosen,
         subject,
@@ -210,6 +227,8 @@ def _begin(
         dynamic_dims(examples, dynamic),
         tolerance or TOLERANCES[chosen.precision],
         data,
+        whole,
+        validation,
         notify,
         begin,
     )
@@ -302,7 +321,8 @@ def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]
             advice="Give images to train on: data= or calibration= (--data or --calibrate).",
         )
     if source is not None:
-        examples = read_examples(work.subject, source, part="train")
+        whole = work.whole and calibration is None
+        examples = read_examples(work.subject, source, part="train", whole=whole)
     is_some = any(0 in each for each in work.dims)
     count = 1 if is_some else work.examples.batch_size
     return [examples.rows(count, at, work.dims) for at in range(0, examples.num_rows, count)]
@@ -331,7 +351,7 @@ def _proven(work: _Work, path: Path, files: list[Path], *, is_ours: bool = True)
         work.examples,
         work.dims,
         allowed=work.allowed,
-        data=work.data,
+        validation=work.validation,
         is_ours=is_ours,
         notify=work.notify,
     )

@@ -19,7 +19,6 @@ from torchkeep.exporting.examples import (
     Examples,
     cases_of,
     every_row,
-    preparing,
 )
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.proof.layers import first_layer_that_differs, first_tensor_that_differs
@@ -34,7 +33,6 @@ from torchkeep.exporting.targets.target import Target
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
-from torchkeep.training.data import open_data
 from torchkeep.training.data.preprocessing import from_json
 from torchkeep.training.data.samples import Samples, length_of
 from torchkeep.training.quantizing import fake_quantize
@@ -81,7 +79,7 @@ def prove_file(
     dims: Dims,
     *,
     allowed: Tolerance,
-    data: Any = None,
+    validation: Samples | None = None,
     is_ours: bool = True,
     notify: Notify = lambda _: None,
 ) -> Proof:
@@ -95,7 +93,7 @@ def prove_file(
         examples: inputs.
         dims: by input, what may vary.
         allowed: how far it may be.
-        data: validation data, or None.
+        validation: images with labels, as the network takes them, or None.
         is_ours: whether it was just written here, and so has to say its classes and its recipe.
             Others need not.
         notify: is told what is being done.
@@ -108,7 +106,7 @@ def prove_file(
         with evaluating(subject.model), Session(target.name, path, threads=threads) as session:
             model = as_trained(subject, target.precision)
             proving = _Proving(session, subject, model, examples, dims, allowed, notify, is_ours)
-            return proving.proof(data)
+            return proving.proof(validation)
     except ProofFailed as error:
         problem = f"{printable(path.name)}: {error.problem}"
         raise ProofFailed(problem, advice=error.advice) from error
@@ -133,12 +131,12 @@ class _Proving:
         self.allowed, self.notify = allowed, notify
         self.is_ours = is_ours
 
-    def proof(self, data: Any) -> Proof:
+    def proof(self, validation: Samples | None) -> Proof:
         """Return all that is to be seen, what is quick first."""
         self._check_ports()
         self._check_texts()
         comparisons = self._comparisons()
-        accuracy = None if data is None else self._accuracy(data)
+        accuracy = None if validation is None else self._accuracy(validation)
         self.notify("timing")
         return Proof(
             self._inputs(),
@@ -292,10 +290,9 @@ class _Proving:
             pass
         return ""
 
-    def _accuracy(self, data: Any) -> Accuracy:
+    def _accuracy(self, samples: Samples) -> Accuracy:
         is_any = any(0 in each for each in self.dims)
         batch_size = 32 if is_any else self.examples.batch_size
-        samples = validation_of(self.subject, data)
         counts = [0, 0, 0]
         for inputs, labels in DataLoader(samples, batch_size):
             self.notify(f"evaluating, {counts[0]:,} of {length_of(samples):,} images")
@@ -358,16 +355,6 @@ def outputs_of(model: torch.nn.Module, args: Sequence[torch.Tensor]) -> dict[str
         # A copy, so that a layer that works in place changes no input.
         output = model(*(arg.clone() for arg in args))
         return {name or "output": as_array(tensor) for name, tensor in named_tensors(output)}
-
-
-def validation_of(subject: Subject, data: Any) -> Samples:
-    """Return validation data as a network takes them.
-
-    Raises:
-        WrongArgument: it does not take images, or the data have classes that it does not know.
-    """
-    transform = preparing(subject)
-    return open_data(data, classes=subject.classes or None).transformed(transform, transform).val
 
 
 def _parsed(texts: Mapping[str, str], key: str) -> Any:

@@ -72,16 +72,13 @@ _NO_ROOM = ("No space left", "PytorchStreamWriter failed writing file", "iostrea
 """What C++ makes of a failed write."""
 
 
-def refuse_taken(
-    final: Path, parts: Iterable[Path], *, overwrite: bool, source: object = None
-) -> None:
+def refuse_taken(final: Path, parts: Iterable[Path], *, overwrite: bool) -> None:
     """Say before the work, and not after it, that there is no place for what comes out of it.
 
     Args:
         final: the file.
         parts: the files beside it that belong to it.
         overwrite: replace what is there.
-        source: the file that is exported, if it is one: it is not replaced in any case.
 
     Raises:
         SaveRefused: there is none.
@@ -92,10 +89,6 @@ def refuse_taken(
             continue
         if not place.is_file():
             raise SaveRefused(f"{where}: this is no file", advice="Choose another name.")
-        if isinstance(source, str | os.PathLike) and _is_same(place, Path(source)):
-            raise SaveRefused(
-                f"{where}: this is what is to be exported", advice="Choose another name."
-            )
         if not overwrite:
             raise SaveRefused(
                 f"{where}: there is something already",
@@ -103,8 +96,18 @@ def refuse_taken(
             )
 
 
-def _is_same(place: Path, other: Path) -> bool:
-    return other.exists() and place.samefile(other)
+def refuse_source(final: Path, parts: Iterable[Path], source: Path | None) -> None:
+    """Make sure that what is exported is not replaced, whatever its name and the places' are.
+
+    Raises:
+        SaveRefused: it would be.
+    """
+    for place in (final, *parts, report_path(final)):
+        if source is not None and place.exists() and place.samefile(source):
+            raise SaveRefused(
+                f"{printable(str(place))}: this is what is to be exported",
+                advice="Choose another name.",
+            )
 
 
 def publish(
@@ -134,9 +137,26 @@ def publish(
     older = [place for place in parts if overwrite and place.exists()]
     if others or older:
         older.insert(0, final)
-    with _set_aside([*older, report_path(final)] if overwrite else [], folder, final):
+    aside = [*older, report_path(final)] if overwrite else []
+    with _alone_in(final.parent), _set_aside(aside, folder, final):
         for source, place in moves:
             _move(source, place, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep another export from naming its files here meanwhile, so that no two are mixed.
+
+    Where the system has no such locks, as on Windows and on some network disks, nothing is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fd = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

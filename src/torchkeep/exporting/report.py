@@ -1,15 +1,17 @@
-"""What is told of an export: plain data, and the same as JSON."""
+"""What is told of an export: plain data, the same as JSON, and in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torchkeep.exporting.proof.parity import Comparison, Tolerance
 from torchkeep.exporting.proof.timing import Timing
+from torchkeep.showing import table
+from torchkeep.wording import counted, printable, shortened, size
 
 SCHEMA = 1
 
@@ -60,7 +62,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was exported, and how it was proven."""
+    """What was exported, and how it was proven. Print it to read it."""
 
     path: Path
     """The file."""
@@ -107,6 +109,9 @@ class Exported:
         """The output that differs most."""
         return max(self.comparisons, key=lambda each: each.relative)
 
+    def __str__(self) -> str:
+        return "\n".join([*headlines(self), *tables(self)])
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON has it."""
         found = asdict(self)
@@ -127,3 +132,67 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- In words ----------------------------------------------------------------------------------
+
+
+def headlines(report: Exported) -> Iterator[str]:
+    """Yield what was made of what, and with what it was proven: lines of any length."""
+    precision = report.options.get("precision", "float32")
+    made = f"{report.target}, {precision}, of {report.source}"
+    yield printable(f"{report.path}: proven to do what the original does ({made})")
+    with_what = report.example if report.is_real else f"{report.example}: give --example or --data"
+    yield f"  with {printable(with_what)}"
+    for name, dtype, shape in report.inputs:
+        yield printable(f"  takes {name}, {dtype} [{', '.join(map(str, shape))}]")
+    if report.images_prepared:
+        images = counted(report.images_prepared, "image")
+        yield f"  its own recipe prepares {images} as the original's does"
+    yield from (f"  {printable(note)}" for note in report.notes)
+    if any(each.is_as_exact for each in report.comparisons):
+        yield "  differs by more than is usual, and is as near to float64 as the original is"
+    if len(report.files) > 1:
+        names = ", ".join(shortened(file.name) for file in report.files)
+        yield f"  {names} belong together: keep them in one folder"
+
+
+def tables(report: Exported) -> Iterator[str]:
+    """Yield how the outputs differ, and both sides beside each other: lines that are aligned."""
+    yield ""
+    yield from table(list(_cases(report)), right=(1, 2, 3, 4))
+    yield ""
+    yield from table(list(_sides(report)), right=(1, 2))
+
+
+def _cases(report: Exported) -> Iterator[tuple[str, ...]]:
+    yield "outputs", "differ by", "on average", "cosine", "same class"
+    for each in report.comparisons:
+        name = each.case if each.output == "output" else f"{each.case}, {each.output}"
+        share = "" if each.agreement is None else f"{each.agreement:.1%}"
+        largest = f"{each.relative:.1e}"
+        mean = f"{each.mean / each.scale if each.scale else each.mean:.1e}"
+        yield name, largest, mean, f"{each.cosine:.6f}", share
+
+
+def _sides(report: Exported) -> Iterator[tuple[str, ...]]:
+    yield "", "original", "file", ""
+    ratio = report.original_nbytes / max(report.nbytes, 1)
+    smaller = f"{ratio:.2f} times smaller" if ratio >= 1.05 else ""
+    yield "size", size(report.original_nbytes), size(report.nbytes), smaller
+    if report.accuracy is not None:
+        found = report.accuracy
+        shares = [f"{count / found.num_samples:.2%}" for count in (found.original, found.exported)]
+        yield "accuracy", *shares, f"of {counted(found.num_samples, 'image')}"
+    for speed in report.speeds:
+        one, two = speed.original, speed.exported
+        what = f"batch {one.batch_size}"
+        is_alike = 0.9 <= speed.ratio <= 1.1  # less than what two runs differ by
+        faster = "about as fast" if is_alike else f"{speed.ratio:.1f} times as fast"
+        yield f"{what}, median", _ms(one.median_s), _ms(two.median_s), faster
+        yield f"{what}, 95% within", _ms(one.p95_s), _ms(two.p95_s), ""
+        yield f"{what}, per second", f"{one.per_second:,.0f}", f"{two.per_second:,.0f}", ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torchkeep.errors import FileMissing, WrongArgument
-from torchkeep.identify import inspect
+from torchkeep.identify import Inspection, inspect
 from torchkeep.loading import load_into, load_model
 from torchkeep.networks import build, recognised
 from torchkeep.outputs import place_of
@@ -45,6 +45,8 @@ class Subject:
     """The training run that it is of."""
     ranges: Ranges = field(default_factory=dict)
     """What its layers take in 8 bits, if it was trained for them."""
+    file: Path | None = None
+    """What it was read from."""
     takes_pixels: bool = False
     """Whether it normalises by itself: see `taking_pixels`."""
 
@@ -140,16 +142,19 @@ def open_subject(
     if card is not None:
         network, card = load_classifier(file, arch=arch)
         known = card.arch, card.classes, card.preprocessing
-        return Subject(network, file.name, *known, True, run, ranges=card.qat or {})
-    if arch is None and _is_whole(file):
-        return Subject(load_model(file, select=select, trust=trust).eval(), file.name, run=run)
+        return Subject(network, file.name, *known, True, run, card.qat or {}, file)
+    if arch is None and (found := inspect(file)).role == "module":
+        network = load_model(file, select=select, trust=trust).eval()
+        arch = _name_of(found)
+        recipe = usual_preprocessing(arch) if arch else None
+        return Subject(network, file.name, arch, (), recipe, False, run, file=file)
     if arch is None:
         arch, told = recognised(file)
         num_classes = num_classes or told
     network = build(arch, num_classes=num_classes, input_channels=input_channels)
     load_into(network, file, select=select)
     recipe = usual_preprocessing(arch)
-    return Subject(network.eval(), file.name, arch, (), recipe, False, run)
+    return Subject(network.eval(), file.name, arch, (), recipe, False, run, file=file)
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
@@ -173,5 +178,9 @@ def _best_of(run: Path) -> Path:
     )
 
 
-def _is_whole(path: Path) -> bool:
-    return inspect(path).role == "module"
+def _name_of(whole: Inspection) -> str | None:
+    """Return the network that a whole model is by its weights, all of them."""
+    for match in whole.architecture:
+        if match.score == 1 and match.input_channels == 3 and not (match.prefix or match.is_part):
+            return match.name
+    return None

@@ -289,3 +289,18 @@ def test_a_range_that_was_learnt_behind_pools_is_that_of_what_goes_into_them(
         float(numbers[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"
     ]
     assert scales[:4] == pytest.approx([2 / 255] + [0.5 / 255] * 3)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_transposed_convolution_in_groups_with_a_bias_stays_float32(
+    groups: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(8, 16, 4, 2, 1, groups=groups)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(16, 3, 3))
+    images = torch.randn(16, 3, 12, 12)
+    graph = _int8(model, images, tmp_path / "net.onnx")
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert ("2.weight" in weights) == (groups > 1)
+    expected = model(images).detach().numpy()
+    assert np.abs(_found(tmp_path / "net.onnx", images) - expected).max() < 0.05 * expected.max()

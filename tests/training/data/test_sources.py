@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from torchkeep.errors import FileMissing, WrongArgument
-from torchkeep.training.data import Data, ImageFolder, labels_of, open_data
+from torchkeep.training.data import Data, ImageFolder, labels_of, open_data, open_validation
 
 
 def fill(folder, **counts):
@@ -209,3 +209,36 @@ def test_pictures_go_through_the_transform_of_their_part(tmp_path):
     assert isinstance(data, Data)
     assert (data.train[0][0], data.val[0][0]) == ("train", "val")
     assert isinstance(data.train.samples, ImageFolder)
+
+
+# --- For validation alone ----------------------------------------------------------------------
+
+
+def test_the_part_for_validation_is_what_a_model_is_judged_on(tmp_path):
+    fill(tmp_path / "both" / "train", ant=2, bee=2)
+    fill(tmp_path / "both" / "val", bee=3)
+    data = open_validation(tmp_path / "both", classes=("ant", "bee"))
+    assert (len(data.train), labels_of(data.val)) == (4, [1, 1, 1])
+    whole = open_validation(tmp_path / "both", classes=("ant", "bee"), whole=True)
+    assert (len(whole.train), len(whole.val)) == (0, 7)
+
+
+def test_a_folder_may_have_a_part_for_validation_alone(tmp_path):
+    fill(tmp_path / "Val", bee=3)
+    data = open_validation(tmp_path, classes=("ant", "bee"))
+    assert (len(data.train), labels_of(data.val)) == (0, [1, 1, 1])
+    with pytest.raises(WrongArgument, match="has images of 1 class that is not known here: Val"):
+        open_data(tmp_path, classes=("ant", "bee"))
+
+
+def test_a_class_that_is_called_test_is_one(tmp_path):
+    fill(tmp_path, test=4)
+    data = open_validation(tmp_path, classes=("test",))
+    assert (len(data.train), labels_of(data.val)) == (3, [0])
+
+
+def test_one_image_of_each_class_can_be_judged(tmp_path):
+    fill(tmp_path, ant=1, bee=1)
+    with pytest.raises(WrongArgument, match="no class has two images"):
+        open_validation(tmp_path)
+    assert labels_of(open_validation(tmp_path, whole=True).val) == [0, 1]

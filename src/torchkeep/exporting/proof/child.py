@@ -86,3 +86,5 @@ def _said(error: Exception) -> str:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(0)  # all is answered; to tear a runtime down takes a second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
 from torchkeep.exporting.targets.target import Program
-from torchkeep.wording import shortened
+from torchkeep.wording import printable, shortened
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -53,20 +54,41 @@ def graph_of(program: Program, largest: Sequence[Mapping[int, int]] = ()) -> Exp
 
 
 def _refusal(program: Program, error: Exception) -> ExportRefused:
-    text = str(error)
-    if any(program.dynamic) and ("Constraints violated" in text or "specialized" in text):
+    text, place = str(error), _own_line(error)
+    at = f", at {place}" if place else ""
+    is_of_values = "data-dependent" in text
+    is_fixed = "Constraints violated" in text or "specialized" in text
+    if any(program.dynamic) and is_fixed and not is_of_values:
         names = sorted({name for dims in program.dynamic for name in dims.values()})
         return ExportRefused(
-            f"the network takes one size alone where it was to take any ({', '.join(names)}): "
-            f"{first_line(text)}",
+            f"the network takes one size alone where it was to take any ({', '.join(names)})"
+            f"{at}: {first_line(text)}",
             advice="Export it for that size: dynamic='none' (--dynamic none), or 'batch' if other "
             "image sizes were asked for.",
         )
+    what = (
+        "the network decides by values, which a graph can't"
+        if is_of_values
+        else ("torch.export can't follow the network")
+    )
     return ExportRefused(
-        f"torch.export can't follow the network ({type(error).__name__}: {first_line(text)})",
+        f"{what}{at} ({type(error).__name__}: {first_line(text)})",
         advice="Branches that depend on values are written with torch.cond or torch.where; "
         "TorchScript by script (--to torchscript --by script) takes some that a graph can't.",
     )
+
+
+def _own_line(error: BaseException) -> str:
+    """Return the last line of code on the way to an error that is not PyTorch's; empty if none."""
+    import torch
+
+    libraries = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    if not own:
+        return ""
+    code = f": {shortened(own[-1].line, 80)}" if own[-1].line else ""
+    return printable(f"{own[-1].filename}, line {own[-1].lineno}{code}")
 
 
 def first_line(text: str) -> str:

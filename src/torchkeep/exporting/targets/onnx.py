@@ -31,6 +31,7 @@ from torchkeep.exporting.targets.target import (
     Program,
     check_precision,
 )
+from torchkeep.wording import printable
 
 OLDEST_OPSET = 18
 LARGEST_INLINE_NBYTES = 1_500_000_000
@@ -86,6 +87,7 @@ class Onnx:
         import torch
 
         graph = graph_of(program)
+        _refuse_numbers(graph, program.outputs)
         with quietly():
             try:
                 graph = _with_plain_attention(graph)
@@ -151,6 +153,24 @@ def _with_plain_attention(graph: Any) -> Any:
         )[0]
 
     return graph.run_decompositions({attention: written_out})
+
+
+def _refuse_numbers(graph: Any, names: Sequence[str]) -> None:
+    """Refuse outputs that are numbers of Python's, or nothing: a file returns tensors alone.
+
+    Raises:
+        ExportRefused: there are some.
+    """
+    from torch.export.graph_signature import TensorArgument
+
+    outputs = [spec.arg for spec in graph.graph_signature.output_specs]
+    pairs = zip(names, outputs, strict=False)  # what is None has no name
+    found = [name for name, arg in pairs if not isinstance(arg, TensorArgument)]
+    if found:
+        raise ExportRefused(
+            f"its output {printable(found[0])} is no tensor, and ONNX returns tensors alone",
+            advice="Wrap the network in a module that returns its tensors.",
+        )
 
 
 def _unlike(names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -157,11 +157,23 @@ def _run(quantize: Any, *args: Any, **how: Any) -> None:
 
 
 def _layers(graph: Any) -> list[Any]:
-    """Return the nodes that multiply by weights."""
+    """Return the nodes that multiply by weights, and can do so in integers."""
     constants = {tensor.name for tensor in graph.initializer}
     return [
-        node for node in graph.node if node.op_type in _LAYERS and constants & {*node.input[1:2]}
+        node
+        for node in graph.node
+        if node.op_type in _LAYERS and constants & {*node.input[1:2]} and not _is_too_grouped(node)
     ]
+
+
+def _is_too_grouped(node: Any) -> bool:
+    """Whether it is a transposed convolution in groups with a bias.
+
+    Its weight has the channels of one group, and onnxruntime takes its scales for those of the
+    bias, which has all.
+    """
+    groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+    return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
 
 
 def _learnt(

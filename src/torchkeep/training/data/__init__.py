@@ -15,7 +15,7 @@ from torchkeep.training.data.folders import ImageFolder
 from torchkeep.training.data.images import read_image
 from torchkeep.training.data.preprocessing import Preprocessing
 from torchkeep.training.data.samples import Relabelled, Transformed, labels_of
-from torchkeep.training.data.sources import Data, open_data
+from torchkeep.training.data.sources import Data, open_data, open_validation
 from torchkeep.training.data.splitting import split
 from torchkeep.training.data.transforms import Mixed, transform_of
 
@@ -28,6 +28,7 @@ __all__ = [
     "Transformed",
     "labels_of",
     "open_data",
+    "open_validation",
     "read_image",
     "split",
     "transform_of",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from torchkeep.errors import FileProblem, MissingExtra, WrongArgument
 from torchkeep.networks import own_callable
@@ -112,6 +112,49 @@ def open_data(
     return data if classes is None else _relabelled(data, tuple(classes))
 
 
+def open_validation(
+    source: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    whole: bool = False,
+    val_share: float = 0.2,
+    seed: int = 0,
+) -> Data:
+    """Return data to see how good a trained model is: `val` is what counts, `train` may be empty.
+
+    Args:
+        source: as for `open_data`, and a folder that has a part for validation alone.
+        classes: the class names by label, such as the model's; see `open_data`.
+        whole: everything is for validation, also what `open_data` would keep to train on.
+        val_share: see `open_data`.
+        seed: see `open_data`.
+
+    Raises:
+        FileMissing, FileUnreadable, WrongArgument, MissingExtra: see `open_data`.
+    """
+    folder = Path(source)
+    if (base := _validation_alone(folder, classes or (), whole=whole)) is not None:
+        found = ImageFolder(base, skip_empty=classes is not None)
+        data = Data(str(source), found.classes, Subset(found, []), found)
+        return data if classes is None else _relabelled(data, tuple(classes))
+    data = open_data(source, classes=classes, val_share=val_share, seed=seed)
+    if not whole:
+        return data
+    return replace(data, train=Subset(data.train, []), val=ConcatDataset([data.train, data.val]))
+
+
+def _validation_alone(folder: Path, classes: Sequence[str], *, whole: bool) -> Path | None:
+    """Return the folder of folders per class that is for validation and not to be split, if any."""
+    if not folder.is_dir():
+        return None
+    parts = _parts_in(folder)
+    if whole and not any(parts.values()):
+        return folder
+    names = subfolders(folder)
+    is_alone = all(name.lower() in _PARTS["val"] and name not in classes for name in names)
+    return parts["val"] if is_alone else None
+
+
 def _relabelled(data: Data, classes: tuple[str, ...]) -> Data:
     unknown = [name for name in data.classes if name not in classes]
     if unknown:
@@ -135,7 +178,7 @@ def _alike(unknown: Iterable[str], classes: Iterable[str]) -> str:
 
 
 def _folder(folder: Path, val_share: float, seed: int, *, skip_empty: bool) -> Data:
-    parts = {part: _first(folder, names) for part, names in _PARTS.items()}
+    parts = _parts_in(folder)
     base = parts["train"] or folder
     found = ImageFolder(base, skip_empty=skip_empty)
     if parts["train"] and parts["val"]:
@@ -147,6 +190,10 @@ def _folder(folder: Path, val_share: float, seed: int, *, skip_empty: bool) -> D
     chosen = split(names, [label for _, label in found.samples], val_share, seed=seed)
     train, val = (_chosen(found, positions) for positions in chosen)
     return Data(str(folder), found.classes, train, val)
+
+
+def _parts_in(folder: Path) -> dict[str, Path | None]:
+    return {part: _first(folder, names) for part, names in _PARTS.items()}
 
 
 def _first(folder: Path, names: Iterable[str]) -> Path | None:
