@@ -31,7 +31,7 @@ demo: $(VENV)/demo.stamp ## train, kill, resume, prove, inspect and transfer: th
 	$(BIN)/torchkeep demo --out $(OUT)
 
 test: check ## run the checks and all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest --doctest-modules src/torchkeep
 
 test-exact: $(VENV)/dev.stamp ## kill every kind of run at every place, and compare its end bit for bit

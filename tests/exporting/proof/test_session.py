@@ -18,6 +18,11 @@ from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.proof.wire import receive, send
 
 
+@pytest.fixture(autouse=True)
+def _started_soon() -> None:
+    """Each process here starts from nothing, as it does for everybody."""
+
+
 @pytest.mark.parametrize(
     "array",
     [
