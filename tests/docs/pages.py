@@ -18,6 +18,8 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
+
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
@@ -108,28 +110,23 @@ def _run_console(text: str) -> str:
     lines: list[str] = []
     for part in re.split(r"^(?=\$ )", text, flags=re.MULTILINE):
         command, _, expected = part.partition("\n")
-        words = shlex.split(command.removeprefix("$ "), comments=True)
-        program = _program(words)
-        if program:
-            done = subprocess.run(
-                [sys.executable, *program],
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                check=False,
-            )
-            expected = _agreed(expected, done.stdout + done.stderr)
+        output = _output_of(shlex.split(command.removeprefix("$ "), comments=True))
+        if output is not None:
+            expected = _agreed(expected, output)
         lines += [command + "\n" if part else "", expected]
     return "".join(lines)
 
 
-def _program(words: list[str]) -> list[str]:
-    """Return how Python runs a command: torchkeep's, or an example's; empty for others."""
+def _output_of(words: list[str]) -> str | None:
+    """Return what a command writes: torchkeep's, or an example's; None for others."""
     if words[:1] == ["torchkeep"] and words[1] in _VERBS:
-        return ["-m", *words]
+        return forked.output_of(words[1:])
     if words[:1] == ["python"] and words[1].startswith("examples/"):
-        return [str(ROOT / words[1]), *words[2:]]
-    return []
+        command = [sys.executable, str(ROOT / words[1]), *words[2:]]
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        ).stdout
+    return None
 
 
 def _agreed(expected: str, found: str) -> str:

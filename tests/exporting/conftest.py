@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporting import forked
+import forked
 from torchkeep.exporting.proof import session, timing
 
 

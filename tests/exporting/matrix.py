@@ -4,7 +4,7 @@
 family of timm, and prints how many pass per target, and the reason for each that does not. It ends
 with 1 if less than 95% of a target do. Values are random, statistics of BatchNorm those of noise:
 no files are fetched. `--out FILE` keeps the results, and goes on where it was; `--jobs N` takes so
-many at once, a core each.
+many at once, a core each. `--page docs/exported_networks.md` writes the page of the documentation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--one", metavar="NAME")
     parser.add_argument("--out", metavar="FILE", type=Path)
     parser.add_argument("--only", metavar="N", type=int, help="each Nth network")
+    parser.add_argument("--page", metavar="FILE", type=Path, help="write the results as a page")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="networks at once")
     options = parser.parse_args()
     if options.one:
@@ -119,6 +121,8 @@ def main() -> int:
                     file.write(json.dumps(row) + "\n")
             marks = "  ".join(f"{each} {_mark(row[each])}" for each in TARGETS)
             print(f"{row['name']:<48} {marks}", flush=True)
+    if options.page:
+        options.page.write_text("\n".join(_page(found)) + "\n")
     return _told(found)
 
 
@@ -138,6 +142,44 @@ def _told(found: list[dict[str, Any]]) -> int:
         for name, problem in wrong:
             print(f"  {name}: {problem}")
     return 0 if is_enough else 1
+
+
+_HEAD = """\
+# Networks that were exported
+
+`make test-export` exports every classifier of torchvision, and one or more of each family of
+timm, as ONNX, `.pt2` and TorchScript, and proves each file in its own runtime at batches of 1, 2
+and 7. The weights are random and BatchNorm has the statistics of noise, since none are fetched;
+images are of the smallest size that a network takes, where it takes any. The numbers are the
+largest difference of two outputs, as a share of the largest; 0 is bit for bit. More than 1e-4
+passes only where the file is as near to the result in float64 as PyTorch's own float32 is: random
+weights make some deep networks that unstable, and for those the table says little.
+"""
+
+
+def _page(found: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page of the documentation."""
+    yield _HEAD
+    yield f"With {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}:"
+    yield ""
+    for target in TARGETS:
+        passed = sum(not row[target]["problem"] for row in found)
+        yield f"- {target}: {passed} of {len(found)} pass"
+    yield ""
+    yield "| network | image | ONNX | `.pt2` | TorchScript |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for row in sorted(found, key=lambda row: str(row["name"]).partition("/")[::-1]):
+        cells = (_cell(row[target]) for target in TARGETS)
+        yield f"| {row['name']} | {row['side']} | {' | '.join(cells)} |"
+
+
+_PACKAGES = ("torch", "torchvision", "timm", "onnxscript", "onnxruntime")
+
+
+def _cell(result: dict[str, Any]) -> str:
+    if result["problem"]:
+        return f"no: {result['problem'].splitlines()[0]}".replace("|", "/")
+    return f"{result['differs']:.1e}" if result["differs"] else "0"
 
 
 if __name__ == "__main__":

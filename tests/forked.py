@@ -1,8 +1,8 @@
-"""Processes that run a written file, forked from one that has loaded PyTorch and nothing else.
+"""Processes that are forked from one that has loaded PyTorch and nothing else.
 
-To load PyTorch takes longer than all that most tests do with it. What is forked is as fresh: it
-has the runtime, and nothing of the process that tests. The real start is in `proof/test_session.py`
-and in the tests of the command line and of the documentation.
+To load PyTorch takes longer than all that most programs of the tests do with it. What is forked is
+as fresh: it has nothing of the process that tests. Real starts are tested by `tests/cli`, and by
+`tests/exporting/proof/test_session.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
@@ -67,7 +69,32 @@ def popen(command: list[str], *, stderr: BinaryIO, **how: Any) -> Any:
 def _main(words: list[str], *ends: Connection) -> None:
     from torchkeep.exporting.proof import child
 
-    for number, end in enumerate(ends):
-        os.dup2(end.fileno(), number)
+    _put_in_place(ends)
     sys.stdin = os.fdopen(0, "r", closefd=False)
     child.main(*words)
+
+
+def output_of(words: Sequence[str]) -> str:
+    """Return what the command `torchkeep WORDS` writes to both streams, in this folder."""
+    with tempfile.TemporaryFile() as file:
+        streams = [Connection(os.dup(file.fileno())) for _ in range(2)]
+        process = _FORKING.Process(target=_command, args=(list(words), *streams))
+        process.start()
+        for stream in streams:
+            stream.close()
+        process.join()
+        file.seek(0)
+        return file.read().decode()
+
+
+def _command(words: list[str], *streams: Connection) -> None:
+    from torchkeep.cli import main
+
+    _put_in_place(streams, first=1)
+    sys.exit(main(words))
+
+
+def _put_in_place(ends: Sequence[Connection], first: int = 0) -> None:
+    """Make these the standard streams, from a number on."""
+    for number, end in enumerate(ends, first):
+        os.dup2(end.fileno(), number)
