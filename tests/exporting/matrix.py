@@ -71,12 +71,14 @@ def _lively(model: Any, side: int) -> Any:
     """Return a network whose BatchNorms have the statistics of noise, as trained ones have some."""
     import torch
 
+    # Of few images some channels vary so little that deep networks then make noise of any other:
+    # with 4, an EfficientNetV2's float32 was 16% off its float64, and with 32 it is 1e-5 off.
     norms = [part for part in model.modules() if hasattr(part, "running_mean")]
     for norm in norms:
         norm.momentum = 1.0
     if norms:
         with torch.no_grad():
-            model.train()(torch.randn(4, 3, side, side))
+            model.train()(torch.randn(32, 3, side, side))
     return model.eval()
 
 
