@@ -1,15 +1,18 @@
 """The targets of `torchkeep.export`: one file each.
 
-target.py       what a target is
-graphs.py       a network as a graph of torch.export, which several targets start from
-casting.py      a network that computes in float16 or bfloat16
-onnx_int8.py    ONNX with integers of 8 bits
-pt2_int8.py     a graph of torch.export with integers of 8 bits
-torchscript.py  TorchScript, by trace and by script
-pt2.py          torch.export's own file, and its compiled form
-onnx.py         ONNX
-openvino.py     OpenVINO's intermediate representation
-executorch.py   ExecuTorch
+target.py            what a target is
+onnx.py              ONNX
+onnx_int8.py         ONNX with integers of 8 bits
+onnx_activations.py  what stands between the layers of such a file, in integers as well
+pt2.py               torch.export's own file, and its compiled form
+pt2_int8.py          a graph of torch.export with integers of 8 bits
+torchscript.py       TorchScript, by trace and by script
+openvino.py          OpenVINO's intermediate representation
+executorch.py        ExecuTorch
+
+graphs.py            a network as a graph of torch.export, which several targets start from
+casting.py           a network that computes in float16 or bfloat16
+arrays.py            what PyTorch runs, called with NumPy's arrays
 
 To add one: write a file with a dataclass and `open_file`, add the class to `TARGETS`, a sample to
 tests/exporting/samples.py, and a row to docs/exporting.md.
