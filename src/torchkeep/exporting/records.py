@@ -14,9 +14,9 @@ from torchkeep.exporting.report import Exported
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.report import Deployment, add_deployments
+from torchkeep.training.retraining import REPORT_FILE
 
 EXPORTS_FILE = "exports.jsonl"
-_REPORT_FILE = "report.html"
 _LARGEST = 1 << 60
 """Of a number: of bytes, of seconds, of times as fast."""
 
@@ -33,8 +33,8 @@ def record_export(run: Path, report: Exported) -> None:
     known = [*(one for one in read_exports(run) if one.name != mine.name), mine]
     text = "".join(f"{json.dumps(asdict(one))}\n" for one in known)
     write_file(path, text.encode(), overwrite=True)
-    if (run / _REPORT_FILE).is_file():
-        add_deployments(run / _REPORT_FILE, known)
+    if (run / REPORT_FILE).is_file():
+        add_deployments(run / REPORT_FILE, known)
 
 
 def read_exports(run: Path) -> list[Deployment]:

@@ -21,8 +21,8 @@ from torchkeep.training.classifier import load_classifier, read_card
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pretrained import usual_preprocessing
 from torchkeep.training.quantizing import Ranges
-
-_RUN_FILES = ("best.safetensors", "last.safetensors")
+from torchkeep.training.records.settings import SETTINGS_FILE
+from torchkeep.training.retraining import BEST_FILE, LAST_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +141,28 @@ def open_subject(
     card = read_card(file)
     if card is not None:
         network, card = load_classifier(file, arch=arch)
-        known = card.arch, card.classes, card.preprocessing
-        return Subject(network, file.name, *known, True, run, card.qat or {}, file)
+        return Subject(
+            network,
+            file.name,
+            arch=card.arch,
+            classes=card.classes,
+            preprocessing=card.preprocessing,
+            is_recipe_told=True,
+            run=run,
+            ranges=card.qat or {},
+            file=file,
+        )
     if arch is None and (found := inspect(file)).role == "module":
-        network = load_model(file, select=select, trust=trust).eval()
+        network = load_model(file, select=select, trust=trust)
         arch = _name_of(found)
-        recipe = usual_preprocessing(arch) if arch else None
-        return Subject(network, file.name, arch, (), recipe, False, run, file=file)
-    if arch is None:
-        arch, told = recognised(file)
-        num_classes = num_classes or told
-    network = build(arch, num_classes=num_classes, input_channels=input_channels)
-    load_into(network, file, select=select)
-    recipe = usual_preprocessing(arch)
-    return Subject(network.eval(), file.name, arch, (), recipe, False, run, file=file)
+    else:
+        if arch is None:
+            arch, told = recognised(file)
+            num_classes = num_classes or told
+        network = build(arch, num_classes=num_classes, input_channels=input_channels)
+        load_into(network, file, select=select)
+    recipe = usual_preprocessing(arch) if arch else None
+    return Subject(network.eval(), file.name, arch=arch, preprocessing=recipe, run=run, file=file)
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
@@ -164,15 +172,16 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "settings.json").is_file()
+    return (folder / SETTINGS_FILE).is_file()
 
 
 def _best_of(run: Path) -> Path:
-    for name in _RUN_FILES:
+    names = (BEST_FILE, LAST_FILE)
+    for name in names:
         if (run / name).is_file():
             return run / name
     raise FileMissing(
-        f"there is no {' and no '.join(_RUN_FILES)} in it",
+        f"there is no {' and no '.join(names)} in it",
         advice="Name the model's file, or a folder that torchkeep train has written.",
         path=run,
     )
