@@ -17,8 +17,7 @@ from torchkeep.errors import ClassesMissing, WrongArgument
 from torchkeep.wording import printable
 
 if TYPE_CHECKING:
-    from torchkeep.exporting import Exported, Target
-    from torchkeep.exporting.proof.parity import Tolerance
+    from torchkeep.exporting import Exported, Target, Tolerance
 
 DESCRIPTION = """\
 Write a network as a deployment file, and prove it: the written file is run by

@@ -22,13 +22,15 @@ def cast(program: Program, precision: str) -> Program:
 
     Args:
         program: the network, which is copied.
-        precision: one of `HALVES`.
+        precision: one of `HALVES`. With any other the program is returned as it is.
 
     Raises:
         ExportRefused: the network mixes that type with float32.
     """
     import torch
 
+    if precision not in HALVES:
+        return program
     dtype: torch.dtype = getattr(torch, precision)
     model = copy.deepcopy(program.model).to(dtype)
     # Hooks, and no module around it: the names of inputs and layers stay what they are.

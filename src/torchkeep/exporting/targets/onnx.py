@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
-from torchkeep.exporting.targets.casting import HALVES, cast
+from torchkeep.exporting.targets.casting import cast
 from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
 from torchkeep.exporting.targets.onnx_int8 import METHODS, dynamically_quantized, quantized
 from torchkeep.exporting.targets.target import (
@@ -72,8 +72,7 @@ class Onnx:
 
     def write(self, program: Program, path: Path) -> None:
         """Write the file: see `Target.write`."""
-        if self.precision in HALVES:
-            program = cast(program, self.precision)
+        program = cast(program, self.precision)
         made = self._made(program)
         tensors = [value.const_value for value in made.model.graph.initializers.values()]
         nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)

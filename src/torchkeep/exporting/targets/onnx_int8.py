@@ -196,7 +196,7 @@ def _learnt(
     found: dict[str, tuple[float, float]] = {}
     missing = dict(ranges)
     for node in layers:
-        name = module_of(node)
+        name = _module_of(node)
         if name not in ranges:
             continue
         missing.pop(name, None)
@@ -218,7 +218,7 @@ def _learnt(
     }
 
 
-def module_of(node: Any) -> str:
+def _module_of(node: Any) -> str:
     """Return the name of the module whose weight a node has.
 
     A node that a convolution and its BatchNorm have become says that it is of the latter; its

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torchkeep.errors import ExportRefused, MissingExtra, WrongArgument
-from torchkeep.exporting.targets.casting import HALVES, cast
+from torchkeep.exporting.targets.casting import cast
 from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly, write_whole
 from torchkeep.exporting.targets.target import Arrays, Opened, Program, check_precision
 
@@ -78,7 +78,7 @@ class Pt2:
 
     def _graph(self, program: Program) -> ExportedProgram:
         if self.precision != "int8":
-            return graph_of(cast(program, self.precision) if self.precision in HALVES else program)
+            return graph_of(cast(program, self.precision))
         if find_spec("torchao") is None:
             raise MissingExtra.for_modules("the target pt2 of int8", ["torchao"], "export")
         from torchkeep.exporting.targets.pt2_int8 import quantized

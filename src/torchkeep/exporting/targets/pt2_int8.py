@@ -14,6 +14,7 @@ Source: https://docs.pytorch.org/ao/stable/pt2e_quantization/index.html
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-LEVELS = 255
-"""Steps between the least and the largest value of what goes into a layer."""
+_STEPS = 255
+"""Between the least and the largest value of what goes into a layer."""
 
 
 def quantized(program: Program) -> ExportedProgram:
@@ -62,11 +63,7 @@ def quantized(program: Program) -> ExportedProgram:
                 advice="--to onnx --precision int8 takes more of them; bfloat16 takes any network.",
             ) from error
     _drop_unused(model)
-    return graph_of(Program(model, *_call_of(program)))
-
-
-def _call_of(program: Program) -> tuple[Any, ...]:
-    return program.args, program.names, program.outputs, program.dynamic, program.texts
+    return graph_of(replace(program, model=model))
 
 
 def _quantizer(ranges: Mapping[str, tuple[float, float]]) -> Any:
@@ -83,7 +80,7 @@ def _quantizer(ranges: Mapping[str, tuple[float, float]]) -> Any:
             _check(layers, ranges)
             for node in layers:
                 inputs = {
-                    node.args[0]: _of_activation(ranges.get(module_of(node))),
+                    node.args[0]: _of_activation(ranges.get(_module_of(node))),
                     node.args[1]: _of_weight(),
                 }
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
@@ -103,7 +100,7 @@ def _check(layers: list[Any], ranges: Mapping[str, tuple[float, float]]) -> None
             "there is nothing to quantize: the network has no convolution or linear layer",
             advice="Choose float16 or bfloat16.",
         )
-    missing = sorted(set(ranges) - {module_of(node) for node in layers})
+    missing = sorted(set(ranges) - {_module_of(node) for node in layers})
     if missing:
         names = printable(", ".join(missing[:5]))
         raise ExportRefused(
@@ -123,7 +120,7 @@ def _is_layer(node: torch.fx.Node) -> bool:
     return isinstance(weight, torch.fx.Node) and weight.op == "get_attr"
 
 
-def module_of(node: torch.fx.Node) -> str:
+def _module_of(node: torch.fx.Node) -> str:
     """Return the name of the module that has a node's weight."""
     return str(getattr(node.args[1], "target", "")).rpartition(".")[0]
 
@@ -136,12 +133,12 @@ def _of_activation(learnt: tuple[float, float] | None) -> Any:
         QuantizationSpec,
     )
 
-    how = {"quant_min": 0, "quant_max": LEVELS, "qscheme": torch.per_tensor_affine}
+    how = {"quant_min": 0, "quant_max": _STEPS, "qscheme": torch.per_tensor_affine}
     if learnt is None:
         seen = MinMaxObserver.with_args(eps=2**-12)
         return QuantizationSpec(torch.uint8, seen, **how)
     low, high = min(learnt[0], 0.0), max(learnt[1], 0.0)
-    scale = (high - low) / LEVELS or 1.0
+    scale = (high - low) / _STEPS or 1.0
     return FixedQParamsQuantizationSpec(torch.uint8, scale, round(-low / scale), **how)
 
 

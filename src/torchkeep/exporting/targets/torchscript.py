@@ -54,8 +54,7 @@ class TorchScript:
         """Write the file: see `Target.write`."""
         import torch
 
-        if self.precision in HALVES:
-            program = cast(program, self.precision)
+        program = cast(program, self.precision)
         with quietly():
             made = self._made(program)
             if self.optimize:
