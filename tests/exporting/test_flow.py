@@ -41,7 +41,7 @@ from torchkeep.exporting import (
     taking_pixels,
 )
 from torchkeep.exporting.publishing import publish, staging_folder
-from torchkeep.exporting.targets import graphs
+from torchkeep.exporting.targets.exporters import first_line, quietly
 from torchkeep.networks import build
 from torchkeep.report import RunReport, write_report
 from torchkeep.saving import save
@@ -176,7 +176,7 @@ def test_a_network_that_is_random_can_not_be_compared(tmp_path: Path) -> None:
 
 def test_a_file_of_somebody_else_is_proven_without_what_it_need_not_say(tmp_path: Path) -> None:
     subject, path = open_subject(classifier(tmp_path)), tmp_path / "theirs.ts"
-    with graphs.quietly():
+    with quietly():
         torch.jit.save(torch.jit.trace(subject.model, torch.ones(2, 3, 24, 24)), path)
     report = prove(subject, path, data=images(tmp_path / "data"))
     assert report.images_prepared == 0
@@ -722,8 +722,8 @@ def test_exporters_say_nothing_on_the_screen(
 
 
 def test_a_message_of_many_lines_is_cut_to_the_first_that_says_something() -> None:
-    assert graphs.first_line("\n\n  what happened\nwhere") == "what happened"
-    assert graphs.first_line("") == "no message"
+    assert first_line("\n\n  what happened\nwhere") == "what happened"
+    assert first_line("") == "no message"
 
 
 def test_what_was_guessed_and_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:

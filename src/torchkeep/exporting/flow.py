@@ -55,7 +55,7 @@ from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
 from torchkeep.exporting.targets import TARGETS, Program, Target
-from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.exporting.targets.exporters import reason
 from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
 from torchkeep.modes import evaluating
 from torchkeep.training.data.samples import Samples
@@ -302,7 +302,7 @@ def _check_sizes(work: _Work) -> None:
 
 def _failure(args: Sequence[torch.Tensor], error: Exception) -> str:
     shapes = ", ".join(str(list(arg.shape)) for arg in args)
-    return f"{shapes}: {type(error).__name__}: {first_line(str(error))}"
+    return f"{shapes}: {reason(error)}"
 
 
 def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]]:

@@ -28,7 +28,7 @@ from torchkeep.exporting.proof.timing import side_by_side
 from torchkeep.exporting.report import Accuracy, Speed
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
-from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.exporting.targets.exporters import reason
 from torchkeep.exporting.targets.target import Target
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.modes import evaluating
@@ -252,8 +252,7 @@ class _Proving:
         except Exception as error:  # the network is the caller's, and raises anything
             shapes = ", ".join(str(list(arg.shape)) for arg in case.args)
             raise WrongArgument(
-                f"the original can't be run on {case.name}, {shapes}: "
-                f"{type(error).__name__}: {first_line(str(error))}",
+                f"the original can't be run on {case.name}, {shapes}: {reason(error)}",
                 advice="Give an example of the shapes that it takes, or let less vary (--dynamic).",
             ) from error
 

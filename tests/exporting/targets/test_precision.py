@@ -23,7 +23,7 @@ from torchkeep.errors import ExportRefused, ProofFailed, WrongArgument
 from torchkeep.exporting import Onnx, Pt2, Target, Tolerance, TorchScript, export, prove
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.targets import Program
-from torchkeep.exporting.targets.graphs import quietly
+from torchkeep.exporting.targets.exporters import quietly
 
 ANY = Tolerance(9.0, 0.0, 0.0, 1.0)
 """For files that are looked into, of networks that know nothing."""

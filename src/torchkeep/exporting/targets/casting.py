@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
-from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.exporting.targets.exporters import reason
 from torchkeep.exporting.targets.target import Program
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def cast(program: Program, precision: str) -> Program:
             model(*program.args)
     except Exception as error:  # the network's own code runs, and raises anything
         raise ExportRefused(
-            f"the network does not run in {precision} "
-            f"({type(error).__name__}: {first_line(str(error))})",
+            f"the network does not run in {precision} ({reason(error)})",
             advice="It makes tensors of float32 on its way: have it make them of its input's type, "
             "or export float32.",
         ) from error

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
-from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.exporters import quietly, reason
+from torchkeep.exporting.targets.graphs import graph_of
 from torchkeep.exporting.targets.target import Opened, Program, check_precision
 
 LEAST_LARGEST_BATCH = 32
@@ -65,8 +66,7 @@ class ExecuTorch:
                 made = lowered.to_executorch()
             except Exception as error:  # its passes' own, of many kinds
                 raise ExportRefused(
-                    "ExecuTorch has nothing for a part of the network "
-                    f"({type(error).__name__}: {first_line(str(error))})",
+                    f"ExecuTorch has nothing for a part of the network ({reason(error)})",
                     advice=_advice(program),
                 ) from error
         _check_bounds(made, program, largest)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
+from torchkeep.exporting.targets.exporters import first_line, quietly, reason
 from torchkeep.exporting.targets.target import Program
 from torchkeep.wording import printable, shortened
 
@@ -66,13 +63,11 @@ def _refusal(program: Program, error: Exception) -> ExportRefused:
             advice="Export it for that size: dynamic='none' (--dynamic none), or 'batch' if other "
             "image sizes were asked for.",
         )
-    what = (
-        "the network decides by values, which a graph can't"
-        if is_of_values
-        else ("torch.export can't follow the network")
-    )
+    what = "torch.export can't follow the network"
+    if is_of_values:
+        what = "the network decides by values, which a graph can't"
     return ExportRefused(
-        f"{what}{at} ({type(error).__name__}: {first_line(text)})",
+        f"{what}{at} ({reason(error)})",
         advice="Branches that depend on values are written with torch.cond or torch.where; "
         "TorchScript by script (--to torchscript --by script) takes some that a graph can't.",
     )
@@ -89,38 +84,3 @@ def _own_line(error: BaseException) -> str:
         return ""
     code = f": {shortened(own[-1].line, 80)}" if own[-1].line else ""
     return printable(f"{own[-1].filename}, line {own[-1].lineno}{code}")
-
-
-def first_line(text: str) -> str:
-    """Return the first line of a message that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return shortened(lines[0] if lines else "no message", 300)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep what exporters say of themselves off the screen; what matters raises.
-
-    torch.jit tells that it is deprecated at every call: the documentation says so once. Where
-    torch.export can't follow a branch, it prints its graph to stderr, before it raises.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def write_whole(path: Path, save: Callable[[io.BytesIO], object]) -> None:
-    """Write what PyTorch saves, by way of memory: its own writer ends the process on a full disk.
-
-    Raises:
-        OSError: the system refuses.
-    """
-    memory = io.BytesIO()
-    save(memory)
-    with path.open("wb") as file:
-        file.write(memory.getbuffer())

@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
 from torchkeep.exporting.targets.casting import cast
-from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.exporters import quietly, reason
+from torchkeep.exporting.targets.graphs import graph_of
 from torchkeep.exporting.targets.onnx_int8 import METHODS, dynamically_quantized, quantized
 from torchkeep.exporting.targets.target import (
     Arrays,
@@ -101,7 +102,7 @@ class Onnx:
                 )
             except Exception as error:  # the exporter's own, of many kinds
                 raise ExportRefused(
-                    f"ONNX has nothing for a part of the network: {first_line(_cause(error))}",
+                    f"ONNX has nothing for a part of the network: {reason(_cause(error))}",
                     advice="A newer opset may have it (--opset), or another target.",
                 ) from error
         assert made is not None  # noqa: S101 (it is None only with a file's name given)
@@ -182,10 +183,10 @@ def _unlike(names: Sequence[str], taken: Sequence[str]) -> list[str]:
     return made
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return error
 
 
 def _name_dimensions(model: Any, program: Program) -> None:

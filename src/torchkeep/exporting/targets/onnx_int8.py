@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from torchkeep.errors import ExportRefused
-from torchkeep.exporting.targets.graphs import first_line, quietly
+from torchkeep.exporting.targets.exporters import quietly, reason
 from torchkeep.exporting.targets.onnx_activations import (
     BETWEEN,
     nodes_between,
@@ -150,8 +150,7 @@ def _run(quantize: Any, *args: Any, **how: Any) -> None:
         quantize(*args, **how)
     except Exception as error:  # onnxruntime's own, of many kinds
         raise ExportRefused(
-            f"onnxruntime can't quantize the network "
-            f"({type(error).__name__}: {first_line(str(error))})",
+            f"onnxruntime can't quantize the network ({reason(error)})",
             advice="float16 is half as large as float32, and takes any network.",
         ) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from torchkeep.errors import ExportRefused, WrongArgument
-from torchkeep.exporting.targets.graphs import first_line
+from torchkeep.exporting.targets.exporters import first_line
 from torchkeep.exporting.targets.onnx import Onnx
 from torchkeep.exporting.targets.target import (
     Arrays,

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torchkeep.errors import ExportRefused, MissingExtra, WrongArgument
 from torchkeep.exporting.targets.casting import cast
-from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly, write_whole
+from torchkeep.exporting.targets.exporters import quietly, reason, write_whole
+from torchkeep.exporting.targets.graphs import graph_of
 from torchkeep.exporting.targets.target import Arrays, Opened, Program, check_precision
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Pt2:
                 )
             except Exception as error:  # the compiler's and its own
                 raise ExportRefused(
-                    f"it can't be compiled ({type(error).__name__}: {first_line(str(error))})",
+                    f"it can't be compiled ({reason(error)})",
                     advice="Is a C++ compiler installed? Without --compile none is needed.",
                 ) from error
 

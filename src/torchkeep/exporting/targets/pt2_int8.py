@@ -18,7 +18,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
-from torchkeep.exporting.targets.graphs import first_line, graph_of, quietly
+from torchkeep.exporting.targets.exporters import quietly, reason
+from torchkeep.exporting.targets.graphs import graph_of
 from torchkeep.exporting.targets.target import Program
 from torchkeep.wording import printable
 
@@ -58,8 +59,7 @@ def quantized(program: Program) -> ExportedProgram:
             raise
         except Exception as error:  # torchao's own, of many kinds
             raise ExportRefused(
-                f"torchao can't quantize the network ({type(error).__name__}: "
-                f"{first_line(str(error))})",
+                f"torchao can't quantize the network ({reason(error)})",
                 advice="--to onnx --precision int8 takes more of them; bfloat16 takes any network.",
             ) from error
     _drop_unused(model)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
 from torchkeep.exporting.targets.casting import HALVES, cast
-from torchkeep.exporting.targets.graphs import first_line, quietly, write_whole
+from torchkeep.exporting.targets.exporters import quietly, reason, write_whole
 from torchkeep.exporting.targets.target import Opened, Program, check_precision
 
 
@@ -81,8 +81,7 @@ class TorchScript:
                 return traced.eval()
         except Exception as error:  # the network's own code runs, and raises anything
             raise ExportRefused(
-                f"TorchScript can't {self.by} the network "
-                f"({type(error).__name__}: {first_line(str(error))})",
+                f"TorchScript can't {self.by} the network ({reason(error)})",
                 advice="By trace takes any Python that is not to be kept (--by trace)."
                 if self.by == "script"
                 else "Try --to pt2, which has replaced TorchScript.",
