@@ -2,7 +2,8 @@
 
 flow.py        the whole flow: `export` and `prove`
 subjects.py    what is exported: a live module, a file, a run
-examples.py    what it is called with, and what may vary
+examples.py    what it is called with
+cases.py       what may vary, and which inputs it is proven with for that
 targets/       one file per kind of deployment file
 proving.py     a written file against the original
 proof/         a written file in a process of its own, and how outputs are compared

@@ -13,11 +13,11 @@ from zipfile import BadZipFile
 
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.subjects import Subject
+from torchkeep.exporting.targets.target import Dims
 from torchkeep.loading import load
 from torchkeep.outputs import as_arguments, place_of
 from torchkeep.training.data import open_validation, read_image, transform_of
@@ -26,10 +26,6 @@ from torchkeep.wording import counted, printable
 
 NUM_IMAGES = 64
 """How many images are taken of a folder: enough that every batch size meets others."""
-
-BATCH_SIZES = (1, 2, 7)
-"""What is proven where the batch may vary: the one that is often fixed by mistake, the one that was
-exported with, and one that nothing was made for."""
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
 
@@ -50,36 +46,40 @@ class Examples:
     """The images that they were made of, in the same order."""
     batch_size: int = 1
     """The rows of a call where their number may not vary: as many as were given at once."""
+    dynamic: Dims = ()
+    """By input, the dimensions that may vary, and their names: see `cases.let_vary`."""
 
     @property
     def num_rows(self) -> int:
         """The most rows of an input; 1 if none has rows."""
         return max((len(arg) for arg in self.args if arg.dim()), default=1)
 
-    def rows(self, count: int, begin: int = 0, dims: Dims = ()) -> tuple[torch.Tensor, ...]:
+    @property
+    def has_dynamic_batch(self) -> bool:
+        """Whether the number of rows may vary."""
+        return any(0 in dims for dims in self.dynamic)
+
+    def call_size(self, wanted: int) -> int:
+        """Return how many rows a call has: those wanted, where their number may vary."""
+        return wanted if self.has_dynamic_batch else self.batch_size
+
+    def rows(self, count: int, begin: int = 0) -> tuple[torch.Tensor, ...]:
         """Return so many rows of each, from one on; they begin anew at the end.
 
-        Args:
-            count: how many.
-            begin: the first one.
-            dims: by input, what may vary. If that is the first dimension of some alone, the others
-                come as they are. If it is that of none, so do those with fewer rows than another.
+        If the rows of some inputs alone may vary, the others come as they are. If those of none
+        may, so do inputs that have fewer rows than another.
         """
-        if any(0 in each for each in dims):
-            whole = [0 not in each for each in dims]
+        if self.has_dynamic_batch:
+            whole = [0 not in dims for dims in self.dynamic]
         else:
             whole = [arg.dim() > 0 and len(arg) < self.num_rows for arg in self.args]
         return tuple(
-            arg if is_whole or not arg.dim() else _turned(arg, 0, count, begin)
+            arg if is_whole or not arg.dim() else cycled(arg, 0, count, begin)
             for arg, is_whole in zip(self.args, whole, strict=True)
         )
 
 
-Dims = Sequence[Mapping[int, str]]
-"""By input, the dimensions that may vary, and their names."""
-
-
-def _turned(arg: torch.Tensor, dim: int, count: int, begin: int = 0) -> torch.Tensor:
+def cycled(arg: torch.Tensor, dim: int, count: int, begin: int = 0) -> torch.Tensor:
     """Return so many elements along a dimension, from one on, which begin anew at the end."""
     return arg.index_select(dim, torch.arange(begin, begin + count) % arg.shape[dim])
 
@@ -291,128 +291,3 @@ def validation_of(subject: Subject, source: Any, *, whole: bool) -> Samples:
     transform = preparing(subject)
     data = open_validation(source, classes=subject.classes or None, whole=whole)
     return data.transformed(transform, transform).val
-
-
-# --- What may vary -----------------------------------------------------------------------------
-
-DYNAMICS = ("batch", "sizes", "none")
-Dynamic = str | Mapping[str, Mapping[int, str]]
-"""One of `DYNAMICS`, or by input which dimensions may vary and what they are called."""
-
-
-def dynamic_dims(examples: Examples, dynamic: Dynamic) -> tuple[Mapping[int, str], ...]:
-    """Return by input which dimensions may vary, and their names.
-
-    Args:
-        examples: the inputs.
-        dynamic: `batch` for the first dimension, `sizes` for an image's height and width as well,
-            `none`, or what is written out.
-
-    Raises:
-        WrongArgument: it is none of these, or names what is not there.
-    """
-    if not isinstance(dynamic, str):
-        return _written_out(examples, dynamic)
-    if dynamic not in DYNAMICS:
-        raise WrongArgument(
-            f"nothing is dynamic in the way of {dynamic!r}",
-            advice=f"Choose one of {', '.join(DYNAMICS)}.",
-        )
-    found: list[Mapping[int, str]] = []
-    for arg in examples.args:
-        dims = {0: "batch"} if dynamic != "none" and arg.dim() else {}
-        if dynamic == "sizes" and arg.dim() == 4:
-            dims |= {2: "height", 3: "width"}
-        found.append(dims)
-    if dynamic == "sizes" and not any(2 in dims for dims in found):
-        raise WrongArgument("no input is an image, [n, channels, height, width]")
-    return tuple(found)
-
-
-def _written_out(
-    examples: Examples, dynamic: Mapping[str, Mapping[int, str]]
-) -> tuple[Mapping[int, str], ...]:
-    for name, dims in dynamic.items():
-        if name not in examples.names:
-            raise WrongArgument(
-                f"there is no input {name!r}", advice=f"There are {', '.join(examples.names)}."
-            )
-        arg = examples.args[examples.names.index(name)]
-        for at in dims:
-            if not 0 <= at < arg.dim():
-                raise WrongArgument(f"{name} has dimensions 0 to {arg.dim() - 1}, and no {at}")
-    return tuple(dict(dynamic.get(name, {})) for name in examples.names)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Inputs that the original and the file are run on."""
-
-    name: str
-    """What they are, such as `batch 2`."""
-    args: tuple[torch.Tensor, ...]
-    """The inputs."""
-
-
-def cases_of(examples: Examples, dims: Dims) -> list[Case]:
-    """Return what a file is to be proven with, by what may vary in it."""
-    if any(0 in each for each in dims):
-        begins = [sum(BATCH_SIZES[:at]) for at in range(len(BATCH_SIZES))]
-        found = [
-            Case(f"batch {size}", examples.rows(size, begin, dims))
-            for size, begin in zip(BATCH_SIZES, begins, strict=True)
-        ]
-    else:
-        size = examples.batch_size
-        found = [
-            Case(f"batch {size}, rows from {begin + 1}", examples.rows(size, begin))
-            for begin in range(0, min(examples.num_rows, 3 * size), size)
-        ]
-    args = examples.rows(size := batch_size_of(examples, dims), 0, dims)
-    if sizes := _other_sizes(args, dims):
-        told = ", ".join(f"{name} {value}" for name, value in sizes.items())
-        resized = tuple(_resized(arg, each, sizes) for arg, each in zip(args, dims, strict=True))
-        found.append(Case(f"batch {size}, {told}", resized))
-    return found
-
-
-def every_row(examples: Examples, dims: Dims) -> list[Case]:
-    """Return cases with all of the inputs, as far as there are more than `cases_of` takes."""
-    count = min(NUM_IMAGES, examples.num_rows)
-    if not any(0 in each for each in dims) or count <= max(BATCH_SIZES):
-        return []
-    return [Case(f"batch {count}", examples.rows(count, 0, dims))]
-
-
-def batch_size_of(examples: Examples, dims: Dims) -> int:
-    """Return the rows that a file is written with: two where it may vary, since one is special."""
-    return 2 if any(0 in each for each in dims) else examples.batch_size
-
-
-def _other_sizes(args: Sequence[torch.Tensor], dims: Dims) -> dict[str, int]:
-    """Return another size for each dimension that may vary, besides the first; by its name.
-
-    An image's become unlike, since height and width may be mixed up, and stay multiples of 32.
-    """
-    found: dict[str, int] = {}
-    for arg, each in zip(args, dims, strict=True):
-        for at, name in sorted(each.items()):
-            if at and name not in found:
-                more = 32 * (len(found) + 1) if _is_image(arg) and at > 1 else 3
-                found[name] = arg.shape[at] + more
-    return found
-
-
-def _resized(arg: torch.Tensor, dims: Mapping[int, str], sizes: Mapping[str, int]) -> torch.Tensor:
-    """Return an input of other sizes: images scaled, everything else repeated from its begin."""
-    wanted = {at: sizes[name] for at, name in dims.items() if at}
-    if wanted and _is_image(arg) and wanted.keys() <= {2, 3}:
-        height, width = (wanted.get(at, arg.shape[at]) for at in (2, 3))
-        return functional.interpolate(arg, (height, width), mode="bilinear", align_corners=False)
-    for at, size in wanted.items():
-        arg = _turned(arg, at, size)
-    return arg
-
-
-def _is_image(arg: torch.Tensor) -> bool:
-    return arg.dim() == 4 and (arg.is_floating_point() or arg.dtype == torch.uint8)

@@ -13,9 +13,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,17 +33,10 @@ from torchkeep.errors import (
     SaveRefused,
     WrongArgument,
 )
-from torchkeep.exporting.examples import (
-    Dynamic,
-    Examples,
-    batch_size_of,
-    cases_of,
-    dynamic_dims,
-    read_examples,
-    validation_of,
-)
+from torchkeep.exporting.cases import EXPORT_BATCH, Dynamic, cases_of, let_vary
+from torchkeep.exporting.examples import read_examples, validation_of
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
-from torchkeep.exporting.proving import WRITER, outputs_of, prove_file
+from torchkeep.exporting.proving import WRITER, Notify, Task, outputs_of, prove_file
 from torchkeep.exporting.publishing import (
     publish,
     refuse_source,
@@ -58,11 +51,7 @@ from torchkeep.exporting.targets import TARGETS, Program, Target
 from torchkeep.exporting.targets.exporters import reason
 from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
 from torchkeep.modes import evaluating
-from torchkeep.training.data.samples import Samples
 from torchkeep.wording import printable
-
-Notify = Callable[[str], object]
-"""Is told what is being done, in a few words."""
 
 
 def export(
@@ -92,7 +81,7 @@ def export(
         calibration: inputs from which a quantized file learns the ranges of its activations, given
             as `example` is; by default the images that the network was to be trained on in `data`,
             or the example.
-        dynamic: what may vary: see `dynamic_dims`.
+        dynamic: what may vary: see `let_vary`.
         tolerance: how far the file may be from the original; by default what is usual for the
             precision (`TOLERANCES`).
         overwrite: replace what is there.
@@ -106,26 +95,29 @@ def export(
         WrongArgument: an argument fits nothing.
         FileProblem: a file is missing or can't be read.
     """
+    begin = time.monotonic()
     named, final = Path(path), Path(os.path.realpath(path))
     chosen = chosen_target(target, named)
     parts = _parts_of(chosen, final)
     refuse_taken(final, parts, overwrite=overwrite)
-    work = _begin(model, named, chosen, example, data, whole, dynamic, tolerance, notify)
-    refuse_source(final, parts, work.subject.file)
-    with evaluating(work.subject.model), staging_folder(final) as folder:
-        program = _program(work)
-        if work.target.precision == "int8":
-            seen, learnt = _calibration(work, calibration), work.subject.ranges
-            program = replace(program, calibration=seen, ranges=learnt)
-        notify(f"writing {work.target.name}")
+    task = _task(model, chosen, example, data, whole, dynamic, tolerance, notify)
+    refuse_source(final, parts, task.subject.file)
+    with evaluating(task.subject.model), staging_folder(final) as folder:
+        program = _program(task)
+        if chosen.precision == "int8":
+            source, whole = (data, whole) if calibration is None else (calibration, False)
+            seen = _calibration(task, source, whole=whole)
+            program = replace(program, calibration=seen, ranges=task.subject.ranges)
+        notify(f"writing {chosen.name}")
         with written_to(final):
-            work.target.write(program, folder / final.name)
-        report = _proven(work, folder / final.name, sorted(folder.iterdir()))
+            chosen.write(program, folder / final.name)
+        files = sorted(folder.iterdir())
+        report = _proven(task, folder / final.name, files, begin, is_ours=True)
         publish(folder, final, report, overwrite=overwrite, parts=parts)
     report = replace(report, path=named)
-    if work.subject.run is not None:
+    if task.subject.run is not None:
         try:
-            record_export(work.subject.run, report)
+            record_export(task.subject.run, report)
         except (SaveRefused, DamagedFile) as error:
             error.advice = f"{final.name} is proven, and there. {error.advice}".rstrip()
             raise
@@ -166,13 +158,15 @@ def prove(
         WrongArgument: an argument fits nothing.
         FileProblem: a file is missing or can't be read.
     """
+    begin = time.monotonic()
     file = Path(path)
-    work = _begin(model, file, target, example, data, whole, dynamic, tolerance, notify)
-    beside = [part for part in _parts_of(work.target, file) if part.is_file()]
+    chosen = chosen_target(target, file)
+    task = _task(model, chosen, example, data, whole, dynamic, tolerance, notify)
+    beside = [part for part in _parts_of(chosen, file) if part.is_file()]
     try:
-        return _proven(work, file, sorted([file, *beside]), is_ours=False)
+        return _proven(task, file, sorted([file, *beside]), begin, is_ours=False)
     except ProofFailed as error:
-        if work.target.precision == "float32" and not error.advice:
+        if chosen.precision == "float32" and not error.advice:
             error.advice = (
                 "Is it of another network, or of older weights? If it was written with another "
                 "precision, say so (--precision)."
@@ -186,52 +180,24 @@ def _parts_of(target: Target, path: Path) -> list[Path]:
     return [path.with_name(names[target.name])] if target.name in names else []
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What is done with which network."""
-
-    target: Target
-    subject: Subject
-    examples: Examples
-    dims: tuple[Mapping[int, str], ...]
-    allowed: Tolerance
-    data: Any
-    whole: bool
-    validation: Samples | None
-    notify: Notify
-    begin: float
-
-
-def _begin(
+def _task(
     model: Any,
-    path: Path,
-    target: str | Target | None,
+    target: Target,
     example: Any,
     data: Any,
     whole: bool,
     dynamic: Dynamic,
     tolerance: Tolerance | None,
     notify: Notify,
-) -> _Work:
-    begin = time.monotonic()
-    chosen = chosen_target(target, path)
-    _require(chosen)
+) -> Task:
+    _require(target)
     notify("reading the network")
     subject = open_subject(model)
     examples = read_examples(subject, data if example is None else example, whole=whole)
     validation = None if data is None else validation_of(subject, data, whole=whole)
-    return _Work(
-        chosen,
-        subject,
-        examples,
-        dynamic_dims(examples, dynamic),
-        tolerance or TOLERANCES[chosen.precision],
-        data,
-        whole,
-        validation,
-        notify,
-        begin,
-    )
+    examples = let_vary(examples, dynamic)
+    tolerance = tolerance or TOLERANCES[target.precision]
+    return Task(target, subject, examples, tolerance, validation, notify)
 
 
 def chosen_target(target: str | Target | None, path: Path) -> Target:
@@ -264,9 +230,9 @@ def _require(target: Target) -> None:
         raise MissingExtra.for_modules(f"the target {target.name}", missing, extra)
 
 
-def _program(work: _Work) -> Program:
-    subject, examples = work.subject, work.examples
-    args = examples.rows(batch_size_of(examples, work.dims), 0, work.dims)
+def _program(task: Task) -> Program:
+    subject, examples = task.subject, task.examples
+    args = examples.rows(examples.call_size(EXPORT_BATCH))
     try:
         outputs = [outputs_of(subject.model, args) for _ in range(2)]
     except Exception as error:  # the network is the caller's, and raises anything
@@ -274,7 +240,7 @@ def _program(work: _Work) -> Program:
             f"the network can't be run on the example, {_failure(args, error)}",
             advice="Give an example of the shapes and types that it takes.",
         ) from error
-    _check_sizes(work)
+    _check_sizes(task)
     names = tuple(outputs[0])
     if not names:
         raise ExportRefused("the network returns no tensor", advice="Wrap it so that it does.")
@@ -284,14 +250,14 @@ def _program(work: _Work) -> Program:
             "the network gives something else each time, in evaluation mode as well",
             advice="Is Dropout called with training=True? A file of it can't be compared.",
         )
-    return Program(subject.model, args, examples.names, names, work.dims, _texts(subject))
+    return Program(subject.model, args, examples.names, names, examples.dynamic, _texts(subject))
 
 
-def _check_sizes(work: _Work) -> None:
+def _check_sizes(task: Task) -> None:
     """Make sure that the original takes each size that the file is to take."""
-    for case in cases_of(work.examples, work.dims):
+    for case in cases_of(task.examples):
         try:
-            outputs_of(work.subject.model, case.args)
+            outputs_of(task.subject.model, case.args)
         except Exception as error:  # the network is the caller's, and raises anything
             raise ExportRefused(
                 "the network takes one size alone where it was to take any: it can't be run on "
@@ -305,27 +271,30 @@ def _failure(args: Sequence[torch.Tensor], error: Exception) -> str:
     return f"{shapes}: {reason(error)}"
 
 
-def _calibration(work: _Work, calibration: Any) -> list[tuple[torch.Tensor, ...]]:
+def _calibration(task: Task, source: Any, *, whole: bool) -> list[tuple[torch.Tensor, ...]]:
     """Return real inputs, in batches of one: a runtime may know that size alone while it counts.
 
     Where the file has another number of rows, and no other, in batches of that.
 
+    Args:
+        task: what is exported.
+        source: the inputs; None for the examples.
+        whole: all of a data set is for validation.
+
     Raises:
         WrongArgument: there are none: ranges of random numbers fit no image.
     """
-    source = work.data if calibration is None else calibration
-    examples = work.examples
-    if source is None and not examples.is_real and not work.subject.ranges:
+    examples = task.examples
+    if source is None and not examples.is_real and not task.subject.ranges:
         raise WrongArgument(
             "int8 learns from real inputs what lies between which values, and there are none",
             advice="Give images to train on: data= or calibration= (--data or --calibrate).",
         )
+    count = examples.call_size(1)
     if source is not None:
-        whole = work.whole and calibration is None
-        examples = read_examples(work.subject, source, part="train", whole=whole)
-    is_some = any(0 in each for each in work.dims)
-    count = 1 if is_some else work.examples.batch_size
-    return [examples.rows(count, at, work.dims) for at in range(0, examples.num_rows, count)]
+        found = read_examples(task.subject, source, part="train", whole=whole)
+        examples = replace(found, dynamic=examples.dynamic)
+    return [examples.rows(count, at) for at in range(0, examples.num_rows, count)]
 
 
 def _texts(subject: Subject) -> dict[str, str]:
@@ -341,44 +310,36 @@ def _texts(subject: Subject) -> dict[str, str]:
     return texts
 
 
-def _proven(work: _Work, path: Path, files: list[Path], *, is_ours: bool = True) -> Exported:
+def _proven(
+    task: Task, path: Path, files: Iterable[Path], begin: float, *, is_ours: bool
+) -> Exported:
     """Prove a written file, and return what is told of it."""
-    target, subject = work.target, work.subject
-    proof = prove_file(
-        path,
-        target,
-        subject,
-        work.examples,
-        work.dims,
-        allowed=work.allowed,
-        validation=work.validation,
-        is_ours=is_ours,
-        notify=work.notify,
-    )
+    target, subject, examples = task.target, task.subject, task.examples
+    proof = prove_file(task, path, is_ours=is_ours)
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     return Exported(
         path=path,
         target=target.name,
         options={key: getattr(target, key) for key in target.__dataclass_fields__},
         source=subject.source,
-        example=work.examples.described,
-        is_real=work.examples.is_real,
+        example=examples.described,
+        is_real=examples.is_real,
         files=tuple(map(_described, files)),
         original_nbytes=sum(tensor.nbytes for tensor in tensors),
         inputs=proof.inputs,
-        tolerance=work.allowed,
+        tolerance=task.tolerance,
         comparisons=proof.comparisons,
-        notes=tuple(_notes(work)),
+        notes=tuple(_notes(task)),
         images_prepared=proof.images_prepared,
         speeds=proof.speeds,
         accuracy=proof.accuracy,
         versions=_versions(target),
-        seconds=time.monotonic() - work.begin,
+        seconds=time.monotonic() - begin,
     )
 
 
-def _notes(work: _Work) -> Iterator[str]:
-    subject = work.subject
+def _notes(task: Task) -> Iterator[str]:
+    subject = task.subject
     if subject.preprocessing is not None and not subject.is_recipe_told:
         yield (
             f"images are prepared as is usual for {subject.arch or 'such a network'}: "
@@ -386,9 +347,9 @@ def _notes(work: _Work) -> Iterator[str]:
         )
     if subject.preprocessing is not None and not subject.classes:
         yield f"it names no classes: {subject.source} has no names"
-    if subject.ranges and work.target.precision == "float32":
+    if subject.ranges and task.target.precision == "float32":
         yield "it was trained for 8 bits: precision int8 takes the ranges that it has learnt"
-    if subject.ranges and work.target.precision == "int8":
+    if subject.ranges and task.target.precision == "int8":
         yield "it was trained for 8 bits, and is compared with what it computes in 8 bits"
 
 

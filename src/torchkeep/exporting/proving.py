@@ -13,13 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchkeep.errors import DamagedFile, ProofFailed, WrongArgument
-from torchkeep.exporting.examples import (
-    Case,
-    Dims,
-    Examples,
-    cases_of,
-    every_row,
-)
+from torchkeep.exporting.cases import Case, cases_of, every_row
+from torchkeep.exporting.examples import Examples
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.proof.layers import first_layer_that_differs, first_tensor_that_differs
 from torchkeep.exporting.proof.parity import Comparison, Tolerance, compare, disagreement
@@ -53,6 +48,26 @@ original's, where the network makes much of small differences. It is then compar
 network in float64: its error may be so many times the original's own."""
 
 Notify = Callable[[str], object]
+"""Is told what is being done, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is exported or proven, and with what."""
+
+    target: Target
+    """What the file is. One of int8 is compared with what a network that was trained for 8 bits
+    computes in them; all others with the network itself."""
+    subject: Subject
+    """The original."""
+    examples: Examples
+    """Inputs, and what may vary."""
+    tolerance: Tolerance
+    """How far the file may be from the original."""
+    validation: Samples | None
+    """Images with labels, as the network takes them, or None."""
+    notify: Notify
+    """Is told what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +86,22 @@ class Proof:
     """On validation data."""
 
 
-def prove_file(
-    path: Path,
-    target: Target,
-    subject: Subject,
-    examples: Examples,
-    dims: Dims,
-    *,
-    allowed: Tolerance,
-    validation: Samples | None = None,
-    is_ours: bool = True,
-    notify: Notify = lambda _: None,
-) -> Proof:
+def prove_file(task: Task, path: Path, *, is_ours: bool) -> Proof:
     """Run a written file on what the original is run on, and compare.
 
     Args:
+        task: what it is to be, and what it is compared with.
         path: the file.
-        target: its target. A file of int8 is compared with what a network that was trained for 8
-            bits computes in them; all others with the network itself.
-        subject: the original.
-        examples: inputs.
-        dims: by input, what may vary.
-        allowed: how far it may be.
-        validation: images with labels, as the network takes them, or None.
         is_ours: whether it was just written here, and so has to say its classes and its recipe.
             Others need not.
-        notify: is told what is being done.
 
     Raises:
         ProofFailed: its runtime can't run it, or it differs.
     """
     try:
-        threads = torch.get_num_threads()
-        with evaluating(subject.model), Session(target.name, path, threads=threads) as session:
-            model = as_trained(subject, target.precision)
-            proving = _Proving(session, subject, model, examples, dims, allowed, notify, is_ours)
-            return proving.proof(validation)
+        name, threads = task.target.name, torch.get_num_threads()
+        with evaluating(task.subject.model), Session(name, path, threads=threads) as session:
+            return _Proving(task, session, is_ours=is_ours).proof()
     except ProofFailed as error:
         problem = f"{printable(path.name)}: {error.problem}"
         raise ProofFailed(problem, advice=error.advice) from error
@@ -115,36 +110,22 @@ def prove_file(
 class _Proving:
     """One file and its original, side by side."""
 
-    def __init__(
-        self,
-        session: Session,
-        subject: Subject,
-        model: torch.nn.Module,
-        examples: Examples,
-        dims: Dims,
-        allowed: Tolerance,
-        notify: Notify,
-        is_ours: bool,
-    ) -> None:
-        self.session, self.subject, self.model = session, subject, model
-        self.examples, self.dims = examples, dims
-        self.allowed, self.notify = allowed, notify
-        self.is_ours = is_ours
+    def __init__(self, task: Task, session: Session, *, is_ours: bool) -> None:
+        self.session, self.is_ours = session, is_ours
+        self.subject, self.examples = task.subject, task.examples
+        self.tolerance, self.validation, self.notify = task.tolerance, task.validation, task.notify
+        self.model = as_trained(task.subject, task.target.precision)
 
-    def proof(self, validation: Samples | None) -> Proof:
+    def proof(self) -> Proof:
         """Return all that is to be seen, what is quick first."""
         self._check_ports()
         self._check_texts()
         comparisons = self._comparisons()
-        accuracy = None if validation is None else self._accuracy(validation)
+        images_prepared = self._check_recipe()
+        accuracy = None if self.validation is None else self._accuracy(self.validation)
         self.notify("timing")
-        return Proof(
-            self._inputs(),
-            comparisons,
-            self._check_recipe(),
-            tuple(self._speeds()),
-            accuracy,
-        )
+        speeds = tuple(self._speeds())
+        return Proof(self._inputs(), comparisons, images_prepared, speeds, accuracy)
 
     def _inputs(self) -> tuple[tuple[str, str, tuple[int | str, ...]], ...]:
         """Return what the file takes: as its runtime tells it, or as it was called here."""
@@ -153,7 +134,7 @@ class _Proving:
         examples = self.examples
         return tuple(
             (name, str(arg.dtype).removeprefix("torch."), _named_shape(arg, dims))
-            for name, arg, dims in zip(examples.names, examples.args, self.dims, strict=True)
+            for name, arg, dims in zip(examples.names, examples.args, examples.dynamic, strict=True)
         )
 
     def _check_ports(self) -> None:
@@ -161,13 +142,14 @@ class _Proving:
         ports = self.session.inputs
         if not ports:  # the runtime does not tell
             return
-        if len(ports) != len(self.dims):
+        args, dynamic = self.examples.args, self.examples.dynamic
+        if len(ports) != len(args):
             raise ProofFailed(
-                f"it takes {counted(len(ports), 'input')}, and the original {len(self.dims)}"
+                f"it takes {counted(len(ports), 'input')}, and the original {len(args)}"
             )
-        for port, arg, each in zip(ports, self.examples.args, self.dims, strict=True):
-            if len(port.shape) != arg.dim() or any(isinstance(port.shape[at], int) for at in each):
-                wanted = f", and {', '.join(each.values())} was to take any size" if each else ""
+        for port, arg, dims in zip(ports, args, dynamic, strict=True):
+            if len(port.shape) != arg.dim() or any(isinstance(port.shape[at], int) for at in dims):
+                wanted = f", and {', '.join(dims.values())} was to take any size" if dims else ""
                 raise ProofFailed(
                     f"its input {printable(port.name)} is {_shown(port.shape)}{wanted}",
                     advice="A size that is fixed in the file is refused by its runtime later.",
@@ -210,14 +192,14 @@ class _Proving:
 
     def _comparisons(self) -> tuple[Comparison, ...]:
         found: list[Comparison] = []
-        cases = cases_of(self.examples, self.dims)
-        if self.allowed.agreement < 1:
+        cases = cases_of(self.examples)
+        if self.tolerance.agreement < 1:
             # A share is of many.
-            cases.extend(every_row(self.examples, self.dims))
+            cases.extend(every_row(self.examples))
         for case in cases:
             self.notify(f"comparing {case.name}")
             found.extend(self._compared(case))
-        if problem := disagreement(found, self.allowed):
+        if problem := disagreement(found, self.tolerance):
             raise ProofFailed(f"it does not do what the original does: {problem}")
         return tuple(found)
 
@@ -235,7 +217,7 @@ class _Proving:
             outputs = counted(len(found), "tensor")
             raise ProofFailed(f"it gives {outputs}, and the original {len(expected)}")
         pairs = zip(expected.items(), found, strict=True)
-        results = [compare(case.name, name, one, two, self.allowed) for (name, one), two in pairs]
+        results = [compare(case.name, name, one, two, self.tolerance) for (name, one), two in pairs]
         wrong = next((result for result in results if result.problem), None)
         if wrong is None:
             return results
@@ -258,7 +240,7 @@ class _Proving:
 
     def _is_as_exact(self, case: Case, expected: Mapping[str, Any], found: Sequence[Any]) -> bool:
         """Whether a float32 result is as near to the one in float64 as the original's is."""
-        if not self.allowed.or_as_exact or any(
+        if not self.tolerance.or_as_exact or any(
             one.shape != two.shape or one.dtype.kind != "f"
             for one, two in zip(expected.values(), found, strict=True)
         ):
@@ -290,13 +272,12 @@ class _Proving:
         return ""
 
     def _accuracy(self, samples: Samples) -> Accuracy:
-        is_any = any(0 in each for each in self.dims)
-        batch_size = 32 if is_any else self.examples.batch_size
+        batch_size = self.examples.call_size(32)
         counts = [0, 0, 0]
         for inputs, labels in DataLoader(samples, batch_size):
             self.notify(f"evaluating, {counts[0]:,} of {length_of(samples):,} images")
             right = labels.numpy()
-            if not is_any:  # the last ones have to be as many, too
+            if not self.examples.has_dynamic_batch:  # the last ones have to be as many, too
                 inputs = inputs[torch.arange(batch_size) % len(inputs)]
             one = next(iter(outputs_of(self.model, (inputs,)).values()))
             two = self.session.run([inputs.numpy()])[0]
@@ -309,24 +290,25 @@ class _Proving:
             for at, outputs in enumerate((one, two), 1):
                 counts[at] += int((outputs[: len(right)].argmax(1) == right).sum())
         found = Accuracy(*counts)
-        if found.drop > self.allowed.accuracy_drop:
+        if found.drop > self.tolerance.accuracy_drop:
             raise ProofFailed(
                 f"it has {found.exported:,} of {found.num_samples:,} images right, and the "
                 f"original {found.original:,}: {found.drop:.2%} are lost, and "
-                f"{self.allowed.accuracy_drop:.2%} may be"
+                f"{self.tolerance.accuracy_drop:.2%} may be"
             )
         return found
 
     def _speeds(self) -> Iterator[Speed]:
         """Time one sample, and a batch of them where that doesn't take for ever."""
-        first = cases_of(self.examples, self.dims)[0]
+        first = cases_of(self.examples)[0]
         yield (alone := self._speed(first.args))
-        if any(0 in each for each in self.dims) and alone.original.median_s < LONG_CALL_S:
-            yield self._speed(self.examples.rows(THROUGHPUT_BATCH, 0, self.dims))
+        if self.examples.has_dynamic_batch and alone.original.median_s < LONG_CALL_S:
+            yield self._speed(self.examples.rows(THROUGHPUT_BATCH))
 
     def _speed(self, args: Sequence[torch.Tensor]) -> Speed:
         arrays = [arg.numpy() for arg in args]
-        rows = (len(arg) for arg, dims in zip(args, self.dims, strict=True) if 0 in dims)
+        pairs = zip(args, self.examples.dynamic, strict=True)
+        rows = (len(arg) for arg, dims in pairs if 0 in dims)
         count = next(rows, self.examples.batch_size)
         return Speed(*side_by_side(lambda: self._call(args), self.session, arrays, count))
 

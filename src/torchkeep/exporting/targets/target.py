@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Arrays = Sequence[Any]
 """NumPy arrays, in the order of a program's inputs or outputs."""
 
+Dims = tuple[Mapping[int, str], ...]
+"""By input, dimensions and their names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -33,7 +36,7 @@ class Program:
     """The names of the inputs."""
     outputs: tuple[str, ...]
     """The names of the outputs."""
-    dynamic: tuple[Mapping[int, str], ...]
+    dynamic: Dims
     """By input, the dimensions that may vary, and their names; all empty if none may."""
     texts: Mapping[str, str]
     """What the file is to say of itself, by name."""
