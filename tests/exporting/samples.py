@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from torchkeep.exporting import Onnx, OpenVino, Pt2, Target, TorchScript
+from torchkeep.exporting.targets import Program
 from torchkeep.networks import build
 from torchkeep.training.classifier import Card, save_classifier
 from torchkeep.training.data.preprocessing import Preprocessing
@@ -28,6 +31,40 @@ TARGETS: Sequence[Target] = (
 
 CLASSES = ("cat", "dog", "owl")
 RECIPE = Preprocessing(24, 24, 28, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bicubic")
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """A target that writes something else than it was told."""
+
+    real: Target
+    before: Callable[[Program], Program] = lambda program: program
+    after: Callable[[Path], object] = lambda _: None
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+
+    @property
+    def name(self) -> str:
+        return self.real.name
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return self.real.modules
+
+    @property
+    def extra(self) -> str:
+        return self.real.extra
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return self.real.beside
+
+    @property
+    def precision(self) -> str:
+        return self.real.precision
+
+    def write(self, program: Program, path: Path) -> None:
+        self.real.write(self.before(program), path)
+        self.after(path)
 
 
 class Net(nn.Module):

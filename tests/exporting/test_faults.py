@@ -5,45 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 
-from exporting.samples import RECIPE, classifier, images, inputs, net
+from exporting.samples import RECIPE, Faulty, classifier, images, inputs, net
 from torchkeep.errors import ProofFailed
 from torchkeep.exporting import Onnx, Pt2, Target, TorchScript, export
 from torchkeep.exporting.targets import Program
-
-
-@dataclass(frozen=True, slots=True)
-class Faulty:
-    """A target that writes something else than it was told."""
-
-    real: Target
-    before: Callable[[Program], Program] = lambda program: program
-    after: Callable[[Path], object] = lambda _: None
-    precisions: ClassVar[tuple[str, ...]] = ("float32",)
-
-    @property
-    def name(self) -> str:
-        return self.real.name
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        return self.real.modules
-
-    @property
-    def precision(self) -> str:
-        return self.real.precision
-
-    def write(self, program: Program, path: Path) -> None:
-        self.real.write(self.before(program), path)
-        self.after(path)
-
 
 TARGETS = (Onnx(), Pt2(), TorchScript())
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporting.samples import net
-from exporting.test_faults import Faulty
+from exporting.samples import Faulty, net
 from torchkeep.errors import ProofFailed
 from torchkeep.exporting import TOLERANCES, Onnx, export
 from torchkeep.exporting.targets import Program

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -36,11 +36,12 @@ from torchkeep.errors import (
 from torchkeep.exporting.cases import EXPORT_BATCH, Dynamic, cases_of, let_vary
 from torchkeep.exporting.examples import read_examples, validation_of
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
-from torchkeep.exporting.proving import WRITER, Notify, Task, outputs_of, prove_file
+from torchkeep.exporting.proving import WRITER, Notify, Task, failure, outputs_of, prove_file
 from torchkeep.exporting.publishing import (
     publish,
     refuse_source,
     refuse_taken,
+    report_path,
     staging_folder,
     written_to,
 )
@@ -48,7 +49,6 @@ from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
 from torchkeep.exporting.subjects import Subject, open_subject
 from torchkeep.exporting.targets import TARGETS, Program, Target
-from torchkeep.exporting.targets.exporters import reason
 from torchkeep.files import CHUNK_NBYTES, InputFile, digest_of_pieces
 from torchkeep.modes import evaluating
 from torchkeep.wording import printable
@@ -99,9 +99,10 @@ def export(
     named, final = Path(path), Path(os.path.realpath(path))
     chosen = chosen_target(target, named)
     parts = _parts_of(chosen, final)
-    refuse_taken(final, parts, overwrite=overwrite)
+    places = [final, *parts, report_path(final)]
+    refuse_taken(places, overwrite=overwrite)
     task = _task(model, chosen, example, data, whole, dynamic, tolerance, notify)
-    refuse_source(final, parts, task.subject.file)
+    refuse_source(places, task.subject.file)
     with evaluating(task.subject.model), staging_folder(final) as folder:
         program = _program(task)
         if chosen.precision == "int8":
@@ -175,9 +176,8 @@ def prove(
 
 
 def _parts_of(target: Target, path: Path) -> list[Path]:
-    """Return where the weights of a file are, if they are beside it."""
-    names = {"onnx": f"{path.name}.data", "openvino": f"{path.stem}.bin"}
-    return [path.with_name(names[target.name])] if target.name in names else []
+    """Return where what belongs to a file is, if it is beside it."""
+    return [path.with_name(each.format(name=path.name, stem=path.stem)) for each in target.beside]
 
 
 def _task(
@@ -226,8 +226,7 @@ def chosen_target(target: str | Target | None, path: Path) -> Target:
 def _require(target: Target) -> None:
     missing = [name for name in target.modules if find_spec(name) is None]
     if missing:
-        extra = getattr(target, "extra", "export")
-        raise MissingExtra.for_modules(f"the target {target.name}", missing, extra)
+        raise MissingExtra.for_modules(f"the target {target.name}", missing, target.extra)
 
 
 def _program(task: Task) -> Program:
@@ -237,7 +236,7 @@ def _program(task: Task) -> Program:
         outputs = [outputs_of(subject.model, args) for _ in range(2)]
     except Exception as error:  # the network is the caller's, and raises anything
         raise WrongArgument(
-            f"the network can't be run on the example, {_failure(args, error)}",
+            f"the network can't be run on the example, {failure(args, error)}",
             advice="Give an example of the shapes and types that it takes.",
         ) from error
     _check_sizes(task)
@@ -261,14 +260,9 @@ def _check_sizes(task: Task) -> None:
         except Exception as error:  # the network is the caller's, and raises anything
             raise ExportRefused(
                 "the network takes one size alone where it was to take any: it can't be run on "
-                f"{case.name}, {_failure(case.args, error)}",
+                f"{case.name}, {failure(case.args, error)}",
                 advice="Let less vary: dynamic='batch' (the default) or 'none' (--dynamic).",
             ) from error
-
-
-def _failure(args: Sequence[torch.Tensor], error: Exception) -> str:
-    shapes = ", ".join(str(list(arg.shape)) for arg in args)
-    return f"{shapes}: {reason(error)}"
 
 
 def _calibration(task: Task, source: Any, *, whole: bool) -> list[tuple[torch.Tensor, ...]]:

@@ -232,9 +232,8 @@ class _Proving:
         try:
             return outputs_of(self.model, case.args)
         except Exception as error:  # the network is the caller's, and raises anything
-            shapes = ", ".join(str(list(arg.shape)) for arg in case.args)
             raise WrongArgument(
-                f"the original can't be run on {case.name}, {shapes}: {reason(error)}",
+                f"the original can't be run on {case.name}, {failure(case.args, error)}",
                 advice="Give an example of the shapes that it takes, or let less vary (--dynamic).",
             ) from error
 
@@ -336,6 +335,12 @@ def outputs_of(model: torch.nn.Module, args: Sequence[torch.Tensor]) -> dict[str
         # A copy, so that a layer that works in place changes no input.
         output = model(*(arg.clone() for arg in args))
         return {name or "output": as_array(tensor) for name, tensor in named_tensors(output)}
+
+
+def failure(args: Sequence[torch.Tensor], error: Exception) -> str:
+    """Return the shapes of the inputs that a network can't be run on, and why."""
+    shapes = ", ".join(str(list(arg.shape)) for arg in args)
+    return f"{shapes}: {reason(error)}"
 
 
 def _parsed(texts: Mapping[str, str], key: str) -> Any:

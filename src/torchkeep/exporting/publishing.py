@@ -72,18 +72,17 @@ _NO_ROOM = ("No space left", "PytorchStreamWriter failed writing file", "iostrea
 """What C++ makes of a failed write."""
 
 
-def refuse_taken(final: Path, parts: Iterable[Path], *, overwrite: bool) -> None:
+def refuse_taken(places: Iterable[Path], *, overwrite: bool) -> None:
     """Say before the work, and not after it, that there is no place for what comes out of it.
 
     Args:
-        final: the file.
-        parts: the files beside it that belong to it.
+        places: of the file, of what belongs to it, and of its report.
         overwrite: replace what is there.
 
     Raises:
         SaveRefused: there is none.
     """
-    for place in (final, *parts, report_path(final)):
+    for place in places:
         where = printable(str(place))
         if not place.exists():
             continue
@@ -96,13 +95,13 @@ def refuse_taken(final: Path, parts: Iterable[Path], *, overwrite: bool) -> None
             )
 
 
-def refuse_source(final: Path, parts: Iterable[Path], source: Path | None) -> None:
+def refuse_source(places: Iterable[Path], source: Path | None) -> None:
     """Make sure that what is exported is not replaced, whatever its name and the places' are.
 
     Raises:
         SaveRefused: it would be.
     """
-    for place in (final, *parts, report_path(final)):
+    for place in places:
         if source is not None and place.exists() and place.samefile(source):
             raise SaveRefused(
                 f"{printable(str(place))}: this is what is to be exported",

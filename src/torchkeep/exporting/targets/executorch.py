@@ -32,6 +32,7 @@ class ExecuTorch:
     suffixes: ClassVar[tuple[str, ...]] = (".pte",)
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
     extra: ClassVar[str] = "executorch"
+    beside: ClassVar[tuple[str, ...]] = ()
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
 
     precision: str = "float32"

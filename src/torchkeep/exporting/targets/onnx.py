@@ -46,6 +46,8 @@ class Onnx:
     name: ClassVar[str] = "onnx"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    extra: ClassVar[str] = "export"
+    beside: ClassVar[tuple[str, ...]] = ("{name}.data",)
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "int8", "int8-dynamic")
 
     precision: str = "float32"

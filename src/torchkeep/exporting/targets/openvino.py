@@ -38,6 +38,8 @@ class OpenVino:
     name: ClassVar[str] = "openvino"
     suffixes: ClassVar[tuple[str, ...]] = (".xml",)
     modules: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
+    extra: ClassVar[str] = "export"
+    beside: ClassVar[tuple[str, ...]] = ("{stem}.bin",)
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "int8")
 
     precision: str = "float32"

@@ -37,6 +37,8 @@ class Pt2:
     name: ClassVar[str] = "pt2"
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
     modules: ClassVar[tuple[str, ...]] = ("torch",)
+    extra: ClassVar[str] = "export"
+    beside: ClassVar[tuple[str, ...]] = ()
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16", "int8")
 
     precision: str = "float32"

@@ -84,6 +84,11 @@ class Target(Protocol):
     """What its files end in, the usual one first."""
     modules: ClassVar[tuple[str, ...]]
     """What must be installed to write and to prove one."""
+    extra: ClassVar[str]
+    """The extra of torchkeep that installs these."""
+    beside: ClassVar[tuple[str, ...]]
+    """The names of what may lie beside a file and belongs to it; the file's own is `{name}`, and
+    without its suffix `{stem}`."""
     precisions: ClassVar[tuple[str, ...]]
     """What it can compute in."""
 

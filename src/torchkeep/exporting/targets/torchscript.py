@@ -27,6 +27,8 @@ class TorchScript:
     name: ClassVar[str] = "torchscript"
     suffixes: ClassVar[tuple[str, ...]] = (".ts", ".torchscript", ".torchscript.pt", ".ptl")
     modules: ClassVar[tuple[str, ...]] = ("torch",)
+    extra: ClassVar[str] = "export"
+    beside: ClassVar[tuple[str, ...]] = ()
     precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
 
     precision: str = "float32"
