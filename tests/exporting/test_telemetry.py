@@ -17,7 +17,7 @@ def test_onnxruntime_leaves_nothing_at_home(
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("CI", "TF_BUILD", "GITHUB_ACTIONS", "XDG_CACHE_HOME"):
+    for name in ("CI", "TF_BUILD", "GITHUB_ACTIONS", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
     export(net(), tmp_path / "net.onnx", example=inputs())
     assert not [*home.rglob("*")]

@@ -24,7 +24,7 @@ from torchkeep.exporting.report import Accuracy, Speed
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.arrays import as_array
 from torchkeep.exporting.targets.exporters import reason
-from torchkeep.exporting.targets.target import Target
+from torchkeep.exporting.targets.target import VALIDATION_BATCH, Target
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.modes import evaluating
 from torchkeep.outputs import named_tensors
@@ -271,7 +271,7 @@ class _Proving:
         return ""
 
     def _accuracy(self, samples: Samples) -> Accuracy:
-        batch_size = self.examples.call_size(32)
+        batch_size = self.examples.call_size(VALIDATION_BATCH)
         counts = [0, 0, 0]
         for inputs, labels in DataLoader(samples, batch_size):
             self.notify(f"evaluating, {counts[0]:,} of {length_of(samples):,} images")

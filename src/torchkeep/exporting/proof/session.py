@@ -148,6 +148,4 @@ def _environment(threads: int) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": str(threads),
-        # Else onnxruntime tells Microsoft what it runs, and leaves an identifier in `~/.cache`.
-        "ORT_DISABLE_TELEMETRY": "1",
     }

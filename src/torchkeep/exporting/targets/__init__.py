@@ -11,7 +11,7 @@ openvino.py          OpenVINO's intermediate representation
 executorch.py        ExecuTorch
 
 graphs.py            a network as a graph of torch.export, which several targets start from
-exporters.py         what exporters print, say when they fail, and write
+exporters.py         what exporters print, say when they fail, write, and tell their makers
 casting.py           a network that computes in float16 or bfloat16
 arrays.py            what PyTorch runs, called with NumPy's arrays
 

@@ -18,10 +18,7 @@ from typing import Any, ClassVar
 from torchkeep.errors import ExportRefused, WrongArgument
 from torchkeep.exporting.targets.exporters import quietly, reason
 from torchkeep.exporting.targets.graphs import graph_of
-from torchkeep.exporting.targets.target import Opened, Program, check_precision
-
-LEAST_LARGEST_BATCH = 32
-"""As many images as a proof runs at once."""
+from torchkeep.exporting.targets.target import VALIDATION_BATCH, Opened, Program, check_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +34,17 @@ class ExecuTorch:
 
     precision: str = "float32"
     """What is computed in."""
-    largest_batch: int = LEAST_LARGEST_BATCH
+    largest_batch: int = VALIDATION_BATCH
     """The largest batch, where it may vary."""
     largest_size: int | None = None
     """The largest value of any other size that may vary; None for twice the example's."""
 
     def __post_init__(self) -> None:
         check_precision(self)
-        if self.largest_batch < LEAST_LARGEST_BATCH:
+        if self.largest_batch < VALIDATION_BATCH:
             raise WrongArgument(
                 f"largest_batch is {self.largest_batch}, and has to be at least "
-                f"{LEAST_LARGEST_BATCH}, which the proof runs",
+                f"{VALIDATION_BATCH}, which the proof runs",
                 advice="For one image at a time, dynamic='none' (--dynamic none) takes the least "
                 "memory.",
             )

@@ -1,13 +1,15 @@
-"""Other people's exporters: what they print, what they say when they fail, and how they write."""
+"""Other people's exporters: what they print, say when they fail, write, and tell their makers."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torchkeep.wording import shortened
 
@@ -50,3 +52,14 @@ def write_whole(path: Path, save: Callable[[io.BytesIO], object]) -> None:
     save(memory)
     with path.open("wb") as file:
         file.write(memory.getbuffer())
+
+
+def import_onnxruntime() -> Any:
+    """Return onnxruntime, imported without its telemetry.
+
+    It tells Microsoft what it runs otherwise, and leaves an identifier in `~/.cache`.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # type: ignore[import-untyped]
+
+    return onnxruntime

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from torchkeep.errors import ExportRefused, WrongArgument
 from torchkeep.exporting.targets.casting import cast
-from torchkeep.exporting.targets.exporters import quietly, reason
+from torchkeep.exporting.targets.exporters import import_onnxruntime, quietly, reason
 from torchkeep.exporting.targets.graphs import graph_of
 from torchkeep.exporting.targets.onnx_int8 import METHODS, dynamically_quantized, quantized
 from torchkeep.exporting.targets.target import (
@@ -130,7 +130,7 @@ class Onnx:
                 model = quantized(source, program, method=method, external=external)
             else:
                 model = dynamically_quantized(source, program, external=external)
-        beside = f"{path.name}.data"
+        beside = self.beside[0].format(name=path.name)
         onnx.save(model, path, save_as_external_data=external, location=beside)
 
 
@@ -259,8 +259,7 @@ def _values(graph: Any) -> list[Any]:
 
 def open_file(path: Path, *, threads: int) -> Opened:
     """Return an ONNX file, opened by onnxruntime on the CPU."""
-    import onnxruntime  # type: ignore[import-untyped]
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -282,7 +281,6 @@ def _layers(path: Path, arrays: Arrays) -> dict[str, Any]:
     The exporter has written down which modules a node is of (`name_scopes`).
     """
     import onnx
-    import onnxruntime
 
     model = onnx.load(path)
     places: dict[str, str] = {}
@@ -293,7 +291,7 @@ def _layers(path: Path, arrays: Arrays) -> dict[str, Any]:
     known = {value.name for value in model.graph.output}
     chosen = sorted(set(places.values()) - known)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen)
-    session = onnxruntime.InferenceSession(
+    session = import_onnxruntime().InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     names = [port.name for port in session.get_inputs()]

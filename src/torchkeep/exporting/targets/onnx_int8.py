@@ -20,15 +20,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from torchkeep.errors import ExportRefused
-from torchkeep.exporting.targets.exporters import quietly, reason
+from torchkeep.exporting.targets.exporters import import_onnxruntime, quietly, reason
 from torchkeep.exporting.targets.onnx_activations import (
     BETWEEN,
     nodes_between,
@@ -42,9 +42,6 @@ from torchkeep.wording import printable
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """How the range of an activation follows from what was seen, by onnxruntime's names."""
-
-# Before it is imported: onnxruntime tells its maker of itself otherwise (see docs/platforms.md).
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -63,8 +60,8 @@ def quantized(source: Path, program: Program, *, method: str, external: bool) ->
         ExportRefused: there is nothing in it to quantize, or a range is of no layer.
     """
     import onnx
-    from onnxruntime import quantization  # type: ignore[import-untyped]
 
+    quantization = _quantization()
     model = onnx.load(source, load_external_data=False)
     spell_out(model.graph)
     onnx.save(model, source)
@@ -113,8 +110,8 @@ def dynamically_quantized(source: Path, program: Program, *, external: bool) -> 
         ExportRefused: there is nothing in it to quantize.
     """
     import onnx
-    from onnxruntime import quantization
 
+    quantization = _quantization()
     place = source.with_name("int8.onnx")
     with quietly(), contextlib.redirect_stdout(io.StringIO()):
         _run(
@@ -129,6 +126,11 @@ def dynamically_quantized(source: Path, program: Program, *, external: bool) -> 
             extra_options={"MatMulConstBOnly": True},
         )
     return _finished(onnx.load(place), program, "MatMulInteger")
+
+
+def _quantization() -> Any:
+    import_onnxruntime()
+    return import_module("onnxruntime.quantization")
 
 
 class _Reader:

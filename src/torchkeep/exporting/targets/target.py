@@ -24,6 +24,10 @@ Dims = tuple[Mapping[int, str], ...]
 """By input, dimensions and their names."""
 
 
+VALIDATION_BATCH = 32
+"""How many images a proof runs at once where the batch may vary: each file has to take so many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a target writes: a network in evaluation mode on the CPU, and how it is called."""
