@@ -278,7 +278,7 @@ def _digits(val_share: float, seed: int) -> Data:
     pairs = _Pairs(
         [(picture, int(label)) for picture, label in zip(pictures, found.target, strict=True)]
     )
-    return _split("digits", tuple(map(str, range(10))), pairs, val_share, seed)
+    return _of_parts("digits", map(str, range(10)), [pairs], val_share, seed)
 
 
 class _Pairs(Dataset[tuple[Any, int]]):
@@ -292,15 +292,23 @@ class _Pairs(Dataset[tuple[Any, int]]):
         return self.pairs[index]
 
 
-def _split(
-    source: str, classes: tuple[str, ...], samples: Samples, val_share: float, seed: int
+def _of_parts(
+    source: str, classes: Iterable[str], parts: Iterable[Samples], val_share: float, seed: int
 ) -> Data:
-    """Split what has labels only, by position."""
-    samples = labelled(samples)
-    labels = labels_of(samples)
-    chosen = split(list(map(str, range(len(labels)))), labels, val_share, seed=seed)
-    train, val = (Subset(samples, positions) for positions in chosen)
-    return Data(source, classes, train, val)
+    """Return data of a part to train on and one to validate on, or of one, split by position.
+
+    Without names the classes are called by their numbers.
+    """
+    parts = [labelled(part) for part in parts]
+    names = tuple(classes)
+    if not names or len(parts) == 1:
+        labels = labels_of(parts[0])  # may read every sample
+        names = names or tuple(map(str, range(max(labels, default=-1) + 1)))
+    if len(parts) == 1:
+        chosen = split(list(map(str, range(len(labels)))), labels, val_share, seed=seed)
+        parts = [Subset(parts[0], positions) for positions in chosen]
+    train, val = parts
+    return Data(source, names, train, val)
 
 
 def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, seed: int) -> Data:
@@ -319,13 +327,8 @@ def _of_torchvision(name: str, root: Path, *, download: bool, val_share: float, 
             f"{name} can't be opened in {root}: {str(error).splitlines()[0]}",
             advice="Let it be fetched (--download), or put it there as torchvision has it.",
         ) from None
-    classes = tuple(map(_class_name, getattr(parts[0], "classes", ()) or ()))
-    parts = [labelled(part) for part in parts]
-    classes = classes or tuple(map(str, range(max(labels_of(parts[0])) + 1)))
-    if len(parts) == 1:
-        return _split(name, classes, parts[0], val_share, seed)
-    train, val = parts
-    return Data(name, classes, train, val)
+    classes = map(_class_name, getattr(parts[0], "classes", ()) or ())
+    return _of_parts(name, classes, parts, val_share, seed)
 
 
 _SPLITS = (
@@ -372,13 +375,5 @@ def _own(name: str, val_share: float, seed: int) -> Data:
             f"{name} gave a {type(made).__name__}",
             advice="Let it return a data set to train on and one to validate on.",
         )
-    classes = getattr(parts[0], "classes", None)
-    parts = [labelled(part) for part in parts]
-    if not classes:
-        classes = range(max(labels_of(parts[0]), default=-1) + 1)
-    names = tuple(map(str, classes))
-    return (
-        Data(name, names, *parts)
-        if len(parts) == 2
-        else _split(name, names, parts[0], val_share, seed)
-    )
+    classes = map(str, getattr(parts[0], "classes", ()) or ())
+    return _of_parts(name, classes, parts, val_share, seed)
