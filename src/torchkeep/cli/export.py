@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch, write_lines
-from torchkeep.cli.numbers import add_sizes, whole
+from torchkeep.cli.numbers import add_sizes, sizes_of, whole
 from torchkeep.cli.progress import passing_line
 from torchkeep.errors import ClassesMissing, WrongArgument
 from torchkeep.wording import printable
@@ -116,7 +116,15 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--to", metavar="TARGET", help="what to write; by default what OUT's suffix says"
     )
-    what = parser.add_argument_group("what it is")
+    _add_subject(parser.add_argument_group("what it is"))
+    _add_proof(parser.add_argument_group("what it is proven with"))
+    _add_target(parser.add_argument_group("how it is written"))
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--json", action="store_true", help="write the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def _add_subject(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--arch",
         metavar="NAME",
@@ -132,7 +140,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=[],
         help="a package whose classes a whole model may be made of; may be given several times",
     )
-    proof = parser.add_argument_group("what it is proven with")
+
+
+def _add_proof(proof: argparse._ArgumentGroup) -> None:
     proof.add_argument(
         "--example",
         metavar="DATA",
@@ -160,7 +170,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     proof.add_argument(
         "--prove", action="store_true", help="write nothing: prove the file that is there"
     )
-    how = parser.add_argument_group("how it is written")
+
+
+def _add_target(how: argparse._ArgumentGroup) -> None:
     for name, settings in _OPTIONS.items():
         how.add_argument(name, **settings)
     how.add_argument(
@@ -171,9 +183,6 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     how.add_argument(
         "--calibrate", metavar="DATA", help="int8: images for its ranges; by default of --data"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--json", action="store_true", help="write the report as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -205,8 +214,7 @@ def _exported(options: argparse.Namespace, show: Callable[[str], None]) -> Expor
         subject = open_subject(
             options.model,
             arch=options.arch,
-            num_classes=options.num_classes,
-            input_channels=options.input_channels,
+            **sizes_of(options),
             select=options.select,
             trust=tuple(options.trust),
         )
@@ -266,4 +274,5 @@ def _tolerance(options: argparse.Namespace, target: Target) -> Tolerance:
     names = ("rtol", "agreement", "accuracy_drop")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     usual = TOLERANCES[target.precision]
+    # Whoever gives a bound means it: then no result outside it is right for being as exact.
     return replace(usual, **given, or_as_exact=usual.or_as_exact and "rtol" not in given)

@@ -40,6 +40,9 @@ class Tolerance:
 ATOL = 1e-8
 """What may differ where the original is zero all over."""
 
+_TIGHT = 0.01
+"""Below that much of the largest value, two classes that are so near to each other are alike."""
+
 TOLERANCES = {
     "float32": Tolerance(1e-4, 0.99999, 1.0, 0.0, or_as_exact=True),
     "float16": Tolerance(2e-2, 0.999, 0.97, 0.005),
@@ -193,6 +196,8 @@ def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:
     """Compare predictions, along the last of two dimensions, or the second of more.
 
     Where the original's two highest are nearer to each other than what is allowed, either is right.
+    That is for tight bounds: one that is wide would make every class right, and such a precision
+    is allowed a share of others (`Tolerance.agreement`).
     """
     if expected.ndim < 2 or expected.dtype.kind != "f" or expected.shape[1] < 2 or not one.size:
         return None
@@ -200,7 +205,7 @@ def _agreement(expected: Any, one: Any, two: Any, rtol: float) -> float | None:
     of_chosen, of_first = (
         np.take_along_axis(one, np.expand_dims(places, 1), 1) for places in (chosen, first)
     )
-    slack = rtol * np.abs(one[np.isfinite(one)]).max(initial=0.0) if rtol < 0.01 else 0.0
+    slack = rtol * np.abs(one[np.isfinite(one)]).max(initial=0.0) if rtol < _TIGHT else 0.0
     with np.errstate(invalid="ignore"):  # of infinities
         is_as_high = (of_first - of_chosen <= slack).squeeze(1)
     return float(((chosen == first) | is_as_high).mean())
