@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -104,6 +104,24 @@ def classifier(folder: Path, name: str = "best.safetensors") -> Path:
     path = folder / name
     save_classifier(model, Card("timm/test_resnet", CLASSES, RECIPE), path)
     return path
+
+
+def run_folder(folder: Path) -> Path:
+    """Write a run with a classifier, as far as an export looks at it, and return its folder."""
+    run = folder / "run"
+    run.mkdir()
+    classifier(run)
+    (run / "settings.json").write_text("{}")
+    return run
+
+
+def program(
+    model: nn.Module, rows: torch.Tensor, outputs: tuple[str, ...] = ("output",), **how: Any
+) -> Program:
+    """Return a network of one input whose batch may vary, with all rows to calibrate with."""
+    usual: dict[str, Any] = {"dynamic": ({0: "batch"},), "texts": {}}
+    usual["calibration"] = [(row[None],) for row in rows]
+    return Program(model.eval(), (rows[:2],), ("x",), outputs, **usual | how)
 
 
 def images(folder: Path, per_class: int = 5) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporting.samples import RECIPE, Net, classifier, images, inputs, net
+from exporting.samples import RECIPE, Net, classifier, images, inputs, net, run_folder
 from torchkeep.errors import (
     DamagedFile,
     ExportRefused,
@@ -442,11 +441,11 @@ def test_what_is_exported_is_never_replaced(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_s_own_model_is_not_replaced_by_its_export(tmp_path: Path) -> None:
-    before = classifier(tmp_path).read_bytes()
-    (tmp_path / "settings.json").write_text("{}")
+    run = run_folder(tmp_path)
+    before = (run / "best.safetensors").read_bytes()
     with pytest.raises(SaveRefused, match=r"best\.safetensors: this is what is to be exported"):
-        export(tmp_path, tmp_path / "best.safetensors", target="onnx", overwrite=True)
-    assert (tmp_path / "best.safetensors").read_bytes() == before
+        export(run, run / "best.safetensors", target="onnx", overwrite=True)
+    assert (run / "best.safetensors").read_bytes() == before
 
 
 def test_a_folder_is_refused_and_a_link_followed(tmp_path: Path) -> None:
@@ -573,17 +572,13 @@ def test_a_disk_without_room_is_said_and_nothing_is_left(suffix: str, tmp_path: 
     assert "refused: " in done.stderr
     assert "the disk is full" in done.stderr or "could not be written" in done.stderr
     assert not [*tmp_path.iterdir()]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
 
 
 # --- Subjects and examples ---------------------------------------------------------------------
 
 
 def test_a_run_a_file_and_a_whole_model_are_exported(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    classifier(run)
-    (run / "settings.json").write_text("{}")
+    run = run_folder(tmp_path)
     write_report(run / "report.html", RunReport("a run"))
     data = images(tmp_path / "data")
     export(run, tmp_path / "a.ts", data=data)
@@ -598,10 +593,7 @@ def test_a_run_a_file_and_a_whole_model_are_exported(tmp_path: Path) -> None:
 
 
 def test_a_run_may_have_anything_in_its_list_of_exports(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    classifier(run)
-    (run / "settings.json").write_text("{}")
+    run = run_folder(tmp_path)
     write_report(run / "report.html", RunReport("a run"))
     export(run, tmp_path / "a.ts")
     (line,) = (run / "exports.jsonl").read_bytes().splitlines()
@@ -754,10 +746,7 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused() -> None:
 
 
 def test_a_run_that_can_not_be_told_of_an_export_has_the_file_all_the_same(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    classifier(run)
-    (run / "history.jsonl").touch()
+    run = run_folder(tmp_path)
     (run / "report.html").write_text("<p>somebody else's</p>")
     with pytest.raises(DamagedFile) as caught:
         export(run, tmp_path / "net.ts")

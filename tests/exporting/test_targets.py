@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from exporting.samples import CLASSES, TARGETS, Net, classifier, images, inputs, net
 from torchkeep.errors import ProofFailed
-from torchkeep.exporting import Target, export, prove
+from torchkeep.exporting import Onnx, OpenVino, Pt2, Target, TorchScript, export, prove
 from torchkeep.exporting.proof.session import Session
 
 
@@ -23,6 +23,7 @@ def _id(target: Target) -> str:
 
 
 each_target = pytest.mark.parametrize("target", TARGETS, ids=_id)
+each_kind = pytest.mark.parametrize("target", [Onnx(), Pt2(), TorchScript(), OpenVino()], ids=_id)
 
 
 @each_target
@@ -93,14 +94,14 @@ def test_each_target_has_a_sample() -> None:
     assert tested == {target.name for target in exporting.TARGETS}
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
+@each_kind
 def test_image_sizes_vary_if_they_are_to(target: Target, tmp_path: Path) -> None:
     path = tmp_path / f"net{target.suffixes[0]}"
     report = export(net(), path, target=target, example=inputs(), dynamic="sizes")
     assert report.comparisons[-1].case == "batch 2, height 56, width 88"
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
+@each_kind
 def test_several_inputs_and_outputs_keep_their_order(target: Target, tmp_path: Path) -> None:
     class Pair(torch.nn.Module):
         def __init__(self) -> None:
@@ -157,7 +158,7 @@ def test_an_onnx_file_has_no_constants_that_nothing_uses(tmp_path: Path) -> None
     assert {tensor.name for tensor in graph.initializer} <= used
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[6]], ids=_id)
+@each_kind
 def test_an_input_and_an_output_may_have_one_name(target: Target, tmp_path: Path) -> None:
     class Same(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,8 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from exporting.samples import program
 from torchkeep.exporting import Onnx, export
-from torchkeep.exporting.targets import Program
 from torchkeep.exporting.targets.onnx import open_file
 from torchkeep.exporting.targets.onnx_activations import round_for_hard_sigmoids
 
@@ -47,10 +47,7 @@ class Block(nn.Module):
 
 
 def _int8(model: nn.Module, inputs: torch.Tensor, path: Path, **how: Any) -> onnx.GraphProto:
-    seen = [(row[None],) for row in inputs]
-    dims = ({0: "batch"},)
-    program = Program(model.eval(), (inputs[:2],), ("x",), ("output",), dims, {}, seen, **how)
-    Onnx(precision="int8").write(program, path)
+    Onnx(precision="int8").write(program(model, inputs, **how), path)
     onnx.checker.check_model(str(path), full_check=True)
     return onnx.load(path).graph
 
@@ -154,10 +151,7 @@ def test_a_hard_sigmoid_takes_no_other_rounding_its_end(
 def test_what_a_hard_sigmoid_takes_may_be_a_result(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = Line(nn.Hardsigmoid(), are_results=True), torch.randn(8, 3, 12, 12)
-    seen = [(row[None],) for row in inputs]
-    names, dims = ("one", "two"), ({0: "batch"},)
-    program = Program(model.eval(), (inputs[:2],), ("x",), names, dims, {}, seen)
-    Onnx(precision="int8").write(program, tmp_path / "net.onnx")
+    _int8(model, inputs, tmp_path / "net.onnx", outputs=("one", "two"))
     found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
     with torch.no_grad():
         for one, two in zip(found, model(inputs), strict=True):
@@ -242,11 +236,8 @@ def test_what_branches_and_results_alone_use_stays_in_an_int8_file(tmp_path: Pat
             return self.two(x) + y, self.anchors
 
     torch.manual_seed(0)
-    model, inputs = Branches().eval(), torch.randn(8, 3, 12, 12)
-    seen = [(row[None],) for row in inputs]
-    names, dims = ("sum", "anchors"), ({0: "batch"},)
-    program = Program(model, (inputs[:2],), ("x",), names, dims, {}, seen)
-    Onnx(precision="int8").write(program, tmp_path / "net.onnx")
+    model, inputs = Branches(), torch.randn(8, 3, 12, 12)
+    _int8(model, inputs, tmp_path / "net.onnx", outputs=("sum", "anchors"))
     found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
     with torch.no_grad():
         for one, two in zip(found, model(inputs), strict=True):
@@ -259,9 +250,7 @@ def test_a_mean_over_an_image_is_a_pool_and_others_are_not(tmp_path: Path) -> No
             return x.mean((-1, 2), keepdim=True), x.mean((2, 3)), x.mean((1, 2), keepdim=True)
 
     inputs = torch.randn(2, 3, 4, 5)
-    names = ("a", "b", "c")
-    program = Program(Means().eval(), (inputs,), ("x",), names, ({0: "batch"},), {})
-    Onnx().write(program, tmp_path / "net.onnx")
+    Onnx().write(program(Means(), inputs, ("a", "b", "c")), tmp_path / "net.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
     assert sorted(kinds) == ["GlobalAveragePool", "ReduceMean", "ReduceMean"]
     found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from exporting.samples import inputs, net
+from exporting.samples import inputs, net, program
 from torchkeep.errors import ExportRefused, MissingExtra, ProofFailed, WrongArgument
 from torchkeep.exporting import ExecuTorch, export
 from torchkeep.exporting.proof.session import Session
-from torchkeep.exporting.targets import Program, executorch
+from torchkeep.exporting.targets import executorch
 
 
 def test_a_file_takes_all_sizes_up_to_its_largest(
@@ -53,9 +53,8 @@ def test_a_bound_that_pytorch_narrows_is_found(
     # If this passes without the switch, PyTorch has mended it, and the switch can go.
     pytest.importorskip("executorch")
     monkeypatch.setattr(executorch, "_keeping_bounds", contextlib.nullcontext)
-    program = Program(net(), (inputs(2),), ("x",), ("output",), ({0: "batch"},), {})
     with pytest.raises(ExportRefused) as caught:
-        ExecuTorch().write(program, tmp_path / "net.pte")
+        ExecuTorch().write(program(net(), inputs(2)), tmp_path / "net.pte")
     assert "dimension 0 of x was to take any size up to 32, and ExecuTorch has it up to 15" in str(
         caught.value
     )

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from exporting.samples import inputs, net
+from exporting.samples import inputs, net, program
 from torchkeep.errors import ExportRefused, MissingExtra, ProofFailed, WrongArgument
 from torchkeep.exporting import Onnx, OpenVino, export, prove
 from torchkeep.exporting.proof.session import Session
-from torchkeep.exporting.targets import Port, Program
+from torchkeep.exporting.targets import Port
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file whose batch and sizes vary, and which says something of itself."""
     path = tmp_path_factory.mktemp("openvino") / "net.xml"
     dims = ({0: "batch", 2: "height", 3: "width"},)
-    program = Program(net(), (inputs(2),), ("x",), ("output",), dims, TEXTS)
-    OpenVino().write(program, path)
+    OpenVino().write(program(net(), inputs(2), dynamic=dims, texts=TEXTS), path)
     return path
 
 
@@ -45,8 +44,7 @@ def test_what_may_vary_is_told_by_name_and_the_rest_as_numbers(
 ) -> None:
     with Session("openvino", written, threads=1) as session:
         assert session.inputs == (Port("x", "float32", ("batch", 3, "height", "width")),)
-    program = Program(net(), (inputs(2),), ("x",), ("output",), ({2: "rows"},), {})
-    OpenVino().write(program, tmp_path / "rows.xml")
+    OpenVino().write(program(net(), inputs(2), dynamic=({2: "rows"},)), tmp_path / "rows.xml")
     with Session("openvino", tmp_path / "rows.xml", threads=1) as session:
         assert session.inputs == (Port("x", "float32", (2, 3, "dim_2", 24)),)
         assert session.texts == {}
@@ -108,15 +106,13 @@ def test_int8_is_a_quarter_and_does_what_onnxruntime_does(tmp_path: Path) -> Non
     convolutions = nn.Conv2d(3, 64, 3), nn.Hardswish(), nn.Conv2d(64, 64, 3, 2), nn.ReLU()
     model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 9))
     rows = inputs(16)
-    seen = [(row[None],) for row in rows]
-    program = Program(model, (rows[:2],), ("x",), ("output",), ({0: "batch"},), TEXTS, seen)
     sizes, found = {}, {}
     for name, target in (
         ("whole.xml", OpenVino()),
         ("small.xml", OpenVino(precision="int8")),
         ("small.onnx", Onnx(precision="int8")),
     ):
-        target.write(program, tmp_path / name)
+        target.write(program(model, rows, texts=TEXTS), tmp_path / name)
         with Session(target.name, tmp_path / name, threads=1) as session:
             (found[name],) = session.run([rows.numpy()])
             assert session.texts is not None

@@ -18,12 +18,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from exporting.samples import CLASSES, RECIPE, classifier, inputs, net
+from exporting.samples import CLASSES, RECIPE, classifier, inputs, net, program
 from torchkeep.errors import ExportRefused, ProofFailed, WrongArgument
 from torchkeep.exporting import Onnx, Pt2, Target, Tolerance, TorchScript, export, prove
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.targets import Program
 from torchkeep.exporting.targets.exporters import quietly
+from torchkeep.training.classifier import load_classifier, save_classifier
 
 ANY = Tolerance(9.0, 0.0, 0.0, 1.0)
 """For files that are looked into, of networks that know nothing."""
@@ -87,11 +88,8 @@ def trained() -> nn.Module:
 def _written(model: nn.Module, folder: Path, target: Target, **how: Any) -> Path:
     """Write a file without proving it, with ranges of images that were trained on."""
     images, _ = digits()
-    seen = [(image[None],) for image in images[:64]]
-    dims = ({0: "batch"},)
-    program = Program(model, (images[1400:1402],), ("x",), ("output",), dims, {}, seen, **how)
     path = folder / f"{_id(target)}{target.suffixes[0]}"
-    target.write(program, path)
+    target.write(program(model, images[:64], **how), path)
     return path
 
 
@@ -218,39 +216,35 @@ def test_ranges_are_those_of_the_images_to_train_on(tmp_path: Path) -> None:
     assert _scales(path)["x"] == (pytest.approx(-lowest / 255, rel=1e-5), 255)
 
 
-def test_a_card_brings_its_ranges_to_the_file(tmp_path: Path) -> None:
-    from torchkeep.training.classifier import Card, load_classifier, save_classifier
-
-    network, card = load_classifier(classifier(tmp_path))
-    card = Card(card.arch, card.classes, card.preprocessing, qat={"conv1.0": (-3.0, 5.0)})
-    save_classifier(network, card, tmp_path / "qat.safetensors")
-    path = tmp_path / "net.onnx"
-    export(tmp_path / "qat.safetensors", path, target=Onnx(precision="int8"), tolerance=ANY)
-    assert _scales(path)["x"] == (pytest.approx(8 / 255, rel=1e-5), round(3 / 8 * 255))
-
-
-def _trained_for_8_bits(folder: Path) -> Path:
-    """Write a classifier whose range cuts off most of each image: without it, it is another one."""
-    from torchkeep.training.classifier import Card, load_classifier, save_classifier
-
+def _trained_for_8_bits(folder: Path, low: float, high: float) -> Path:
+    """Write a classifier that has learnt the range of its first layer's input."""
     network, card = load_classifier(classifier(folder))
-    cut = {"conv1.0": (-0.2, 0.2)}
-    card = Card(card.arch, card.classes, card.preprocessing, qat=cut)
+    card = replace(card, qat={"conv1.0": (low, high)})
     save_classifier(network, card, folder / "qat.safetensors")
     return folder / "qat.safetensors"
+
+
+CUT = (-0.2, 0.2)
+"""A range that cuts off most of each image: without it, the network is another one."""
+
+
+def test_a_card_brings_its_ranges_to_the_file(tmp_path: Path) -> None:
+    model, path = _trained_for_8_bits(tmp_path, -3.0, 5.0), tmp_path / "net.onnx"
+    export(model, path, target=Onnx(precision="int8"), tolerance=ANY)
+    assert _scales(path)["x"] == (pytest.approx(8 / 255, rel=1e-5), round(3 / 8 * 255))
 
 
 @each_int8
 def test_what_was_trained_for_8_bits_is_compared_with_what_it_computes_in_them(
     target: Target, tmp_path: Path
 ) -> None:
-    model, path = _trained_for_8_bits(tmp_path), tmp_path / f"net{target.suffixes[0]}"
+    model, path = _trained_for_8_bits(tmp_path, *CUT), tmp_path / f"net{target.suffixes[0]}"
     report = export(model, path, target=target, example=inputs(16))
     assert any("is compared with what it computes in 8 bits" in note for note in report.notes)
 
 
 def test_a_file_that_computes_without_the_learnt_ranges_is_refused(tmp_path: Path) -> None:
-    model, path = _trained_for_8_bits(tmp_path), tmp_path / "net.onnx"
+    model, path = _trained_for_8_bits(tmp_path, *CUT), tmp_path / "net.onnx"
     export(model, path, example=inputs(16))
     with pytest.raises(ProofFailed, match=r"it does not do what the original does"):
         prove(model, path, target=Onnx(precision="int8"), example=inputs(16))
@@ -354,8 +348,8 @@ def test_outputs_by_name_stay_so_in_a_half(tmp_path: Path) -> None:
 
     args = inputs(2), inputs(2).flip(0)
     outputs = ("both.0", "both.1", "at")
-    program = Program(Pair().eval(), args, ("left", "right"), outputs, ({}, {}), {})
-    Pt2(precision="bfloat16").write(program, tmp_path / "pair.pt2")
+    pair = Program(Pair().eval(), args, ("left", "right"), outputs, ({}, {}), {})
+    Pt2(precision="bfloat16").write(pair, tmp_path / "pair.pt2")
     found = _loaded(tmp_path / "pair.pt2").module()(*args)
     assert [tensor.dtype for tensor in found["both"]] == [torch.float32] * 2
     assert found["at"].dtype == torch.int64
@@ -412,8 +406,6 @@ def test_what_the_quantizer_can_not_do_is_refused_with_its_reason(
     trained: nn.Module, target: Target, tmp_path: Path
 ) -> None:
     # Images of other sizes than those that it was exported for: its own code raises.
-    wrong = (torch.zeros(1, 1, 8, 9),)
-    dims = ({0: "batch"},)
-    program = Program(trained, (torch.zeros(2, 1, 8, 8),), ("x",), ("output",), dims, {}, [wrong])
+    wrong = program(trained, torch.zeros(2, 1, 8, 8), calibration=[(torch.zeros(1, 1, 8, 9),)])
     with pytest.raises(ExportRefused, match="can't quantize the network"):
-        target.write(program, tmp_path / f"net{target.suffixes[0]}")
+        target.write(wrong, tmp_path / f"net{target.suffixes[0]}")
