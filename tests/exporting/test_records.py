@@ -17,7 +17,7 @@ from torchkeep.exporting import (
 from torchkeep.report import RunReport, write_report
 
 
-def test_a_run_a_file_and_a_whole_model_are_exported(tmp_path: Path) -> None:
+def test_exports_of_a_run_and_of_a_file_in_it_are_in_its_report(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     write_report(run / "report.html", RunReport("a run"))
     data = images(tmp_path / "data")

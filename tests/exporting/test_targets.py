@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -144,18 +143,6 @@ def test_attention_of_any_shape_is_exported(target: Target, tmp_path: Path) -> N
         Attention(), tmp_path / f"net{target.suffixes[0]}", target=target, example=example
     )
     assert report.worst.relative < 1e-5
-
-
-def test_an_onnx_file_has_no_constants_that_nothing_uses(tmp_path: Path) -> None:
-    class Pooling(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean((2, 3), keepdim=True)
-
-    export(Pooling(), tmp_path / "net.onnx", example=inputs())
-    graph = onnx.load(tmp_path / "net.onnx").graph
-    assert [node.op_type for node in graph.node] == ["GlobalAveragePool"]
-    used = {name for node in graph.node for name in node.input}
-    assert {tensor.name for tensor in graph.initializer} <= used
 
 
 @each_kind

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporting.samples import program
-from torchkeep.exporting import Onnx, export
+from torchkeep.exporting import Onnx
 from torchkeep.exporting.targets.onnx import open_file
 from torchkeep.exporting.targets.onnx_activations import round_for_hard_sigmoids
 
@@ -242,28 +242,6 @@ def test_what_branches_and_results_alone_use_stays_in_an_int8_file(tmp_path: Pat
     with torch.no_grad():
         for one, two in zip(found, model(inputs), strict=True):
             assert np.abs(one - two.numpy()).max() <= 0.02 * two.abs().max()
-
-
-def test_a_mean_over_an_image_is_a_pool_and_others_are_not(tmp_path: Path) -> None:
-    class Means(nn.Module):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return x.mean((-1, 2), keepdim=True), x.mean((2, 3)), x.mean((1, 2), keepdim=True)
-
-    inputs = torch.randn(2, 3, 4, 5)
-    Onnx().write(program(Means(), inputs, ("a", "b", "c")), tmp_path / "net.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
-    assert sorted(kinds) == ["GlobalAveragePool", "ReduceMean", "ReduceMean"]
-    found = open_file(tmp_path / "net.onnx", threads=1).run([inputs.numpy()])
-    for one, two in zip(found, Means()(inputs), strict=True):
-        assert np.allclose(one, two.numpy(), atol=1e-6)
-
-
-def test_a_mean_in_float64_is_no_pool_since_onnxruntime_has_none(tmp_path: Path) -> None:
-    class Exact(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.double().mean((2, 3), keepdim=True)
-
-    export(Exact(), tmp_path / "net.onnx", example=torch.randn(9, 3, 4, 5))
 
 
 def test_a_range_that_was_learnt_behind_pools_is_that_of_what_goes_into_them(
