@@ -129,9 +129,10 @@ def compare(name: str, model: Path, data: str, folder: Path, precisions: tuple[s
         one, many = ratios(whole.path, report.path)
         least = min(report.comparisons, key=lambda each: each.cosine)
         size = report.files[0].nbytes
+        change = 0 - accuracy.drop  # and not -accuracy.drop, which may be -0.0
         print(
             f"| {name} | {precision} | {accuracy.exported / accuracy.num_samples:.2%} "
-            f"| {0 - accuracy.drop:+.2%} | {least.cosine:.5f} | {report.worst.relative:.3f} "
+            f"| {change:+.2%} | {least.cosine:.5f} | {report.worst.relative:.3f} "
             f"| {size / 1e6:.2f} | {whole.files[0].nbytes / size:.2f} | {one:.2f} | {many:.2f} |",
             flush=True,
         )

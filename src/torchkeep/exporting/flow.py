@@ -38,12 +38,12 @@ from torchkeep.exporting.examples import read_examples, validation_of
 from torchkeep.exporting.proof.parity import TOLERANCES, Tolerance
 from torchkeep.exporting.proving import WRITER, Notify, Task, failure, outputs_of, prove_file
 from torchkeep.exporting.publishing import (
+    explaining_disk_errors,
     publish,
     refuse_source,
     refuse_taken,
     report_path,
     staging_folder,
-    written_to,
 )
 from torchkeep.exporting.records import record_export
 from torchkeep.exporting.report import Exported, WrittenFile
@@ -110,7 +110,7 @@ def export(
             seen = _calibration(task, source, whole=whole)
             program = replace(program, calibration=seen, ranges=task.subject.ranges)
         notify(f"writing {chosen.name}")
-        with written_to(final):
+        with explaining_disk_errors(final):
             chosen.write(program, folder / final.name)
         files = sorted(folder.iterdir())
         report = _proven(task, folder / final.name, files, begin, is_ours=True)

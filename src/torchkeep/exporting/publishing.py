@@ -46,7 +46,7 @@ def staging_folder(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def written_to(final: Path) -> Iterator[None]:
+def explaining_disk_errors(final: Path) -> Iterator[None]:
     """Explain what goes wrong when the disk has no room, which exporters say in many ways.
 
     Raises:

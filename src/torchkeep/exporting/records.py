@@ -55,7 +55,7 @@ def read_exports(run: Path) -> list[Deployment]:
 
 def _is_fit(field: Field[Any], value: object) -> bool:
     """Whether a value can be that of a field: a text, or a number that is none below zero."""
-    kind = str(field.type)
+    kind = str(field.type)  # it is a text: annotations are not evaluated
     if kind == "str" or value is None:
         return isinstance(value, str) or (value is None and "None" in kind)
     if isinstance(value, bool) or not isinstance(value, int | float):

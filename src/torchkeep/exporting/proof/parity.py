@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from torchkeep.errors import WrongArgument
+from torchkeep.outputs import ATOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,6 @@ class Tolerance:
             if not 0 <= value <= 1:
                 raise WrongArgument(f"{name} is {value}, and has to be from 0 to 1")
 
-
-ATOL = 1e-8
-"""What may differ where the original is zero all over."""
 
 _TIGHT = 0.01
 """Below that much of the largest value, two classes that are so near to each other are alike."""

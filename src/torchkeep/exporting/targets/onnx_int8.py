@@ -23,7 +23,7 @@ import io
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,8 +37,10 @@ from torchkeep.exporting.targets.onnx_activations import (
     sources_of_pools,
     spell_out,
 )
-from torchkeep.exporting.targets.target import Program
-from torchkeep.wording import printable
+from torchkeep.exporting.targets.target import Program, check_ranges
+
+if TYPE_CHECKING:
+    from torchkeep.training.quantizing import Ranges
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """How the range of an activation follows from what was seen, by onnxruntime's names."""
@@ -179,7 +181,7 @@ def _is_too_grouped(node: Any) -> bool:
 
 def _learnt(
     layers: Sequence[Any],
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Ranges,
     limits: Mapping[str, tuple[float, float]],
     pooled: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -194,25 +196,18 @@ def _learnt(
     Raises:
         ExportRefused: one is of no layer in the file.
     """
+    check_ranges(ranges, {_module_of(node) for node in layers}, "file")
     found: dict[str, tuple[float, float]] = {}
-    missing = dict(ranges)
     for node in layers:
         name = _module_of(node)
         if name not in ranges:
             continue
-        missing.pop(name, None)
         tensor = pooled.get(node.input[0], node.input[0])
         # Layers with one input have one range: that of both.
         low, high = found.get(tensor, (0.0, 0.0))
         least, most = limits.get(tensor, (-np.inf, np.inf))
         low, high = min(low, ranges[name][0]), max(high, ranges[name][1])
         found[tensor] = max(low, least), min(high, most)
-    if missing:
-        names = printable(", ".join(list(missing)[:5]))
-        raise ExportRefused(
-            f"a range was learnt for {names}, and the file has no such layer",
-            advice="Is it the network that was trained?",
-        )
     return {
         name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
         for name, (low, high) in found.items()

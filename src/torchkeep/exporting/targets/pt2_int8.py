@@ -13,19 +13,19 @@ Source: https://docs.pytorch.org/ao/stable/pt2e_quantization/index.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchkeep.errors import ExportRefused
 from torchkeep.exporting.targets.exporters import quietly, reason
 from torchkeep.exporting.targets.graphs import graph_of
-from torchkeep.exporting.targets.target import Program
-from torchkeep.wording import printable
+from torchkeep.exporting.targets.target import Program, check_ranges
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
+
+    from torchkeep.training.quantizing import Ranges
 
 _STEPS = 255
 """Between the least and the largest value of what goes into a layer."""
@@ -66,7 +66,7 @@ def quantized(program: Program) -> ExportedProgram:
     return graph_of(replace(program, model=model))
 
 
-def _quantizer(ranges: Mapping[str, tuple[float, float]]) -> Any:
+def _quantizer(ranges: Ranges) -> Any:
     from torchao.quantization.pt2e.quantizer import (  # type: ignore[import-untyped]
         QuantizationAnnotation,
         Quantizer,
@@ -94,19 +94,13 @@ def _quantizer(ranges: Mapping[str, tuple[float, float]]) -> Any:
     return Layers()
 
 
-def _check(layers: list[Any], ranges: Mapping[str, tuple[float, float]]) -> None:
+def _check(layers: list[Any], ranges: Ranges) -> None:
     if not layers:
         raise ExportRefused(
             "there is nothing to quantize: the network has no convolution or linear layer",
             advice="Choose float16 or bfloat16.",
         )
-    missing = sorted(set(ranges) - {_module_of(node) for node in layers})
-    if missing:
-        names = printable(", ".join(missing[:5]))
-        raise ExportRefused(
-            f"a range was learnt for {names}, and the graph has no such layer",
-            advice="Is it the network that was trained?",
-        )
+    check_ranges(ranges, {_module_of(node) for node in layers}, "graph")
 
 
 def _is_layer(node: torch.fx.Node) -> bool:

@@ -7,15 +7,18 @@ imports the target's runtime and nothing else. So importing a target's file impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from torchkeep.errors import WrongArgument
+from torchkeep.errors import ExportRefused, WrongArgument
+from torchkeep.wording import printable
 
 if TYPE_CHECKING:
     import torch
+
+    from torchkeep.training.quantizing import Ranges
 
 Arrays = Sequence[Any]
 """NumPy arrays, in the order of a program's inputs or outputs."""
@@ -46,8 +49,8 @@ class Program:
     """What the file is to say of itself, by name."""
     calibration: Sequence[tuple[torch.Tensor, ...]] = ()
     """Real inputs in batches, from which a quantized target learns its ranges."""
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """By a layer's name, the least and the largest of its input that training has learnt."""
+    ranges: Ranges = field(default_factory=dict)
+    """The ranges that training has learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +121,19 @@ def check_precision(target: Target) -> None:
         raise WrongArgument(
             f"the target {target.name} has no precision {target.precision!r}",
             advice=f"Choose one of {', '.join(target.precisions)}.",
+        )
+
+
+def check_ranges(ranges: Ranges, layers: Container[str], where: str) -> None:
+    """Make sure that each range that training has learnt is of a layer that is there.
+
+    Raises:
+        ExportRefused: one is not.
+    """
+    missing = [name for name in ranges if name not in layers]
+    if missing:
+        names = printable(", ".join(missing[:5]))
+        raise ExportRefused(
+            f"a range was learnt for {names}, and the {where} has no such layer",
+            advice="Is it the network that was trained?",
         )
