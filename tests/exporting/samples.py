@@ -119,7 +119,7 @@ def program(
     model: nn.Module, rows: torch.Tensor, outputs: tuple[str, ...] = ("output",), **how: Any
 ) -> Program:
     """Return a network of one input whose batch may vary, with all rows to calibrate with."""
-    usual: dict[str, Any] = {"dynamic": ({0: "batch"},), "texts": {}}
+    usual: dict[str, Any] = {"dynamic": ({0: "batch"},), "metadata": {}}
     usual["calibration"] = [(row[None],) for row in rows]
     return Program(model.eval(), (rows[:2],), ("x",), outputs, **usual | how)
 

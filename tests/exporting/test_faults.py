@@ -130,7 +130,7 @@ def test_training_mode_is_found(target: Target, part: str, tmp_path: Path) -> No
 def test_another_normalisation_is_found(target: Target, tmp_path: Path) -> None:
     def before(program: Program) -> Program:
         wrong = replace(RECIPE, mean=(0.485, 0.456, 0.406)).to_json()
-        return replace(program, texts={**program.texts, "preprocessing": json.dumps(wrong)})
+        return replace(program, metadata={**program.metadata, "preprocessing": json.dumps(wrong)})
 
     data = images(tmp_path / "data")
     told = _refusal(classifier(tmp_path), Faulty(target, before), tmp_path, example=data)
@@ -161,7 +161,7 @@ def test_what_a_file_says_of_itself_may_be_anything(
     key: str, text: str, problem: str, tmp_path: Path
 ) -> None:
     def before(program: Program) -> Program:
-        return replace(program, texts={**program.texts, key: text})
+        return replace(program, metadata={**program.metadata, key: text})
 
     data = images(tmp_path / "data")
     target = Faulty(TorchScript(), before)
@@ -171,8 +171,8 @@ def test_what_a_file_says_of_itself_may_be_anything(
 @each_target
 def test_another_order_of_the_classes_is_found(target: Target, tmp_path: Path) -> None:
     def before(program: Program) -> Program:
-        names = json.loads(program.texts["classes"])[::-1]
-        return replace(program, texts={**program.texts, "classes": json.dumps(names)})
+        names = json.loads(program.metadata["classes"])[::-1]
+        return replace(program, metadata={**program.metadata, "classes": json.dumps(names)})
 
     told = _refusal(classifier(tmp_path), Faulty(target, before), tmp_path)
     assert "it names its classes owl, dog, cat, and the original cat, dog, owl" in told

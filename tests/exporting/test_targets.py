@@ -74,15 +74,15 @@ def test_a_classifier_takes_its_classes_and_its_recipe_along(
     assert report.accuracy is not None
     assert report.accuracy.exported == report.accuracy.original
     with Session(target.name, path, threads=1) as session:
-        texts = session.texts
-    if texts is None:
+        metadata = session.metadata
+    if metadata is None:
         assert report.images_prepared == 0
         return
     assert report.images_prepared == 3
-    assert json.loads(texts["classes"]) == list(CLASSES)
-    assert json.loads(texts["preprocessing"])["height"] == 24
-    assert texts["arch"] == "timm/test_resnet"
-    assert texts["source"] == "best.safetensors"
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert json.loads(metadata["preprocessing"])["height"] == 24
+    assert metadata["arch"] == "timm/test_resnet"
+    assert metadata["source"] == "best.safetensors"
     assert str(tmp_path).encode() not in path.read_bytes(), "it has its author's folder"
 
 

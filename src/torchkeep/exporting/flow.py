@@ -249,7 +249,7 @@ def _program(task: Task) -> Program:
             "the network gives something else each time, in evaluation mode as well",
             advice="Is Dropout called with training=True? A file of it can't be compared.",
         )
-    return Program(subject.model, args, examples.names, names, examples.dynamic, _texts(subject))
+    return Program(subject.model, args, examples.names, names, examples.dynamic, _metadata(subject))
 
 
 def _check_sizes(task: Task) -> None:
@@ -291,17 +291,17 @@ def _calibration(task: Task, source: Any, *, whole: bool) -> list[tuple[torch.Te
     return [examples.rows(count, at) for at in range(0, examples.num_rows, count)]
 
 
-def _texts(subject: Subject) -> dict[str, str]:
+def _metadata(subject: Subject) -> dict[str, str]:
     """Return what a file says of itself: the same names as in the files of `torchkeep train`."""
-    # A file's name may be no Unicode, which the texts of a deployment file are.
-    texts = {"source": printable(subject.source), WRITER: torchkeep.__version__}
+    # A file's name may be no Unicode, which a deployment file's metadata is.
+    metadata = {"source": printable(subject.source), WRITER: torchkeep.__version__}
     if subject.arch:
-        texts["arch"] = subject.arch
+        metadata["arch"] = subject.arch
     if subject.classes:
-        texts["classes"] = json.dumps(list(subject.classes))
+        metadata["classes"] = json.dumps(list(subject.classes))
     if (recipe := subject.recipe()) is not None:
-        texts["preprocessing"] = json.dumps(recipe)
-    return texts
+        metadata["preprocessing"] = json.dumps(recipe)
+    return metadata
 
 
 def _proven(

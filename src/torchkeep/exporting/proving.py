@@ -119,7 +119,7 @@ class _Proving:
     def proof(self) -> Proof:
         """Return all that is to be seen, what is quick first."""
         self._check_ports()
-        self._check_texts()
+        self._check_classes()
         comparisons = self._comparisons()
         images_prepared = self._check_recipe()
         accuracy = None if self.validation is None else self._accuracy(self.validation)
@@ -155,17 +155,17 @@ class _Proving:
                     advice="A size that is fixed in the file is refused by its runtime later.",
                 )
 
-    def _texts(self) -> Mapping[str, str] | None:
+    def _metadata(self) -> Mapping[str, str] | None:
         """Return what the file says of itself; None if it can't, or is somebody else's."""
-        texts = self.session.texts
-        return None if texts is None or not (self.is_ours or WRITER in texts) else texts
+        metadata = self.session.metadata
+        return None if metadata is None or not (self.is_ours or WRITER in metadata) else metadata
 
-    def _check_texts(self) -> None:
-        """Compare what the file says of itself with what is known."""
-        texts, subject = self._texts(), self.subject
-        if texts is None or not subject.classes:
+    def _check_classes(self) -> None:
+        """Compare the names that the file has for its classes with those that are known."""
+        metadata, subject = self._metadata(), self.subject
+        if metadata is None or not subject.classes:
             return
-        found = _parsed(texts, "classes")
+        found = _parsed(metadata, "classes")
         names = tuple(map(str, found)) if isinstance(found, list) else (str(found),)
         if names != subject.classes:
             raise ProofFailed(
@@ -175,10 +175,10 @@ class _Proving:
 
     def _check_recipe(self) -> int:
         """Prepare images as whoever uses the file will: by what the file says, without PyTorch."""
-        texts = self._texts()
-        if texts is None or not self.subject.is_recipe_told:
+        metadata = self._metadata()
+        if metadata is None or not self.subject.is_recipe_told:
             return 0
-        recipe, num_channels = _recipe_in(texts)
+        recipe, num_channels = _recipe_in(metadata)
         for at, picture in enumerate(self.examples.pictures):
             expected = self.examples.args[0][at].numpy()
             found = prepared(picture, recipe) if num_channels == len(expected) else expected[:0]
@@ -343,18 +343,18 @@ def failure(args: Sequence[torch.Tensor], error: Exception) -> str:
     return f"{shapes}: {reason(error)}"
 
 
-def _parsed(texts: Mapping[str, str], key: str) -> Any:
+def _parsed(metadata: Mapping[str, str], key: str) -> Any:
     try:
-        return parse_json(str(texts[key]))
+        return parse_json(str(metadata[key]))
     except KeyError:
         raise ProofFailed(f"it does not say its {key}") from None
     except DamagedFile:
         raise ProofFailed(f"what it says of its {key} can't be read") from None
 
 
-def _recipe_in(texts: Mapping[str, str]) -> tuple[Mapping[str, Any], int]:
+def _recipe_in(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], int]:
     """Return a file's recipe, and its channels; a file has it from anybody, so it is looked at."""
-    recipe = _parsed(texts, "preprocessing")
+    recipe = _parsed(metadata, "preprocessing")
     plain = recipe
     if isinstance(recipe, dict):
         plain = {key: value for key, value in recipe.items() if key != "pixels"}

@@ -30,8 +30,8 @@ def test_a_compiled_file_does_what_the_original_does_and_says_its_classes(tmp_pa
     assert [each.case for each in report.comparisons] == ["batch 1", "batch 2", "batch 7"]
     assert report.worst.relative < 1e-5
     with Session("pt2", path, threads=1) as session:
-        assert session.texts is not None
-        assert set(session.texts) == {"arch", "classes", "preprocessing", "source", "torchkeep"}
+        assert session.metadata is not None
+        assert set(session.metadata) == {"arch", "classes", "preprocessing", "source", "torchkeep"}
     with pytest.raises(ProofFailed, match="it does not do what the original does"):
         prove(build("timm/test_resnet", num_classes=3), path, example=inputs(16))
 

@@ -36,7 +36,7 @@ def test_a_file_takes_all_sizes_up_to_its_largest(
     assert not [*home.iterdir()], "it has left something at the user's home"
 
     with Session("executorch", path, threads=1) as session:
-        assert session.texts is None
+        assert session.metadata is None
         (found,) = session.run([inputs(32).numpy()])
         assert found.shape == (32, 3)
         with pytest.raises(ProofFailed, match="its runtime can't run it: RuntimeError: "):

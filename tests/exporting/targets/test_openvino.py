@@ -24,11 +24,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file whose batch and sizes vary, and which says something of itself."""
     path = tmp_path_factory.mktemp("openvino") / "net.xml"
     dims = ({0: "batch", 2: "height", 3: "width"},)
-    OpenVino().write(program(net(), inputs(2), dynamic=dims, texts=TEXTS), path)
+    OpenVino().write(program(net(), inputs(2), dynamic=dims, metadata=METADATA), path)
     return path
 
 
-TEXTS = {
+METADATA = {
     "classes": json.dumps(["a<b>&'c'", 'the "owl"', "猫\n"], ensure_ascii=False),
     "raw": "two\nlines\t<end>",
 }
@@ -36,7 +36,7 @@ TEXTS = {
 
 def test_what_it_says_of_itself_is_read_back_to_the_letter(written: Path) -> None:
     with Session("openvino", written, threads=1) as session:
-        assert session.texts == TEXTS
+        assert session.metadata == METADATA
 
 
 def test_what_may_vary_is_told_by_name_and_the_rest_as_numbers(
@@ -47,7 +47,7 @@ def test_what_may_vary_is_told_by_name_and_the_rest_as_numbers(
     OpenVino().write(program(net(), inputs(2), dynamic=({2: "rows"},)), tmp_path / "rows.xml")
     with Session("openvino", tmp_path / "rows.xml", threads=1) as session:
         assert session.inputs == (Port("x", "float32", (2, 3, "dim_2", 24)),)
-        assert session.texts == {}
+        assert session.metadata == {}
 
 
 def test_the_process_that_runs_it_has_no_torch_and_tells_nobody(
@@ -112,11 +112,11 @@ def test_int8_is_a_quarter_and_does_what_onnxruntime_does(tmp_path: Path) -> Non
         ("small.xml", OpenVino(precision="int8")),
         ("small.onnx", Onnx(precision="int8")),
     ):
-        target.write(program(model, rows, texts=TEXTS), tmp_path / name)
+        target.write(program(model, rows, metadata=METADATA), tmp_path / name)
         with Session(target.name, tmp_path / name, threads=1) as session:
             (found[name],) = session.run([rows.numpy()])
-            assert session.texts is not None
-            assert session.texts.items() >= TEXTS.items()
+            assert session.metadata is not None
+            assert session.metadata.items() >= METADATA.items()
         sizes[name] = sum(each.stat().st_size for each in tmp_path.glob(f"{name[:-4]}.bin"))
     assert sizes["small.xml"] < 0.3 * sizes["whole.xml"]
     scale = abs(found["whole.xml"]).max()

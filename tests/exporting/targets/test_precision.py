@@ -257,8 +257,8 @@ def test_int8_keeps_what_the_file_says_and_its_batch(external: bool, tmp_path: P
     example = torch.randn(16, 3, 24, 24)
     report = export(classifier(tmp_path), path, target=target, example=example, tolerance=ANY)
     with Session("onnx", path, threads=1) as session:
-        assert session.texts is not None
-        assert set(session.texts) == {"arch", "classes", "preprocessing", "source", "torchkeep"}
+        assert session.metadata is not None
+        assert set(session.metadata) == {"arch", "classes", "preprocessing", "source", "torchkeep"}
         assert session.inputs[0].shape == ("batch", 3, 24, 24)
     cases = [each.case for each in report.comparisons]
     assert cases == ["batch 1", "batch 2", "batch 7", "batch 16"]

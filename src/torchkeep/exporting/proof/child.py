@@ -33,8 +33,8 @@ def main(target: str, path: str, threads: str) -> None:
         send(answers, {"error": _said(error)})
         return
     ports = [[port.name, port.dtype, list(port.shape)] for port in opened.inputs]
-    texts = None if opened.texts is None else dict(opened.texts)
-    send(answers, {"inputs": ports, "texts": texts, "can": _abilities(opened)})
+    metadata = None if opened.metadata is None else dict(opened.metadata)
+    send(answers, {"inputs": ports, "metadata": metadata, "abilities": _abilities(opened)})
     while True:
         try:
             question, arrays = receive(sys.stdin.buffer)

@@ -54,8 +54,8 @@ class Session:
         self.inputs = tuple(
             Port(name, dtype, tuple(shape)) for name, dtype, shape in told["inputs"]
         )
-        self.texts: Mapping[str, str] | None = told["texts"]
-        self.abilities: Sequence[str] = told["can"]
+        self.metadata: Mapping[str, str] | None = told["metadata"]
+        self.abilities: Sequence[str] = told["abilities"]
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the outputs of inputs, all as NumPy arrays.

@@ -2,7 +2,7 @@
 
 What XNNPACK has is computed by it, and the rest by ExecuTorch's own portable operators. Memory is
 planned when the file is written: a size that may vary has a largest value, and one image takes the
-memory of the largest batch. A `.pte` has no place for texts of ours.
+memory of the largest batch. A `.pte` has no place for metadata.
 
 Source: https://docs.pytorch.org/executorch/stable, and `executorch/exir` of release 1.5.
 """

@@ -112,7 +112,7 @@ class Onnx:
         _name_dimensions(model, program)
         _name_pools(model.graph)
         _drop_unused(model.graph)
-        model.metadata_props.update(program.texts)
+        model.metadata_props.update(program.metadata)
         for node in model.graph:
             # They have the paths of its author's folders, and lines of the source.
             for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
@@ -270,9 +270,9 @@ def open_file(path: Path, *, threads: int) -> Opened:
         found: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
         return [array.astype("float32") if array.dtype == "float16" else array for array in found]
 
-    texts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     ports = tuple(map(_port, session.get_inputs()))
-    return Opened(run, ports, texts, layers=partial(_layers, path))
+    return Opened(run, ports, metadata, layers=partial(_layers, path))
 
 
 def _layers(path: Path, arrays: Arrays) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def _finished(model: Any, program: Program, mark: str) -> Any:
             advice="Choose int8 if it has convolutions, or float16.",
         )
     del model.metadata_props[:]
-    for key, value in program.texts.items():
+    for key, value in program.metadata.items():
         model.metadata_props.add(key=key, value=value)
     # What is of no use to whoever runs it is a tenth of a small network's file.
     _drop_zeros(model.graph)

@@ -125,15 +125,15 @@ def open_file(path: Path, *, threads: int) -> Opened:
         found = compiled(list(arrays))
         return [found[at] for at in range(len(compiled.outputs))]
 
-    return Opened(run, tuple(map(_port, model.get_parameters())), _texts(model))
+    return Opened(run, tuple(map(_port, model.get_parameters())), _metadata(model))
 
 
-def _texts(model: Any) -> Mapping[str, str]:
+def _metadata(model: Any) -> Mapping[str, str]:
     """Return what the ONNX file said of itself: it is kept under `framework`."""
     if not model.has_rt_info("framework"):
         return {}
-    texts: Mapping[str, str] = model.get_rt_info("framework").value
-    return texts
+    metadata: Mapping[str, str] = model.get_rt_info("framework").value
+    return metadata
 
 
 def _port(parameter: Any) -> Port:

@@ -64,14 +64,14 @@ class Pt2:
             node.meta.pop("stack_trace", None)
         with quietly():
             if not self.compile:
-                texts = dict(program.texts)
-                write_whole(path, lambda file: torch.export.save(graph, file, extra_files=texts))
+                metadata = dict(program.metadata)
+                write_whole(path, lambda file: torch.export.save(graph, file, extra_files=metadata))
                 return
             try:
                 torch._inductor.aoti_compile_and_package(
                     graph,
                     package_path=str(path),
-                    inductor_configs={"aot_inductor.metadata": dict(program.texts)},
+                    inductor_configs={"aot_inductor.metadata": dict(program.metadata)},
                 )
             except Exception as error:  # the compiler's and its own
                 raise ExportRefused(
@@ -101,14 +101,14 @@ def open_file(path: Path, *, threads: int) -> Opened:
         said = package.loader.get_metadata().items()
         # The others say what machine it was compiled for.
         mine = {name: text for name, text in said if not name.startswith("AOTI_")}
-        return Opened(running(package), texts=mine)
+        return Opened(running(package), metadata=mine)
     if _is_quantized(path):
         # It has the operators of a quantized graph: PyTorch registers them when it is imported.
         import_module("torch.ao.quantization.fx._decomposed")
     names = _extra_names(path)
-    texts = dict.fromkeys(names, "")
-    module = torch.export.load(path, extra_files=texts).module()
-    return Opened(running(module), texts=dict(texts), layers=partial(_layers, module))
+    metadata = dict.fromkeys(names, "")
+    module = torch.export.load(path, extra_files=metadata).module()
+    return Opened(running(module), metadata=dict(metadata), layers=partial(_layers, module))
 
 
 def _layers(module: Any, arrays: Arrays) -> dict[str, Any]:

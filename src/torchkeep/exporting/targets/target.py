@@ -45,7 +45,7 @@ class Program:
     """The names of the outputs."""
     dynamic: Dims
     """By input, the dimensions that may vary, and their names; all empty if none may."""
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
     """What the file is to say of itself, by name."""
     calibration: Sequence[tuple[torch.Tensor, ...]] = ()
     """Real inputs in batches, from which a quantized target learns its ranges."""
@@ -73,7 +73,7 @@ class Opened:
     """Inputs to outputs. What NumPy has no type for comes as float32."""
     inputs: tuple[Port, ...] = ()
     """What it takes, if the runtime tells."""
-    texts: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
     """What the file says of itself; None if files of this kind can't say anything."""
     layers: Callable[[Arrays], Mapping[str, Any]] | None = None
     """Inputs to the outputs of the layers, by the names of the original's modules."""

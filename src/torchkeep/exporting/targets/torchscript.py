@@ -65,11 +65,11 @@ class TorchScript:
                 # loads this one may call it then.
                 made = torch.jit.freeze(made)
                 torch.jit.run_frozen_optimizations(made)  # type: ignore[attr-defined]
-            texts = dict(program.texts)
+            metadata = dict(program.metadata)
             if self.lite:
-                path.write_bytes(made._save_to_buffer_for_lite_interpreter(_extra_files=texts))
+                path.write_bytes(made._save_to_buffer_for_lite_interpreter(_extra_files=metadata))
             else:
-                write_whole(path, lambda file: torch.jit.save(made, file, _extra_files=texts))
+                write_whole(path, lambda file: torch.jit.save(made, file, _extra_files=metadata))
 
     def _made(self, program: Program) -> Any:
         import torch
@@ -99,21 +99,21 @@ def open_file(path: Path, *, threads: int) -> Opened:
     torch.set_num_threads(threads)
     with zipfile.ZipFile(path) as archive:
         inner = {name.partition("/")[2] for name in archive.namelist()}
-    texts = {name.removeprefix("extra/"): "" for name in inner if name.startswith("extra/")}
+    metadata = {name.removeprefix("extra/"): "" for name in inner if name.startswith("extra/")}
     with quietly():
         if "bytecode.pkl" in inner:
             from torch.jit import mobile
 
             lite: Any = mobile._load_for_lite_interpreter(str(path))  # type: ignore[no-untyped-call]
             return Opened(running(lite))
-        module: Any = torch.jit.load(path, "cpu", _extra_files=texts)  # type: ignore[no-untyped-call]
+        module: Any = torch.jit.load(path, "cpu", _extra_files=metadata)  # type: ignore[no-untyped-call]
 
     def tensors() -> dict[str, Any]:
         named = [*module.named_parameters(), *module.named_buffers()]
         return {name: as_array(tensor) for name, tensor in named}
 
-    texts = {name: _text(value) for name, value in texts.items()}
-    return Opened(running(module), texts=texts, tensors=tensors)
+    metadata = {name: _text(value) for name, value in metadata.items()}
+    return Opened(running(module), metadata=metadata, tensors=tensors)
 
 
 def _text(value: str | bytes) -> str:
