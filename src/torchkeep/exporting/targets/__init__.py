@@ -15,8 +15,8 @@ exporters.py         what exporters print, say when they fail, write, and tell t
 casting.py           a network that computes in float16 or bfloat16
 arrays.py            what PyTorch runs, called with NumPy's arrays
 
-To add one: write a file with a dataclass and `open_file`, add the class to `TARGETS`, a sample to
-tests/exporting/samples.py, and a row to docs/exporting.md.
+To add one: write a file with a dataclass and `open_file`, add the class to `TARGETS`, its options
+to cli/export.py, a sample to tests/exporting/samples.py, and a row to docs/exporting.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torchkeep.exporting.targets.executorch import ExecuTorch
 from torchkeep.exporting.targets.onnx import Onnx
 from torchkeep.exporting.targets.openvino import OpenVino
 from torchkeep.exporting.targets.pt2 import Pt2
-from torchkeep.exporting.targets.target import Arrays, Opened, Port, Program, Target
+from torchkeep.exporting.targets.target import Port, Program, Target
 from torchkeep.exporting.targets.torchscript import TorchScript
 
 TARGETS: tuple[type[Target], ...] = (Onnx, Pt2, TorchScript, OpenVino, ExecuTorch)
@@ -33,11 +33,9 @@ TARGETS: tuple[type[Target], ...] = (Onnx, Pt2, TorchScript, OpenVino, ExecuTorc
 
 __all__ = [
     "TARGETS",
-    "Arrays",
     "ExecuTorch",
     "Onnx",
     "OpenVino",
-    "Opened",
     "Port",
     "Program",
     "Pt2",
