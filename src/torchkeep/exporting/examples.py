@@ -128,7 +128,7 @@ def _substitute(subject: Subject) -> Examples:
         numbers = torch.randn(shape, generator=generator).to(place_of(subject.model)[1])
     return Examples(
         (numbers,),
-        input_names(subject.model, 1),
+        (_first_input(subject.model),),
         f"{counted(len(numbers), 'image')} of random numbers, in place of real ones",
         is_real=False,
     )
@@ -192,14 +192,17 @@ def _in_order(
     return found
 
 
-def input_names(model: torch.nn.Module, count: int) -> tuple[str, ...]:
-    """Return what a network calls its first inputs."""
-    names = [
-        name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    return tuple(names[at] if at < len(names) else f"input_{at}" for at in range(count))
+def _first_input(model: torch.nn.Module) -> str:
+    """Return what a network calls its first input."""
+    parameters = inspect.signature(model.forward).parameters
+    return next(
+        (
+            name
+            for name, parameter in parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ),
+        "input_0",
+    )
 
 
 def _tensors_in(path: Path) -> Any:
@@ -258,13 +261,13 @@ def _of_pictures(subject: Subject, pictures: list[Any], described: str) -> Examp
     if isinstance(pictures[0], torch.Tensor):
         batch, pictures = torch.stack(pictures), []
     else:
-        transform = preparing(subject)
+        transform = _preparing(subject)
         batch = torch.stack([transform(picture) for picture in pictures])
-    names = input_names(subject.model, 1)
-    return Examples((batch,), names, described, True, tuple(pictures))
+    names = (_first_input(subject.model),)
+    return Examples((batch,), names, described, is_real=True, pictures=tuple(pictures))
 
 
-def preparing(subject: Subject) -> Callable[[Any], torch.Tensor]:
+def _preparing(subject: Subject) -> Callable[[Any], torch.Tensor]:
     """Return what makes of an image what a network takes, in training's own way.
 
     Raises:
@@ -288,6 +291,6 @@ def validation_of(subject: Subject, source: Any, *, whole: bool) -> Samples:
     Raises:
         WrongArgument: it does not take images, or the data have classes that it does not know.
     """
-    transform = preparing(subject)
+    transform = _preparing(subject)
     data = open_validation(source, classes=subject.classes or None, whole=whole)
     return data.transformed(transform, transform).val

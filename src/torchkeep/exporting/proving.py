@@ -114,7 +114,7 @@ class _Proving:
         self.session, self.is_ours = session, is_ours
         self.subject, self.examples = task.subject, task.examples
         self.tolerance, self.validation, self.notify = task.tolerance, task.validation, task.notify
-        self.model = as_trained(task.subject, task.target.precision)
+        self.model = _as_trained(task.subject, task.target.precision)
 
     def proof(self) -> Proof:
         """Return all that is to be seen, what is quick first."""
@@ -316,7 +316,7 @@ class _Proving:
             self.subject.model(*args)
 
 
-def as_trained(subject: Subject, precision: str) -> torch.nn.Module:
+def _as_trained(subject: Subject, precision: str) -> torch.nn.Module:
     """Return what a file of a precision is compared with.
 
     A network that was trained for 8 bits is one that computes in them: its ranges cut off what
