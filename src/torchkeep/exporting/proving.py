@@ -272,9 +272,9 @@ class _Proving:
 
     def _accuracy(self, samples: Samples) -> Accuracy:
         batch_size = self.examples.call_size(VALIDATION_BATCH)
-        counts = [0, 0, 0]
+        num_samples = original = exported = 0
         for inputs, labels in DataLoader(samples, batch_size):
-            self.notify(f"evaluating, {counts[0]:,} of {length_of(samples):,} images")
+            self.notify(f"evaluating, {num_samples:,} of {length_of(samples):,} images")
             right = labels.numpy()
             if not self.examples.has_dynamic_batch:  # the last ones have to be as many, too
                 inputs = inputs[torch.arange(batch_size) % len(inputs)]
@@ -285,10 +285,10 @@ class _Proving:
                     f"no class can be read off the network's first output, {list(one.shape)}",
                     advice="Give inputs alone (--example), and no validation data (--data).",
                 )
-            counts[0] += len(right)
-            for at, outputs in enumerate((one, two), 1):
-                counts[at] += int((outputs[: len(right)].argmax(1) == right).sum())
-        found = Accuracy(*counts)
+            num_samples += len(right)
+            original += _num_right(one, right)
+            exported += _num_right(two, right)
+        found = Accuracy(num_samples, original, exported)
         if found.drop > self.tolerance.accuracy_drop:
             raise ProofFailed(
                 f"it has {found.exported:,} of {found.num_samples:,} images right, and the "
@@ -335,6 +335,11 @@ def outputs_of(model: torch.nn.Module, args: Sequence[torch.Tensor]) -> dict[str
         # A copy, so that a layer that works in place changes no input.
         output = model(*(arg.clone() for arg in args))
         return {name or "output": as_array(tensor) for name, tensor in named_tensors(output)}
+
+
+def _num_right(outputs: Any, labels: Any) -> int:
+    """Return how many predictions are right; rows beyond the labels are there to fill a batch."""
+    return int((outputs[: len(labels)].argmax(1) == labels).sum())
 
 
 def failure(args: Sequence[torch.Tensor], error: Exception) -> str:
