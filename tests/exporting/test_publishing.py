@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torchkeep.exporting import (
     Tolerance,
     export,
     prove,
+    publishing,
 )
 from torchkeep.exporting.publishing import publish, staging_folder
 
@@ -140,6 +142,55 @@ def test_what_stops_on_the_way_to_its_place_changes_nothing(
                     pass
         assert _contents(place) == before
     assert step > 5
+    prove(net(1), path, example=inputs())
+
+
+@pytest.mark.parametrize("is_single", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_stops_on_the_way_to_its_place_leaves_nothing_new(
+    overwrite: bool,
+    is_single: bool,
+    two_versions: tuple[Path, Path, Exported],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, newer, report = two_versions
+    place = newer.with_name("empty")
+    place.mkdir()
+    if is_single:
+        (place / "net.onnx.json").write_bytes(b"{}")
+        if overwrite:
+            (place / "net.onnx").write_bytes(b"a file without weights beside it")
+    before, path = _contents(place), place / "net.onnx"
+
+    def failing(self: Path, to: Path) -> Path:
+        if self.name.endswith(".json") and to.parent == place:
+            raise KeyboardInterrupt
+        return replace_file(self, to)
+
+    replace_file = Path.replace
+    with staging_folder(path) as folder, monkeypatch.context() as patch:
+        shutil.copytree(newer, folder, dirs_exist_ok=True)
+        patch.setattr(Path, "replace", failing)
+        with pytest.raises((KeyboardInterrupt, SaveRefused)):
+            publish(folder, path, report, overwrite=overwrite, parts=[place / "net.onnx.data"])
+    assert _contents(place) == before
+
+
+def test_a_folder_that_somebody_holds_is_not_waited_for_for_ever(
+    two_versions: tuple[Path, Path, Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    place, newer, report = two_versions
+    monkeypatch.setattr(publishing, "LONGEST_WAIT_S", 0.05)
+    path, fd = place / "net.onnx", os.open(place, os.O_RDONLY)
+    with staging_folder(path) as folder, ThreadPoolExecutor(1) as pool:
+        shutil.copytree(newer, folder, dirs_exist_ok=True)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            put = pool.submit(publish, folder, path, report, overwrite=True)
+            put.result(timeout=30)
+        finally:
+            os.close(fd)  # what waits goes on then
     prove(net(1), path, example=inputs())
 
 

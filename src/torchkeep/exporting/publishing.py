@@ -7,14 +7,19 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from os.path import samestat
 from pathlib import Path
 
 from torchkeep.errors import ExportRefused, SaveRefused
 from torchkeep.exporting.report import Exported
 from torchkeep.files import TEMPORARY_MARK, staged_file, write_file
 from torchkeep.wording import printable
+
+LONGEST_WAIT_S = 30.0
+"""For another export that is naming its files in the same folder."""
 
 
 def report_path(path: Path) -> Path:
@@ -133,13 +138,14 @@ def publish(
     proof = folder / report_path(final).name
     write_file(proof, told.encode())  # here, since a disk that is full is met by it
     moves = [(each, final.with_name(each.name)) for each in (*others, proof, folder / final.name)]
-    older = [place for place in parts if overwrite and place.exists()]
-    if others or older:
-        older.insert(0, final)
-    aside = [*older, report_path(final)] if overwrite else []
-    with _alone_in(final.parent), _set_aside(aside, folder, final):
-        for source, place in moves:
-            _move(source, place, overwrite=overwrite)
+    with _alone_in(final.parent):
+        older = [place for place in parts if overwrite and place.exists()]
+        if others or older:
+            older.insert(0, final)
+        aside = [*older, report_path(final)] if overwrite else []
+        with _set_aside(aside, moves):
+            for source, place in moves:
+                _move(source, place, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -147,6 +153,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Keep another export from naming its files here meanwhile, so that no two are mixed.
 
     Where the system has no such locks, as on Windows and on some network disks, nothing is kept.
+    Nor is it where somebody holds one for longer than names take: whoever has started this by
+    `flock FOLDER` holds it until this ends.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
@@ -154,20 +162,26 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
             fd = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            last = time.monotonic() + LONGEST_WAIT_S
+            while time.monotonic() < last:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.01)
         yield
 
 
 @contextlib.contextmanager
-def _set_aside(places: Iterable[Path], folder: Path, final: Path) -> Iterator[None]:
-    """Take files away from their places, and put them back if the block fails.
+def _set_aside(places: Iterable[Path], moves: Sequence[tuple[Path, Path]]) -> Iterator[None]:
+    """Take files away from their places, and have all as it was if the block fails.
 
     Args:
         places: the files, in the order in which they go.
-        folder: where they go.
-        final: the main one's place. Once the new one of the folder is there, nothing is put back.
+        moves: where new files are, and where the block moves them; the main one is the last. Once
+            that is there, all stays.
     """
-    new = (folder / final.name).stat()
+    new = [(place, source.stat()) for source, place in moves]
+    folder, final = moves[-1][0].parent, moves[-1][1]
     aside: list[tuple[Path, Path]] = []
     try:
         for at, place in enumerate(places):
@@ -177,7 +191,11 @@ def _set_aside(places: Iterable[Path], folder: Path, final: Path) -> Iterator[No
                 aside.append((place, target))
         yield
     except BaseException:
-        if not (final.exists() and os.path.samestat(final.stat(), new)):
+        there = [place for place, its in new if place.exists() and samestat(place.stat(), its)]
+        if final not in there:
+            with contextlib.suppress(OSError):
+                for place in there:
+                    place.unlink()
             for place, target in reversed(aside):
                 with contextlib.suppress(OSError):
                     target.replace(place)
