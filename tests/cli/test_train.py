@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -52,8 +53,22 @@ def test_what_it_says_is_what_it_did(photos: Path, tmp_path: Path, capsys) -> No
     assert f"network   {NET} with fresh values" in text
     assert "trained   27 of 649 parameters" in text
     assert "epoch   2 of 2   loss " in text
-    assert f"Use it: torchkeep predict {tmp_path}/run/best.safetensors IMAGE..." in text
+    use = f"predict {tmp_path}/run/best.safetensors --arch {NET} IMAGE..."
+    assert f"Use it: torchkeep {use}" in text
     assert f"Ship it: torchkeep export {tmp_path}/run run.onnx --data " in text
+
+
+def test_what_it_says_is_next_can_be_done(
+    photos: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my run").mkdir()
+    monkeypatch.chdir(tmp_path / "my run")
+    options = [*OPTIONS, "--weights", "none", "--epochs", "1"]
+    assert main(["train", str(photos), "--out", ".", *options]) == 0
+    text = capsys.readouterr().out
+    words = shlex.split(next(line for line in text.splitlines() if line.startswith("Ship it: ")))
+    assert main(words[3:]) == 0
+    assert (tmp_path / "my run" / "my run.onnx").is_file()
 
 
 def test_it_says_what_is_trained_for_8_bits(photos: Path, tmp_path: Path, capsys) -> None:

@@ -11,15 +11,11 @@ import pytest
 import torch
 
 from exporting.samples import RECIPE, classifier, images, inputs, net
-from torchkeep.errors import (
-    DamagedFile,
-    WrongArgument,
-)
-from torchkeep.exporting import (
-    Onnx,
-    Subject,
-    export,
-)
+from torchkeep.errors import DamagedFile, WrongArgument
+from torchkeep.exporting import Onnx, Subject, export, open_subject
+from torchkeep.exporting.examples import read_examples, validation_of
+from torchkeep.training.data import open_data
+from torchkeep.training.data.samples import files_of
 
 
 def test_without_an_example_nothing_tells_what_a_live_network_takes(tmp_path: Path) -> None:
@@ -119,6 +115,32 @@ def test_all_images_of_a_folder_are_for_validation_if_that_is_said(tmp_path: Pat
     int8 = Onnx(precision="int8")
     with pytest.raises(WrongArgument, match=r"val has no images to train on, and int8 learns"):
         export(model, tmp_path / "8.onnx", target=int8, data=data, whole=True)
+
+
+def test_data_are_split_as_the_run_has_split_them(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", images(tmp_path / "data")
+    run.mkdir()
+    classifier(run)
+    expected = open_data(data, val_share=0.4, seed=3)
+    (run / "settings.json").write_text('{"val_share": 0.4, "seed": 3}')
+    subject = open_subject(run)
+    found = validation_of(subject, data, whole=False)
+    assert _files_of(found) == _files_of(expected.val)
+    assert _files_of(found) != _files_of(open_data(data, val_share=0.4).val)
+    seen = read_examples(subject, data, part="train")
+    assert (seen.num_rows, read_examples(subject, data).num_rows) == (9, 6)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"val_share": "all", "seed": null}'])
+def test_settings_of_somebody_else_are_no_hindrance(text: str, tmp_path: Path) -> None:
+    data, model = images(tmp_path / "data"), classifier(tmp_path)
+    (tmp_path / "settings.json").write_text(text)
+    found = validation_of(open_subject(model), data, whole=False)
+    assert _files_of(found) == _files_of(open_data(data).val)
+
+
+def _files_of(samples: Any) -> list[str]:
+    return [str(path) for path, _ in files_of(samples)]
 
 
 def test_a_folder_may_have_a_part_for_validation_alone(tmp_path: Path) -> None:

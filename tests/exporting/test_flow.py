@@ -52,6 +52,32 @@ def test_a_branch_on_a_value_is_refused_with_the_ways_out(
     assert not [*tmp_path.iterdir()]
 
 
+_BRANCHING = """
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("/home/\x1b[31mme\n.py", r", at /home/\\x1b\[31mme\\n\.py, line 4 \("),
+        (f"{Path(torch.__file__).parent}friend/net.py", r", at .*torchfriend/net\.py, line 4 \("),
+        (f"/{'x' * 100_000}/net.py", r", at /x{9,500}\.\.\.x{9,500}/net\.py, line 4 \("),
+        ("", r"which a graph can't \("),
+    ],
+    ids=["escapes", "beside torch", "long", "no name"],
+)
+def test_the_line_of_a_branch_is_told_whatever_its_file_is_called(
+    name: str, told: str, tmp_path: Path
+) -> None:
+    names: dict[str, Any] = {"torch": torch, "__name__": "net"}
+    exec(compile(_BRANCHING, name, "exec"), names)
+    with pytest.raises(ExportRefused, match=rf"decides by values.*{told}"):
+        export(names["Net"](), tmp_path / "net.pt2", example=torch.ones(4, 3))
+
+
 def test_a_script_keeps_a_branch_and_a_trace_that_lost_one_is_found(tmp_path: Path) -> None:
     rows = torch.cat([torch.full((1, 3), -1.0), torch.ones(8, 3)])
     export(Branching(), tmp_path / "net.ts", target=TorchScript(by="script"), example=rows)

@@ -67,6 +67,18 @@ def test_a_whole_model_that_is_recognised_needs_no_example(tmp_path: Path) -> No
     assert open_subject(tmp_path / "within.pth").preprocessing is None
 
 
+def test_a_whole_model_of_timm_gets_the_recipe_of_the_one_that_it_says_it_is(
+    tmp_path: Path,
+) -> None:
+    timm = pytest.importorskip("timm")
+    # Weights alone are taken for those of efficientnet_lite0, whose images have other values.
+    torch.save(timm.create_model("tf_efficientnet_lite0", num_classes=3), tmp_path / "whole.pth")
+    subject = open_subject(tmp_path / "whole.pth")
+    assert subject.arch == "timm/tf_efficientnet_lite0"
+    assert subject.preprocessing is not None
+    assert subject.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
 def test_a_wrapped_model_on_any_device_is_exported_as_what_is_within(tmp_path: Path) -> None:
     wrapped = torch.nn.DataParallel(net())
     assert isinstance(open_subject(wrapped).model, Net)

@@ -30,7 +30,7 @@ examples:
   torchkeep evaluate --json best.safetensors photos/test
 
 Of a folder that has val/, or that torchkeep train would split, the validation
-part is taken; --all takes everything.
+part is taken; --all takes the one to train on as well.
 
 The exit code is 0, or that of a problem. `torchkeep --help` lists the codes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
             write(event)
 
         result = retrain(prepared, folder, notify=notify)
-    _write_result(result, options.data, in_8_bits=settings.qat)
+    _write_result(result, options.data, prepared.card.arch, in_8_bits=settings.qat)
     return 0
 
 
@@ -177,9 +178,15 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     return row.name, row.kind, f"{row.num_parameters:,}", trained, rates
 
 
-def _write_result(result: Result, data: str, *, in_8_bits: bool) -> None:
+def _write_result(result: Result, data: str, arch: str, *, in_8_bits: bool) -> None:
+    from torchkeep.networks import is_of_library
+
     folder = result.best.parent
-    precision = " --precision int8" if in_8_bits else ""
+    name = f"{folder.resolve().name}.onnx"
+    own = [] if is_of_library(arch) else ["--arch", arch]
+    precision = ["--precision", "int8"] if in_8_bits else []
+    use = shlex.join(["predict", str(result.best), *own])
+    ship = shlex.join(["export", str(folder), name, "--data", data, *own, *precision])
     row = result.history[result.best_epoch]
     early = "It stopped early, since nothing got better. " if result.stopped_early else ""
     write_lines(
@@ -188,9 +195,7 @@ def _write_result(result: Result, data: str, *, in_8_bits: bool) -> None:
             f"{' in 8 bits' if in_8_bits else ''}, after epoch {result.best_epoch + 1}.",
             printable(f"  {result.best}"),
             printable(f"  {result.best.with_name('report.html')}"),
-            printable(f"Use it: torchkeep predict {result.best} IMAGE..."),
-            printable(
-                f"Ship it: torchkeep export {folder} {folder.name}.onnx --data {data}{precision}"
-            ),
+            printable(f"Use it: torchkeep {use} IMAGE..."),
+            printable(f"Ship it: torchkeep {ship}"),
         ]
     )

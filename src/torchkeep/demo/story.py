@@ -29,7 +29,7 @@ from torchkeep.loading import open as open_file
 from torchkeep.saving import save
 from torchkeep.training.classifier import load_classifier
 from torchkeep.training.records.history import METRIC
-from torchkeep.training.retraining import BEST_FILE
+from torchkeep.training.records.names import BEST_FILE
 
 MARKER = ".torchkeep-demo"
 """A file in the folder that a demo made, so that the next one may replace its contents."""

@@ -18,10 +18,12 @@ from torchkeep.errors import DamagedFile, FileMissing, WrongArgument
 from torchkeep.exporting.pixels import prepared
 from torchkeep.exporting.subjects import Subject
 from torchkeep.exporting.targets.target import Dims
+from torchkeep.formats.plain_json import parse_json
 from torchkeep.loading import load
 from torchkeep.outputs import as_arguments, place_of
-from torchkeep.training.data import open_validation, read_image, transform_of
+from torchkeep.training.data import Data, open_validation, read_image, transform_of
 from torchkeep.training.data.samples import Samples
+from torchkeep.training.records.names import SETTINGS_FILE
 from torchkeep.wording import counted, printable
 
 NUM_IMAGES = 64
@@ -236,8 +238,7 @@ def _pictures_of(subject: Subject, source: str, part: str, whole: bool) -> tuple
         if loose:
             chosen = _spread(loose)
             return [read_image(each) for each in chosen], _told(len(chosen), source)
-    data = open_validation(source, classes=subject.classes or None, whole=whole)
-    samples: Any = getattr(data, part)
+    samples: Any = getattr(_data_of(subject, source, whole=whole), part)
     if not len(samples):
         raise WrongArgument(
             f"{printable(source)} has no images to train on, and int8 learns its ranges from such",
@@ -292,5 +293,26 @@ def validation_of(subject: Subject, source: Any, *, whole: bool) -> Samples:
         WrongArgument: it does not take images, or the data have classes that it does not know.
     """
     transform = _preparing(subject)
-    data = open_validation(source, classes=subject.classes or None, whole=whole)
-    return data.transformed(transform, transform).val
+    return _data_of(subject, source, whole=whole).transformed(transform, transform).val
+
+
+def _data_of(subject: Subject, source: Any, *, whole: bool) -> Data:
+    """Return data for a network, split as its training run has split them."""
+    classes, how = subject.classes or None, _split_of(subject.run)
+    return open_validation(source, classes=classes, whole=whole, **how)
+
+
+def _split_of(run: Path | None) -> dict[str, Any]:
+    """Return what a run's settings say of the split; what is not said, or is none, is left out.
+
+    With another seed or share, what it was trained on would be among what it is validated on.
+    """
+    try:
+        told = parse_json((run / SETTINGS_FILE).read_bytes()) if run else None
+    except (OSError, DamagedFile):  # the file may be somebody else's
+        return {}
+    if not isinstance(told, dict):
+        return {}
+    share, seed = told.get("val_share"), told.get("seed")
+    found: dict[str, Any] = {"val_share": share} if isinstance(share, float) else {}
+    return found | ({"seed": seed} if isinstance(seed, int) else {})

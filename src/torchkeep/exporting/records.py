@@ -14,7 +14,7 @@ from torchkeep.exporting.report import Exported
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.report import Deployment, add_deployments
-from torchkeep.training.retraining import REPORT_FILE
+from torchkeep.training.records.names import REPORT_FILE
 
 EXPORTS_FILE = "exports.jsonl"
 _LARGEST = 1 << 60

@@ -21,8 +21,7 @@ from torchkeep.training.classifier import load_classifier, read_card
 from torchkeep.training.data import Preprocessing
 from torchkeep.training.pretrained import usual_preprocessing
 from torchkeep.training.quantizing import Ranges
-from torchkeep.training.records.settings import SETTINGS_FILE
-from torchkeep.training.retraining import BEST_FILE, LAST_FILE
+from torchkeep.training.records.names import BEST_FILE, LAST_FILE, SETTINGS_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ def open_subject(
         )
     if arch is None and (found := inspect(file)).role == "module":
         network = load_model(file, select=select, trust=trust)
-        arch = _name_of(found)
+        arch = _name_of(found, network)
     else:
         if arch is None:
             arch, told = recognised(file)
@@ -187,9 +186,16 @@ def _best_of(run: Path) -> Path:
     )
 
 
-def _name_of(whole: Inspection) -> str | None:
-    """Return the network that a whole model is by its weights, all of them."""
-    for match in whole.architecture:
-        if match.score == 1 and match.input_channels == 3 and not (match.prefix or match.is_part):
-            return match.name
-    return None
+def _name_of(whole: Inspection, network: nn.Module) -> str | None:
+    """Return the network that a whole model is by its weights, all of them.
+
+    Some have the same weights and other recipes, such as DeiT and ViT: timm's own say which.
+    """
+    names = [
+        match.name
+        for match in whole.architecture
+        if match.score == 1 and match.input_channels == 3 and not (match.prefix or match.is_part)
+    ]
+    config = getattr(network, "pretrained_cfg", None)
+    told = f"timm/{config.get('architecture')}" if isinstance(config, dict) else ""
+    return told if told in names else next(iter(names), None)

@@ -54,15 +54,12 @@ from torchkeep.training.preparing import (
 from torchkeep.training.quantizing import fake_quantize, input_ranges
 from torchkeep.training.records.findings import add_findings, forget_findings, read_findings
 from torchkeep.training.records.history import METRIC, best_epoch, with_times, write_history
+from torchkeep.training.records.names import BEST_FILE, LAST_FILE, REPORT_FILE
 from torchkeep.training.records.reporting import report_of
 from torchkeep.training.records.settings import check_settings, write_settings
 from torchkeep.training.records.tensorboard import LOG_FOLDER, event_log
 from torchkeep.training.records.timing import Times
 from torchkeep.training.surgery import unfreeze_at
-
-BEST_FILE = "best.safetensors"
-LAST_FILE = "last.safetensors"
-REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)

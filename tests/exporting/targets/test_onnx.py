@@ -34,6 +34,30 @@ def test_an_output_that_is_a_number_is_refused_by_what_returns_tensors_alone(
         export(Counting(), tmp_path / "net.onnx", example=torch.ones(4, 3))
 
 
+def test_the_output_that_is_a_number_is_named_whatever_is_before_it(tmp_path: Path) -> None:
+    class Counting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return {"aux": None, "twice": x * 2, "count": 3}
+
+    class Named(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return {"kind": "logits", "twice": x * 2}
+
+    with pytest.raises(ExportRefused, match=r"its output count is no tensor, and ONNX returns"):
+        export(Counting(), tmp_path / "net.onnx", example=torch.ones(4, 3))
+    with pytest.raises(ExportRefused, match=r"one of its outputs is a text, and ONNX returns"):
+        export(Named(), tmp_path / "net.onnx", example=torch.ones(4, 3))
+
+
+def test_outputs_that_are_nothing_or_follow_from_sizes_are_no_hindrance(tmp_path: Path) -> None:
+    class Sizes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return {"aux": None, "twice": x * 2, "rows": x.shape[0], "half": x.shape[0] / 2}
+
+    report = export(Sizes(), tmp_path / "net.onnx", example=torch.randn(9, 3))
+    assert {each.output for each in report.comparisons} == {"twice", "rows", "half"}
+
+
 def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match=r"ONNX has nothing for .*bessel_j0"):
         export(Bessel(), tmp_path / "net.onnx", example=torch.ones(4, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torchkeep.errors import ExportRefused
 from torchkeep.exporting.targets.exporters import first_line, quietly, reason
 from torchkeep.exporting.targets.target import Program
-from torchkeep.wording import printable, shortened
+from torchkeep.showing import elide
+from torchkeep.wording import shortened
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -77,10 +79,12 @@ def _own_line(error: BaseException) -> str:
     """Return the last line of code on the way to an error that is not PyTorch's; empty if none."""
     import torch
 
-    libraries = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
+    # With the separator, since torchvision begins with torch as well.
+    folders = (Path(torch.__file__).parent, Path(__file__).parents[2])
+    libraries = (*(f"{folder}{os.sep}" for folder in folders), "<")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(libraries)]
-    if not own:
+    if not own or not own[-1].filename:
         return ""
     code = f": {shortened(own[-1].line, 80)}" if own[-1].line else ""
-    return printable(f"{own[-1].filename}, line {own[-1].lineno}{code}")
+    return f"{elide(own[-1].filename, 400)}, line {own[-1].lineno}{code}"

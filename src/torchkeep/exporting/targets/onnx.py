@@ -158,16 +158,25 @@ def _with_plain_attention(graph: Any) -> Any:
 
 
 def _refuse_numbers(graph: Any, names: Sequence[str]) -> None:
-    """Refuse outputs that are numbers of Python's, or nothing: a file returns tensors alone.
+    """Refuse outputs that are constants of Python's: a file returns tensors alone.
+
+    What is None has no output in the file, and a number that follows from sizes is a tensor there.
 
     Raises:
         ExportRefused: there are some.
     """
-    from torch.export.graph_signature import TensorArgument
+    from torch.export.graph_signature import ConstantArgument, OutputKind
 
-    outputs = [spec.arg for spec in graph.graph_signature.output_specs]
-    pairs = zip(names, outputs, strict=False)  # what is None has no name
-    found = [name for name, arg in pairs if not isinstance(arg, TensorArgument)]
+    specs = graph.graph_signature.output_specs
+    values = [spec.arg for spec in specs if spec.kind is OutputKind.USER_OUTPUT]
+    constants = [arg.value if isinstance(arg, ConstantArgument) else ... for arg in values]
+    if any(isinstance(value, str) for value in constants):
+        raise ExportRefused(
+            "one of its outputs is a text, and ONNX returns tensors alone",
+            advice="Wrap the network in a module that returns its tensors.",
+        )
+    pairs = zip(names, (value for value in constants if value is not None), strict=False)
+    found = [name for name, value in pairs if value is not ...]
     if found:
         raise ExportRefused(
             f"its output {printable(found[0])} is no tensor, and ONNX returns tensors alone",

@@ -11,10 +11,9 @@ from torchkeep.checkpointing import list_checkpoints
 from torchkeep.errors import CheckpointProblem, DamagedFile
 from torchkeep.files import write_file
 from torchkeep.formats.plain_json import parse_json
+from torchkeep.training.records.names import SETTINGS_FILE
 from torchkeep.training.settings import Settings
 from torchkeep.wording import printable
-
-SETTINGS_FILE = "settings.json"
 
 _MAY_CHANGE = frozenset(
     "allow_inexact channels_last check compile device download every_steps skip_broken "
