@@ -81,7 +81,7 @@ test-training: $(VENV)/dev.stamp ## take all networks through surgery, slimming 
 
 test-export: $(VENV)/dev.stamp ## write all networks as .onnx, .pt2 and TorchScript, and prove each
 	TORCHKEEP_COMPILE=all $(BIN)/python -m pytest tests/exporting/targets/test_compiled.py
-	$(BIN)/python tests/exporting/matrix.py --out tests-export.jsonl --jobs $(JOBS)
+	$(BIN)/python tests/exporting/matrix.py --out tests-export.jsonl --page docs/exported_networks.md --jobs $(JOBS)
 
 test-crash: $(VENV)/dev.stamp ## kill runs at every system call, cut the power, damage every byte
 	TORCHKEEP_CRASH=all $(BIN)/python -m pytest -rs tests/crash
