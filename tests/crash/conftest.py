@@ -53,7 +53,7 @@ def _no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchkeep.checkpointing.checkpointer.git_revision", lambda: None)
 
 
-@pytest.fixture(scope="package")  # what later tests fork, such as workers, would hold its pipe
+@pytest.fixture(scope="module")  # what later tests fork, such as workers, would hold its pipe
 def _server() -> Iterator[Victims]:
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")

@@ -97,15 +97,24 @@ def test_a_folder_is_refused_and_a_link_followed(tmp_path: Path) -> None:
     assert names == {"net.onnx", "net.onnx.data", "net.onnx.json"}
 
 
-@pytest.fixture
-def two_versions(tmp_path: Path) -> tuple[Path, Path, Exported]:
-    """An export in a folder, and another of the same names, with its report, in another."""
-    target = Onnx(external_data=True)
+@pytest.fixture(scope="module")
+def _two_versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    root, target = tmp_path_factory.mktemp("versions"), Onnx(external_data=True)
     for seed, name in enumerate(("place", "newer")):
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / "net.onnx"
+        (root / name).mkdir()
+        path = root / name / "net.onnx"
         report = export(net(seed), path, example=inputs(), target=target)
-    (tmp_path / "newer" / "net.onnx.json").unlink()
+    (root / "newer" / "net.onnx.json").unlink()
+    return root, report
+
+
+@pytest.fixture
+def two_versions(
+    _two_versions: tuple[Path, Exported], tmp_path: Path
+) -> tuple[Path, Path, Exported]:
+    """An export in a folder, and another of the same names, with its report, in another."""
+    root, report = _two_versions
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     return tmp_path / "place", tmp_path / "newer", report
 
 
