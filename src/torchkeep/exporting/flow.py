@@ -344,7 +344,7 @@ def _notes(task: Task) -> Iterator[str]:
     if subject.ranges and task.target.precision == "float32":
         yield "it was trained for 8 bits: precision int8 takes the ranges that it has learnt"
     if subject.ranges and task.target.precision == "int8":
-        yield "it was trained for 8 bits, and is compared with what it computes in 8 bits"
+        yield "trained for 8 bits: its outputs are compared with what it computes in 8 bits"
 
 
 def _described(path: Path) -> WrittenFile:

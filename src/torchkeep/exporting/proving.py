@@ -278,7 +278,8 @@ class _Proving:
             right = labels.numpy()
             if not self.examples.has_dynamic_batch:  # the last ones have to be as many, too
                 inputs = inputs[torch.arange(batch_size) % len(inputs)]
-            one = next(iter(outputs_of(self.model, (inputs,)).values()))
+            # In float32 also if it was trained for 8 bits: what these cost must not be hidden.
+            one = next(iter(outputs_of(self.subject.model, (inputs,)).values()))
             two = self.session.run([inputs.numpy()])[0]
             if one.ndim < 2:
                 raise WrongArgument(

@@ -18,9 +18,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from exporting.samples import CLASSES, RECIPE, classifier, inputs, net, program
+from exporting.samples import CLASSES, RECIPE, classifier, images, inputs, net, program
 from torchkeep.errors import ExportRefused, ProofFailed, WrongArgument
-from torchkeep.exporting import Onnx, Pt2, Target, Tolerance, TorchScript, export, prove
+from torchkeep.exporting import (
+    Onnx,
+    Pt2,
+    Subject,
+    Target,
+    Tolerance,
+    TorchScript,
+    export,
+    prove,
+)
 from torchkeep.exporting.proof.session import Session
 from torchkeep.exporting.targets import Program
 from torchkeep.exporting.targets.exporters import quietly
@@ -240,7 +249,40 @@ def test_what_was_trained_for_8_bits_is_compared_with_what_it_computes_in_them(
 ) -> None:
     model, path = _trained_for_8_bits(tmp_path, *CUT), tmp_path / f"net{target.suffixes[0]}"
     report = export(model, path, target=target, example=inputs(16))
-    assert any("is compared with what it computes in 8 bits" in note for note in report.notes)
+    assert any("compared with what it computes in 8 bits" in note for note in report.notes)
+
+
+class Bright(nn.Module):
+    """Takes an image for the first class, and one that is grey for the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        with torch.no_grad():
+            self.conv.weight.fill_(0).view(3, 3)[0] = 1.0
+            self.conv.bias.copy_(torch.tensor([0.0, 0.05, -1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+def test_accuracy_is_against_the_plain_network_whatever_it_was_trained_for(tmp_path: Path) -> None:
+    data = images(tmp_path / "data", per_class=6)
+    (data / CLASSES[1] / "0.png").unlink()
+    # In 8 bits nothing is left of an image.
+    nothing = {"conv": (0.0, 1e-3)}
+    known = {"classes": CLASSES, "preprocessing": RECIPE, "ranges": nothing}
+    report = export(
+        Subject(Bright().eval(), "a net", **known),
+        tmp_path / "net.onnx",
+        target=Onnx(precision="int8"),
+        data=data,
+        whole=True,
+        calibration=data,
+        tolerance=ANY,
+    )
+    assert report.accuracy is not None
+    assert (report.accuracy.original, report.accuracy.exported) == (6, 5)
 
 
 def test_a_file_that_computes_without_the_learnt_ranges_is_refused(tmp_path: Path) -> None:
