@@ -57,6 +57,19 @@ class TorchkeepError(Exception):
         text = self.problem if self.problem.endswith((".", "!", "?")) else f"{self.problem}."
         return f"{text} {self.advice}".rstrip()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # One process of a run tells another; Python would call the class with `args` alone.
+        return _as_it_was, (type(self), self.args, vars(self))
+
+
+def _as_it_was(
+    kind: type[TorchkeepError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> TorchkeepError:
+    """Return an error from another process."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
+
 
 class FileProblem(TorchkeepError):
     """A file that was asked for can't be used.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.checkpointing.layout import read_manifest, read_state
-from torchkeep.checkpointing.runs import checkpoints as discovery
+from torchkeep.checkpointing.runs import folder as run_folder
 from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.errors import (
     CheckpointProblem,
@@ -428,7 +428,7 @@ def test_old_checkpoints_stay_if_the_new_one_reads_back_wrong(tmp_path, monkeypa
     interrupted(tmp_path, 2, every_steps=1)
     newest = tmp_path / "step-00000002"
     monkeypatch.setattr(
-        discovery, "damage", lambda folder, _: "bits have turned" if folder > newest else ""
+        run_folder, "damage", lambda folder, _: "bits have turned" if folder > newest else ""
     )
     with pytest.raises(CheckpointProblem, match=r"reads back wrong: bits have turned.*No older"):
         Run(tmp_path, keep_last=1).train()
@@ -781,10 +781,10 @@ def test_a_checkpoint_that_reads_back_wrong_takes_no_place_of_a_good_one(tmp_pat
     run = Run(tmp_path, keep_last=1, every_epochs=None)
     ckpt = run.ckpt
     first = ckpt.save()
-    real = discovery.damage
+    real = run_folder.damage
     with monkeypatch.context() as patch:
         patch.setattr(
-            discovery, "damage", lambda path, _: "a bit" if path != first else real(path, _)
+            run_folder, "damage", lambda path, _: "a bit" if path != first else real(path, _)
         )
         ckpt._state.progress.step += 1
         with pytest.raises(CheckpointProblem, match="reads back wrong: a bit"):

@@ -20,7 +20,7 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Has the first checkpoint refused, after so many seconds."""
 
     def refuse(delay: float) -> None:
-        write, left = run_folder.write_encoded, [True]
+        write, left = run_folder.write_part, [True]
 
         def first(*args: Any, **options: Any) -> Any:
             if left and left.pop():
@@ -28,7 +28,7 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
                 raise SaveRefused("run: the disk is full")
             return write(*args, **options)
 
-        monkeypatch.setattr(run_folder, "write_encoded", first)
+        monkeypatch.setattr(run_folder, "write_part", first)
 
     return refuse
 

@@ -13,16 +13,18 @@ from typing import Any, Literal
 import torch
 
 from torchkeep.checkpointing.background.saver import Saver
+from torchkeep.checkpointing.boundary import Boundary, Told
 from torchkeep.checkpointing.doctor.environment import (
     command,
     environment,
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import check_facts, read_manifest, read_state
+from torchkeep.checkpointing.layout import check_facts, read_manifest, read_part
 from torchkeep.checkpointing.notices import Notices
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
+from torchkeep.checkpointing.ranks import TIMEOUT_S, Ranks
 from torchkeep.checkpointing.resuming import inexact_resume, reasons_against
 from torchkeep.checkpointing.run_state import RunState
 from torchkeep.checkpointing.runs.checkpoints import (
@@ -103,6 +105,7 @@ class Checkpointer:
             running, and end the program with exit code 75 (`torchkeep.errors.Preempted`).
         stop_on_nan: raise `TrainingDiverged` if a value given to `step` is NaN or infinite; the
             checkpoints that are there stay, and nothing is saved at the end.
+        timeout_s: how long ranks that train together wait for each other when they save or resume.
 
     Attributes:
         resumed_from: the checkpoint that the run went on from, or None.
@@ -134,6 +137,7 @@ class Checkpointer:
         signals: Collection[str] = SIGNALS,
         stop_on_nan: bool = False,
         format: Literal["folder", "pth"] = "folder",
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
         check_best(keep_best)
@@ -161,12 +165,21 @@ class Checkpointer:
         self.resumed_from: Checkpoint | None = None
         self.skipped: tuple[Checkpoint, ...] = ()
         self.inexact: tuple[str, ...] = ()
+        self._ranks = Ranks.here(timeout_s)
         self._run = RunFolder(
-            folder, keep_last=keep_last, keep_best=keep_best, durable=durable, form=format
+            folder,
+            keep_last=keep_last,
+            keep_best=keep_best,
+            durable=durable,
+            form=format,
+            ranks=self._ranks,
         )
         self._saver = Saver(self._run, objects, max_copy_nbytes)
         self._notices = Notices()
         self._schedule = Schedule(every_steps, every_epochs)
+        self._boundary = Boundary(self._ranks)
+        self._asked_by = ""
+        self._num_saves = 0
         self._git: str | None = None
         self._signals: SignalWatch | None = None
 
@@ -207,7 +220,7 @@ class Checkpointer:
             self.wait()
         except Exception as error:
             failed = error
-        if not self._schedule.is_saved:
+        if self._ranks.any(not self._schedule.is_saved):
             self.save()
         return failed
 
@@ -330,7 +343,8 @@ class Checkpointer:
         self._state.finish_step(values)
         self._schedule.count_step(self._progress.step)
         # Last: what failed before is no reason not to count the step that was made.
-        self._heed(self._saver.check)
+        if self._ranks.is_alone:
+            self._heed(self._saver.check)
         if not self._state.passes.begun:
             self._between_batches()
 
@@ -411,6 +425,7 @@ class Checkpointer:
             path, serial = self._run.next_name(self._progress.step)
             facts = self._facts(state, serial)
             self._saver.save(path, state, facts, beside=self.background and not wait)
+        self._num_saves += 1
         self._schedule.note_save()
         self._notices.inexact(path, state["inexact"])
         return path
@@ -436,23 +451,34 @@ class Checkpointer:
             self._notices.given_up(names)
 
     def _save_if_due(self) -> None:
-        self._heed(self._saver.check)
+        self._meet()
         if self._schedule.is_due:
             self.save(wait=False)
 
+    def _meet(self) -> None:
+        """Learn at a step's end what has come of a save, and whether some rank is to make room."""
+        received = self._signals.received if self._signals is not None else ""
+        now = Told(self._progress.step, received, self._num_saves, self._saver.is_busy)
+        told = self._boundary.cross(now)
+        self._asked_by = self._asked_by or told.signal
+        # What all have done they hear of at the same boundary, and so take the same way on.
+        if told.num_saves == self._num_saves and not told.is_saving:
+            self._heed(self._saver.check)
+
     def _leave_if_asked(self) -> None:
         """Save and end the program if a signal asked for it, unless in the midst of a step."""
-        if self._signals is None or not self._signals.received:
-            return
-        if not self._state.passes.is_between_steps:
+        if not self._asked_by or not self._state.passes.is_between_steps:
             return
         failed = self._save_at_last()
-        self._notices.preempted(self._signals.received, self._run.previous)
-        raise Preempted(self._signals.received) from failed
+        if self._ranks.is_first:
+            self._notices.preempted(self._asked_by, self._run.previous)
+        raise Preempted(self._asked_by) from failed
 
     def _leave_if_workers_left(self, error: BaseException) -> None:
         """Save and end the program if a loader's workers ended by a signal that went to all."""
-        if "DataLoader worker" in str(error):  # PyTorch's error has no kind of its own
+        # PyTorch's error has no kind of its own. Other ranks are in the midst of a step.
+        if "DataLoader worker" in str(error) and self._ranks.is_alone:
+            self._meet()
             self._leave_if_asked()
 
     def _facts(self, state: State, serial: int) -> dict[str, Any]:
@@ -492,16 +518,20 @@ class Checkpointer:
             raise
 
     def _restore(self, checkpoint: str | os.PathLike[str] | None) -> Checkpoint:
+        ranks = self._ranks
         if checkpoint is None:
-            newest = newest_whole(self.folder)
+            newest = newest_whole(self.folder, ranks)
             found, self.skipped = newest.checkpoint, newest.skipped
         else:
-            found, self.skipped = look_at(Path(checkpoint)), ()
-        reasons = reasons_against(read_manifest(found.path), self._state.objects)
+            place = Path(checkpoint)
+            found, self.skipped = ranks.first(lambda: look_at(place)), ()
+        manifest = ranks.each(lambda: read_manifest(found.path))
+        against = ranks.every(lambda: reasons_against(manifest, self._state.objects))
+        reasons = list(dict.fromkeys(reason for some in against for reason in some))
         self.inexact = tuple(reasons)
         if reasons and not self.allow_inexact:
             raise inexact_resume(found, reasons, self._state.objects)
-        self._state.resume(read_state(found.path), found.path)
+        ranks.each(lambda: self._state.resume(read_part(found.path, ranks), found.path))
         self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)

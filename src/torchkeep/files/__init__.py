@@ -38,6 +38,7 @@ from torchkeep.files.reading import (
     changed,
 )
 from torchkeep.files.scratch import Scratch
+from torchkeep.files.shared import make_room, part_of_file
 
 __all__ = [
     "BLOCK_NBYTES",
@@ -66,9 +67,11 @@ __all__ = [
     "grouped_by_size",
     "in_parallel",
     "link_file",
+    "make_room",
     "memory_at",
     "new_digest",
     "pages",
+    "part_of_file",
     "read_directly",
     "remove_files",
     "remove_folder",

@@ -58,7 +58,7 @@ def atomic_file(
             os.close(fd)
         _publish(temporary, final, overwrite=overwrite)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         # Its name tells what it is, so one that can't be removed is no reason to fail.
         with contextlib.suppress(OSError):
@@ -75,7 +75,7 @@ def _target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     except FileNotFoundError:
         return final
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     except ValueError:
         where = printable(os.fspath(path))
         raise SaveRefused(f"{where}: no file can be called so (with a null byte)") from None
@@ -153,7 +153,7 @@ def staged_file(
         yield temporary
         _publish(temporary, final, overwrite=overwrite)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -197,7 +197,7 @@ def atomic_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iter
             sync_folder(temporary)
         temporary.rename(final)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary.exists():
             _remove_tree(temporary)
@@ -251,7 +251,7 @@ def remove_files(paths: Iterable[Path], *, durable: bool = True) -> None:
             if durable:
                 sync_folder(path.parent)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
 
 def remove_folder(path: str | os.PathLike[str], *, durable: bool = True) -> None:
@@ -275,7 +275,7 @@ def remove_folder(path: str | os.PathLike[str], *, durable: bool = True) -> None
 
         shutil.rmtree(doomed)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _remove_tree(folder: Path) -> None:
@@ -340,7 +340,8 @@ def _exists(
     return SaveRefused(f"{printable(os.fspath(path))}: there is something already", advice=advice)
 
 
-def _unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:
+def unwritable(path: str | os.PathLike[str], error: OSError) -> SaveRefused:
+    """Return what is raised where the system refuses to write."""
     where = printable(os.fspath(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SaveRefused(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -144,8 +144,10 @@ class Layout:
         alignment: the payload starts at a multiple of so many bytes, itself a multiple of 64.
 
     Attributes:
+        names: of all tensors, in the order in which they were given.
         tied: the names that are left out, each with the one that stands for it.
         runs: the bytes of each tensor, in the file's order.
+        header_nbytes: where the tensors begin.
         nbytes: the size of the file.
         payload_nbytes: that of the tensors in it.
 
@@ -164,15 +166,15 @@ class Layout:
         _check_names(tensors)
         _check_keys(metadata, tensors)
         kept, self.tied = untied(tensors)
-        self._names = tuple(tensors)
+        self.names = tuple(tensors)
         self._alignment = alignment
         self._places = _place(kept)
         self.runs = {place.name: place.nbytes for place in self._places}
         self._texts = {**self.tied, "format": "pt", **metadata, TIED: _compact(self.tied)}
         self._rows = f"{{{','.join([place.row() for place in self._places])}}}"
-        self._header_nbytes = len(self.header(dict.fromkeys(self._names, _NO_DIGEST)))
+        self.header_nbytes = len(self.header(dict.fromkeys(self.names, _NO_DIGEST)))
         self.payload_nbytes = self._places[-1].end if self._places else 0
-        self.nbytes = self._header_nbytes + self.payload_nbytes
+        self.nbytes = self.header_nbytes + self.payload_nbytes
 
     def write(self, file: OutputFile, meter: Meter) -> dict[str, str]:
         """Write everything; return the digests by name."""
@@ -183,13 +185,40 @@ class Layout:
         )
         found = {name: text for digests in written for name, text in digests.items()}
         found.update({name: found[kept] for name, kept in self.tied.items()})
-        digests = {name: found[name] for name in self._names}
+        digests = {name: found[name] for name in self.names}
         file.write_at(0, self.header(digests))
         return digests
 
+    def write_part(self, file: OutputFile, begin: int, end: int) -> None:
+        """Write those bytes of the tensors that belong into a part of the file, and no header.
+
+        Args:
+            file: where to; others may write other parts of it.
+            begin: where the part begins, in bytes from the start of the file.
+            end: where it ends.
+        """
+        inside = (
+            max(begin - self.header_nbytes, 0),
+            min(end - self.header_nbytes, self.payload_nbytes),
+        )
+        found = [
+            place for place in self._places if place.begin < inside[1] and place.end > inside[0]
+        ]
+        for group in (_runs if file.wants_runs else _groups)(found):
+            first, last = max(group[0].begin, inside[0]), min(group[-1].end, inside[1])
+            position = self.header_nbytes + first
+            for data in _bytes_between(group, first, last):
+                file.write_at(position, data)
+                position += len(data)
+
+    def places_of(self, names: Collection[str]) -> list[tuple[int, int]]:
+        """Return where in the file these tensors lie: where each begins, and ends."""
+        start = self.header_nbytes
+        return [(start + p.begin, start + p.end) for p in self._places if p.name in names]
+
     def _write_group(self, file: OutputFile, group: list[_Place], meter: Meter) -> dict[str, str]:
         """Write neighbours in one call; return their digests by name."""
-        offset, begin = self._header_nbytes + group[0].begin, group[0].begin
+        offset, begin = self.header_nbytes + group[0].begin, group[0].begin
         if len(group) == 1:
             place, state = group[0], new_digest()
             write_payload(file, offset, place.data.payload, meter, state.update)
@@ -309,6 +338,25 @@ def _memory_of(places: list[_Place]) -> memoryview | None:
         if place.nbytes and place.data.payload.address != address + place.begin - begin:
             return None
     return memory_at(address, places[-1].end - begin)
+
+
+def _bytes_between(places: list[_Place], first: int, last: int) -> Iterator[Buffer]:
+    """Yield what lies between two bytes of the payload, in neighbouring tensors."""
+    memory = _memory_of(places)
+    if memory is not None:
+        begin = places[0].begin
+        yield memory[first - begin : last - begin]
+        return
+    for place in places:
+        begin, end = max(place.begin, first), min(place.end, last)
+        if begin < end:
+            yield from map(
+                _as_bytes, place.data.payload.read(begin - place.begin, end - place.begin)
+            )
+
+
+def _as_bytes(data: Buffer) -> memoryview:
+    return memoryview(data).cast("B")
 
 
 def in_order(dtypes: Mapping[str, str]) -> list[str]:

@@ -56,6 +56,8 @@ class Run:
 class Late:
     """A writer that begins as late as it may, so that a test does not depend on who is quicker."""
 
+    is_busy = False
+
     def __init__(self) -> None:
         self.job = None
 
@@ -89,13 +91,13 @@ def test_they_are_the_same_as_those_that_the_loop_waits_for(tmp_path):
 
 def test_they_are_written_by_another_thread(tmp_path, monkeypatch):
     threads = set()
-    write = run_folder.write_encoded
+    write = run_folder.write_part
 
     def noted(*args, **options):
         threads.add(threading.current_thread().name)
         return write(*args, **options)
 
-    monkeypatch.setattr(run_folder, "write_encoded", noted)
+    monkeypatch.setattr(run_folder, "write_part", noted)
     Run(tmp_path / "a").train()
     assert all(name.startswith("torchkeep-save") for name in threads)
     threads.clear()
@@ -105,13 +107,13 @@ def test_they_are_written_by_another_thread(tmp_path, monkeypatch):
 
 def test_the_loop_goes_on_while_one_is_written(tmp_path, monkeypatch):
     may_write = threading.Event()
-    write = run_folder.write_encoded
+    write = run_folder.write_part
 
     def held(*args, **options):
         assert may_write.wait(60)
         return write(*args, **options)
 
-    monkeypatch.setattr(run_folder, "write_encoded", held)
+    monkeypatch.setattr(run_folder, "write_part", held)
     run = Run(tmp_path, every_steps=2, every_epochs=None)
     steps = []
 
@@ -133,7 +135,7 @@ def test_what_fails_is_raised_by_the_next_call(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise SaveRefused("the disk is full")
 
-    monkeypatch.setattr(run_folder, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_part", broken)
     run = Run(tmp_path)
     with pytest.raises(SaveRefused, match="disk is full"):
         run.train()
@@ -142,27 +144,27 @@ def test_what_fails_is_raised_by_the_next_call(tmp_path, monkeypatch):
 
 
 def test_what_fails_at_last_is_raised_at_the_end(tmp_path, monkeypatch):
-    write = run_folder.write_encoded
+    write = run_folder.write_part
 
     def broken(path, *args, **options):
         if path.name.startswith("step-00000006"):
             raise SaveRefused("the disk is full")
         return write(path, *args, **options)
 
-    monkeypatch.setattr(run_folder, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_part", broken)
     with pytest.raises(SaveRefused, match="disk is full"):
         Run(tmp_path, every_steps=None).train()
 
 
 def test_the_end_saves_what_an_earlier_save_could_not(tmp_path, monkeypatch):
-    write, refusals = run_folder.write_encoded, [SaveRefused("the disk is full")]
+    write, refusals = run_folder.write_part, [SaveRefused("the disk is full")]
 
     def refused_once(*args, **options):
         if refusals:
             raise refusals.pop()
         return write(*args, **options)
 
-    monkeypatch.setattr(run_folder, "write_encoded", refused_once)
+    monkeypatch.setattr(run_folder, "write_part", refused_once)
     with pytest.raises(SaveRefused, match="disk is full"), Run(tmp_path).ckpt as ckpt:
         ckpt.save(wait=False)
     assert len(list_checkpoints(tmp_path)) == 1
@@ -172,7 +174,7 @@ def test_to_close_tells_what_failed(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise SaveRefused("the disk is full")
 
-    monkeypatch.setattr(run_folder, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_part", broken)
     ckpt = Run(tmp_path).ckpt
     ckpt.save(wait=False)
     with pytest.raises(SaveRefused, match="disk is full"):
@@ -204,7 +206,7 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path, monkeypatch):
         if run.ckpt.num_steps == 1:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(run_folder, "write_encoded", broken)
+    monkeypatch.setattr(run_folder, "write_part", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         Run(tmp_path).train(on_step=fail)
     assert "disk is full" in caught.value.__notes__[0]

@@ -13,6 +13,7 @@ from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
 from torchkeep.checkpointing.background.stepping import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.layout import placement_for
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.tensors import first_names, same_bits
 
 SIZE = 64 << 10
@@ -257,7 +258,7 @@ def test_what_can_not_be_placed_takes_no_room_twice(tmp_path):
     live = {f"{number}": torch.randn(300, 200).t() for number in range(9)}
     nbytes = sum(tensor.nbytes for tensor in live.values())
     names = first_names(live)
-    placement = placement_for(tmp_path / "step-1", live, {}, names)
+    placement = placement_for(tmp_path / "step-1", Part(live, {}), names)
     assert Snapshot(live, names, (), (), placement).nbytes < nbytes + 9 * 4096
 
 

@@ -18,9 +18,10 @@ from torchkeep.checkpointing.layout import (
     read_manifest,
     read_state,
     write_checkpoint,
-    write_encoded,
+    write_part,
 )
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.errors import (
     CheckpointProblem,
     DamagedFile,
@@ -160,7 +161,7 @@ def test_what_is_written_in_the_background_is_the_same_bytes(tmp_path, suffix):
     paths = [tmp_path / place / f"step-00000001{suffix}" for place in ("a", "b")]
     for path, background in zip(paths, (False, True), strict=True):
         path.parent.mkdir()
-        write_encoded(path, tensors, structure, facts=FACTS, background=background)
+        write_part(path, Part(tensors, structure), facts=FACTS, background=background)
     first, second = (
         {file.name: file.read_bytes() for file in (path.iterdir() if not suffix else [path])}
         for path in paths
@@ -183,7 +184,7 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     folder, _, _ = write(tmp_path, 1)
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
-    with pytest.raises(UnsupportedContent, match="it has version 99, and this torchkeep reads 2"):
+    with pytest.raises(UnsupportedContent, match="it has version 99, and this torchkeep reads 3"):
         read_manifest(folder)
     with pytest.raises(CheckpointProblem, match="may be the newest, and can't be read"):
         newest_whole(tmp_path)  # to go on from an older one would lose what it has

@@ -29,9 +29,10 @@ from torchkeep.checkpointing.layout import (
     read_state,
     remove_checkpoint,
     write_checkpoint,
-    write_encoded,
+    write_part,
 )
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.errors import (
     DamagedFile,
     FileMissing,
@@ -237,7 +238,7 @@ def test_copies_in_one_memory_are_stored_apart(tmp_path: Path) -> None:
     }
     path = tmp_path / "step-00000001.pth"
     structure = {name: {"$": "tensor", "name": name} for name in tensors}
-    write_encoded(path, tensors, {"objects": {}, **structure}, facts=FACTS, durable=False)
+    write_part(path, Part(tensors, {"objects": {}, **structure}), facts=FACTS, durable=False)
     back = read_state(path)
     assert back["a"].tolist() == [1.5] * 4
     assert back["b"].tolist() == [7] * 2

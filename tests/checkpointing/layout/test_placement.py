@@ -12,9 +12,10 @@ from torchkeep.checkpointing import capture
 from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies
 from torchkeep.checkpointing.background.snapshot import Snapshot
-from torchkeep.checkpointing.layout import UNPLACED, placement_for, read_state, write_encoded
+from torchkeep.checkpointing.layout import UNPLACED, placement_for, read_state, write_part
 from torchkeep.checkpointing.layout.placement import by_file, laid_out, placement_of
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.files import BLOCK_NBYTES, direct
 from torchkeep.tensors import first_names
 from torchkeep.writing.safetensors import _memory_of
@@ -34,7 +35,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex6
 def copied(tensors, structure, path):
     """Return the copies of a state that a checkpoint at `path` is written from."""
     names = first_names(tensors)
-    image = placement_for(path, tensors, structure, names)
+    image = placement_for(path, Part(tensors, structure), names)
     steady = {tensor.data_ptr() for tensor in tensors.values()}
     snapshot = Snapshot(tensors, names, steady, (), image)
     snapshot.begin(Arena(), CudaCopies())
@@ -78,7 +79,7 @@ def test_what_is_written_from_copies_is_the_state(tmp_path_factory, model, ema, 
         patch.setattr("torchkeep.writing.safetensors.GROUP_NBYTES", 1000)
         patch.setattr(direct, "_LARGE_NBYTES", 4096)
         copies = copied(tensors, structure, path)
-        write_encoded(path, copies, structure, facts=FACTS, durable=False, background=True)
+        write_part(path, Part(copies, structure), facts=FACTS, durable=False, background=True)
     state = capture({"model": model, "ema": ema})
     expected, found = encode(state)[0], encode(read_state(path))[0]
     assert fingerprint({k: v for k, v in found.items() if "rng" not in k}) == fingerprint(
@@ -100,7 +101,7 @@ def test_each_file_is_one_run_of_memory_that_begins_with_a_block(tmp_path):
     files = by_file(copies, structure)
     assert len(files) == 2
     for content in files.values():
-        layout = laid_out({key: copies[name] for key, name in content.items()}, None)
+        layout = laid_out({key: copies[name] for key, name in content.items()}, {})
         assert (layout.nbytes - layout.payload_nbytes) % BLOCK_NBYTES == 0
         places = layout._places
         assert _memory_of(places) is not None
@@ -114,9 +115,9 @@ def test_a_tensor_in_two_files_leaves_a_gap_in_the_second():
         "other/a": shared.view(-1),
         "other/b": torch.randn(5),
     }
-    image = placement_of(tensors, {}, first_names(tensors))
+    image = placement_of(Part(tensors, {}), first_names(tensors))
     assert image.starts == {"objects/model/state/state_dict/a": 0, "other/b": 12288 + 12000 % 4096}
 
 
 def test_one_file_has_something_between_any_two_tensors(tmp_path):
-    assert placement_for(tmp_path / "a.pth", {"t": torch.ones(3)}, {}, {"t": "t"}) is UNPLACED
+    assert placement_for(tmp_path / "a.pth", Part({"t": torch.ones(3)}, {}), {"t": "t"}) is UNPLACED

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from torchkeep.checkpointing.background.arena import Arena, free_nbytes
 from torchkeep.checkpointing.background.cuda import CudaCopies
@@ -14,8 +13,10 @@ from torchkeep.checkpointing.background.snapshot import Snapshot
 from torchkeep.checkpointing.background.stepping import hookable_optimizers, steady_addresses
 from torchkeep.checkpointing.background.thread import Background
 from torchkeep.checkpointing.layout import placement_for
+from torchkeep.checkpointing.ranks import num_ranks_here
 from torchkeep.checkpointing.runs.folder import RunFolder
-from torchkeep.checkpointing.state.encoding import JSON, State, encode
+from torchkeep.checkpointing.state.encoding import State, encode
+from torchkeep.checkpointing.state.sharded import Part, local_of, part_of
 from torchkeep.saving.leaves import check_has_values
 from torchkeep.tensors import first_names
 
@@ -77,29 +78,29 @@ class Saver:
 
         Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
         """
-        tensors, structure = encode(state)
-        for name, tensor in tensors.items():
-            check_has_values(tensor, name)
-        snapshot = self._snapshot_of(path, tensors, structure) if beside else None
+        part = part_of(*encode(state))
+        for name, tensor in part.tensors.items():
+            check_has_values(local_of(tensor), name)
+        snapshot = self._snapshot_of(path, part) if beside else None
         if snapshot is None:
-            self._folder.write(path, tensors, structure, facts, background=False)
+            here = {name: local_of(tensor) for name, tensor in part.tensors.items()}
+            self._folder.write(path, replace(part, tensors=here), facts, background=False)
             self._folder.prune()
         else:
             self._snapshot = snapshot
-            self._background.start(lambda: self._write_copies(path, snapshot, structure, facts))
+            self._background.start(lambda: self._write_copies(path, snapshot, part, facts))
 
-    def _snapshot_of(
-        self, path: Path, tensors: Mapping[str, torch.Tensor], structure: JSON
-    ) -> Snapshot | None:
+    def _snapshot_of(self, path: Path, part: Part) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
-        names = first_names(tensors)
-        placement = placement_for(path, tensors, structure, names)
+        names = first_names({name: local_of(tensor) for name, tensor in part.tensors.items()})
+        placement = placement_for(path, part, names, self._folder.ranks)
         steady = steady_addresses(self._objects)
-        snapshot = Snapshot(tensors, names, steady, self._unsteady, placement)
+        snapshot = Snapshot(part.tensors, names, steady, self._unsteady, placement)
         on_cpu, on_device = snapshot.nbytes, snapshot.device_nbytes
         if on_cpu > self._arena.nbytes or on_device > self._cuda_copies.nbytes:
             limit = self._max_copy_nbytes
-            if on_cpu + on_device > (free_nbytes() // 2 if limit is None else limit):
+            free = free_nbytes() // (2 * num_ranks_here())
+            if on_cpu + on_device > (free if limit is None else limit):
                 return None
         try:
             snapshot.begin(self._arena, self._cuda_copies)
@@ -108,7 +109,7 @@ class Saver:
         return snapshot
 
     def _write_copies(
-        self, path: Path, snapshot: Snapshot, structure: JSON, facts: Mapping[str, Any]
+        self, path: Path, snapshot: Snapshot, part: Part, facts: Mapping[str, Any]
     ) -> None:
         """Write a snapshot, unless its tensors were changed while they were copied."""
         snapshot.wait()
@@ -116,8 +117,7 @@ class Saver:
             _check_unchanged(snapshot)
             self._folder.write(
                 path,
-                snapshot.tensors(),
-                structure,
+                replace(part, tensors=snapshot.tensors()),
                 facts,
                 background=True,
                 # Once more: an operation that was under way is counted at its end.
@@ -127,6 +127,11 @@ class Saver:
             self._given_up = changed.names
         else:
             self._folder.prune()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being written."""
+        return self._background.is_busy
 
     def check(self) -> tuple[str, ...]:
         """Raise what failed beside the loop; return the tensors for which a state was given up.

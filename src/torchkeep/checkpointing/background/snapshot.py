@@ -24,6 +24,7 @@ from torchkeep.checkpointing.background.arena import Arena
 from torchkeep.checkpointing.background.cuda import CudaCopies, nbytes_on_device
 from torchkeep.checkpointing.background.samples import sample_at
 from torchkeep.checkpointing.layout import UNPLACED, Placement
+from torchkeep.checkpointing.state.sharded import local_of
 from torchkeep.tensors import plain_on_cpu
 
 _SMALL_NBYTES = 32 << 10
@@ -41,6 +42,7 @@ class _Copied:
 
     name: str
     tensor: torch.Tensor
+    """It counts its changes; of a sharded one, the memory is another's."""
     nbytes: int
     address: int
     """Where it was when the snapshot began."""
@@ -59,7 +61,7 @@ class Snapshot:
     """Tensors as they are at this moment; `begin` comes first, and at once.
 
     Args:
-        tensors: by name, on any device.
+        tensors: by name, on any device; of sharded ones this rank's piece is copied.
         first_names: for each name the first one that the same tensor has.
         steady: the addresses of those that only an optimizer's step changes.
         at_once: names of tensors that are copied at once, whatever `steady` says.
@@ -84,18 +86,19 @@ class Snapshot:
         self._moving: list[_Copied] = []
         self._steady: list[_Copied] = []
         self._cuda: tuple[list[_Copied], list[_Copied]] = [], []
-        for name, tensor in tensors.items():
+        for name, owner in tensors.items():
             if first_names[name] != name:
                 continue
+            tensor = local_of(owner)
             if not _is_plain_run(tensor):
                 self._clones[name] = _clone(tensor)
                 continue
             address, nbytes = tensor.data_ptr(), tensor.nbytes
-            is_counted = not tensor.is_inference()  # nobody counts the changes of such a one
-            version = tensor._version if is_counted else 0
+            is_counted = not owner.is_inference()  # nobody counts the changes of such a one
+            version = owner._version if is_counted else 0
             form = tensor.dtype, tensor.shape, tensor.stride()
             memory = tensor.untyped_storage()
-            item = _Copied(name, tensor, nbytes, address, version, *form, memory)
+            item = _Copied(name, owner, nbytes, address, version, *form, memory)
             is_steady = is_counted and address in steady and name not in at_once
             if tensor.is_cuda:
                 self._cuda[is_steady].append(item)
@@ -106,7 +109,9 @@ class Snapshot:
                 start = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
                 self.nbytes = start + nbytes
             item.start = start
-        self.device_nbytes = nbytes_on_device(item.tensor for items in self._cuda for item in items)
+        self.device_nbytes = nbytes_on_device(
+            local_of(item.tensor) for items in self._cuda for item in items
+        )
 
     def begin(self, arena: Arena, cuda: CudaCopies) -> None:
         """Copy what may move before the next step.
@@ -116,7 +121,7 @@ class Snapshot:
             cuda: where those of CUDA devices go, likewise.
         """
         self._cuda_copies = cuda
-        on_device = [[item.tensor for item in items] for items in self._cuda]
+        on_device = [[local_of(item.tensor) for item in items] for items in self._cuda]
         copies = cuda.begin(*on_device)
         names = [item.name for items in self._cuda for item in items]
         self._clones.update(zip(names, copies, strict=True))
@@ -133,7 +138,7 @@ class Snapshot:
     def _copy(self, piece: _Piece) -> None:
         for item, done, nbytes in piece:
             # Who has put a tensor's memory elsewhere, or freed it (`resize_`), has changed it.
-            if item.tensor.data_ptr() == item.address:
+            if local_of(item.tensor).data_ptr() == item.address:
                 # without Python's lock
                 ctypes.memmove(self._base + item.start + done, item.address + done, nbytes)
 
@@ -201,7 +206,8 @@ class Snapshot:
         return [
             item.name
             for item in (*self._steady, *on_device)
-            if item.tensor._version != item.version or item.tensor.data_ptr() != item.address
+            if item.tensor._version != item.version
+            or local_of(item.tensor).data_ptr() != item.address
         ]
 
     def _find_uncounted(self) -> list[str]:

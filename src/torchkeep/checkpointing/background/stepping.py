@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from torchkeep.checkpointing.state.sharded import local_of
 from torchkeep.checkpointing.state.walking import all_parameters, leaves
 
 
@@ -44,7 +45,7 @@ def steady_addresses(objects: Mapping[str, Any]) -> set[int]:
     ]
     tensors += all_parameters(dict(objects)) if optimizers else ()
     return {
-        item.data_ptr()
+        local_of(item).data_ptr()
         for item in tensors
         if isinstance(item, torch.Tensor)
         and item.layout == torch.strided  # others have no address

@@ -28,6 +28,11 @@ class Background:
             self.close()
             raise
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._running is not None and not self._running.done()
+
     def check(self) -> None:
         """Return at once; raise what a job that has ended raised."""
         if self._running is not None and self._running.done():

@@ -7,6 +7,10 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     placement.py  which tensors go into which of them, and where in it
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
+    together.py   a folder that all ranks of a run write at once
+    spreading.py  which rank writes which bytes
+    nodes.py      parts of the structure that ranks have each for itself
+    pieces.py     what the files of ranks hold
     reading_back.py  whether a folder's files are what was written
     one_file.py   a `.pth`
     usual_keys.py the keys that it has for everybody
@@ -20,8 +24,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchkeep.checkpointing.layout.folder import read_folder, write_folder
 from torchkeep.checkpointing.layout.history import Earlier
 from torchkeep.checkpointing.layout.one_file import (
@@ -31,7 +33,10 @@ from torchkeep.checkpointing.layout.one_file import (
 )
 from torchkeep.checkpointing.layout.placement import UNPLACED, Placement, placement_of
 from torchkeep.checkpointing.layout.reading_back import Written, damage_of_folder
-from torchkeep.checkpointing.state.encoding import JSON, State, encode
+from torchkeep.checkpointing.layout.together import write_together
+from torchkeep.checkpointing.ranks import ALONE, Ranks
+from torchkeep.checkpointing.state.encoding import State, encode
+from torchkeep.checkpointing.state.sharded import Part, all_whole
 from torchkeep.errors import SaveRefused
 from torchkeep.files import remove_files, remove_folder, staged_file
 from torchkeep.formats.own.manifest import (
@@ -54,10 +59,11 @@ __all__ = [
     "damage",
     "placement_for",
     "read_manifest",
+    "read_part",
     "read_state",
     "remove_checkpoint",
     "write_checkpoint",
-    "write_encoded",
+    "write_part",
 ]
 
 
@@ -84,28 +90,28 @@ def write_checkpoint(
         SaveRefused: the state can't be kept, or the place can't be written.
     """
     earlier = Earlier(previous)
-    written = write_encoded(path, *encode(state), facts=facts, durable=durable, earlier=earlier)
-    return dict(written.manifest)
+    part = Part(*encode(state))
+    return dict(write_part(path, part, facts=facts, durable=durable, earlier=earlier).manifest)
 
 
-def write_encoded(
+def write_part(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
-    structure: JSON,
+    part: Part,
     *,
     facts: Mapping[str, Any],
+    ranks: Ranks = ALONE,
     durable: bool = True,
     background: bool = False,
     before_naming: Callable[[], None] = lambda: None,
     earlier: Earlier | None = None,
 ) -> Written:
-    """Write a state that `encode` took apart.
+    """Write what this rank has of a state; all ranks call it.
 
     Args:
         path: see `write_checkpoint`.
-        tensors: what `encode` returned.
-        structure: likewise.
-        facts: see `write_checkpoint`.
+        part: what this rank has.
+        facts: see `write_checkpoint`; the first rank's count.
+        ranks: who writes together.
         durable: likewise.
         earlier: the checkpoint before, to share files with.
         background: take as little of the processors as can be, for somebody else computes.
@@ -113,18 +119,32 @@ def write_encoded(
 
     Raises:
         SaveRefused: the state can't be kept, or the place can't be written.
+        CheckpointProblem: another rank has ended, or does not answer.
     """
     plain_facts = check_facts(facts, "metadata")
     manifest: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **plain_facts}
-    manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": structure}
+    manifest |= {"files": {}, "tensors": {}, "tied": {}, "structure": part.structure}
+    if not ranks.is_alone or part.shards:
+        return write_together(
+            Path(path),
+            part,
+            manifest,
+            ranks=ranks,
+            durable=durable,
+            background=background,
+            before_naming=before_naming,
+            earlier=earlier or Earlier(),
+        )
     if Path(path).suffix == ONE_FILE:
         with staged_file(path, durable=durable) as temporary:
-            write_one_file(temporary, tensors, manifest, durable=durable, background=background)
+            write_one_file(
+                temporary, part.tensors, manifest, durable=durable, background=background
+            )
             before_naming()
         return Written(Path(path), manifest)
     return write_folder(
         path,
-        tensors,
+        part.tensors,
         manifest,
         durable=durable,
         background=background,
@@ -135,21 +155,21 @@ def write_encoded(
 
 def placement_for(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
-    structure: JSON,
+    part: Part,
     first_names: Mapping[str, str],
+    ranks: Ranks = ALONE,
 ) -> Placement:
     """Return where copies of a state's tensors are best made, to be written at `path`.
 
     Args:
         path: see `write_checkpoint`.
-        tensors: what `encode` returned.
-        structure: likewise.
+        part: what this rank has.
         first_names: for each name the first one that the same tensor has.
+        ranks: who writes together.
     """
     if Path(path).suffix == ONE_FILE:  # it has something between any two of them
         return UNPLACED
-    return placement_of(tensors, structure, first_names)
+    return placement_of(part, first_names, ranks)
 
 
 def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -169,18 +189,24 @@ def check_facts(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
     return found
 
 
-def damage(path: str | os.PathLike[str], written: Written | None = None) -> str:
+def damage(
+    path: str | os.PathLike[str], written: Written | None = None, ranks: Ranks = ALONE
+) -> str:
     """Return what is wrong with a checkpoint, or an empty string: every byte of it is read.
 
     Args:
         path: the checkpoint.
         written: what is known of it, if it was just written.
+        ranks: who looks at it, each at some of the files. What one returns is of those.
     """
-    return damage_of_file(path) if _is_file(path) else damage_of_folder(path, written)
+    return damage_of_file(path) if _is_file(path) else damage_of_folder(path, written, ranks)
 
 
 def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:
     """Return the state of a checkpoint. Each tensor is compared with its digest.
+
+    What several ranks have written is put together: sharded tensors are whole. What they had each
+    for itself is the first one's.
 
     Args:
         path: the checkpoint.
@@ -190,7 +216,28 @@ def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:
         FileMissing: a file is missing.
         DamagedFile: something differs from what was written.
     """
-    return (read_file_state if _is_file(path) else read_folder)(path, mmap=mmap)
+    state: State = all_whole(read_part(path, ALONE, mmap=mmap))
+    return state
+
+
+def read_part(path: str | os.PathLike[str], ranks: Ranks, *, mmap: bool = False) -> State:
+    """Return the state of a checkpoint as one rank has it.
+
+    Sharded tensors are not read yet (`Sharded`). If other than as many ranks have written it, what
+    they had each for itself is the first one's.
+
+    Args:
+        path: the checkpoint.
+        ranks: tells which rank this is, and of how many.
+        mmap: map the files instead of reading them into memory.
+
+    Raises:
+        FileMissing: a file is missing.
+        DamagedFile: something differs from what was written.
+    """
+    if _is_file(path):
+        return read_file_state(path, mmap=mmap)
+    return read_folder(path, ranks, mmap=mmap)
 
 
 def remove_checkpoint(path: str | os.PathLike[str], *, durable: bool = True) -> None:

@@ -18,27 +18,29 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.history import Earlier
+from torchkeep.checkpointing.layout.history import Earlier, has_digests
+from torchkeep.checkpointing.layout.nodes import with_nodes
+from torchkeep.checkpointing.layout.pieces import own_nodes, read_compared, sharded_tensors
 from torchkeep.checkpointing.layout.placement import by_file, laid_out
 from torchkeep.checkpointing.layout.reading_back import Written, tensors_of
+from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.errors import DamagedFile
 from torchkeep.files import atomic_file, atomic_folder, digest, write_file
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
-    FROZEN_STATE_FILE,
     MANIFEST,
     MODEL_FILES,
     MODEL_INDEX,
-    STATE_FILE,
     StoredTensor,
     manifest_digest,
+    rank_file,
     read_manifest,
     stored_tensors,
+    texts_of,
 )
-from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.leaves import check_tensor
-from torchkeep.tensors import TensorReader, bytes_of
+from torchkeep.tensors import TensorReader
 from torchkeep.writing.shards import index_of
 from torchkeep.writing.stream import Meter
 
@@ -83,14 +85,25 @@ def write_folder(
             if found := put(temporary / name, content):
                 runs[name] = found
         if FROZEN_MODEL_FILE in files:
-            index = _index(files, manifest)
-            write_file(temporary / MODEL_INDEX, index, durable=durable)
-            manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
-        manifest["digest"] = manifest_digest(manifest)
-        text = _lines(manifest).encode()
-        write_file(temporary / MANIFEST, text, durable=durable)
+            write_index(temporary, files, manifest, durable=durable)
+        of_text = write_manifest(temporary, manifest, durable=durable)
         before_naming()
-    return Written(Path(folder), manifest, digest(text), runs)
+    return Written(Path(folder), manifest, of_text, runs)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], *, durable: bool) -> str:
+    """Write a manifest with its digest, and return the digest of its text."""
+    manifest["digest"] = manifest_digest(manifest)
+    text = _lines(manifest).encode()
+    write_file(folder / MANIFEST, text, durable=durable)
+    return digest(text)
+
+
+def write_index(folder: Path, files: Files, manifest: dict[str, Any], *, durable: bool) -> None:
+    """Write the index of a model in two files, and tell the manifest."""
+    index = _index(files, manifest)
+    write_file(folder / MODEL_INDEX, index, durable=durable)
+    manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
 
 
 def _lines(manifest: Mapping[str, Any]) -> str:
@@ -117,19 +130,19 @@ def _put(
         The bytes of its tensors in their order; None if it was shared.
     """
     name = path.name
-    texts = TRAINING_STATE if name in (STATE_FILE, FROZEN_STATE_FILE) else None
-    if earlier.share(name, tensors, texts, path, durable=durable):
+    layout = partial(laid_out, tensors, texts_of(name))
+    if earlier.share(name, layout, partial(has_digests, tensors), path, durable=durable):
         for field in ("files", "tensors", "tied"):
             manifest[field][name] = earlier.manifest[field][name]
         return None
-    layout = laid_out(tensors, texts)
+    new = layout()
     with atomic_file(path, durable=durable, background=background) as file:
-        digests = layout.write(file, Meter(None, layout.payload_nbytes))
-    header = layout.header(digests)
-    manifest["files"][name] = {"nbytes": layout.nbytes, "digest": digest(header)}
+        digests = new.write(file, Meter(None, new.payload_nbytes))
+    header = new.header(digests)
+    manifest["files"][name] = {"nbytes": new.nbytes, "digest": digest(header)}
     manifest["tensors"][name] = digests
-    manifest["tied"][name] = layout.tied
-    return layout.runs
+    manifest["tied"][name] = new.tied
+    return new.runs
 
 
 def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:
@@ -146,14 +159,24 @@ def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:
 # --- Reading -----------------------------------------------------------------------------------
 
 
-def read_folder(folder: str | os.PathLike[str], *, mmap: bool = False) -> State:
-    """Return the state of a checkpoint, as `read_state` does."""
+def read_folder(folder: str | os.PathLike[str], ranks: Ranks, *, mmap: bool = False) -> State:
+    """Return the state of a checkpoint, as `read_part` does."""
     manifest = read_manifest(folder)
-    tensors: dict[str, torch.Tensor] = {}
-    for file, stored in groupby(stored_tensors(manifest), lambda item: item.file):
-        tensors |= _read_tensors(Path(folder) / file, stored, mmap=mmap)
+    rank = ranks.rank if ranks.size == manifest.get("ranks", 1) else 0
+    tensors: dict[str, Any] = {}
+    pieces: list[StoredTensor] = []
+    for file, stored in groupby(stored_tensors(manifest, rank), lambda item: item.file):
+        whole: list[StoredTensor] = []
+        for item in stored:
+            (whole if item.offsets is None else pieces).append(item)
+        if whole:
+            tensors |= _read_tensors(Path(folder) / file, whole, mmap=mmap)
+    tensors |= sharded_tensors(Path(folder), pieces)
+    structure = manifest["structure"]
+    if rank:
+        structure = with_nodes(structure, own_nodes(Path(folder) / rank_file(rank)))
     try:
-        state: State = decode(tensors, manifest["structure"])
+        state: State = decode(tensors, structure)
     except RecursionError:
         path = Path(folder) / MANIFEST
         raise DamagedFile("its structure is nested too deeply", path=path) from None
@@ -165,10 +188,7 @@ def _read_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     entries = tensors_of(path)
     with TensorReader(path, mmap=mmap) as reader:
-        for name, _, key, expected in wanted:
+        for name, _, key, expected, *_ in wanted:
             if key not in entries:
                 raise DamagedFile(f"tensor {key} is missing", path=path)
-            tensor = reader.materialize(entries[key], key)
-            if digest(bytes_of(tensor)) != expected:
-                raise DamagedFile(f"tensor {key} differs from what was written", path=path)
-            yield name, tensor
+            yield name, read_compared(reader, entries[key], key, expected)

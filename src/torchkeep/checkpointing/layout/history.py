@@ -9,18 +9,18 @@ a rotten one is not shared any further.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.placement import laid_out
 from torchkeep.checkpointing.layout.reading_back import damage_in
 from torchkeep.errors import FileProblem
 from torchkeep.files import digest, link_file, remove_files
 from torchkeep.formats.own.manifest import read_manifest
 from torchkeep.tensors import bytes_of, plain_on_cpu
+from torchkeep.writing.safetensors import Layout
 
 _LEAST_NBYTES = 1 << 20
 """Smaller files are written: that takes less than to find out."""
@@ -53,8 +53,8 @@ class Earlier:
     def share(
         self,
         name: str,
-        tensors: Mapping[str, torch.Tensor],
-        metadata: Mapping[str, str] | None,
+        layout: Callable[[], Layout],
+        are_digests: Callable[[Mapping[str, str]], bool],
         target: Path,
         *,
         durable: bool,
@@ -63,8 +63,8 @@ class Earlier:
 
         Args:
             name: the file.
-            tensors: what the new file is to hold.
-            metadata: the texts of its header.
+            layout: returns the new file, laid out.
+            are_digests: whether these are the digests of the tensors that it is to hold.
             target: the new name.
             durable: sync it.
 
@@ -75,20 +75,20 @@ class Earlier:
         if known is None or known["nbytes"] < _LEAST_NBYTES:
             return False
         digests = self.manifest["tensors"][name]
-        if not _has_digests(tensors, digests):
+        if not are_digests(digests):
             return False
-        layout = laid_out(tensors, metadata)
         if not link_file(self.folder / name, target, durable=durable):
             return False
         # What was linked is looked at, and not what has the name now.
-        header = layout.header({key: digests[key] for key in tensors})
+        new = layout()
+        header = new.header({key: digests[key] for key in new.names})
         if digest(header) == known["digest"] and not damage_in(target, known, digests):
             return True
         remove_files([target], durable=False)
         return False
 
 
-def _has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> bool:
+def has_digests(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> bool:
     """Whether these are the digests of the tensors' bytes; the first that differs ends it."""
     if tensors.keys() != digests.keys():
         return False

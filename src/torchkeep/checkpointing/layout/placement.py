@@ -13,9 +13,19 @@ from dataclasses import dataclass
 import torch
 
 from torchkeep.checkpointing.layout.frozen import frozen_tensors
+from torchkeep.checkpointing.ranks import ALONE, Ranks
 from torchkeep.checkpointing.state.encoding import JSON
+from torchkeep.checkpointing.state.sharded import Part, local_of
 from torchkeep.files import BLOCK_NBYTES
-from torchkeep.formats.own.manifest import place_of, split_files
+from torchkeep.formats.own.manifest import (
+    MODEL_FILE,
+    MODEL_FILES,
+    OBJECTS,
+    place_of,
+    place_of_piece,
+    rank_file,
+    split_files,
+)
 from torchkeep.saving.safetensors import described
 from torchkeep.tensors import dtype_name
 from torchkeep.writing.safetensors import Layout, in_order
@@ -49,9 +59,36 @@ def by_file(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Files:
     return placed
 
 
-def laid_out(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str] | None) -> Layout:
+def by_rank(part: Part, rank: int) -> tuple[Files, Files]:
+    """Return what goes into files that ranks write once for all, and into those of this rank.
+
+    The first are of what all ranks should have alike: tensors of objects that are not sharded. Of
+    a model that is sharded, what it has whole, such as its buffers, is the first rank's.
+    """
+    common = {
+        name: tensor
+        for name, tensor in part.tensors.items()
+        if name.startswith(OBJECTS) and name not in part.shards
+    }
+    shared = by_file(common, part.structure)
+    own: Files = {}
+    is_sharded = any(place_of(name)[0] == MODEL_FILE for name in part.shards)
+    of_model = [shared.pop(file, {}) for file in MODEL_FILES if is_sharded]
+    whole = {name for content in of_model for name in content.values()} if rank == 0 else set()
+    for name in part.tensors:
+        if name in part.shards or name in whole:
+            file, key = place_of_piece(name, rank)
+        elif name not in common:
+            file, key = rank_file(rank), name
+        else:
+            continue
+        own.setdefault(file, {})[key] = name
+    return shared, own
+
+
+def laid_out(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> Layout:
     """Return a file that can be written. Its tensors begin with a block of the disk."""
-    return Layout(described(tensors), texts or {}, alignment=BLOCK_NBYTES)
+    return Layout(described(tensors), texts, alignment=BLOCK_NBYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +110,22 @@ UNPLACED = Placement({}, 0)
 """Of files that have something between any two tensors."""
 
 
-def placement_of(
-    tensors: Mapping[str, torch.Tensor], structure: JSON, first_names: Mapping[str, str]
-) -> Placement:
+def placement_of(part: Part, first_names: Mapping[str, str], ranks: Ranks = ALONE) -> Placement:
     """Return where copies of the tensors belong, so that they lie in memory as in their files.
 
     Args:
-        tensors: those of the state.
-        structure: the state's, as `encode` returns it.
+        part: what this rank has of a state.
         first_names: for each name the first one that the same tensor has.
+        ranks: who writes together.
     """
+    tensors = {name: local_of(tensor) for name, tensor in part.tensors.items()}
     starts: dict[str, int] = {}
     end = 0
-    for content in by_file(tensors, structure).values():
+    files = list(by_file(part.tensors, part.structure).values())
+    if not ranks.is_alone or part.shards:
+        shared, own = by_rank(part, ranks.rank)
+        files = [*shared.values(), *own.values()]
+    for content in files:
         end = -(-end // BLOCK_NBYTES) * BLOCK_NBYTES
         # A file has a tensor once, under the first of its names there.
         stored = {first_names[name]: key for key, name in reversed(content.items())}

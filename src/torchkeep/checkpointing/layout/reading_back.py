@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torchkeep.checkpointing.ranks import ALONE, Ranks
 from torchkeep.contents import TensorEntry
 from torchkeep.errors import (
     DamagedFile,
@@ -41,20 +42,29 @@ class Written:
     """The digest of its manifest's text, if that is a file."""
     runs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """The tensors of its files in their order, with their bytes; a file may be missing."""
+    of_others: frozenset[str] = frozenset()
+    """Files that other ranks have written, and look at."""
 
 
-def damage_of_folder(folder: str | os.PathLike[str], written: Written | None = None) -> str:
+def damage_of_folder(
+    folder: str | os.PathLike[str], written: Written | None = None, ranks: Ranks = ALONE
+) -> str:
     """Return what is wrong with a checkpoint, or an empty string.
 
     Args:
         folder: the checkpoint.
         written: what is known of it.
+        ranks: who looks at it together.
     """
     try:
         manifest = read_manifest(folder) if written is None else _compared(written)
     except FileProblem as error:
         return _told(error)
-    for name, facts in manifest["files"].items():
+    for number, (name, facts) in enumerate(manifest["files"].items()):
+        if number % ranks.size != ranks.rank and written is None:
+            continue
+        if written is not None and name in written.of_others:
+            continue
         digests = manifest["tensors"].get(name)
         runs = None if written is None else written.runs.get(name)
         if problem := damage_in(Path(folder) / name, facts, digests, runs):
@@ -64,6 +74,8 @@ def damage_of_folder(folder: str | os.PathLike[str], written: Written | None = N
 
 def _compared(written: Written) -> Mapping[str, Any]:
     """Return the manifest that was written after comparing it with the file."""
+    if not written.digest:  # another rank wrote it
+        return written.manifest
     path = written.path / MANIFEST
     with InputFile(path) as file:
         if digest_of_pieces(read_directly(file)) != written.digest:

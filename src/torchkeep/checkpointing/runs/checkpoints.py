@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torchkeep.checkpointing.layout import Written, damage
+from torchkeep.checkpointing.layout import damage
+from torchkeep.checkpointing.ranks import ALONE, Ranks
 from torchkeep.checkpointing.state.encoding import decode
 from torchkeep.errors import (
     CheckpointProblem,
@@ -96,22 +97,26 @@ def list_checkpoints(run: str | os.PathLike[str]) -> list[Checkpoint]:
     return sorted(found, key=lambda item: (item.serial or math.inf, item.step))
 
 
-def newest_whole(run: str | os.PathLike[str]) -> Newest:
+def newest_whole(run: str | os.PathLike[str], ranks: Ranks = ALONE) -> Newest:
     """Return the newest checkpoint of which every byte is as it was written.
+
+    Args:
+        run: the run's folder.
+        ranks: who looks for it together; each reads a part of the files.
 
     Raises:
         NoCheckpoint: there is none; the message names the damaged ones.
         CheckpointProblem: one that may be newer can't be read here, and may be whole.
     """
     skipped: list[Checkpoint] = []
-    for checkpoint in reversed(list_checkpoints(run)):
+    for checkpoint in reversed(ranks.first(lambda: list_checkpoints(run))):
         if not checkpoint.can_be_read:
             raise CheckpointProblem(
                 f"{checkpoint.path}: it may be the newest, and can't be read: {checkpoint.problem}",
                 advice="Use the torchkeep that wrote it, or make it readable; or move it away, to "
                 "go on from an older one.",
             )
-        found = verified(checkpoint)
+        found = verified(checkpoint, ranks)
         if not found.problem:
             return Newest(found, tuple(skipped))
         skipped.append(found)
@@ -128,14 +133,17 @@ def newest_whole(run: str | os.PathLike[str]) -> Newest:
     )
 
 
-def verified(checkpoint: Checkpoint, written: Written | None = None) -> Checkpoint:
+def verified(checkpoint: Checkpoint, ranks: Ranks = ALONE) -> Checkpoint:
     """Return what is known of a checkpoint after every byte of it was read.
 
     Args:
         checkpoint: what is known so far.
-        written: what should be there, if it was just written.
+        ranks: who reads it together.
     """
-    return replace(checkpoint, problem=checkpoint.problem or damage(checkpoint.path, written))
+    if checkpoint.problem:
+        return checkpoint
+    problems = ranks.every(lambda: damage(checkpoint.path, ranks=ranks))
+    return replace(checkpoint, problem=next(filter(None, problems), ""))
 
 
 def look_at(path: Path, manifest: Mapping[str, Any] | None = None) -> Checkpoint:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from torchkeep.checkpointing.layout import (
     Earlier,
     Written,
+    damage,
     remove_checkpoint,
-    write_encoded,
+    write_part,
 )
-from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, look_at, verified
+from torchkeep.checkpointing.ranks import ALONE, Ranks
+from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, look_at
 from torchkeep.checkpointing.runs.lock import RunLock
 from torchkeep.checkpointing.runs.retention import Best, to_delete
-from torchkeep.checkpointing.state.encoding import JSON
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.errors import CheckpointProblem, SaveRefused, WrongArgument
 from torchkeep.files import TEMPORARY_MARK, remove_temporaries
 from torchkeep.formats.own.manifest import ONE_FILE, folder_name
@@ -33,8 +34,10 @@ class RunFolder:
         keep_last, keep_best: see `Checkpointer`.
         durable: sync every checkpoint.
         form: what a checkpoint is: a folder, or one `.pth`.
+        ranks: who trains together. All of them call each method alike.
 
     Attributes:
+        ranks: likewise.
         last_saved: the checkpoint that was written last, or None.
         previous: that, or the one that the run went on from. The next one shares files with it.
     """
@@ -47,8 +50,12 @@ class RunFolder:
         keep_best: Best | None,
         durable: bool,
         form: Literal["folder", "pth"] = "folder",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.path = Path(path)
+        self.ranks = ranks
+        # Those who write do so beside the loop, and must not be taken for it.
+        self._writers = ranks.apart()
         self.keep_last = keep_last
         self.keep_best = keep_best
         self.durable = durable
@@ -57,6 +64,7 @@ class RunFolder:
         self.previous: Path | None = None
         self._written: Written | None = None
         self._lock: RunLock | None = None
+        self._is_taken = False
         self._num_saved = 0
         # Read once: a manifest of thousands of tensors takes its time, and nobody else writes here.
         self._known: list[Checkpoint] = []
@@ -64,23 +72,38 @@ class RunFolder:
     @property
     def is_taken(self) -> bool:
         """Whether it is ours."""
-        return self._lock is not None
+        return self._is_taken
 
     def take(self) -> list[Checkpoint]:
         """Become its one owner, and return the checkpoints in it.
 
         Raises:
-            CheckpointProblem: another process has it, or it can't be written to.
+            CheckpointProblem: another process has it, or it can't be written to; or another rank
+                does not come.
         """
+        self.ranks.connect()
+        self._writers.connect()
+        self.ranks.each(self._check_form)
+        self._known = self.ranks.first(self._take)
+        self._num_saved = max((item.serial for item in self._known), default=0)
+        self._is_taken = True
+        return list(self._known)
+
+    def _check_form(self) -> None:
+        if self.suffix and not self.ranks.is_alone:
+            raise WrongArgument(
+                f"{self.ranks.size} ranks have more to keep than one file holds",
+                advice='Pass format="folder"; `torchkeep convert` makes one file of a checkpoint.',
+            )
+
+    def _take(self) -> list[Checkpoint]:
         self._lock = RunLock(self.path)
         try:
             remove_temporaries(self.path)
-            self._known = list_checkpoints(self.path)
+            return list_checkpoints(self.path)
         except BaseException:
             self.release()
             raise
-        self._num_saved = max((item.serial for item in self._known), default=0)
-        return list(self._known)
 
     def resume_from(self, checkpoint: Path, skipped: Iterable[Checkpoint]) -> None:
         """Go on from a checkpoint; those that were found damaged are no longer taken for whole."""
@@ -90,6 +113,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Let others have it."""
+        self._is_taken = False
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -97,11 +121,14 @@ class RunFolder:
     def next_name(self, step: int) -> tuple[Path, int]:
         """Return a free name for a checkpoint at this step, and which save of the run it is."""
         self._num_saved += 1
+        return self.ranks.first(lambda: self._free_name(step)), self._num_saved
+
+    def _free_name(self, step: int) -> Path:
         revision = 1
         # A run may have had the other form before.
         while any((self._named(step, revision, suffix)).exists() for suffix in ("", ONE_FILE)):
             revision += 1
-        return self._named(step, revision, self.suffix), self._num_saved
+        return self._named(step, revision, self.suffix)
 
     def _named(self, step: int, revision: int, suffix: str) -> Path:
         return self.path / f"{folder_name(step, revision)}{suffix}"
@@ -109,36 +136,38 @@ class RunFolder:
     def write(
         self,
         path: Path,
-        tensors: Mapping[str, torch.Tensor],
-        structure: JSON,
+        part: Part,
         facts: Mapping[str, Any],
         *,
         background: bool,
         before_naming: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write an encoded state as a checkpoint; in the `background`, beside a training.
+        """Write what the ranks have as a checkpoint; in the `background`, beside a training.
 
         What `before_naming` raises, called when all is written, leaves nothing behind.
 
         Raises:
             SaveRefused: the place can't be written.
+            CheckpointProblem: another rank has ended, or does not answer.
         """
         try:
-            self._written = write_encoded(
+            self._written = write_part(
                 path,
-                tensors,
-                structure,
+                part,
                 facts=facts,
+                ranks=self._writers,
                 durable=self.durable,
                 background=background,
                 before_naming=before_naming,
                 earlier=self._earlier(),
             )
         except SaveRefused as refused:
-            if path.exists():  # all but its folder's sync was done
+            if self.ranks.is_first and path.exists():  # all but its folder's sync was done
                 self._known.append(look_at(path))
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
+        if not self.ranks.is_first:
+            return
         self._forget(path)  # a name that was free again
         self._known.append(look_at(path, self._written.manifest))
 
@@ -154,19 +183,35 @@ class RunFolder:
         Raises:
             CheckpointProblem: it reads back other than it was written; nothing is deleted then.
         """
+        if self._writers.first(lambda: bool(self._doomed())):
+            self._read_back()
+        self._writers.first(self._delete)
+
+    def _doomed(self) -> list[Checkpoint]:
+        """Return the checkpoints that are no longer wanted."""
         self._known = [item for item in self._known if item.path.exists()]
-        doomed = to_delete(self._known, keep_last=self.keep_last, keep_best=self.keep_best)
+        return to_delete(self._known, keep_last=self.keep_last, keep_best=self.keep_best)
+
+    def _read_back(self) -> None:
+        """Have each rank read what it has written, and note what is wrong with the newest."""
+        written, newest = self._written, self.last_saved
+        if written is None or newest is None:
+            return
+        problems = self._writers.gathered(lambda: damage(newest, written))
+        problem = next(filter(None, problems), "")
+        self._known = [
+            replace(item, problem=item.problem or problem) if item.path == newest else item
+            for item in self._known
+        ]
+
+    def _delete(self) -> None:
         newest = next((item for item in self._known if item.path == self.last_saved), None)
-        if newest is not None and doomed:
-            newest = verified(newest, self._written)
-            self._forget(newest.path)
-            self._known.append(newest)
         if newest is not None and newest.problem:
             raise CheckpointProblem(
                 f"{newest.path}: the new checkpoint reads back wrong: {newest.problem}",
                 advice="Look after the disk. No older checkpoint was deleted.",
             )
-        for item in doomed:
+        for item in self._doomed():
             remove_checkpoint(item.path, durable=self.durable)
             self._forget(item.path)
 

@@ -27,6 +27,7 @@ from torchkeep.checkpointing.state.kinds import (
 from torchkeep.checkpointing.state.modules import named_parameters
 from torchkeep.checkpointing.state.optimizers import Parameters
 from torchkeep.checkpointing.state.rng import capture_rng, restore_rng
+from torchkeep.checkpointing.state.sharded import like
 from torchkeep.checkpointing.state.walking import all_parameters, entries, placed
 from torchkeep.errors import CheckpointProblem, SaveRefused
 
@@ -101,7 +102,8 @@ def restore_gradients(objects: Mapping[str, Any], gradients: Mapping[str, Any]) 
     """Put back what `capture_gradients` returned."""
     for name, items in gradients.items():
         for parameter, item in zip(all_parameters(objects.get(name)), items, strict=False):
-            parameter.grad = None if item is None else item.to(parameter.device, copy=True)
+            kept = like(parameter, item)
+            parameter.grad = None if kept is None else kept.to(parameter.device, copy=True)
 
 
 def _updated(live: Any, saved: Any) -> Any:

@@ -26,6 +26,7 @@ from torchkeep.checkpointing.state.rng import (
     python_state,
     set_python_state,
 )
+from torchkeep.checkpointing.state.sharded import Sharded, like
 from torchkeep.checkpointing.state.walking import entries
 
 
@@ -79,9 +80,10 @@ def _restore_stateful(item: Any, state: dict[str, Any], _: Parameters) -> None:
 
 def on_devices_of(live: Any, saved: Any) -> Any:
     """Return a copy of `saved` with its tensors where those of `live` are."""
-    if isinstance(saved, torch.Tensor):
-        device = live.device if isinstance(live, torch.Tensor) else saved.device
-        return saved.to(device, copy=True)
+    if isinstance(saved, torch.Tensor | Sharded):
+        tensor: torch.Tensor = like(live, saved)
+        device = live.device if isinstance(live, torch.Tensor) else tensor.device
+        return tensor.to(device, copy=True)
     if isinstance(saved, dict):
         table = live if isinstance(live, dict) else {}
         return type(saved)({k: on_devices_of(table.get(k), item) for k, item in saved.items()})

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkeep.checkpointing.state.sharded import Sharded, like
 from torchkeep.errors import CheckpointProblem
 from torchkeep.saving.modules import unwrapped_state, without, wrapped_paths
 
@@ -79,7 +80,7 @@ def restore_module(model: nn.Module, state: dict[str, Any]) -> None:
     wrapped = wrapped_paths(model)
     live = model.state_dict()
     named: OrderedDict[str, Any] = OrderedDict(
-        (key, state["state_dict"][without(key, wrapped)]) for key in live
+        (key, like(item, state["state_dict"][without(key, wrapped)])) for key, item in live.items()
     )
     # The versions of the modules' layouts: without them torch would migrate from the oldest.
     named._metadata = getattr(live, "_metadata", {})  # type: ignore[attr-defined]
@@ -114,9 +115,10 @@ def _owner(name: str) -> str:
 
 
 def _set_buffer(
-    owner: nn.Module, name: str, saved: torch.Tensor, device: torch.device | None
+    owner: nn.Module, name: str, kept: torch.Tensor | Sharded, device: torch.device | None
 ) -> None:
     live = getattr(owner, name, None)
+    saved: torch.Tensor = like(live, kept)
     if isinstance(live, torch.Tensor) and _shape(live) == _shape(saved):
         live.detach().copy_(saved)
     else:  # a cache that had not grown yet, or was not there
@@ -124,7 +126,7 @@ def _set_buffer(
 
 
 def _shape(value: object) -> str:
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor | Sharded):
         return "a value"
     return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
 

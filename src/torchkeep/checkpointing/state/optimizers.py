@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from torchkeep.checkpointing.state.sharded import like
 from torchkeep.errors import CheckpointProblem
 
 Parameters = Mapping[str, torch.Tensor]
@@ -127,14 +128,15 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any], parameters: P
         del optimizer.add_param_group
     _add(optimizer, _missing(optimizer, state, parameters) or [])
     defaults = dict(optimizer.defaults)
-    optimizer.load_state_dict(state["state_dict"])
+    kept = _sharded_as_parameters(optimizer, state)
+    optimizer.load_state_dict({**state["state_dict"], "state": kept})
     # PyTorch adds a default here (`Optimizer.__setstate__`), which groups added later would have.
     optimizer.defaults.clear()
     optimizer.defaults.update(defaults)
     for index, parameter in _by_index(optimizer, state).items():
         if parameter in optimizer.state:
-            saved = state["state_dict"]["state"][index]
-            optimizer.state[parameter] = _as_saved(saved, optimizer.state[parameter], parameter)
+            loaded = optimizer.state[parameter]
+            optimizer.state[parameter] = _as_saved(kept[index], loaded, parameter)
     if state["stepped"]:
         # Schedulers warn if they are stepped before the optimizer is, and look here for it.
         optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -184,6 +186,23 @@ def _by_index(optimizer: Optimizer, state: dict[str, Any]) -> dict[int, torch.Te
         for saved, live in groups
         for index, parameter in zip(saved["params"], live["params"], strict=True)
     }
+
+
+def _sharded_as_parameters(optimizer: Optimizer, state: dict[str, Any]) -> dict[Any, Any]:
+    """Return the saved state, by parameter; what has a parameter's shape is spread as that is."""
+    parameters = _by_index(optimizer, state)
+    return {
+        index: _like(parameters.get(index), saved)
+        for index, saved in state["state_dict"]["state"].items()
+    }
+
+
+def _like(parameter: torch.Tensor | None, saved: Any) -> Any:
+    if isinstance(saved, dict):
+        return {key: _like(parameter, item) for key, item in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)([_like(parameter, item) for item in saved])
+    return like(parameter, saved)
 
 
 def _as_saved(saved: Any, loaded: Any, parameter: torch.Tensor) -> Any:

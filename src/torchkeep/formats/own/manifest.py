@@ -14,6 +14,18 @@ other objects (a teacher, an average) are in a file of their own likewise.
       model.safetensors.index.json        which tensor is where
       state-frozen.safetensors            frozen parameters of other objects
 
+What several ranks have trained together has, besides, a file of each of them:
+
+      shard-00001-model-00001-of-00001.safetensors   of a sharded model: the first rank's pieces
+      rank-00000.safetensors                         its pieces of other tensors
+      rank-00001.safetensors                         of others also what they have each for itself
+
+A shard is as PyTorch's `HuggingFaceStorageWriter` lays it out, and its reader reads it. Where a
+piece begins in its tensor stands in the manifest as well (`boxes`). What a rank has for itself
+(random states, the order of its samples) stands in its own file: its tensors, and in the header the
+parts of the structure that differ from the first rank's (`RANK_STRUCTURE`). Such a checkpoint has
+version 3.
+
 A checkpoint may also be one file, `step-00001200.pth`; see `own.one_file`.
 
 Nothing of a manifest is used before it was checked: it is a file like any other.
@@ -31,6 +43,7 @@ from typing import Any, NamedTuple, cast
 
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import InputFile, digest
+from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.formats.own.structure import inert
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.pickles.limits import Limits
@@ -45,10 +58,13 @@ FROZEN_STATE_FILE = "state-frozen.safetensors"
 MODEL_FILES = (MODEL_FILE, FROZEN_MODEL_FILE, TRAINED_MODEL_FILE)
 TENSOR_FILES = (*MODEL_FILES, STATE_FILE, FROZEN_STATE_FILE)
 OWN_FILES = (MANIFEST, MODEL_INDEX, *TENSOR_FILES)
-"""Every name that a file in a checkpoint's folder may have."""
+"""Every name that a file in a checkpoint's folder may have, but for those of ranks."""
 
 FORMAT = "torchkeep checkpoint"
 FORMAT_VERSION = 2
+RANKS_VERSION = 3
+"""The version of what several ranks have written."""
+_VERSIONS = (FORMAT_VERSION, RANKS_VERSION)
 _MOST_NBYTES = 1 << 30
 """More than a manifest of a million tensors has."""
 
@@ -61,7 +77,14 @@ CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 ONE_FILE = ".pth"
 """What the name of a checkpoint that is one file ends with."""
 
-_MODEL_PREFIX = "objects/model/state/state_dict/"
+_OF_RANK = re.compile(r"(?:rank-\d{5}|shard-\d{5}-model-00001-of-00001)\.safetensors")
+_MODEL_SHARD = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")
+RANK_STRUCTURE = "torchkeep.rank_structure"
+"""Metadata key of the parts of the structure that a rank has for itself."""
+
+OBJECTS = "objects/"
+"""Tensors with names like this are of a captured object."""
+_MODEL_PREFIX = f"{OBJECTS}model/state/state_dict/"
 """Tensors with names like this are the model's state dict, and go into a file of their own."""
 
 
@@ -104,9 +127,36 @@ def place_of(name: str) -> tuple[str, str]:
     return STATE_FILE, name
 
 
+def texts_of(file: str) -> dict[str, str]:
+    """Return what stands in the header of a file of tensors, besides the tensors."""
+    return TRAINING_STATE if file in (STATE_FILE, FROZEN_STATE_FILE) else {}
+
+
 def name_of(file: str, key: str) -> str:
     """Return the name that a tensor of a file has in the structure: what `place_of` undoes."""
-    return f"{_MODEL_PREFIX}{key}" if file in MODEL_FILES else key
+    is_model = file in MODEL_FILES or _MODEL_SHARD.fullmatch(file)
+    return f"{_MODEL_PREFIX}{key}" if is_model else key
+
+
+def place_of_piece(name: str, rank: int) -> tuple[str, str]:
+    """Return the file of a rank that holds its piece of a tensor, and the piece's name in it.
+
+    >>> place_of_piece("objects/model/state/state_dict/fc.bias", 1)
+    ('shard-00002-model-00001-of-00001.safetensors', 'fc.bias')
+    """
+    if name.startswith(_MODEL_PREFIX):
+        return f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors", place_of(name)[1]
+    return rank_file(rank), name
+
+
+def rank_file(rank: int) -> str:
+    """Return the name of the file that a rank has for itself."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def is_own_file(name: str) -> bool:
+    """Whether a file in a checkpoint's folder may have a name."""
+    return name in OWN_FILES or _OF_RANK.fullmatch(name) is not None
 
 
 def split_files(file: str) -> tuple[str, str]:
@@ -131,14 +181,29 @@ class StoredTensor(NamedTuple):
     """The name under which it is stored there: its own, or that of one that it is tied to."""
     digest: str
     """The digest of its bytes."""
+    offsets: tuple[int, ...] | None = None
+    """Of a piece, where in the tensor it begins; None if it is all of it."""
+    shape: tuple[int, ...] = ()
+    """Of a piece, the sizes of the tensor."""
 
 
-def stored_tensors(manifest: Mapping[str, Any]) -> Iterator[StoredTensor]:
-    """Yield where the tensors of a checkpoint are, file by file."""
+def stored_tensors(manifest: Mapping[str, Any], rank: int = 0) -> Iterator[StoredTensor]:
+    """Yield where the tensors of a checkpoint are, file by file; of a sharded one, each piece.
+
+    Args:
+        manifest: the checkpoint's.
+        rank: whose; what the other ranks have for themselves is left out.
+    """
+    others = {rank_file(other) for other in range(manifest.get("ranks", 1)) if other != rank}
     for file, digests in manifest["tensors"].items():
-        tied = manifest["tied"][file]
+        tied, boxes = manifest["tied"][file], manifest.get("boxes", {}).get(file, {})
         for key, expected in digests.items():
-            yield StoredTensor(name_of(file, key), file, tied.get(key, key), expected)
+            place = name_of(file, key), file, tied.get(key, key), expected
+            if key in boxes:
+                box = boxes[key]
+                yield StoredTensor(*place, tuple(box["offsets"]), tuple(box["shape"]))
+            elif file not in others:
+                yield StoredTensor(*place)
 
 
 def told_by(manifest: Mapping[str, Any]) -> str:
@@ -208,15 +273,15 @@ def _check_manifest(manifest: object) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DamagedFile("it is not the manifest of a checkpoint")
     version = manifest.get("version")
-    if type(version) is int and FORMAT_VERSION < version < _LAST_VERSION:
+    if type(version) is int and RANKS_VERSION < version < _LAST_VERSION:
         raise UnsupportedContent(
-            f"it has version {version}, and this torchkeep reads {FORMAT_VERSION}",
+            f"it has version {version}, and this torchkeep reads {RANKS_VERSION}",
             advice="Use the torchkeep that wrote it, or a newer one.",
         )
-    if version != FORMAT_VERSION:
+    if version not in _VERSIONS or type(version) is not int:
         raise DamagedFile(
             f"it has version {reprlib.repr(manifest.get('version'))}, and this torchkeep reads "
-            f"{FORMAT_VERSION}",
+            f"{RANKS_VERSION}",
             advice="Use the torchkeep that wrote it, or a newer one.",
         )
     if manifest.get("digest") != manifest_digest(manifest):
@@ -229,8 +294,40 @@ def _check_manifest(manifest: object) -> None:
     holders = manifest["files"].keys() - {MODEL_INDEX}
     if not holders == manifest["tensors"].keys() == manifest["tied"].keys():
         raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
+    if version == RANKS_VERSION:
+        _check_ranks(manifest)
 
 
+def _check_ranks(manifest: Mapping[str, Any]) -> None:
+    """Make sure that a manifest tells of ranks as ours do, and of no file that is missing in it.
+
+    Raises:
+        DamagedFile: it does not.
+    """
+    ranks, boxes = manifest.get("ranks"), manifest.get("boxes", {})
+    if type(ranks) is not int or not 0 < ranks <= _MOST_RANKS:
+        raise DamagedFile("its 'ranks' is not what a checkpoint has there")
+    if not _is_table(boxes, lambda pieces: _is_table(pieces, _is_box)):
+        raise DamagedFile("its 'boxes' is not what a checkpoint has there")
+    stored = manifest["tensors"]
+    if any(pieces.keys() - stored.get(file, {}).keys() for file, pieces in boxes.items()):
+        raise DamagedFile("its 'boxes' and 'tensors' name different tensors")
+    if missing := [rank_file(n) for n in range(1, ranks) if rank_file(n) not in stored]:
+        raise DamagedFile(f"it names no {missing[0]}, and {ranks} ranks have written it")
+
+
+def _is_box(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    sizes = value.get("offsets"), value.get("shape")
+    return (
+        all(isinstance(item, list) and all(map(_is_count, item)) for item in sizes)
+        and len(value["offsets"]) == len(value["shape"]) <= _MOST_DIMENSIONS
+    )
+
+
+_MOST_RANKS = 100_000
+_MOST_DIMENSIONS = 64
 _LARGEST_COUNT = 1 << 48
 """Sizes and steps stay below this, and so does a number that is made from them."""
 
@@ -257,10 +354,10 @@ def _are_files(value: object) -> bool:
             and _is_text(facts.get("digest"))
         )
 
-    return _is_table(value, is_file) and set(cast("dict[str, Any]", value)) <= _FILES
+    if not _is_table(value, is_file):
+        return False
+    return all(name != MANIFEST and is_own_file(name) for name in cast("dict[str, Any]", value))
 
-
-_FILES = frozenset(OWN_FILES) - {MANIFEST}
 
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "files": _are_files,

@@ -1,0 +1,90 @@
+"""What the files of ranks hold: pieces of sharded tensors, and what each rank has for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.state.sharded import Sharded, Stored
+from torchkeep.contents import TensorEntry
+from torchkeep.errors import DamagedFile
+from torchkeep.files import digest
+from torchkeep.formats import describe
+from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
+from torchkeep.formats.own.manifest import RANK_STRUCTURE, StoredTensor
+from torchkeep.formats.plain_json import parse_json
+from torchkeep.tensors import TensorReader, bytes_of, torch_dtype
+
+
+def sharded_tensors(folder: Path, pieces: Iterable[StoredTensor]) -> dict[str, Sharded]:
+    """Return the tensors that lie in pieces, by name; they are read when they are asked for.
+
+    Raises:
+        FileMissing: a shard is missing.
+        DamagedFile: a piece is missing, or is that of another tensor.
+    """
+    files: dict[str, Mapping[str, TensorEntry]] = {}
+    found: dict[str, list[tuple[TensorEntry, StoredTensor, Stored]]] = {}
+    for item in pieces:
+        path = folder / item.file
+        if item.file not in files:
+            files[item.file] = tensors_of(path)
+        entry = files[item.file].get(item.key)
+        if entry is None:
+            raise DamagedFile(f"tensor {item.key} is missing", path=path)
+        read = partial(_read_piece, path, entry, item.key, item.digest)
+        stored = Stored(item.offsets or (), tuple(entry.shape), read)
+        found.setdefault(item.name, []).append((entry, item, stored))
+    return {name: _joined(folder, name, parts) for name, parts in found.items()}
+
+
+def _joined(
+    folder: Path, name: str, parts: list[tuple[TensorEntry, StoredTensor, Stored]]
+) -> Sharded:
+    entry, first, _ = parts[0]
+    if any((part.dtype, item.shape) != (entry.dtype, first.shape) for part, item, _ in parts):
+        raise DamagedFile(f"the pieces of {name} are of several tensors", path=folder)
+    boxes = tuple(Box(stored.offsets, stored.shape) for _, _, stored in parts)
+    problem = tiling(SavedTensor(entry.dtype, first.shape, boxes))
+    if problem is not None:
+        raise DamagedFile(f"{name}: {problem.text}", path=folder)
+    pieces = tuple(stored for _, _, stored in parts)
+    return Sharded(torch_dtype(entry.dtype), torch.Size(first.shape), pieces)
+
+
+def _read_piece(path: Path, entry: TensorEntry, key: str, expected: str) -> torch.Tensor:
+    with TensorReader(path) as reader:
+        return read_compared(reader, entry, key, expected)
+
+
+def read_compared(
+    reader: TensorReader, entry: TensorEntry, key: str, expected: str
+) -> torch.Tensor:
+    """Return a tensor of a file after comparing it with its digest.
+
+    Raises:
+        DamagedFile: it differs.
+    """
+    tensor = reader.materialize(entry, key)
+    if digest(bytes_of(tensor)) != expected:
+        raise DamagedFile(f"tensor {key} differs from what was written", path=reader.path)
+    return tensor
+
+
+def own_nodes(path: Path) -> dict[str, Any]:
+    """Return the parts of the structure that a rank has for itself, from its file.
+
+    Raises:
+        FileMissing: there is none.
+        DamagedFile: it has none.
+    """
+    text = describe(path).metadata.get(RANK_STRUCTURE)
+    nodes = None if text is None else parse_json(text)
+    if not isinstance(nodes, dict):
+        raise DamagedFile("it does not say what this rank had for itself", path=path)
+    return nodes

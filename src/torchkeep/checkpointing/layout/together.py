@@ -1,0 +1,349 @@
+"""A checkpoint that all ranks of a run write at once, each a part of it.
+
+What all have alike is written once: a model under DDP, its optimizer. That they have it alike is
+not believed but found out, by digests. The first rank's is the checkpoint's; its files are shared
+out by bytes, and are those that one process alone would have written. What another rank has
+otherwise (a BatchNorm's statistics, an average that nobody sends around) goes into a file of its
+own, and so does what each has for itself.
+
+Of what is sharded each rank writes its pieces, into files of its own.
+
+The first rank makes the folder under a temporary name, and gives it its own when all have said that
+their part is on the disk. If one of them fails, or ends, or does not answer, nobody's part remains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeep.checkpointing.layout.folder import write_index, write_manifest
+from torchkeep.checkpointing.layout.history import Earlier
+from torchkeep.checkpointing.layout.nodes import nodes_of
+from torchkeep.checkpointing.layout.placement import by_rank, laid_out
+from torchkeep.checkpointing.layout.reading_back import Written
+from torchkeep.checkpointing.layout.spreading import Range, shared_out
+from torchkeep.checkpointing.ranks import Ranks
+from torchkeep.checkpointing.state.encoding import JSON
+from torchkeep.checkpointing.state.sharded import Part
+from torchkeep.files import atomic_file, atomic_folder, digest, make_room, part_of_file
+from torchkeep.formats.own.manifest import (
+    FROZEN_MODEL_FILE,
+    MODEL_FILES,
+    OBJECTS,
+    RANK_STRUCTURE,
+    RANKS_VERSION,
+    rank_file,
+    texts_of,
+)
+from torchkeep.formats.own.metadata import TRAINING_STATE
+from torchkeep.saving.leaves import check_tensor
+from torchkeep.tensors import bytes_of, dtype_name, first_names, plain_on_cpu
+from torchkeep.writing.safetensors import Layout
+from torchkeep.writing.stream import Meter
+
+_SHARDING = "DCP_SHARDING_INFO"
+"""Metadata key under which PyTorch's reader of such shards looks for the offsets."""
+
+
+def write_together(
+    folder: Path,
+    part: Part,
+    manifest: dict[str, Any],
+    *,
+    ranks: Ranks,
+    durable: bool,
+    background: bool,
+    before_naming: Callable[[], None],
+    earlier: Earlier,
+) -> Written:
+    """Write what all ranks have, as one folder. All of them call it.
+
+    Args:
+        folder: the checkpoint's name; nothing may be there.
+        part: what this rank has.
+        manifest: the first rank's structure and facts; what is written is added.
+        ranks: who writes.
+        durable: sync everything.
+        background: take as little of the processors as can be, for somebody else computes.
+        before_naming: is called when all is written; what it raises leaves nothing behind.
+        earlier: the checkpoint before, to share files with.
+
+    Returns:
+        What is known of the checkpoint; on other ranks than the first, of their own files.
+
+    Raises:
+        SaveRefused: a tensor can't be kept, or the place can't be written, on some rank.
+        CheckpointProblem: a rank has ended, or does not answer.
+    """
+    share = ranks.each(lambda: _Share(part, ranks, durable=durable, background=background))
+    with _folder_of_all(folder, ranks, durable=durable) as temporary:
+        common = ranks.first(lambda: share.begin(temporary, earlier))
+        alike = _alike(common.signs, share.signs, ranks)
+
+        def write() -> _Files:
+            share.write_shared(temporary, common, alike)
+            files = share.write_own(temporary, alike)
+            before_naming()
+            return files
+
+        found = ranks.gathered(write)
+        finished = ranks.first(lambda: share.finish(temporary, manifest, found))
+    if not ranks.is_first:
+        own = found[0]
+        return Written(folder, own.facts(), "", own.runs)
+    runs = {name: layout.runs for name, layout in share.layouts.items()}
+    of_others = frozenset(name for files in found[1:] for name in files.files)
+    return Written(folder, manifest, finished, runs | found[0].runs, of_others)
+
+
+@contextmanager
+def _folder_of_all(path: Path, ranks: Ranks, *, durable: bool) -> Iterator[Path]:
+    """Yield the temporary folder that the first rank makes; it is named, or removed, by that."""
+    with ExitStack() as stack:
+        yield ranks.first(lambda: stack.enter_context(atomic_folder(path, durable=durable)))
+        ranks.first(stack.close)
+
+
+def _alike(of_first: Mapping[str, str], mine: Mapping[str, str], ranks: Ranks) -> set[str]:
+    """Return what has the same sign on all ranks."""
+    same = [mine.get(name) == sign for name, sign in of_first.items()]
+    on_all = ranks.lowest(torch.tensor(same, dtype=torch.uint8)).tolist()
+    return {name for name, is_alike in zip(of_first, on_all, strict=True) if is_alike}
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the first rank tells the others before anything is written."""
+
+    signs: dict[str, str]
+    """What may be alike on all ranks, by name, with a digest of it."""
+    linked: frozenset[str]
+    """Files that the checkpoint before has already."""
+
+
+@dataclass(slots=True)
+class _Files:
+    """Files that a rank has written, as a manifest tells of them, and what it lacks."""
+
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tensors: dict[str, dict[str, str]] = field(default_factory=dict)
+    tied: dict[str, dict[str, str]] = field(default_factory=dict)
+    boxes: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
+    runs: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    """The bytes of the tensors of each, in their order."""
+    inexact: list[str] = field(default_factory=list)
+    """Why a resume of this rank may not be exact."""
+
+    def add(self, name: str, layout: Layout, digests: dict[str, str]) -> None:
+        """Note a file."""
+        header = layout.header(digests)
+        self.files[name] = {"nbytes": layout.nbytes, "digest": digest(header)}
+        self.tensors[name] = digests
+        self.tied[name] = layout.tied
+        self.runs[name] = layout.runs
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest has of it."""
+        return {name: getattr(self, name) for name in ("files", "tensors", "tied", "boxes")}
+
+
+class _Share:
+    """One rank's share of a checkpoint.
+
+    Attributes:
+        signs: what of it may be alike on all ranks, by name, with a digest of it.
+        layouts: the files that are written once, as this rank would write them.
+
+    Raises:
+        SaveRefused: a tensor can't be kept.
+    """
+
+    def __init__(self, part: Part, ranks: Ranks, *, durable: bool, background: bool) -> None:
+        for name, tensor in part.tensors.items():
+            check_tensor(tensor, name)
+        self._part, self._ranks = part, ranks
+        self._durable, self._background = durable, background
+        self._files, self._own = by_rank(part, ranks.rank)
+        common = {
+            name: tensor
+            for name, tensor in part.tensors.items()
+            if name.startswith(OBJECTS) and name not in part.shards
+        }
+        self._digests = _digests(common)
+        self._nodes = nodes_of(part.structure)
+        self.layouts = {
+            file: laid_out({key: common[name] for key, name in content.items()}, texts_of(file))
+            for file, content in self._files.items()
+        }
+        self.signs = {
+            **{name: f"{_form(common[name])} {text}" for name, text in self._digests.items()},
+            **{_sign_of(f): digest(layout.header({})) for f, layout in self.layouts.items()},
+            **{name: _text_digest(node) for name, node in self._object_nodes()},
+        }
+
+    def _object_nodes(self) -> list[tuple[str, JSON]]:
+        return [(name, node) for name, node in self._nodes.items() if name.startswith(OBJECTS)]
+
+    # --- What is written once ------------------------------------------------------------------
+
+    def begin(self, temporary: Path, earlier: Earlier) -> _Common:
+        """Make room for the files that all write into, or give those that are there a name."""
+        linked = set()
+        for file, layout in self.layouts.items():
+            are_digests = partial(eq, self._digests_in(file))
+            place = temporary / file
+            if earlier.share(file, lambda: layout, are_digests, place, durable=self._durable):  # noqa: B023
+                linked.add(file)
+            else:
+                make_room(temporary / file, layout.nbytes)
+        return _Common(self.signs, frozenset(linked))
+
+    def _digests_in(self, file: str) -> dict[str, str]:
+        return {key: self._digests[name] for key, name in self._files[file].items()}
+
+    def write_shared(self, temporary: Path, common: _Common, alike: Collection[str]) -> None:
+        """Write this rank's part of what is written once.
+
+        A file that others would lay out otherwise is the first rank's alone.
+        """
+        to_write = [file for file in self.layouts if file not in common.linked]
+        together = [file for file in to_write if _sign_of(file) in alike]
+        rank, size = self._ranks.rank, self._ranks.size
+        if rank == 0:
+            for file in to_write:
+                if file not in together:
+                    self._write_runs(temporary, file, [(0, self.layouts[file].nbytes)])
+        files = [(self.layouts[file].nbytes, self._of_first(file, alike)) for file in together]
+        for file, runs in zip(together, shared_out(files, size)[rank], strict=True):
+            self._write_runs(temporary, file, runs)
+
+    def _of_first(self, file: str, alike: Collection[str]) -> list[Range]:
+        """Return which bytes of a file only the first rank has: its header, and what differs."""
+        layout, content = self.layouts[file], self._files[file]
+        differing = {layout.tied.get(k, k) for k, name in content.items() if name not in alike}
+        return [(0, layout.header_nbytes), *layout.places_of(differing)]
+
+    def _write_runs(self, temporary: Path, file: str, runs: list[Range]) -> None:
+        layout = self.layouts[file]
+        if not runs:
+            return
+        with part_of_file(
+            temporary / file, durable=self._durable, background=self._background
+        ) as output:
+            for begin, end in runs:
+                layout.write_part(output, begin, end)
+            if self._ranks.is_first:
+                output.write_at(0, layout.header(self._digests_in(file)))
+
+    # --- What is this rank's -------------------------------------------------------------------
+
+    def write_own(self, temporary: Path, alike: Collection[str]) -> _Files:
+        """Write what no other rank writes, and return what a manifest says of it."""
+        found = _Files(inexact=list(self._part.structure.get("inexact", ())))
+        texts = {rank_file(self._ranks.rank): self._own_texts(alike)}
+        for file, content in self._own_files(alike).items():
+            boxes = {key: self._box(name) for key, name in content.items()}
+            layout = laid_out(
+                {key: self._part.tensors[name] for key, name in content.items()},
+                texts.get(file) or _sharding(content, self._part),
+            )
+            with atomic_file(
+                temporary / file, durable=self._durable, background=self._background
+            ) as output:
+                digests = layout.write(output, Meter(None, layout.payload_nbytes))
+            found.add(file, layout, digests)
+            if pieces := {key: box for key, box in boxes.items() if box is not None}:
+                found.boxes[file] = pieces
+        return found
+
+    def _own_files(self, alike: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return what goes into files of this rank: the key in the file, and the state's name."""
+        if self._ranks.is_first:
+            return self._own
+        # The others have a file in any case, in which their parts of the structure stand.
+        own = rank_file(self._ranks.rank)
+        differing = {name: name for name in self._digests if name not in alike}
+        return {**self._own, own: self._own.get(own, {}) | differing}
+
+    def _own_texts(self, alike: Collection[str]) -> dict[str, str]:
+        if self._ranks.is_first:
+            return dict(TRAINING_STATE)
+        own = {
+            name: node
+            for name, node in self._nodes.items()
+            if not name.startswith(OBJECTS) or name not in alike
+        }
+        return {**TRAINING_STATE, RANK_STRUCTURE: json.dumps(own, allow_nan=False)}
+
+    def _box(self, name: str) -> dict[str, list[int]] | None:
+        """Return where a piece is in its tensor; None if it is all of one."""
+        if name not in self._part.shards:
+            return None
+        shard = self._part.shards[name]
+        return {"offsets": list(shard.box[0]), "shape": list(shard.shape)}
+
+    # --- The end -------------------------------------------------------------------------------
+
+    def finish(self, temporary: Path, manifest: dict[str, Any], found: list[_Files]) -> str:
+        """Write the manifest of what all ranks have written, and return its text's digest."""
+        shared = _Files()
+        for file, layout in self.layouts.items():
+            shared.add(file, layout, self._digests_in(file))
+        manifest |= {"version": RANKS_VERSION, "ranks": self._ranks.size, "boxes": {}}
+        for files in (shared, *found):
+            for field_name, table in files.facts().items():
+                manifest[field_name].update(table)
+        reasons = list(manifest["inexact"])
+        for rank, files in enumerate(found):
+            reasons += [f"rank {rank}: {text}" for text in files.inexact if text not in reasons]
+        manifest["inexact"] = reasons
+        if FROZEN_MODEL_FILE in self.layouts:
+            contents = {f: self._part_of(f) for f in self.layouts if f in MODEL_FILES}
+            write_index(temporary, contents, manifest, durable=self._durable)
+        return write_manifest(temporary, manifest, durable=self._durable)
+
+    def _part_of(self, file: str) -> dict[str, torch.Tensor]:
+        return {key: self._part.tensors[name] for key, name in self._files[file].items()}
+
+
+def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return the digests of tensors, each computed once."""
+    firsts = first_names(tensors)
+    found = {
+        name: digest(bytes_of(plain_on_cpu(tensors[name])))
+        for name, first in firsts.items()
+        if name == first
+    }
+    return {name: found[first] for name, first in firsts.items()}
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+
+
+def _sign_of(file: str) -> str:
+    """Return the name under which ranks compare how they would lay out a file."""
+    return f"file {file}"
+
+
+def _text_digest(node: JSON) -> str:
+    return digest(json.dumps(node, sort_keys=True).encode())
+
+
+def _sharding(content: Mapping[str, str], part: Part) -> dict[str, str]:
+    """Return the text by which PyTorch's reader knows where pieces are in their tensors."""
+    table = {}
+    for key, name in content.items():
+        shard = part.shards.get(name)
+        offsets = shard.box[0] if shard else (0,) * part.tensors[name].dim()
+        table[key] = {"saved_offsets": list(offsets)}
+    return {_SHARDING: json.dumps(table)}

@@ -1,0 +1,210 @@
+"""Tensors of which every rank has a piece: PyTorch's `DTensor`, as FSDP2 makes them of parameters.
+
+A checkpoint knows them by their full shape. What a rank has of one is a `Shard`; what lies in files
+is a `Sharded`, of which a rank reads what it needs, and `like` makes of it what a live tensor is.
+
+Source: torch/distributed/tensor/_api.py; `__create_chunk_list__` is the protocol by which
+`torch.distributed.checkpoint` asks a tensor for its piece.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""Where a piece of a tensor begins, and its sizes, one number per dimension each."""
+
+
+class Shard(NamedTuple):
+    """Which part of a tensor a rank has."""
+
+    box: Box
+    """Where it begins, and its sizes."""
+    shape: tuple[int, ...]
+    """The sizes of the whole."""
+    is_ours: bool
+    """Whether this rank is to keep it: of several that have the same part, one does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a rank has of a state that is to be written, taken apart."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """By name; of sharded ones those of which this rank keeps a piece."""
+    structure: Any
+    """Refers to all of them, whoever keeps them."""
+    shards: Mapping[str, Shard] = field(default_factory=dict)
+    """What this rank has of the sharded ones."""
+
+
+def part_of(tensors: Mapping[str, torch.Tensor], structure: Any) -> Part:
+    """Return a state that `encode` took apart without the pieces that other ranks keep."""
+    shards = {name: shard_of(tensor) for name, tensor in tensors.items() if is_sharded(tensor)}
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in shards or shards[name].is_ours
+    }
+    return Part(kept, structure, shards)
+
+
+def is_sharded(value: object) -> bool:
+    """Whether a value is a tensor that PyTorch has spread over ranks."""
+    module = sys.modules.get("torch.distributed.tensor")  # who has none did not import it
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the memory that a rank has of a tensor: the tensor itself, unless it is sharded."""
+    if not is_sharded(tensor):
+        return tensor
+    dtensor: Any = tensor
+    with torch.no_grad():  # else it would be a view that remembers where it is from
+        local: torch.Tensor = dtensor.to_local()
+    return local
+
+
+def shard_of(tensor: torch.Tensor) -> Shard:
+    """Return what this rank has of a sharded tensor.
+
+    Where a mesh has several ranks with the same piece (replicas), the first of them keeps it. One
+    of no elements is kept by nobody, but for the first of a tensor that has none at all.
+    """
+    dtensor: Any = tensor
+    box = offsets, sizes = box_of(tensor)
+    coordinate = dtensor.device_mesh.get_coordinate()
+    is_first = coordinate is not None and all(
+        place == 0
+        for place, placement in zip(coordinate, dtensor.placements, strict=True)
+        if placement.is_replicate()
+    )
+    return Shard(box, tuple(tensor.shape), is_first and (prod(sizes) > 0 or not any(offsets)))
+
+
+def box_of(tensor: torch.Tensor) -> Box:
+    """Return which part of the whole this rank has of a sharded tensor."""
+    dtensor: Any = tensor
+    (chunk,) = dtensor.__create_chunk_list__()
+    return tuple(chunk.offsets), tuple(chunk.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A piece of a tensor that lies in a file."""
+
+    offsets: tuple[int, ...]
+    """Where in the whole it begins."""
+    shape: tuple[int, ...]
+    """Its sizes."""
+    read: Callable[[], torch.Tensor]
+    """Returns it, compared with its digest."""
+
+
+@dataclass(slots=True)
+class Sharded:
+    """A tensor of a checkpoint that lies there in pieces, and is read as far as it is needed."""
+
+    dtype: torch.dtype
+    """The type of its elements."""
+    shape: torch.Size
+    """The sizes of the whole."""
+    pieces: tuple[Stored, ...]
+    """What it is made of."""
+    _last: tuple[Box, torch.Tensor] | None = field(default=None, repr=False)
+    """What was read last: a run is put back twice."""
+
+    def whole(self) -> torch.Tensor:
+        """Return all of it."""
+        return self.part(((0,) * len(self.shape), tuple(self.shape)))
+
+    def part(self, box: Box) -> torch.Tensor:
+        """Return a part of it. Each piece that has some of that is read as a whole, and checked."""
+        if self._last is None or self._last[0] != box:
+            self._last = box, self._read(box)
+        return self._last[1]
+
+    def _read(self, box: Box) -> torch.Tensor:
+        offsets, shape = box
+        found = torch.empty(shape, dtype=self.dtype)
+        for piece in self.pieces if prod(shape) else ():
+            common = _common(box, (piece.offsets, piece.shape))
+            if common is None:
+                continue
+            read = piece.read()
+            if common == box == (piece.offsets, piece.shape):
+                return read
+            found[_slices(common, offsets)] = read[_slices(common, piece.offsets)]
+        return found
+
+
+def _common(one: Box, other: Box) -> Box | None:
+    """Return what two parts of a tensor have in common; None if that is nothing.
+
+    >>> _common(((0, 2), (4, 4)), ((3, 0), (4, 3)))
+    ((3, 2), (1, 1))
+    """
+    starts = tuple(map(max, one[0], other[0]))
+    ends = [min(a + n, b + m) for a, n, b, m in zip(*one, *other, strict=True)]
+    sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
+    return None if any(size <= 0 for size in sizes) else (starts, sizes)
+
+
+def _slices(box: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return where a part of the whole is in a tensor that begins at `origin`."""
+    return tuple(
+        slice(start - zero, start - zero + size)
+        for start, size, zero in zip(*box, origin, strict=True)
+    )
+
+
+def like(live: object, saved: Any) -> Any:
+    """Return a saved tensor in the form that a live one has: whole, or this rank's piece of it.
+
+    Args:
+        live: what is there now, perhaps sharded.
+        saved: a tensor, or one in pieces; what is neither is returned as it is.
+    """
+    if not isinstance(saved, torch.Tensor | Sharded):
+        return saved
+    if not is_sharded(live) or tuple(saved.shape) != tuple(live.shape):  # type: ignore[attr-defined]
+        return saved.whole() if isinstance(saved, Sharded) else saved
+    if is_sharded(saved):
+        return saved
+    return _spread_as(live, saved)
+
+
+def _spread_as(live: Any, saved: torch.Tensor | Sharded) -> torch.Tensor:
+    """Return a whole tensor as one that is sharded as the live one is."""
+    from torch.distributed.tensor import DTensor
+
+    box = box_of(live)
+    local = (
+        saved.part(box) if isinstance(saved, Sharded) else saved[_slices(box, (0,) * saved.dim())]
+    )
+    made: torch.Tensor = DTensor.from_local(
+        local.to(live.device),
+        live.device_mesh,
+        live.placements,
+        run_check=False,
+        shape=live.shape,
+        stride=live.stride(),
+    )
+    return made
+
+
+def all_whole(state: Any) -> Any:
+    """Return a state with each tensor whole."""
+    if isinstance(state, Sharded):
+        return state.whole()
+    if isinstance(state, dict):
+        return type(state)({key: all_whole(item) for key, item in state.items()})
+    if isinstance(state, list | tuple):
+        return type(state)([all_whole(item) for item in state])
+    return state
