@@ -7,9 +7,7 @@ prints a table.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -24,11 +22,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpointing import exact_run
-
-# Children are forked from a server that has loaded PyTorch once, and _dynamo, which an optimizer
-# loads. (It does not see pytest's sys.path, so the script itself can't be loaded beforehand.)
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["numpy", "torch", "torch._dynamo", "torchkeep.checkpointing"])
+from checkpointing.gang import NOT_TOLD, run_gang
 
 TIMEOUT_S = 120
 
@@ -74,24 +68,19 @@ CELLS: dict[str, dict] = {
 augmentation by all three generators are in each that does not say otherwise."""
 
 
-_NOT_TOLD = 255
-"""What `multiprocessing.popen_forkserver` returns where the server's answer was lost, which happens
-now and then when a process is killed."""
-
-
 def launch(folder: Path, **options) -> int:
     """Run to the end or to death, and return the exit status."""
-    process = CONTEXT.Process(target=exact_run.main, args=(exact_run.Given(folder, **options),))
-    process.start()
-    process.join(TIMEOUT_S)
-    status = process.exitcode
-    # A worker that was forked just as its parent died never notices, and would stay for ever.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if status == _NOT_TOLD:  # what it left tells as well
-        status = 0 if (folder / "result.json").exists() else -signal.SIGKILL
-    assert status in (0, -signal.SIGKILL), f"it ended with {status}"
-    return status
+    ranks = range(options.get("ranks", 1))
+    given = [exact_run.Given(folder, **options, rank=rank) for rank in ranks]
+    statuses = run_gang(exact_run.main, [(some,) for some in given], TIMEOUT_S)
+    for number, some in enumerate(given):
+        if statuses[number] == NOT_TOLD:  # what it left tells as well
+            is_done = (some.own / "result.json").exists()
+            statuses[number] = 0 if is_done else -signal.SIGKILL
+    # When one is killed, the others fail, if they are not killed before they notice.
+    is_killed = -signal.SIGKILL in statuses
+    assert is_killed or not any(statuses), f"they ended with {statuses}"
+    return -signal.SIGKILL if is_killed else 0
 
 
 def killed_and_resumed(folder: Path, places: Sequence[str], **options) -> None:
@@ -99,13 +88,25 @@ def killed_and_resumed(folder: Path, places: Sequence[str], **options) -> None:
     for number in range(1, len(places) + 1):
         assert launch(folder, **options, die_at=tuple(places)) == -signal.SIGKILL
         assert len(list((folder / "died").iterdir())) == number
-        assert not (folder / "result.json").exists()
     assert launch(folder, **options, die_at=tuple(places)) == 0
 
 
 def reference_of(options: dict) -> dict:
     """Return the options of the run to compare with: how many workers there are may not matter."""
     return options | {"workers": 0}
+
+
+def on_ranks(ranks: int, spread: str, options: dict) -> dict:
+    """Return the options of the same run on several ranks."""
+    return options | {"ranks": ranks, "spread": spread}
+
+
+def has_ranks(cell: str, spread: str) -> bool:
+    """Whether a kind of run can be trained on several ranks."""
+    options = CELLS[cell]
+    if spread == "fsdp" and (options.get("ema") or options.get("scaler")):
+        return False  # FSDP2 copies no module (`AveragedModel`), and scales nothing on the CPU
+    return not options.get("unfreeze")  # both look at what is trained only once
 
 
 def on_device(device: str, options: dict) -> dict:
@@ -117,8 +118,17 @@ def on_device(device: str, options: dict) -> dict:
 
 
 def places(folder: Path) -> list[str]:
-    """Return where an uninterrupted run could have been killed."""
-    return (folder / "places").read_text().splitlines()
+    """Return where an uninterrupted run could have been killed; each place on another rank."""
+    owns = own_folders(folder)
+    if len(owns) == 1:
+        return (owns[0] / "places").read_text().splitlines()
+    lines = (owns[0] / "places").read_text().splitlines()
+    return [f"{line} on {number % len(owns)}" for number, line in enumerate(lines)]
+
+
+def own_folders(folder: Path) -> list[Path]:
+    """Return the folders in which the ranks of a run tell of it."""
+    return sorted(folder.glob("rank-*")) or [folder]
 
 
 def result(folder: Path) -> dict:
@@ -133,10 +143,15 @@ def seen(folder: Path) -> set[tuple]:
 
 
 def differences(folder: Path, expected: Path) -> list[str]:
-    """Return what is not as in the uninterrupted run, bit for bit.
+    """Return what is not as in the uninterrupted run, bit for bit, on any rank.
 
     A batch that was seen again after a resume counts too: it is another one if anything differs.
     """
+    pairs = zip(own_folders(folder), own_folders(expected), strict=True)
+    return [text for pair in pairs for text in _differences(*pair)]
+
+
+def _differences(folder: Path, expected: Path) -> list[str]:
     found, wanted = result(folder), result(expected)
     digests = found["digests"].keys() | wanted["digests"].keys()
     different = [
@@ -176,9 +191,17 @@ def main() -> int:
     parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
     parser.add_argument("--stride", type=int, default=1, help="kill at every so many-th place")
     parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    parser.add_argument("--ranks", type=int, default=1, help="how many processes train together")
+    parser.add_argument("--spread", default="ddp", help="how they do: ddp or fsdp")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     given = parser.parse_args()
     wanted = {n: o for n, o in CELLS.items() if any(part in n for part in given.cell or [""])}
+    if given.ranks > 1:
+        wanted = {
+            name: on_ranks(given.ranks, given.spread, options)
+            for name, options in wanted.items()
+            if has_ranks(name, given.spread)
+        }
     failures: list[str] = []
     print("| run | kills | bit-equal | seconds |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as root, ThreadPool(given.jobs) as pool:

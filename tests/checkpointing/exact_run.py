@@ -1,7 +1,8 @@
 """A small training run with everything random in it, which can be killed anywhere.
 
 It writes what it saw (sample order, loss) to FOLDER/trace.jsonl, the places where it can be killed
-to FOLDER/places as it comes by, and at the end a digest of everything to FOLDER/result.json.
+to FOLDER/places as it comes by, and at the end a digest of everything to FOLDER/result.json. Of
+several ranks each has a FOLDER of its own for that.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import signal
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from torchkeep.checkpointing import Checkpointer, capture
 from torchkeep.checkpointing.state.encoding import fingerprint
+from torchkeep.checkpointing.state.sharded import local_of
 
 NUM_EPOCHS = 3
 BATCH_SIZE = 4
@@ -56,6 +62,22 @@ class Given:
     `group` at epoch 1, or `group within` an epoch, in an optimizer that gains them."""
     die_at: tuple[str, ...] = ()
     """Where to die, at each place once."""
+    ranks: int = 1
+    """How many processes train together."""
+    spread: str = "ddp"
+    """How they do: `ddp`, or `fsdp`."""
+    rank: int = 0
+    """Which of them this is."""
+
+    @property
+    def own(self) -> Path:
+        """The folder of what this rank tells."""
+        return self.folder if self.ranks == 1 else self.folder / f"rank-{self.rank}"
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are; on several ranks a sampler has to repeat one."""
+        return NUM_SAMPLES if self.ranks == 1 else NUM_SAMPLES * self.ranks - 1
 
 
 DRAWS = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(6)}
@@ -64,14 +86,14 @@ DRAWS = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torc
 class Noisy(Dataset):
     """Samples whose augmentation draws from one to three generators."""
 
-    def __init__(self, augment: str) -> None:
+    def __init__(self, augment: str, num_samples: int) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.inputs = torch.randn(NUM_SAMPLES, 6, generator=generator)
-        self.labels = torch.randint(0, 3, (NUM_SAMPLES,), generator=generator)
+        self.inputs = torch.randn(num_samples, 6, generator=generator)
+        self.labels = torch.randint(0, 3, (num_samples,), generator=generator)
         self.draws = [DRAWS[name] for name in augment.split()]
 
     def __len__(self) -> int:
-        return NUM_SAMPLES
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         noise = sum(draw() for draw in self.draws)
@@ -138,15 +160,16 @@ class Parts:
 
 def build(given: Given) -> Parts:
     layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(given.dropout), nn.Linear(8, 3)
-    model = nn.Sequential(*layers).to(given.device, getattr(torch, given.dtype))
+    bare = nn.Sequential(*layers).to(given.device, getattr(torch, given.dtype))
     if given.unfreeze:
-        model[:2].requires_grad_(False)
+        bare[:2].requires_grad_(False)
+    model = spread(bare, given)
     trained = model[3] if "group" in given.unfreeze else model
     optimizer = OPTIMIZERS[given.optimizer](trained.parameters())
     parts = Parts(model, optimizer, SCHEDULES[given.schedule](optimizer))
     if given.ema:
         average = get_ema_multi_avg_fn(0.8)
-        parts.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        parts.ema = AveragedModel(bare, multi_avg_fn=average, use_buffers=True)
     if given.scaler:
         parts.scaler = torch.amp.GradScaler(given.device, init_scale=64.0, growth_interval=2)
     if given.private:
@@ -156,7 +179,22 @@ def build(given: Given) -> Parts:
     return parts
 
 
-def main(given: Given) -> None:
+def spread(model: nn.Sequential, given: Given) -> nn.Module:
+    """Return a model as several ranks train it."""
+    if given.ranks == 1:
+        return model
+    # Each rank drops other units, and augments by other numbers.
+    torch.manual_seed(100 + given.rank)
+    random.seed(100 + given.rank)
+    np.random.seed(100 + given.rank)
+    if given.spread == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    mesh = init_device_mesh(given.device, (given.ranks,))
+    fully_shard(model[0], mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def main(given: Given, store: str = "") -> None:
     os.setpgrp()
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -164,8 +202,27 @@ def main(given: Given) -> None:
     torch.manual_seed(7)
     random.seed(7)
     np.random.seed(7)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    given.own.mkdir(parents=True, exist_ok=True)
+    if given.ranks > 1:
+        with (given.own / "stderr").open("ab") as stderr:
+            os.dup2(stderr.fileno(), 2)  # when one rank is killed, the others complain
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=given.rank, world_size=given.ranks
+        )
     Run(given).run()
+    if given.ranks > 1:
+        distributed.destroy_process_group()
+
+
+def here(value: Any) -> Any:
+    """Return a state with this rank's pieces in place of sharded tensors."""
+    if isinstance(value, torch.Tensor):
+        return local_of(value)
+    if isinstance(value, dict):
+        return {key: here(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([here(item) for item in value])
+    return value
 
 
 class Run:
@@ -174,11 +231,16 @@ class Run:
     def __init__(self, given: Given) -> None:
         self.given = given
         self.parts = build(given)
-        self.trace = (given.folder / "trace.jsonl").open("a")
+        self.trace = (given.own / "trace.jsonl").open("a")
+        data = Noisy(given.augment, given.num_samples)
+        self.sampler = None
+        if given.ranks > 1:
+            self.sampler = DistributedSampler(data, given.ranks, given.rank, seed=3)
         self.loader = DataLoader(
-            Noisy(given.augment),
+            data,
             BATCH_SIZE,
-            shuffle=True,
+            shuffle=self.sampler is None,
+            sampler=self.sampler,
             num_workers=given.workers,
             multiprocessing_context="fork" if given.workers else None,
             collate_fn=collate,
@@ -187,6 +249,7 @@ class Run:
 
     def run(self) -> None:
         options = {"keep_last": 2, "durable": False, "background": self.given.background}
+        options["timeout_s"] = 60
         options["every_steps"] = self.given.every_steps
         folder = self.given.folder / "run"
         with self.trace, Checkpointer(folder, **vars(self.parts), **options) as ckpt:
@@ -195,14 +258,16 @@ class Run:
                 self.train(ckpt, epoch)
                 self.end(ckpt, epoch)
         state = capture(vars(self.parts))
-        digests = {name: fingerprint(node) for name, node in state["objects"].items()}
+        digests = {name: fingerprint(here(node)) for name, node in state["objects"].items()}
         digests["rng"] = fingerprint(state["rng"])
         result = {"digests": digests, "history": ckpt.history}
-        (self.given.folder / "result.json").write_text(json.dumps(result, indent=1))
+        (self.given.own / "result.json").write_text(json.dumps(result, indent=1))
 
     def begin(self, epoch: int) -> None:
         """Do what an epoch begins with, which is done again when it is resumed."""
         self.parts.model.train()
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
         torch.rand(3), random.random()
         if self.given.unfreeze in ("flags", "group"):
             if epoch == 0:
@@ -256,7 +321,7 @@ class Run:
             parts.scaler.update()
         parts.optimizer.zero_grad()
         if parts.ema is not None:
-            parts.ema.update_parameters(parts.model)
+            parts.ema.update_parameters(getattr(parts.model, "module", parts.model))
         self.reach(f"update {ckpt.num_steps}")
         ckpt.step(loss=loss, noise=random.random())
         if self.given.schedule == "step":
@@ -288,8 +353,10 @@ class Run:
 
     def reach(self, place: str) -> None:
         """Note the place; die here if that is asked for, the first time that the run comes by."""
-        with (self.given.folder / "places").open("a") as places:
+        with (self.given.own / "places").open("a") as places:
             places.write(f"{place}\n")
+        if self.given.ranks > 1:
+            place = f"{place} on {self.given.rank}"
         died = self.given.folder / "died" / place
         if place in self.given.die_at and not died.exists():
             died.parent.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from torchkeep.checkpointing.doctor.environment import (
     git_revision,
     versions,
 )
-from torchkeep.checkpointing.layout import check_facts, read_manifest, read_part
+from torchkeep.checkpointing.layout import check_facts, read_data_of_ranks, read_manifest, read_part
 from torchkeep.checkpointing.notices import Notices
 from torchkeep.checkpointing.preemption import SIGNALS, SignalWatch, check_signals
 from torchkeep.checkpointing.progress import Progress, as_number
@@ -531,9 +531,18 @@ class Checkpointer:
         self.inexact = tuple(reasons)
         if reasons and not self.allow_inexact:
             raise inexact_resume(found, reasons, self._state.objects)
-        ranks.each(lambda: self._state.resume(read_part(found.path, ranks), found.path))
+        ranks.each(lambda: self._state.resume(self._read(found.path, manifest), found.path))
         self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)
-        self._notices.skipped(found, self.skipped)
+        if ranks.is_first:
+            self._notices.skipped(found, self.skipped)
+            self._notices.goes_on_inexactly(found, reasons)
         return found
+
+    def _read(self, path: Path, manifest: Mapping[str, Any]) -> State:
+        """Return what this rank goes on with."""
+        state = read_part(path, self._ranks)
+        if manifest.get("ranks", 1) == self._ranks.size:
+            return state
+        return self._state.regroup(state, read_data_of_ranks(path), self._ranks)

@@ -70,6 +70,15 @@ class Notices:
         if damaged:
             _LOGGER.warning("The run goes on from %s, step %s", checkpoint.path, checkpoint.step)
 
+    def goes_on_inexactly(self, checkpoint: Checkpoint, reasons: Sequence[str]) -> None:
+        """Tell that the run goes on, with consent, and not bit for bit."""
+        if reasons:
+            _LOGGER.warning(
+                "The run goes on from %s, and not bit for bit: %s",
+                checkpoint.path,
+                printable("; ".join(reasons)),
+            )
+
     def preempted(self, signal: str, checkpoint: Path | None) -> None:
         """Tell why the program ends now.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -187,7 +188,7 @@ class Ranks:
         except RuntimeError as error:  # what c10d raises are kinds of it
             self._failed = (
                 f"rank {self.rank}: another one of the {self.size} ranks has ended, or did not "
-                f"answer within {self._timeout_s:g} s ({_first_line(error)})"
+                f"answer within {self._timeout_s:g} s ({_told(error)})"
             )
             raise CheckpointProblem(self._failed, advice=_LOOK) from error
 
@@ -246,6 +247,11 @@ def _failed(answers: Sequence[Any]) -> tuple[int, Exception] | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _told(error: Exception) -> str:
+    """Return what gloo says, without the line of its source and its guesses.
+
+    >>> _told(RuntimeError("[/gloo/tcp/pair.cc:5] Closed by peer [::1]:5. This is typical. GLHF!"))
+    'Closed by peer [::1]:5'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[[^]]*\] ", "", lines[0]).partition(". ")[0][:200]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 
 from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.progress import Progress
+from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.resuming import check_is_of_run
-from torchkeep.checkpointing.sample_order import Passes
+from torchkeep.checkpointing.sample_order import Passes, regrouped
 from torchkeep.checkpointing.state.capturing import (
     capture,
     capture_gradients,
@@ -21,6 +22,7 @@ from torchkeep.checkpointing.state.capturing import (
 )
 from torchkeep.checkpointing.state.encoding import State
 from torchkeep.checkpointing.state.kinds import is_plain_value
+from torchkeep.checkpointing.state.rng import capture_rng, seed_all, undisturbed
 from torchkeep.errors import CheckpointProblem, WrongArgument
 
 
@@ -101,6 +103,27 @@ class RunState:
         self.passes.resume(state["data"])
         self._pending = state
         self._is_in_epoch = False
+
+    def regroup(self, state: State, data: Sequence[dict[str, Any]], ranks: Ranks) -> State:
+        """Return a state for a rank of another number of them than have saved it.
+
+        Args:
+            state: what the first of them had.
+            data: where each of them was in the epoch.
+            ranks: who goes on.
+
+        Raises:
+            CheckpointProblem: what is left of the epoch can't be shared out.
+        """
+        regrouped_data = {**state["data"], **regrouped(data, ranks.rank, ranks.size)}
+        found: State = {**state, "data": regrouped_data}
+        if not ranks.is_first:
+            # With the first one's generators all ranks would drop the same units.
+            with undisturbed():
+                seed_all(state["data"]["seed"], "rank", ranks.rank, state["progress"]["step"])
+                own = capture_rng()
+            found["rng"] = {name: item for name, item in own.items() if name != "cuda"}
+        return found
 
     def _put_back(self, state: State) -> None:
         shared = {k: v for k, v in self.objects.items() if k in state["objects"]}

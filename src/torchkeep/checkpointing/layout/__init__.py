@@ -31,6 +31,7 @@ from torchkeep.checkpointing.layout.one_file import (
     read_file_state,
     write_one_file,
 )
+from torchkeep.checkpointing.layout.pieces import nodes_of_ranks
 from torchkeep.checkpointing.layout.placement import UNPLACED, Placement, placement_of
 from torchkeep.checkpointing.layout.reading_back import Written, damage_of_folder
 from torchkeep.checkpointing.layout.together import write_together
@@ -58,6 +59,7 @@ __all__ = [
     "check_facts",
     "damage",
     "placement_for",
+    "read_data_of_ranks",
     "read_manifest",
     "read_part",
     "read_state",
@@ -218,6 +220,18 @@ def read_state(path: str | os.PathLike[str], *, mmap: bool = False) -> State:
     """
     state: State = all_whole(read_part(path, ALONE, mmap=mmap))
     return state
+
+
+def read_data_of_ranks(path: str | os.PathLike[str]) -> list[Any]:
+    """Return where each rank that wrote a checkpoint was in the epoch.
+
+    Raises:
+        FileMissing: a file is missing.
+        DamagedFile: something differs from what was written.
+    """
+    if _is_file(path):
+        return [read_file_state(path)["data"]]
+    return nodes_of_ranks(Path(path), read_manifest(path), "data")
 
 
 def read_part(path: str | os.PathLike[str], ranks: Ranks, *, mmap: bool = False) -> State:

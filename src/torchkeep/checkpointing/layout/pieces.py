@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
+from torchkeep.checkpointing.layout.nodes import tensors_in
 from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.state.encoding import JSON, decode
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
 from torchkeep.contents import TensorEntry
 from torchkeep.errors import DamagedFile
 from torchkeep.files import digest
 from torchkeep.formats import describe
 from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
-from torchkeep.formats.own.manifest import RANK_STRUCTURE, StoredTensor
+from torchkeep.formats.own.manifest import RANK_STRUCTURE, StoredTensor, rank_file, stored_tensors
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.tensors import TensorReader, bytes_of, torch_dtype
 
@@ -74,6 +76,35 @@ def read_compared(
     if digest(bytes_of(tensor)) != expected:
         raise DamagedFile(f"tensor {key} differs from what was written", path=reader.path)
     return tensor
+
+
+def nodes_of_ranks(folder: Path, manifest: Mapping[str, Any], name: str) -> list[Any]:
+    """Return what each rank has for a part of the structure, such as `data`, decoded.
+
+    Raises:
+        FileMissing: a rank's file is missing.
+        DamagedFile: it is not what was written.
+    """
+    found = [_decoded(folder, manifest, 0, manifest["structure"][name])]
+    for rank in range(1, manifest.get("ranks", 1)):
+        nodes = own_nodes(folder / rank_file(rank))
+        if name not in nodes:
+            path = folder / rank_file(rank)
+            raise DamagedFile(f"it does not say what {name!r} this rank had", path=path)
+        found.append(_decoded(folder, manifest, rank, nodes[name]))
+    return found
+
+
+def _decoded(folder: Path, manifest: Mapping[str, Any], rank: int, node: JSON) -> Any:
+    """Return a part of a rank's structure with its tensors, and read no others."""
+    wanted = set(tensors_in(node))
+    tensors: dict[str, torch.Tensor] = {}
+    for item in stored_tensors(manifest, rank):
+        if item.name in wanted and item.offsets is None:
+            path = folder / item.file
+            entry = tensors_of(path)[item.key]
+            tensors[item.name] = _read_piece(path, entry, item.key, item.digest)
+    return decode(tensors, node)
 
 
 def own_nodes(path: Path) -> dict[str, Any]:

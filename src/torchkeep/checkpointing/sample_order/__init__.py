@@ -24,10 +24,12 @@ can't be known, and is named as inexact.
 passes.py    those of the running epoch
 walks.py     one walk over a loader, and over one that is known by its own state or not at all
 indexed.py   a walk over a map-style loader, of which the whole order is known
+regrouping.py  what is left of one, shared out among another number of ranks
 fetching.py  batches of known indices, each sample under its own seed
 """
 
 from torchkeep.checkpointing.sample_order.indexed import generators_of, has_known_indices
 from torchkeep.checkpointing.sample_order.passes import Passes
+from torchkeep.checkpointing.sample_order.regrouping import regrouped
 
-__all__ = ["Passes", "generators_of", "has_known_indices"]
+__all__ = ["Passes", "generators_of", "has_known_indices", "regrouped"]

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeep.checkpointing.sample_order.fetching import inner_loader, jobs_of
+from torchkeep.checkpointing.sample_order.regrouping import dealt_out, rest_of
 from torchkeep.checkpointing.sample_order.walks import Pass
 from torchkeep.errors import CheckpointProblem
 
@@ -38,6 +39,13 @@ def generators_of(loader: Iterable[Any]) -> list[torch.Generator]:
     found = (getattr(holder, "generator", None) for holder in holders)
     unique = {id(item): item for item in found if isinstance(item, torch.Generator)}
     return list(unique.values())
+
+
+def _is_distributed(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives each rank a part of the data set, as with a DistributedSampler."""
+    batch_sampler = loader.batch_sampler
+    samplers = (loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    return any(hasattr(sampler, "num_replicas") for sampler in samplers)
 
 
 class IndexedPass(Pass):
@@ -71,19 +79,41 @@ class IndexedPass(Pass):
         if self.is_over:
             self.order = []
             return
-        self.order, self.packed = _unpacked(state["order"]), state["order"]
+        if "share" in state:
+            self.order = self._shared_out(state)
+            self.packed = _packed(self.order)
+        else:
+            self.order, self.packed = _unpacked(state["order"]), state["order"]
         if state["num_samples"] != self._num_samples():
             raise CheckpointProblem(
                 f"the data set had {state['num_samples']} samples when the epoch began, "
                 f"and has {self._num_samples()}",
                 advice="Resume with the data that the run was started with.",
             )
+        if "share" in state:
+            return
         if state.get("batch_size", self.loader.batch_size) != self.loader.batch_size:
             warnings.warn(
                 f"the rest of the epoch has batches of {state['batch_size']}, as it began; the "
                 f"loader's {self.loader.batch_size} take effect with the next epoch",
                 stacklevel=5,
             )
+
+    def _shared_out(self, state: dict[str, Any]) -> list[Any]:
+        """Return the order of an epoch that other than as many ranks have begun.
+
+        What is finished of it stands there as batches of nothing.
+        """
+        orders = [_unpacked(order) for order in state["orders"]]
+        rest = rest_of(orders, state["batch"], state["num_samples"])
+        rank, size = state["share"] if _is_distributed(self.loader) else (0, 1)
+        largest = max(
+            len(item) if isinstance(item, list) else 1 for some in orders for item in some
+        )
+        batches = dealt_out(rest, rank, size, self.loader.batch_size or largest)
+        if not self.is_batched:
+            return [None] * state["batch"] + [index for batch in batches for index in batch]
+        return [[] for _ in range(state["batch"])] + batches
 
     def _num_samples(self) -> int | None:
         dataset = self.loader.dataset
