@@ -139,6 +139,8 @@ class Chunk:
     """Where in the shard it starts: a whole file of `torch.save`, or the bare elements."""
     nbytes: int
     """The length of that file; that of the elements if they are bare."""
+    digest: str = ""
+    """The digest of the elements, if the checkpoint says it."""
 
 
 Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...], bool, bool]

@@ -439,7 +439,10 @@ class TensorReader:
                 slice(start, start + size)
                 for start, size in zip(chunk.offsets, chunk.shape, strict=True)
             )
-            whole[box] = self.read(piece, name)
+            read = self.read(piece, name)
+            if chunk.digest and digest(bytes_of(plain_on_cpu(read))) != chunk.digest:
+                raise differs_from_digest(f"{name} from {list(chunk.offsets)} on", chunk.path)
+            whole[box] = read
         return whole
 
     def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:

@@ -30,7 +30,11 @@ now and then when a process is killed."""
 
 
 def run_gang(
-    main: Callable[..., None], given: Sequence[Sequence[Any]], timeout_s: float
+    main: Callable[..., None],
+    given: Sequence[Sequence[Any]],
+    timeout_s: float,
+    *,
+    kill: bool = True,
 ) -> list[int]:
     """Run a function in as many processes as there are arguments; return their exit statuses.
 
@@ -39,13 +43,14 @@ def run_gang(
             should make its process the first of a group.
         given: the arguments of each.
         timeout_s: how long that may take.
+        kill: kill the others when one has failed; else they have to end by themselves.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         processes = [CONTEXT.Process(target=main, args=(*some, store)) for some in given]
         for process in processes:
             process.start()
-        _wait(processes, timeout_s)
+        _wait(processes, timeout_s, kill=kill)
         for process in processes:
             # A loader's worker that was forked just as its parent died never notices.
             with contextlib.suppress(ProcessLookupError):
@@ -54,12 +59,12 @@ def run_gang(
     return [process.exitcode for process in processes]
 
 
-def _wait(processes: Sequence[Any], timeout_s: float) -> None:
-    """Return when all have ended, or one has failed."""
+def _wait(processes: Sequence[Any], timeout_s: float, *, kill: bool) -> None:
+    """Return when all have ended, or one has failed and the others are to be killed."""
     end = time.monotonic() + timeout_s
     left = list(processes)
     while left and (rest := end - time.monotonic()) > 0:
         wait([process.sentinel for process in left], rest)
         left = [process for process in left if process.exitcode is None]
-        if any(process.exitcode for process in processes):
+        if kill and any(process.exitcode for process in processes):
             return

@@ -47,8 +47,10 @@ class DirectFile(OutputFile):
     num_threads = 1
     wants_runs = True
 
-    def __init__(self, path: Path, fd: int, *, durable: bool) -> None:
+    def __init__(self, path: Path, fd: int, *, durable: bool, is_part: bool = False) -> None:
+        """Take the file; with `is_part`, what is left out of it is somebody else's to write."""
         super().__init__(path, fd, durable=durable)
+        self._is_part = is_part
         self._is_direct = _set_direct(fd, wanted=True)
         self._window = memoryview(pages(_WINDOW_NBYTES))
         self._begin = 0
@@ -99,7 +101,8 @@ class DirectFile(OutputFile):
         """Return where in the window a byte of the file belongs, after moving it if need be."""
         if offset >= self._begin + len(self._window):
             self._write_blocks()
-        if offset >= self._begin + len(self._window):  # far ahead
+        is_of_others = self._is_part and offset > self._begin + self._filled
+        if is_of_others or offset >= self._begin + len(self._window):  # far ahead
             self._write_rest()
             self._begin = offset // BLOCK_NBYTES * BLOCK_NBYTES
             self._filled = 0

@@ -47,7 +47,11 @@ def part_of_file(path: Path, *, durable: bool, background: bool = False) -> Iter
     try:
         fd = os.open(path, os.O_RDWR | _BINARY)
         try:
-            file = (DirectFile if background else OutputFile)(path, fd, durable=durable)
+            file: OutputFile = (
+                DirectFile(path, fd, durable=durable, is_part=True)
+                if background
+                else OutputFile(path, fd, durable=durable)
+            )
             yield file
             file.flush()
         finally:

@@ -25,10 +25,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchkeep.contents import Contents, Finding, Memory, TensorEntry, Value
+from torchkeep.contents import (
+    Chunk,
+    Contents,
+    Finding,
+    Memory,
+    Storage,
+    TensorEntry,
+    Value,
+    contiguous_stride,
+)
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.files import digest
 from torchkeep.formats.folders.below import look_below
+from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
@@ -48,7 +58,9 @@ from torchkeep.formats.own.manifest import (
     OWN_FILES,
     STATE_FILE,
     TENSOR_FILES,
+    StoredTensor,
     checkpoint_step,
+    is_own_file,
     name_of,
     read_manifest,
     stored_tensors,
@@ -59,7 +71,10 @@ from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.formats.own.one_file import manifest_of
 from torchkeep.formats.own.structure import inert
 
-_FACTS = ("step", "epoch", "batch", "date", "metrics", "versions", "git", "metadata", "inexact")
+_FACTS = (
+    *("step", "epoch", "batch", "date", "metrics", "ranks"),
+    *("versions", "git", "metadata", "inexact"),
+)
 """What is taken over from the manifest, in the order in which it is told."""
 
 _STATE_MARK = json.dumps(next(iter(TRAINING_STATE))).encode()
@@ -85,7 +100,8 @@ def is_checkpoint(folder: Folder) -> bool:
 def describe_checkpoint(folder: Folder) -> Contents:
     """Return what a checkpoint holds, as far as it is there."""
     own = [name for name in TENSOR_FILES if name in folder.files]
-    strangers = [name for name in folder.files if name not in OWN_FILES]
+    own += [name for name in folder.files if is_own_file(name) and name not in OWN_FILES]
+    strangers = [name for name in folder.files if not is_own_file(name)]
     members = {name: folder.examine(name) for name in own}
     others, notes = look_into(folder, strangers)
     members |= others
@@ -103,10 +119,15 @@ def describe_checkpoint(folder: Folder) -> Contents:
         folder.nbytes,
         CHECKPOINT.name,
         members,
-        kind=f"checkpoint of a torchkeep run at {told_by(manifest)}",
+        kind=f"checkpoint of a torchkeep run at {told_by(manifest)}{_by_ranks(manifest)}",
         findings=(*findings, *unreadable(members), *notes),
     )
     return replace(joined, root=root, digests=_digests(manifest, members))
+
+
+def _by_ranks(manifest: Mapping[str, Any]) -> str:
+    ranks = manifest.get("ranks", 1)
+    return f" by {ranks} ranks" if ranks > 1 else ""
 
 
 def _index_problems(folder: Folder, manifest: Mapping[str, Any]) -> list[Finding]:
@@ -193,13 +214,17 @@ def _tensors(
 ) -> tuple[dict[str, TensorEntry], list[str], list[str]]:
     """Return the tensors by their names in the structure, the missing ones, those too many."""
     tensors: dict[str, TensorEntry] = {}
+    pieces: dict[str, list[tuple[StoredTensor, TensorEntry]]] = {}
     missing = []
     for stored in stored_tensors(manifest):
         entry = _entries(members, stored.file).get(stored.key)
         if entry is None:
             missing.append(stored.name)
-        else:
+        elif stored.offsets is None:
             tensors[stored.name] = entry
+        else:
+            pieces.setdefault(stored.name, []).append((stored, entry))
+    tensors |= {name: _put_together(name, parts) for name, parts in pieces.items()}
     extra = [
         name_of(file, key)
         for file, digests in manifest["tensors"].items()
@@ -207,6 +232,26 @@ def _tensors(
         if key not in digests
     ]
     return tensors, missing, extra
+
+
+def _put_together(name: str, parts: list[tuple[StoredTensor, TensorEntry]]) -> TensorEntry:
+    """Return a sharded tensor; without chunks, so that it can't be read, if pieces don't fit."""
+    first, entry = parts[0]
+    boxes = [Box(stored.offsets or (), piece.shape) for stored, piece in parts]
+    fits = all((it.shape, piece.dtype) == (first.shape, entry.dtype) for it, piece in parts)
+    problem = tiling(SavedTensor(entry.dtype, first.shape, tuple(boxes))) if fits else None
+    chunks = [
+        Chunk(box.offsets, box.shape, path, piece.storage.offset or 0, piece.nbytes, it.digest)
+        for box, (it, piece) in zip(boxes, parts, strict=True)
+        if (path := piece.storage.path) is not None
+    ]
+    return TensorEntry(
+        dtype=entry.dtype,
+        shape=first.shape,
+        stride=contiguous_stride(first.shape),
+        storage=Storage(name, 0, None),
+        chunks=tuple(chunks) if fits and problem is None else (),
+    )
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Value]:
@@ -365,7 +410,7 @@ def _strangers(folder: Folder, path: Path) -> tuple[dict[str, Contents], list[Fi
     except FileProblem as problem:
         text = f"{path.name}: {problem.problem}"
         return {}, [Finding("not-looked-into", "ambiguous", path.name, text)]
-    below = look_below(inner, [name for name in inner.files if name not in OWN_FILES])
+    below = look_below(inner, [name for name in inner.files if not is_own_file(name)])
     members = {f"{path.name}/{name}": member for name, member in below.members.items()}
     return members, below.findings
 
