@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -68,3 +69,41 @@ def _wait(processes: Sequence[Any], timeout_s: float, *, kill: bool) -> None:
         left = [process for process in left if process.exitcode is None]
         if kill and any(process.exitcode for process in processes):
             return
+
+
+def on_ranks(size: int, do: Callable[..., Any], *args: Any, timeout_s: float = 120) -> list[Any]:
+    """Run a function of a module on each of some ranks; return what each returned.
+
+    Args:
+        size: how many ranks.
+        do: the function; it gets the rank first.
+        args: what else it gets.
+        timeout_s: how long that may take.
+
+    Raises:
+        AssertionError: a rank failed; the message has what it said.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = [(do, rank, size, args, folder) for rank in range(size)]
+        statuses = run_gang(_on_rank, given, timeout_s, kill=False)
+        told = [path.read_text() for path in sorted(folder.glob("stderr-*"))]
+        assert not any(statuses), "\n".join([f"the ranks ended with {statuses}", *told])
+        return [pickle.loads((folder / f"{rank}").read_bytes()) for rank in range(size)]
+
+
+def _on_rank(
+    do: Callable[..., Any], rank: int, size: int, args: Sequence[Any], folder: Path, store: str
+) -> None:
+    os.setpgrp()
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    with (folder / f"stderr-{rank}").open("ab") as stderr:
+        os.dup2(stderr.fileno(), 2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
+    (folder / f"{rank}").write_bytes(pickle.dumps(do(rank, *args)))
+    distributed.destroy_process_group()

@@ -145,4 +145,5 @@ def _regrouped(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "what is left can't be shared out among another number of them",
             advice="Go on with as many ranks, or from a checkpoint of the end of an epoch.",
         )
-    return {**first, "orders": [state["order"] for state in states]}
+    # One that was regrouped, and has not begun since, has all of them already.
+    return {**first, "orders": first.get("orders") or [state["order"] for state in states]}
