@@ -79,7 +79,8 @@ def launch(folder: Path, **options) -> int:
             statuses[number] = 0 if is_done else -signal.SIGKILL
     # When one is killed, the others fail, if they are not killed before they notice.
     is_killed = -signal.SIGKILL in statuses
-    assert is_killed or not any(statuses), f"they ended with {statuses}"
+    told = [path.read_text() for path in folder.glob("rank-*/stderr")]
+    assert is_killed or not any(statuses), "\n".join([f"they ended with {statuses}", *told])
     return -signal.SIGKILL if is_killed else 0
 
 

@@ -36,6 +36,7 @@ from torchkeep.checkpointing.runs.folder import RunFolder
 from torchkeep.checkpointing.runs.retention import Best, check_best, check_counts
 from torchkeep.checkpointing.schedule import Schedule
 from torchkeep.checkpointing.state.encoding import State
+from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.errors import (
     CheckpointProblem,
     Preempted,
@@ -271,6 +272,7 @@ class Checkpointer:
         checkpoints = self._run.take()
         self._git = git_revision()
         self._saver.watch()
+        self._state.watch()
         return checkpoints
 
     # --- The loop ------------------------------------------------------------------------------
@@ -421,14 +423,18 @@ class Checkpointer:
         self._open()
         self.wait()
         with collection_paused():
-            state = self._state.capture()
+            state, part = self._ranks.each(self._captured)
             path, serial = self._run.next_name(self._progress.step)
             facts = self._facts(state, serial)
-            self._saver.save(path, state, facts, beside=self.background and not wait)
+            self._saver.save(path, part, facts, beside=self.background and not wait)
         self._num_saves += 1
         self._schedule.note_save()
         self._notices.inexact(path, state["inexact"])
         return path
+
+    def _captured(self) -> tuple[State, Part]:
+        state = self._state.capture()
+        return state, self._saver.part_of(state)
 
     def wait(self) -> None:
         """Return when what is being written is written.
@@ -532,6 +538,7 @@ class Checkpointer:
         if reasons and not self.allow_inexact:
             raise inexact_resume(found, reasons, self._state.objects)
         ranks.each(lambda: self._state.resume(self._read(found.path, manifest), found.path))
+        self._state.settle()
         self._schedule.note_save()
         self.resumed_from = found
         self._run.resume_from(found.path, self.skipped)

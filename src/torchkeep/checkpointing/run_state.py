@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.progress import Progress
@@ -21,8 +22,10 @@ from torchkeep.checkpointing.state.capturing import (
     restore_gradients,
 )
 from torchkeep.checkpointing.state.encoding import State
-from torchkeep.checkpointing.state.kinds import is_plain_value
+from torchkeep.checkpointing.state.gradient_order import show_gradients, watch_gradients
+from torchkeep.checkpointing.state.kinds import ITEMS, is_plain_value
 from torchkeep.checkpointing.state.rng import capture_rng, seed_all, undisturbed
+from torchkeep.checkpointing.state.walking import entries, leaves
 from torchkeep.errors import CheckpointProblem, WrongArgument
 
 
@@ -125,6 +128,16 @@ class RunState:
             found["rng"] = {name: item for name, item in own.items() if name != "cuda"}
         return found
 
+    def watch(self) -> None:
+        """Note from now on what can only be seen while the training runs."""
+        watch_gradients(leaves(self.objects))
+
+    def settle(self) -> None:
+        """Have what several ranks do together as it was; all of them call it after `resume`."""
+        state = self._pending
+        for module, saved in _modules(state["objects"], self.objects) if state else ():
+            show_gradients(module, saved.get("gradient_order", ()))
+
     def _put_back(self, state: State) -> None:
         shared = {k: v for k, v in self.objects.items() if k in state["objects"]}
         restore(state, shared)
@@ -192,6 +205,18 @@ class RunState:
         """Count a step of the optimizer that measured `values`."""
         self.progress.add(values)
         self.passes.finish_step()
+
+
+def _modules(nodes: Mapping[Any, Any], objects: Any) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """Yield the modules among objects, with the state that each was saved with."""
+    for key, item in entries(objects):
+        node = nodes.get(key)
+        if node is None:
+            continue
+        if isinstance(item, nn.Module) and node["kind"] == "module":
+            yield item, node["state"]
+        elif type(item) in (dict, list) and node["kind"] == ITEMS:
+            yield from _modules(node["items"], item)
 
 
 def _check_objects(objects: Mapping[str, Any]) -> None:

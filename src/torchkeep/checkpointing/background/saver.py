@@ -73,14 +73,23 @@ class Saver:
         if snapshot is not None:
             snapshot.let_go()
 
-    def save(self, path: Path, state: State, facts: Mapping[str, Any], *, beside: bool) -> None:
-        """Write a state of live tensors; `beside` the loop if there is memory for that.
+    @staticmethod
+    def part_of(state: State) -> Part:
+        """Return what this rank has of a state, taken apart to be saved.
 
-        Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
+        Raises:
+            SaveRefused: a value can't be kept.
         """
         part = part_of(*encode(state))
         for name, tensor in part.tensors.items():
             check_has_values(local_of(tensor), name)
+        return part
+
+    def save(self, path: Path, part: Part, facts: Mapping[str, Any], *, beside: bool) -> None:
+        """Write a state of live tensors; `beside` the loop if there is memory for that.
+
+        Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
+        """
         snapshot = self._snapshot_of(path, part) if beside else None
         if snapshot is None:
             here = {name: local_of(tensor) for name, tensor in part.tensors.items()}

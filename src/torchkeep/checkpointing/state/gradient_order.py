@@ -1,0 +1,100 @@
+"""The order in which gradients come, by which DDP puts them into buckets.
+
+DDP adds gradients up bucket by bucket, and each rank begins with another part of a bucket; so with
+three ranks or more it depends on a gradient's place in which order its parts are added, and with it
+the last bit. After the first backward pass DDP lays its buckets out anew, in the order in which the
+gradients came. A run that is resumed has to have these buckets in its first step already. So the
+order is noted, and a resumed DDP is shown it: by a backward pass of zeros in that order, from which
+it learns what it would have learnt from the first step.
+
+Source: torch/nn/parallel/distributed.py; torch/csrc/distributed/c10d/reducer.cpp
+(`should_rebuild_buckets`, `push_rebuilt_params`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_LEAST_RANKS = 3
+"""The sum of two is the same in either order."""
+
+_ORDERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+"""The names of the parameters whose gradients have come, in their order, by DDP."""
+
+
+def _learns(module: object) -> TypeGuard[DistributedDataParallel]:
+    """Whether a module lays out buckets anew after the first backward pass, and can be shown it."""
+    if not isinstance(module, DistributedDataParallel):
+        return False
+    size = torch.distributed.get_world_size(module.process_group)
+    # One with a static graph counts how often each parameter comes: zeros would be counted, too.
+    is_fixed = module.find_unused_parameters or module.static_graph
+    return size >= _LEAST_RANKS and not is_fixed
+
+
+def watch_gradients(modules: Iterable[object]) -> None:
+    """Note the order in which the gradients come in the first backward pass from now on."""
+    for module in modules:
+        if _learns(module) and module not in _ORDERS:
+            order = _ORDERS[module] = []
+            hooks: dict[str, Any] = {}
+            for name, parameter in module.module.named_parameters():
+                if parameter.requires_grad:
+                    note = partial(_note, order, hooks, name)
+                    hooks[name] = parameter.register_hook(note)
+
+
+def _note(order: list[str], hooks: dict[str, Any], name: str, _: torch.Tensor) -> None:
+    if name in hooks:
+        order.append(name)
+        hooks.pop(name).remove()
+
+
+def gradient_order(module: nn.Module) -> list[str]:
+    """Return the names in the order in which their gradients came; empty if it does not matter."""
+    return list(_ORDERS.get(module, ()))
+
+
+def show_gradients(module: nn.Module, order: Sequence[str]) -> bool:
+    """Have a DDP lay out its buckets by an order; all ranks call it. Return whether it was done."""
+    if not order or not _learns(module) or _ORDERS.get(module):
+        return False
+    named = dict(module.module.named_parameters())
+    if any(name not in named or not named[name].requires_grad for name in order):
+        return False
+    parameters = [named[name] for name in order]
+    gradients = [parameter.grad for parameter in parameters]
+    kept = module.module
+    module.module = _Zeros(parameters)
+    module.require_forward_param_sync = False  # buffers stay; its forward pass sets it again
+    try:
+        with torch.enable_grad():
+            module.forward().backward()  # type: ignore[no-untyped-call]
+    finally:
+        module.module = kept
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    _ORDERS[module] = list(order)
+    return True
+
+
+class _Zeros(nn.Module):
+    """Gives parameters gradients of zeros, in their order."""
+
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self._shown = tuple(parameters)  # a tuple, so that they are not its own
+
+    def forward(self) -> torch.Tensor:
+        """Return a sum; what is added last gets its gradient first."""
+        total = self._shown[0].new_zeros(())
+        for parameter in reversed(self._shown):
+            total = total + (parameter.flatten()[:1].sum() * 0).to(total)
+        return total

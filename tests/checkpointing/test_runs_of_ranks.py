@@ -1,0 +1,171 @@
+"""Runs of several ranks that are killed and resumed, and those that go on with others.
+
+`make test-distributed` kills every kind of run at every place, tries every pair of layouts, and
+kills ranks some hundred times in a save. Here it is a few of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from checkpointing import kill_trials
+from checkpointing.exact_matrix import (
+    CELLS,
+    differences,
+    killed_and_resumed,
+    launch,
+    on_ranks,
+    places,
+    reference_of,
+)
+from checkpointing.gang import on_ranks as each_rank
+from checkpointing.gang import run_gang
+from checkpointing.layout_matrix import try_all
+from torchkeep.checkpointing import Checkpointer, list_checkpoints
+
+
+@pytest.mark.parametrize(
+    ("ranks", "spread", "cell"),
+    [
+        (2, "ddp", "accumulation of 3, across epochs"),
+        (3, "ddp", "EMA"),
+        (2, "fsdp", "bf16 parameters, fp32 moments"),
+        (3, "fsdp", "2 workers"),
+    ],
+)
+def test_ranks_that_are_killed_again_and_again_end_as_if_they_never_were(
+    tmp_path, ranks, spread, cell
+):
+    options = on_ranks(ranks, spread, CELLS[cell])
+    expected = tmp_path / "expected"
+    assert launch(expected, **reference_of(options)) == 0
+    found = tmp_path / "found"
+    killed_and_resumed(found, places(expected)[5::25], **options)
+    assert differences(found, expected) == []
+
+
+def test_any_layout_is_put_back_by_any_other(tmp_path):
+    layouts = ("plain", 1), ("ddp", 2), ("fsdp", 3)
+    found = try_all(tmp_path, layouts)
+    assert len(found) == 9
+    assert {pair: wrong for pair, wrong in found.items() if wrong} == {}
+    told = json.loads((tmp_path / "plain-1.json").read_text())
+    assert len(told) == 44
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_rank_that_dies_in_a_save_leaves_a_whole_checkpoint(number):
+    assert kill_trials.try_once(1000 + number) in ("whole", "nothing was saved yet")
+
+
+# --- Going on with others ----------------------------------------------------------------------
+
+NUM_SAMPLES = 37
+
+
+def epoch_of(rank: int, run: Path, size: int, stop: int | None) -> list[int]:
+    """Train for an epoch, or leave it after some steps; return the samples that were seen."""
+    data = TensorDataset(torch.arange(NUM_SAMPLES))
+    sampler = DistributedSampler(data, size, rank, seed=5) if size > 1 else None
+    loader = DataLoader(data, 3, sampler=sampler, shuffle=sampler is None)
+    model = nn.Linear(1, 1)
+    seen = []
+    with Checkpointer(run, model=model, allow_inexact=True, timeout_s=30) as ckpt:
+        for _ in ckpt.epochs(1):
+            for (indices,) in ckpt.batches(loader):
+                seen += indices.tolist()
+                ckpt.step()
+                if ckpt.num_steps == stop:
+                    ckpt.save()
+                    os.killpg(0, signal.SIGKILL) if stop is None else None
+                    break
+            if stop is not None:
+                break  # what is left of the epoch is for others
+    return seen
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 3), (2, 1)])
+def test_an_epoch_that_others_go_on_with_has_each_sample_once(tmp_path, before, after):
+    run = tmp_path / "run"
+    first = each_rank(before, epoch_of, run, before, 2)
+    rest = each_rank(after, epoch_of, run, after, None)
+    seen = Counter(index for some in (*first, *rest) for index in some)
+    assert set(seen) == set(range(NUM_SAMPLES))
+    assert set(seen.values()) == {1}
+    assert max(map(len, rest)) - min(map(len, rest)) <= 1
+
+
+# --- Asked to make room ------------------------------------------------------------------------
+
+
+def asked(folder: Path, rank: int, size: int, store: str) -> None:
+    """Train until a signal comes, which only one rank gets."""
+    os.setpgrp()
+    from torch import distributed
+
+    with (folder / f"stderr-{rank}").open("ab") as stderr:
+        os.dup2(stderr.fileno(), 2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
+    model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.ones(2000, 2)), 2)
+    with Checkpointer(folder / "run", model=model, optimizer=optimizer, timeout_s=30) as ckpt:
+        for _ in ckpt.epochs(1):
+            for (inputs,) in ckpt.batches(loader):
+                model(inputs).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                ckpt.step()
+                if ckpt.num_steps == 7 and rank == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                (folder / f"steps-{rank}").write_text(f"{ckpt.num_steps}")
+
+
+def test_what_one_rank_is_asked_all_do_at_the_same_step(tmp_path):
+    given = [(tmp_path, rank, 3) for rank in range(3)]
+    assert run_gang(asked, given, 60, kill=False) == [75, 75, 75]
+    steps = {int((tmp_path / f"steps-{rank}").read_text()) for rank in range(3)}
+    (step,) = steps
+    assert step in (7, 8)  # it is told at the end of one step, and known at that of the next
+    (saved,) = list_checkpoints(tmp_path / "run")
+    assert (saved.step, saved.inexact) == (step, ())
+    told = [(tmp_path / f"stderr-{rank}").read_text() for rank in range(3)]
+    assert "SIGTERM: the run is saved as" in told[0]
+    assert "SIGTERM" not in told[1]  # once is enough
+
+
+def uneven(rank: int, run: Path) -> str:
+    """Train with more batches on one rank than on the other."""
+    model = nn.Linear(1, 1)
+    begun = time.monotonic()
+    try:
+        with Checkpointer(run, model=model, timeout_s=5) as ckpt:
+            for _ in ckpt.epochs(1):
+                for _ in ckpt.batches(DataLoader(TensorDataset(torch.ones(4 + rank)))):
+                    ckpt.step()
+    except Exception as error:  # of any kind
+        return f"{error}" if time.monotonic() - begun < 25 else "it hung"
+    return "nothing"
+
+
+def test_ranks_with_more_batches_than_others_are_told(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = each_rank(2, uneven, tmp_path / "run")
+    assert any("All ranks have to make the same steps" in text for text in told), told
+    assert "nothing" not in told
+    assert "it hung" not in told
