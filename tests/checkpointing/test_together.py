@@ -180,6 +180,20 @@ def test_shards_are_a_whole_model_for_everybody(run, tmp_path):
     assert torchkeep.verify(newest).state == "ok"
 
 
+def test_the_whole_model_may_stand_beside_its_shards(run, tmp_path):
+    _, expected = run
+    options = {"whole_model": True, "keep_last": 1}
+    (state, *_) = on_ranks(3, train, tmp_path / "run", 2, options)
+    newest = tmp_path / "run" / "step-00000002"
+    assert fingerprint(state) == fingerprint(expected)
+    whole = load_file(newest / "model.safetensors")
+    assert fingerprint(whole) == fingerprint(dict(sorted(expected.items())))
+    assert damage(newest) == ""
+    assert torchkeep.verify(newest).state == "ok"
+    assert fingerprint(dict(torchkeep.load(newest)["model"])) == fingerprint(expected)
+    assert on_ranks(2, resume, tmp_path / "run", True) == ["step-00000002"] * 2
+
+
 def test_pytorch_reads_the_shards_by_its_own_reader(run):
     folder, expected = run
     found = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}

@@ -106,6 +106,8 @@ class Checkpointer:
             running, and end the program with exit code 75 (`torchkeep.errors.Preempted`).
         stop_on_nan: raise `TrainingDiverged` if a value given to `step` is NaN or infinite; the
             checkpoints that are there stay, and nothing is saved at the end.
+        whole_model: write a sharded model (FSDP2) also as `model.safetensors`, beside its shards.
+            `torchkeep convert` does so afterwards.
         timeout_s: how long ranks that train together wait for each other when they save or resume.
 
     Attributes:
@@ -139,6 +141,7 @@ class Checkpointer:
         stop_on_nan: bool = False,
         format: Literal["folder", "pth"] = "folder",
         timeout_s: float = TIMEOUT_S,
+        whole_model: bool = False,
     ) -> None:
         check_counts(every_steps=every_steps, every_epochs=every_epochs, keep_last=keep_last)
         check_best(keep_best)
@@ -174,6 +177,7 @@ class Checkpointer:
             durable=durable,
             form=format,
             ranks=self._ranks,
+            whole_model=whole_model,
         )
         self._saver = Saver(self._run, objects, max_copy_nbytes)
         self._notices = Notices()

@@ -11,6 +11,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     spreading.py  which rank writes which bytes
     nodes.py      parts of the structure that ranks have each for itself
     pieces.py     what the files of ranks hold
+    whole_model.py  a sharded model as one file, beside its shards
     reading_back.py  whether a folder's files are what was written
     one_file.py   a `.pth`
     usual_keys.py the keys that it has for everybody
@@ -106,6 +107,7 @@ def write_part(
     background: bool = False,
     before_naming: Callable[[], None] = lambda: None,
     earlier: Earlier | None = None,
+    whole_model: bool = False,
 ) -> Written:
     """Write what this rank has of a state; all ranks call it.
 
@@ -118,6 +120,7 @@ def write_part(
         earlier: the checkpoint before, to share files with.
         background: take as little of the processors as can be, for somebody else computes.
         before_naming: is called when all is written; what it raises leaves nothing behind.
+        whole_model: write a sharded model as one file as well.
 
     Raises:
         SaveRefused: the state can't be kept, or the place can't be written.
@@ -136,6 +139,7 @@ def write_part(
             background=background,
             before_naming=before_naming,
             earlier=earlier or Earlier(),
+            whole_model=whole_model,
         )
     if Path(path).suffix == ONE_FILE:
         with staged_file(path, durable=durable) as temporary:

@@ -39,7 +39,7 @@ def sharded_tensors(folder: Path, pieces: Iterable[StoredTensor]) -> dict[str, S
         entry = files[item.file].get(item.key)
         if entry is None:
             raise DamagedFile(f"tensor {item.key} is missing", path=path)
-        read = partial(_read_piece, path, entry, item.key, item.digest)
+        read = partial(read_piece, path, entry, item.key, item.digest)
         stored = Stored(item.offsets or (), tuple(entry.shape), read)
         found.setdefault(item.name, []).append((entry, item, stored))
     return {name: _joined(folder, name, parts) for name, parts in found.items()}
@@ -56,10 +56,15 @@ def _joined(
     if problem is not None:
         raise DamagedFile(f"{name}: {problem.text}", path=folder)
     pieces = tuple(stored for _, _, stored in parts)
-    return Sharded(torch_dtype(entry.dtype), torch.Size(first.shape), pieces)
+    return Sharded(torch_dtype(entry.dtype), first.shape, pieces)
 
 
-def _read_piece(path: Path, entry: TensorEntry, key: str, expected: str) -> torch.Tensor:
+def read_piece(path: Path, entry: TensorEntry, key: str, expected: str) -> torch.Tensor:
+    """Return what a file holds of a tensor after comparing it with its digest.
+
+    Raises:
+        DamagedFile: it differs.
+    """
     with TensorReader(path) as reader:
         return read_compared(reader, entry, key, expected)
 
@@ -103,7 +108,7 @@ def _decoded(folder: Path, manifest: Mapping[str, Any], rank: int, node: JSON) -
         if item.name in wanted and item.offsets is None:
             path = folder / item.file
             entry = tensors_of(path)[item.key]
-            tensors[item.name] = _read_piece(path, entry, item.key, item.digest)
+            tensors[item.name] = read_piece(path, entry, item.key, item.digest)
     return decode(tensors, node)
 
 

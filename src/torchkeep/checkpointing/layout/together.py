@@ -31,6 +31,7 @@ from torchkeep.checkpointing.layout.nodes import nodes_of
 from torchkeep.checkpointing.layout.placement import by_rank, laid_out
 from torchkeep.checkpointing.layout.reading_back import Written
 from torchkeep.checkpointing.layout.spreading import Range, shared_out
+from torchkeep.checkpointing.layout.whole_model import write_whole_model
 from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.checkpointing.state.sharded import Part
@@ -64,6 +65,7 @@ def write_together(
     background: bool,
     before_naming: Callable[[], None],
     earlier: Earlier,
+    whole_model: bool,
 ) -> Written:
     """Write what all ranks have, as one folder. All of them call it.
 
@@ -76,6 +78,7 @@ def write_together(
         background: take as little of the processors as can be, for somebody else computes.
         before_naming: is called when all is written; what it raises leaves nothing behind.
         earlier: the checkpoint before, to share files with.
+        whole_model: write a sharded model as one file as well.
 
     Returns:
         What is known of the checkpoint; on other ranks than the first, of their own files.
@@ -96,7 +99,9 @@ def write_together(
             return files
 
         found = ranks.gathered(write)
-        finished = ranks.first(lambda: share.finish(temporary, manifest, found))
+        finished = ranks.first(
+            lambda: share.finish(temporary, manifest, found, whole_model=whole_model)
+        )
     if not ranks.is_first:
         own = found[0]
         return Written(folder, own.facts(), "", own.runs)
@@ -293,7 +298,9 @@ class _Share:
 
     # --- The end -------------------------------------------------------------------------------
 
-    def finish(self, temporary: Path, manifest: dict[str, Any], found: list[_Files]) -> str:
+    def finish(
+        self, temporary: Path, manifest: dict[str, Any], found: list[_Files], *, whole_model: bool
+    ) -> str:
         """Write the manifest of what all ranks have written, and return its text's digest."""
         shared = _Files()
         for file, layout in self.layouts.items():
@@ -306,6 +313,8 @@ class _Share:
         for rank, files in enumerate(found):
             reasons += [f"rank {rank}: {text}" for text in files.inexact if text not in reasons]
         manifest["inexact"] = reasons
+        if whole_model:
+            write_whole_model(temporary, manifest, durable=self._durable)
         if FROZEN_MODEL_FILE in self.layouts:
             contents = {f: self._part_of(f) for f in self.layouts if f in MODEL_FILES}
             write_index(temporary, contents, manifest, durable=self._durable)

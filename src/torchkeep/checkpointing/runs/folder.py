@@ -34,6 +34,7 @@ class RunFolder:
         keep_last, keep_best: see `Checkpointer`.
         durable: sync every checkpoint.
         form: what a checkpoint is: a folder, or one `.pth`.
+        whole_model: write sharded models as one file as well.
         ranks: who trains together. All of them call each method alike.
 
     Attributes:
@@ -51,8 +52,10 @@ class RunFolder:
         durable: bool,
         form: Literal["folder", "pth"] = "folder",
         ranks: Ranks = ALONE,
+        whole_model: bool = False,
     ) -> None:
         self.path = Path(path)
+        self.whole_model = whole_model
         self.ranks = ranks
         # Those who write do so beside the loop, and must not be taken for it.
         self._writers = ranks.apart()
@@ -160,6 +163,7 @@ class RunFolder:
                 background=background,
                 before_naming=before_naming,
                 earlier=self._earlier(),
+                whole_model=self.whole_model,
             )
         except SaveRefused as refused:
             if self.ranks.is_first and path.exists():  # all but its folder's sync was done

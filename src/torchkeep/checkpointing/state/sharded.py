@@ -113,7 +113,7 @@ class Sharded:
 
     dtype: torch.dtype
     """The type of its elements."""
-    shape: torch.Size
+    shape: tuple[int, ...]
     """The sizes of the whole."""
     pieces: tuple[Stored, ...]
     """What it is made of."""
@@ -122,7 +122,7 @@ class Sharded:
 
     def whole(self) -> torch.Tensor:
         """Return all of it."""
-        return self.part(((0,) * len(self.shape), tuple(self.shape)))
+        return self._read(((0,) * len(self.shape), tuple(self.shape)))
 
     def part(self, box: Box) -> torch.Tensor:
         """Return a part of it. Each piece that has some of that is read as a whole, and checked."""

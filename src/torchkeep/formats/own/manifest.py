@@ -134,7 +134,7 @@ def texts_of(file: str) -> dict[str, str]:
 
 def name_of(file: str, key: str) -> str:
     """Return the name that a tensor of a file has in the structure: what `place_of` undoes."""
-    is_model = file in MODEL_FILES or _MODEL_SHARD.fullmatch(file)
+    is_model = file in MODEL_FILES or is_model_shard(file)
     return f"{_MODEL_PREFIX}{key}" if is_model else key
 
 
@@ -152,6 +152,11 @@ def place_of_piece(name: str, rank: int) -> tuple[str, str]:
 def rank_file(rank: int) -> str:
     """Return the name of the file that a rank has for itself."""
     return f"rank-{rank:05d}.safetensors"
+
+
+def is_model_shard(name: str) -> bool:
+    """Whether a file holds what a rank has of a sharded model."""
+    return _MODEL_SHARD.fullmatch(name) is not None
 
 
 def is_own_file(name: str) -> bool:
