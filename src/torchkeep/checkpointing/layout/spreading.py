@@ -1,61 +1,33 @@
-"""Which rank writes which bytes of a file that all of them have the same tensors for."""
+"""Which rank writes which bytes of files that all of them have the same tensors for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 PART_NBYTES = 64 << 10
-"""A file is shared out in pieces of this size: whole blocks of any disk, whole pages of memory."""
+"""Files are shared out in parts of this size: whole blocks of any disk, whole pages of memory."""
 
 Range = tuple[int, int]
 """Where a run of bytes begins, and where it ends."""
 
 
-def shared_out(
-    files: Sequence[tuple[int, Sequence[Range]]], num_ranks: int
-) -> list[list[list[Range]]]:
-    """Return what each rank writes: for each rank, and each file, runs of bytes.
-
-    All ranks get about as many bytes; what only the first one has counts among its own.
+def shared_out(sizes: Sequence[int], rank: int, num_ranks: int) -> list[Range]:
+    """Return what one of several ranks writes of each file; all write about as much.
 
     Args:
-        files: the size of each file in bytes, and which bytes of it only the first rank has.
+        sizes: the bytes of each file.
+        rank: which one writes.
         num_ranks: how many share the work.
 
-    >>> shared_out([(200_000, [(0, 4096)])], 2)
-    [[[(0, 131072)]], [[(131072, 200000)]]]
+    >>> [shared_out([200_000, 70_000], rank, 2) for rank in range(2)]
+    [[(0, 196608), (0, 0)], [(196608, 200000), (0, 70000)]]
     """
-    parts = [
-        (number, begin, min(begin + PART_NBYTES, nbytes))
-        for number, (nbytes, _) in enumerate(files)
-        for begin in range(0, nbytes, PART_NBYTES)
-    ]
-    firsts = {
-        (number, index * PART_NBYTES)
-        for number, (_, runs) in enumerate(files)
-        for begin, end in runs
-        for index in range(begin // PART_NBYTES, -(-end // PART_NBYTES))
-    }
-    of_first = sum(end - begin for at, begin, end in parts if (at, begin) in firsts)
-    total = sum(end - begin for _, begin, end in parts)
-    left: float = max(total // num_ranks - of_first, 0)
-    share = (total - of_first - left) / max(num_ranks - 1, 1)
-    written: list[list[list[Range]]] = [[[] for _ in files] for _ in range(num_ranks)]
-    rank = 0
-    for number, begin, end in parts:
-        if (number, begin) in firsts:
-            _add(written[0][number], (begin, end))
-            continue
-        if left <= 0 and rank < num_ranks - 1:
-            rank, left = rank + 1, left + share
-        _add(written[rank][number], (begin, end))
-        left -= end - begin
-    return written
-
-
-def _add(runs: list[Range], run: Range) -> None:
-    """Add a run of bytes behind others; what follows the last one without a gap becomes one."""
-    if runs and runs[-1][1] == run[0]:
-        runs[-1] = runs[-1][0], run[1]
-    else:
-        runs.append(run)
+    counts = [-(-nbytes // PART_NBYTES) for nbytes in sizes]
+    first, last = (sum(counts) * n // num_ranks for n in (rank, rank + 1))
+    ranges, before = [], 0
+    for nbytes, count in zip(sizes, counts, strict=True):
+        begin, end = (min(max(part - before, 0), count) for part in (first, last))
+        runs = min(begin * PART_NBYTES, nbytes), min(end * PART_NBYTES, nbytes)
+        ranges.append(runs if runs[0] < runs[1] else (0, 0))
+        before += count
+    return ranges

@@ -1,10 +1,11 @@
 """A checkpoint that all ranks of a run write at once, each a part of it.
 
-What all have alike is written once: a model under DDP, its optimizer. That they have it alike is
-not believed but found out, by digests. The first rank's is the checkpoint's; its files are shared
-out by bytes, and are those that one process alone would have written. What another rank has
-otherwise (a BatchNorm's statistics, an average that nobody sends around) goes into a file of its
-own, and so does what each has for itself.
+What all have alike is written once: a model under DDP, its optimizer. Its files are shared out by
+bytes, and are those that one process alone would have written. That they have it alike is not
+believed but found out: while the disk is busy, each rank makes digests of all that it has. What one
+of them has otherwise (a BatchNorm's statistics, an average that nobody sends around) the first rank
+writes over, since its state is the checkpoint's, and the others put theirs into a file of their
+own. There also is what each has for itself.
 
 Of what is sharded each rank writes its pieces, into files of its own.
 
@@ -16,26 +17,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from operator import eq
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchkeep.checkpointing.layout.folder import write_index, write_manifest
-from torchkeep.checkpointing.layout.history import Earlier
+from torchkeep.checkpointing.layout.history import Earlier, has_digests
 from torchkeep.checkpointing.layout.nodes import nodes_of
 from torchkeep.checkpointing.layout.placement import by_rank, laid_out
 from torchkeep.checkpointing.layout.reading_back import Written
-from torchkeep.checkpointing.layout.spreading import Range, shared_out
+from torchkeep.checkpointing.layout.spreading import shared_out
 from torchkeep.checkpointing.layout.whole_model import write_whole_model
 from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.checkpointing.state.sharded import Part
-from torchkeep.files import atomic_file, atomic_folder, digest, make_room, part_of_file
+from torchkeep.files import (
+    OutputFile,
+    atomic_file,
+    atomic_folder,
+    digest,
+    make_room,
+    part_of_file,
+)
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
     MODEL_FILES,
@@ -89,16 +96,18 @@ def write_together(
     """
     share = ranks.each(lambda: _Share(part, ranks, durable=durable, background=background))
     with _folder_of_all(folder, ranks, durable=durable) as temporary:
-        common = ranks.first(lambda: share.begin(temporary, earlier))
-        alike = _alike(common.signs, share.signs, ranks)
+        linked = ranks.first(lambda: share.begin(temporary, earlier))
+        laid_out_alike = _alike(share.forms, ranks)
+        signs = ranks.each(lambda: share.write_shared(temporary, linked, laid_out_alike))
+        alike = _alike(signs, ranks)
 
-        def write() -> _Files:
-            share.write_shared(temporary, common, alike)
+        def write_rest() -> _Files:
+            share.write_over(temporary, linked, alike)
             files = share.write_own(temporary, alike)
             before_naming()
             return files
 
-        found = ranks.gathered(write)
+        found = ranks.gathered(write_rest)
         finished = ranks.first(
             lambda: share.finish(temporary, manifest, found, whole_model=whole_model)
         )
@@ -118,21 +127,12 @@ def _folder_of_all(path: Path, ranks: Ranks, *, durable: bool) -> Iterator[Path]
         ranks.first(stack.close)
 
 
-def _alike(of_first: Mapping[str, str], mine: Mapping[str, str], ranks: Ranks) -> set[str]:
-    """Return what has the same sign on all ranks."""
-    same = [mine.get(name) == sign for name, sign in of_first.items()]
+def _alike(signs: Mapping[str, str], ranks: Ranks) -> set[str]:
+    """Return what has the same sign on all ranks, of what the first one has."""
+    of_first = ranks.first(lambda: dict(signs))
+    same = [signs.get(name) == sign for name, sign in of_first.items()]
     on_all = ranks.lowest(torch.tensor(same, dtype=torch.uint8)).tolist()
     return {name for name, is_alike in zip(of_first, on_all, strict=True) if is_alike}
-
-
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """What the first rank tells the others before anything is written."""
-
-    signs: dict[str, str]
-    """What may be alike on all ranks, by name, with a digest of it."""
-    linked: frozenset[str]
-    """Files that the checkpoint before has already."""
 
 
 @dataclass(slots=True)
@@ -165,8 +165,8 @@ class _Share:
     """One rank's share of a checkpoint.
 
     Attributes:
-        signs: what of it may be alike on all ranks, by name, with a digest of it.
         layouts: the files that are written once, as this rank would write them.
+        forms: by file, a digest of how that is laid out.
 
     Raises:
         SaveRefused: a tensor can't be kept.
@@ -178,75 +178,88 @@ class _Share:
         self._part, self._ranks = part, ranks
         self._durable, self._background = durable, background
         self._files, self._own = by_rank(part, ranks.rank)
-        common = {
+        self._common = {
             name: tensor
             for name, tensor in part.tensors.items()
             if name.startswith(OBJECTS) and name not in part.shards
         }
-        self._digests = _digests(common)
+        self._digests: dict[str, str] = {}
         self._nodes = nodes_of(part.structure)
         self.layouts = {
-            file: laid_out({key: common[name] for key, name in content.items()}, texts_of(file))
-            for file, content in self._files.items()
+            file: laid_out(self._tensors_in(file), texts_of(file)) for file in self._files
         }
-        self.signs = {
-            **{name: f"{_form(common[name])} {text}" for name, text in self._digests.items()},
-            **{_sign_of(f): digest(layout.header({})) for f, layout in self.layouts.items()},
-            **{name: _text_digest(node) for name, node in self._object_nodes()},
-        }
+        self.forms = {file: digest(layout.header({})) for file, layout in self.layouts.items()}
 
-    def _object_nodes(self) -> list[tuple[str, JSON]]:
-        return [(name, node) for name, node in self._nodes.items() if name.startswith(OBJECTS)]
-
-    # --- What is written once ------------------------------------------------------------------
-
-    def begin(self, temporary: Path, earlier: Earlier) -> _Common:
-        """Make room for the files that all write into, or give those that are there a name."""
-        linked = set()
-        for file, layout in self.layouts.items():
-            are_digests = partial(eq, self._digests_in(file))
-            place = temporary / file
-            if earlier.share(file, lambda: layout, are_digests, place, durable=self._durable):  # noqa: B023
-                linked.add(file)
-            else:
-                make_room(temporary / file, layout.nbytes)
-        return _Common(self.signs, frozenset(linked))
+    def _tensors_in(self, file: str) -> dict[str, torch.Tensor]:
+        return {key: self._common[name] for key, name in self._files[file].items()}
 
     def _digests_in(self, file: str) -> dict[str, str]:
         return {key: self._digests[name] for key, name in self._files[file].items()}
 
-    def write_shared(self, temporary: Path, common: _Common, alike: Collection[str]) -> None:
-        """Write this rank's part of what is written once.
+    # --- What is written once ------------------------------------------------------------------
 
-        A file that others would lay out otherwise is the first rank's alone.
+    def begin(self, temporary: Path, earlier: Earlier) -> frozenset[str]:
+        """Make room for the files that all write into; return those that are there already."""
+        linked = set()
+        for file, layout in self.layouts.items():
+            are_digests = partial(has_digests, self._tensors_in(file))
+            place, new = temporary / file, partial(self.layouts.__getitem__, file)
+            if earlier.share(file, new, are_digests, place, durable=self._durable):
+                linked.add(file)
+            else:
+                make_room(place, layout.nbytes)
+        return frozenset(linked)
+
+    def write_shared(
+        self, temporary: Path, linked: Collection[str], alike: Collection[str]
+    ) -> dict[str, str]:
+        """Write this rank's part of what is written once, and look at everything.
+
+        Args:
+            temporary: where to.
+            linked: files that are there.
+            alike: those that all ranks lay out alike; any other is the first one's alone.
+
+        Returns:
+            What should be alike on all ranks, by name, with a digest of it.
         """
-        to_write = [file for file in self.layouts if file not in common.linked]
-        together = [file for file in to_write if _sign_of(file) in alike]
-        rank, size = self._ranks.rank, self._ranks.size
-        if rank == 0:
-            for file in to_write:
-                if file not in together:
-                    self._write_runs(temporary, file, [(0, self.layouts[file].nbytes)])
-        files = [(self.layouts[file].nbytes, self._of_first(file, alike)) for file in together]
-        for file, runs in zip(together, shared_out(files, size)[rank], strict=True):
-            self._write_runs(temporary, file, runs)
+        ranks = self._ranks
+        wanted = [file for file in self.layouts if file not in linked]
+        together = [file for file in wanted if file in alike]
+        sizes = [self.layouts[file].nbytes for file in together]
+        parts = dict(zip(together, shared_out(sizes, ranks.rank, ranks.size), strict=True))
+        if ranks.is_first:
+            parts |= {f: (0, self.layouts[f].nbytes) for f in wanted if f not in together}
+        with ExitStack() as stack:
+            for file, (begin, end) in parts.items():
+                if begin < end:
+                    output = stack.enter_context(self._opened(temporary / file))
+                    self.layouts[file].write_part(output, begin, end)
+            # What was written is on its way to the disk meanwhile, and synced at the end.
+            self._digests = _digests(self._common)
+        objects = {name: node for name, node in self._nodes.items() if name.startswith(OBJECTS)}
+        return {
+            **{name: f"{_form(self._common[name])} {it}" for name, it in self._digests.items()},
+            **{name: _text_digest(node) for name, node in objects.items()},
+        }
 
-    def _of_first(self, file: str, alike: Collection[str]) -> list[Range]:
-        """Return which bytes of a file only the first rank has: its header, and what differs."""
-        layout, content = self.layouts[file], self._files[file]
-        differing = {layout.tied.get(k, k) for k, name in content.items() if name not in alike}
-        return [(0, layout.header_nbytes), *layout.places_of(differing)]
+    def _opened(self, path: Path) -> AbstractContextManager[OutputFile]:
+        return part_of_file(path, durable=self._durable, background=self._background)
 
-    def _write_runs(self, temporary: Path, file: str, runs: list[Range]) -> None:
-        layout = self.layouts[file]
-        if not runs:
-            return
-        with part_of_file(
-            temporary / file, durable=self._durable, background=self._background
-        ) as output:
-            for begin, end in runs:
-                layout.write_part(output, begin, end)
-            if self._ranks.is_first:
+    def write_over(self, temporary: Path, linked: Collection[str], alike: Collection[str]) -> None:
+        """Write headers, and what the first rank has where others have something else.
+
+        It comes after all others have closed the files.
+        """
+        for file, layout in self.layouts.items() if self._ranks.is_first else ():
+            if file in linked:
+                continue
+            content = self._files[file]
+            differing = {layout.tied.get(k, k) for k, name in content.items() if name not in alike}
+            # By bytes and not by blocks: what is beside them is right.
+            with part_of_file(temporary / file, durable=self._durable) as output:
+                for begin, end in layout.places_of(differing):
+                    layout.write_part(output, begin, end)
                 output.write_at(0, layout.header(self._digests_in(file)))
 
     # --- What is this rank's -------------------------------------------------------------------
@@ -316,12 +329,9 @@ class _Share:
         if whole_model:
             write_whole_model(temporary, manifest, durable=self._durable)
         if FROZEN_MODEL_FILE in self.layouts:
-            contents = {f: self._part_of(f) for f in self.layouts if f in MODEL_FILES}
+            contents = {f: self._tensors_in(f) for f in self.layouts if f in MODEL_FILES}
             write_index(temporary, contents, manifest, durable=self._durable)
         return write_manifest(temporary, manifest, durable=self._durable)
-
-    def _part_of(self, file: str) -> dict[str, torch.Tensor]:
-        return {key: self._part.tensors[name] for key, name in self._files[file].items()}
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -337,11 +347,6 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 def _form(tensor: torch.Tensor) -> str:
     return f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
-
-
-def _sign_of(file: str) -> str:
-    """Return the name under which ranks compare how they would lay out a file."""
-    return f"file {file}"
 
 
 def _text_digest(node: JSON) -> str:
