@@ -211,6 +211,57 @@ def test_pieces_are_put_together(
         assert elements(reader, entry) == bytes(bytes_of(whole))
 
 
+def test_a_spread_tensor_is_read_from_any_byte_to_any_byte(tmp_path: Path) -> None:
+    whole = torch.arange(24, dtype=torch.int32).view(4, 6)
+    path, chunks = tmp_path / "shard", []
+    with path.open("wb") as file:
+        for column, width in ((0, 2), (2, 4)):
+            start = file.tell()
+            # The elements of a piece need not lie in C order.
+            torch.save(whole[:, column : column + width].t().contiguous().t(), file)
+            nbytes = file.tell() - start
+            chunks.append(Chunk((0, column), (4, width), path, start, nbytes))
+    entry = TensorEntry("int32", (4, 6), (6, 1), Storage("", 0, None), chunks=tuple(chunks))
+    expected = bytes(bytes_of(whole))
+    with ElementReader(path) as reader:
+        payload = reader.payload(entry)
+        for begin in range(97):
+            for end in range(begin, 97, 7):
+                assert payload.joined(begin, end) == expected[begin:end]
+
+
+@pytest.mark.parametrize("rows", [[2, 3], [5]])
+def test_the_checksum_of_each_piece_is_compared_however_it_is_read(
+    rows: list[int], tmp_path: Path
+) -> None:
+    whole = torch.arange(5 * 300_000, dtype=torch.float32).view(5, 300_000)
+    path, chunks, row = tmp_path / "shard", [], 0
+    with path.open("wb") as file:
+        for height in rows:
+            start = file.tell()
+            torch.save(whole[row : row + height].clone(), file)
+            nbytes = file.tell() - start
+            chunks.append(Chunk((row, 0), (height, 300_000), path, start, nbytes))
+            row += height
+    data = bytearray(path.read_bytes())
+    place = data.index(bytes(bytes_of(whole[4, 250_000:250_002])))
+    data[place] ^= 1
+    path.write_bytes(data)
+    shape = (5, 300_000)
+    entry = TensorEntry("float32", shape, (300_000, 1), Storage("", 0, None), chunks=tuple(chunks))
+    text = r"a piece of tensor 'w' can't be used: the bytes of storage '.*' do not match the arch"
+    with ElementReader(path, checksums=True) as reader, pytest.raises(DamagedFile, match=text):
+        list(reader.blocks(entry, "w"))
+
+
+def test_pieces_whose_elements_share_bytes_are_refused_by_name(tmp_path: Path) -> None:
+    chunk = Chunk((0,), (4,), tmp_path, 0, 2)
+    entry = TensorEntry("quint4x2", (4,), (1,), Storage("", 0, None), chunks=(chunk,))
+    text = r"tensor 'w' is in pieces whose elements \(quint4x2\) share bytes"
+    with ElementReader(tmp_path) as reader, pytest.raises(UnsupportedContent, match=text):
+        reader.payload(entry, "w")
+
+
 def test_a_payload_is_read_from_any_byte_to_any_byte(tmp_path: Path) -> None:
     data = bytes(range(48))
     plain = Storage("0", 48, None, data=data)

@@ -2,25 +2,24 @@
 
 Whatever the file does with them (a strided view of a larger storage, packed, big-endian, in pieces
 in several shards, conjugated by a flag), they come out in C order and little-endian, in blocks of
-one size, so that a tensor of any size takes the memory of a block. Only what does not lie in one
-run takes more: a view needs the part of the storage that it spans, pieces need the whole tensor.
+one size, so that a tensor of any size takes the memory of a block. Only a view that does not lie in
+one run takes more: the part of the storage that it spans, be it a tensor or a piece of one.
 """
 
 from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import product
-from math import prod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry, contiguous_stride
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
+from torchkeep.writing.boxes import Band, Part, bands
 from torchkeep.writing.payload import Payload
 from torchkeep.writing.strided import elements as strided_elements
 from torchkeep.writing.strided import with_signs
@@ -108,12 +107,15 @@ class ElementReader:
         self, entry: TensorEntry, called: str, begin: int, end: int
     ) -> Iterator[memoryview]:
         """Yield the bytes of the elements from one byte to another."""
-        size = ITEM_SIZE.get(entry.dtype, 1)
-        position = begin // size * size if entry.is_contiguous and not entry.chunks else 0
         if entry.chunks:
-            pieces: Iterable[Buffer] = [self._joined(entry, called)]
-        elif entry.is_contiguous:
-            pieces = self._run(entry, position, min(-(-end // size) * size, entry.nbytes))
+            yield from self._joined(entry, called, begin, end)
+            return
+        size = ITEM_SIZE.get(entry.dtype, 1)
+        position = begin // size * size if entry.is_contiguous else 0
+        if entry.is_contiguous:
+            pieces: Iterable[Buffer] = self._run(
+                entry, position, min(-(-end // size) * size, entry.nbytes)
+            )
         else:
             pieces = self._gathered(entry)
         for piece in pieces:
@@ -135,17 +137,20 @@ class ElementReader:
         spanned = memoryview(self._part(entry.storage, first, entry.nbytes_needed - first))
         return strided_elements(spanned, size, entry.shape, entry.stride)
 
-    def _joined(self, entry: TensorEntry, called: str) -> bytearray:
-        """Return a tensor that is spread over the shards of a distributed checkpoint."""
-        whole = bytearray(entry.nbytes)
-        for chunk in entry.chunks:
-            try:
-                piece = b"".join(self.blocks(piece_of(chunk, entry.dtype)))
-            except DamagedFile as problem:
-                text = f"a piece of {called} can't be used: {problem.problem}"
-                raise DamagedFile(text, path=chunk.path) from None
-            _put(piece, chunk, whole, entry)
-        return whole
+    def _joined(
+        self, entry: TensorEntry, called: str, begin: int, end: int
+    ) -> Iterator[memoryview]:
+        """Yield bytes of a tensor that is spread over the shards of a distributed checkpoint."""
+        size = ITEM_SIZE[entry.dtype]
+        pieces = [_Piece(self, chunk, entry.dtype, called) for chunk in entry.chunks]
+        boxes = [(chunk.offsets, chunk.shape) for chunk in entry.chunks]
+        for band in bands(entry.shape, boxes, CHUNK_NBYTES // size, first=begin // size):
+            position = band.begin * size
+            if position >= end:
+                return
+            for run in _put_together(band, pieces, size):
+                yield memoryview(run)[max(begin - position, 0) : max(end - position, 0)]
+                position += len(run)
 
     def _range(self, storage: Storage, begin: int, end: int) -> Iterator[Buffer]:
         """Yield a range of a storage in pieces, as it is stored."""
@@ -156,11 +161,17 @@ class ElementReader:
             crc32 = zlib.crc32(part, crc32) if is_compared else 0
             yield part
         if is_compared and crc32 != storage.crc32:
-            raise DamagedFile(
-                f"the bytes of storage {storage.key!r} do not match the archive's checksum",
-                advice=_DAMAGED,
-                path=storage.path or self.path,
-            )
+            raise _differs_from_checksum(storage, storage.path or self.path)
+
+    def follows(self, entry: TensorEntry, nbytes: int) -> bool:
+        """Whether a checksum is to be computed by who reads a tensor in runs of so many bytes.
+
+        Of a storage that is read as a whole it is compared here.
+        """
+        storage = entry.storage
+        is_as_stored = storage.byteorder == "little" and not (entry.is_conj or entry.is_neg)
+        is_whole = entry.is_whole and entry.nbytes == storage.nbytes and is_as_stored
+        return self._checksums and storage.crc32 is not None and is_whole and nbytes < entry.nbytes
 
     def _part(self, storage: Storage, start: int, nbytes: int) -> Buffer:
         """Return bytes of a storage, as they are stored."""
@@ -183,6 +194,7 @@ class ElementReader:
     def _check(self, entry: TensorEntry, called: str) -> None:
         """Raise, as `blocks` does, if the entry can't be read."""
         if entry.chunks:
+            _check_chunks(entry, called)
             return
         if entry.is_composite:
             raise UnsupportedContent(f"{called} is made of parts, and has no bytes of its own")
@@ -236,6 +248,12 @@ class ElementReader:
             self.close()
 
 
+def _check_chunks(entry: TensorEntry, called: str) -> None:
+    if entry.dtype not in ITEM_SIZE or entry.dtype in ROW_BITS:
+        text = f"{called} is in pieces whose elements ({entry.dtype}) share bytes"
+        raise UnsupportedContent(text, advice="Save it as one piece.")
+
+
 def reaches_past_its_storage(entry: TensorEntry) -> bool:
     """Whether a view looks at bytes that its storage does not have."""
     numbers = (entry.storage_offset, *entry.stride, *entry.shape)
@@ -243,7 +261,19 @@ def reaches_past_its_storage(entry: TensorEntry) -> bool:
 
 
 def past_its_storage(entry: TensorEntry, called: str) -> DamagedFile:
-    """Return the error about a view that looks at bytes that its storage does not have."""
+    """Return the error about a view that looks at bytes that its storage does not have.
+
+    A tensor of several shards that can't be put together has none at all.
+    """
+    storage = entry.storage
+    if not storage.nbytes and storage.offset is None and storage.device != "meta":
+        text = (
+            "some of its pieces are missing, cut off, of another tensor, or contradict each other"
+        )
+        return DamagedFile(
+            f"{called} can't be put together: {text}",
+            advice="`torchkeep inspect` tells which; copy or download all of the files again.",
+        )
     return DamagedFile(
         f"{called} (shape {entry.shape}, stride {entry.stride}, offset "
         f"{entry.storage_offset}) reaches past its storage of {entry.storage.nbytes} bytes",
@@ -284,7 +314,7 @@ def check_place(storage: Storage, called: str, file_nbytes: Callable[[], int]) -
 
 def _repaired(piece: Buffer, entry: TensorEntry) -> Buffer:
     """Return elements as they are stored little-endian, and with the signs that flags give them."""
-    if entry.storage.byteorder == "big" and not entry.chunks:
+    if entry.storage.byteorder == "big":
         piece = _swapped(piece, part_nbytes(entry.dtype))
     return with_signs(memoryview(piece), entry)
 
@@ -305,19 +335,77 @@ def _swapped(data: Buffer, size: int) -> Buffer:
     return made
 
 
-def _put(piece: bytes, chunk: Chunk, whole: bytearray, entry: TensorEntry) -> None:
-    """Copy a piece of a tensor to its place, run by run."""
-    axis = len(chunk.shape)  # from here on, the piece is as large as the tensor
-    while axis and chunk.shape[axis - 1] == entry.shape[axis - 1]:
-        axis -= 1
-    outer = chunk.shape[: max(axis - 1, 0)]
-    run = prod(chunk.shape[len(outer) :]) * ITEM_SIZE[entry.dtype]
-    stride = contiguous_stride(entry.shape)
-    for number, index in enumerate(product(*map(range, outer))):
-        at = [*index, *(0 for _ in chunk.shape[len(outer) :])]
-        places = zip(at, chunk.offsets, stride, strict=True)
-        to = sum((a + b) * step for a, b, step in places) * ITEM_SIZE[entry.dtype]
-        whole[to : to + run] = piece[number * run : (number + 1) * run]
+def _differs_from_checksum(storage: Storage, path: Path) -> DamagedFile:
+    return DamagedFile(
+        f"the bytes of storage {storage.key!r} do not match the archive's checksum",
+        advice=_DAMAGED,
+        path=path,
+    )
+
+
+class _Piece:
+    """A piece of a tensor, read from its start to its end, and compared with its checksum.
+
+    Args:
+        reader: reads it.
+        chunk: where it lies.
+        dtype: its dtype.
+        called: what to call its tensor in an error.
+    """
+
+    def __init__(self, reader: ElementReader, chunk: Chunk, dtype: str, called: str) -> None:
+        self._reader = reader
+        self._chunk = chunk
+        self._dtype = dtype
+        self._called = called
+        self._entry: TensorEntry | None = None
+        self._gathered: bytes | None = None
+        self._position = self._crc32 = 0
+
+    def run(self, part: Part) -> Iterator[Buffer]:
+        """Yield the bytes of what it has of a band.
+
+        Raises:
+            DamagedFile: it is the piece of another tensor, or is not what was written.
+        """
+        size = ITEM_SIZE[self._dtype]
+        try:
+            yield from self._bytes(part.begin * size, (part.begin + part.count) * size)
+        except DamagedFile as problem:
+            text = f"a piece of {self._called} can't be used: {problem.problem}"
+            raise DamagedFile(text, advice=problem.advice, path=self._chunk.path) from None
+
+    def _bytes(self, begin: int, end: int) -> Iterator[Buffer]:
+        if self._entry is None:
+            self._entry = piece_of(self._chunk, self._dtype)
+            self._reader.payload(self._entry)  # it is checked
+        if not self._entry.is_contiguous:
+            if self._gathered is None:
+                self._gathered = b"".join(self._reader.blocks(self._entry))
+            yield self._gathered[begin:end]
+            return
+        is_followed = self._reader.follows(self._entry, end - begin)
+        for run in self._reader.payload(self._entry).read(begin, end):
+            if is_followed and begin == self._position:
+                self._crc32 = zlib.crc32(run, self._crc32)
+                self._position += len(run)
+            yield run
+            begin += len(run)
+        storage = self._entry.storage
+        if is_followed and self._position == storage.nbytes and self._crc32 != storage.crc32:
+            raise _differs_from_checksum(storage, self._chunk.path)
+
+
+def _put_together(band: Band, pieces: Sequence[_Piece], size: int) -> Iterator[Buffer]:
+    """Yield the bytes of a band, from the pieces that have some of it."""
+    if band.whole is not None:
+        yield from pieces[band.whole.box].run(band.whole)
+        return
+    made = bytearray(band.count * size)
+    for part in band.parts:
+        run = b"".join(pieces[part.box].run(part))
+        part.put(memoryview(run), memoryview(made), size)
+    yield made
 
 
 def _in_blocks(runs: Iterable[Buffer], nbytes: int) -> Iterator[Buffer]:

@@ -20,6 +20,10 @@ _FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "
 _Dims = list[tuple[int, int]]
 """Size and step of each dimension."""
 
+Dims = list[tuple[int, int, int]]
+"""Size of each dimension, and its steps in the memory that is written and in the one that is read.
+"""
+
 
 def payload_of_elements(entry: TensorEntry, storage: Payload) -> Payload:
     """Return a tensor's elements in C order, signs applied, as they are in safetensors.
@@ -73,6 +77,25 @@ def elements(
         return
     usable = len(memory) // item_nbytes * item_nbytes
     yield from _pieces(memory[:usable].cast(_FORMATS[item_nbytes]), dims, offset)
+
+
+def copy_elements(
+    source: memoryview, target: memoryview, item_nbytes: int, dims: Dims, *, to: int = 0
+) -> None:
+    """Copy elements from a view of one memory to a view of another.
+
+    Args:
+        source: flat bytes; the first element is the first one there.
+        target: flat bytes.
+        item_nbytes: bytes of an element: 1, 2, 4, 8 or 16.
+        dims: sizes and steps, in elements, those of the target first.
+        to: elements before the first one of the target.
+    """
+    if item_nbytes == 16:  # no memoryview has such numbers; each is two of the half size
+        dims = [*((size, 2 * one, 2 * other) for size, one, other in dims), (2, 1, 1)]
+        item_nbytes, to = 8, 2 * to
+    kind = _FORMATS[item_nbytes]
+    _copy(source.cast(kind), target.cast(kind), _merged_pairs(dims), to=to)
 
 
 def with_signs(piece: memoryview, entry: TensorEntry) -> memoryview | bytes:
@@ -133,16 +156,36 @@ def _gathered(memory: memoryview, dims: _Dims, offset: int) -> memoryview:
     shape = tuple(size for size, _ in dims)
     made = memoryview(bytearray(prod(shape) * memory.itemsize)).cast(_FORMATS[memory.itemsize])
     places = list(zip(shape, contiguous_stride(shape), (step for _, step in dims), strict=True))
+    _copy(memory, made, places, start=offset)
+    return made.cast("B")
+
+
+def _merged_pairs(dims: Dims) -> Dims:
+    """Return fewer dimensions of the same elements: neighbours in one run in both become one."""
+    merged: Dims = []
+    for size, one, other in dims:
+        if size == 1:
+            continue
+        if merged and merged[-1][1:] == (size * one, size * other):
+            merged[-1] = merged[-1][0] * size, one, other
+        else:
+            merged.append((size, one, other))
+    return merged or [(1, 1, 1)]
+
+
+def _copy(
+    memory: memoryview, made: memoryview, places: Dims, *, start: int = 0, to: int = 0
+) -> None:
+    """Copy elements: along one dimension by slices, along the others one by one."""
     size, out_step, step = places.pop(_copied_dimension(places))
-    targets, starts = [0], [offset]
+    targets, starts = [to], [start]
     for count, out_width, width in places:
         targets = [at + index * out_width for at in targets for index in range(count)]
         starts = [at + index * width for at in starts for index in range(count)]
     out_length, length = (size - 1) * out_step + 1, (size - 1) * step + 1
-    for to, start in zip(targets, starts, strict=True):
-        run = memory[start : start + length : step] if step else _repeated(memory, start, size)
-        made[to : to + out_length : out_step] = run
-    return made.cast("B")
+    for at, first in zip(targets, starts, strict=True):
+        run = memory[first : first + length : step] if step else _repeated(memory, first, size)
+        made[at : at + out_length : out_step] = run
 
 
 def _copied_dimension(places: list[tuple[int, int, int]]) -> int:

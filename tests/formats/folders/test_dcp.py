@@ -45,6 +45,7 @@ from formats.samples_folders import (
     write_two_ranks,
 )
 from torchkeep.contents import Contents, Object, TensorEntry
+from torchkeep.elements import ElementReader
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.files import InputFile
 from torchkeep.formats import describe, examine
@@ -347,7 +348,9 @@ def test_a_truncated_shard_is_named_with_what_it_lost(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     contents = describe(tmp_path)
     assert told(contents) == [("truncated", "damaged")]
-    assert contents.findings[0].text.startswith(f"'{SHARD}' is truncated: 1 pieces end behind it, ")
+    assert contents.findings[0].text.startswith(
+        f"'{SHARD}' is truncated: 1 piece would end behind it, "
+    )
 
 
 def test_a_damaged_piece_is_named_by_its_key(tmp_path: Path) -> None:
@@ -375,6 +378,7 @@ def test_what_a_rank_did_not_write_is_missing(tmp_path: Path) -> None:
     quietly(write_ranks_unchecked, tmp_path, [first, second])
     contents = describe(tmp_path)
     assert ("missing-piece", "damaged") in told(contents)
+    assert contents.findings[0].text.startswith("parts of 1 tensor were written by no rank: ")
     assert "rows: 6 of 30 elements are in no piece" in contents.findings[0].text
     assert contents.root["model"]["rows"].chunks == ()
 
@@ -385,7 +389,22 @@ def test_pieces_that_overlap_are_ambiguous(tmp_path: Path) -> None:
     quietly(write_ranks_unchecked, tmp_path, [first, second])
     contents = describe(tmp_path)
     assert ("overlapping-pieces", "ambiguous") in told(contents)
+    assert contents.findings[0].text.startswith("the pieces of 1 tensor contradict: ")
     assert "rows: its pieces overlap" in contents.findings[0].text
+
+
+def test_pieces_that_overlap_and_leave_a_gap_are_not_put_together(tmp_path: Path) -> None:
+    """As many elements as the tensor has, and yet some of them are in no piece."""
+    first, second = rank_states()
+    first["model"]["rows"] = spread(ROWS, ((0, 0), (3, 6)))
+    second["model"]["rows"] = spread(ROWS, ((1, 0), (2, 6)))
+    quietly(write_ranks_unchecked, tmp_path, [first, second])
+    rows = describe(tmp_path).root["model"]["rows"]
+    text = r"tensor 'rows' can't be put together: some of its pieces are missing, cut off, of"
+    with ElementReader(tmp_path) as reader, pytest.raises(DamagedFile, match=text):
+        reader.payload(rows, "rows")
+    with pytest.raises(DamagedFile, match=r"can't be put together"):
+        torchkeep.load(tmp_path)
 
 
 def write_ranks_unchecked(folder: Path, states: list[dict[str, Any]]) -> None:
@@ -538,7 +557,7 @@ def test_a_tensor_that_makes_no_sense_is_named(change: dict[str, Any], lie: Lie)
     lie.metadata.state_dict_metadata["m.w"].__dict__.update(change)
     contents = lie.examine()
     assert ("metadata", "damaged") in told(contents)
-    assert "1 entries of the metadata make no sense: 'm.w'" in contents.findings[0].text
+    assert "the metadata makes no sense at 1 place: 'm.w'" in contents.findings[0].text
     assert contents.root["n"] == 5
 
 
@@ -556,7 +575,7 @@ def test_a_place_that_makes_no_sense_is_named(change: dict[str, Any], lie: Lie) 
 def test_keys_and_entries_of_other_kinds_are_named(lie: Lie) -> None:
     lie.metadata.state_dict_metadata |= {5: BytesStorageMetadata(), "odd": {"a": 1}}
     contents = lie.examine()
-    assert "2 entries of the metadata make no sense: '<int>', 'odd'" in contents.findings[0].text
+    assert "the metadata makes no sense at 2 places: '<int>', 'odd'" in contents.findings[0].text
 
 
 def test_two_places_for_one_piece_are_ambiguous(lie: Lie) -> None:

@@ -22,6 +22,7 @@ from torchkeep.files import InputFile
 from torchkeep.formats.folders.dcp_metadata import Box, Place, Saved, SavedTensor, tiling
 from torchkeep.formats.folders.dcp_shards import Pieces
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
+from torchkeep.wording import counted
 
 MOST_PIECES = 2_000
 """Pieces of tensors that are looked into; each takes a third of a millisecond."""
@@ -81,7 +82,7 @@ class _Joining:
         self.nbytes = 0
         self.opened: dict[Place, Value] = {}
         self.usable: set[Place] = set()
-        self.gaps: dict[str, str] = {}
+        self.untiled: set[str] = set()
 
     def note(self, rule: str, severity: _Severity, text: str) -> None:
         self.findings.append(Finding(rule, severity, "", text))
@@ -99,17 +100,19 @@ class _Joining:
         return self.nested({key: self.value(key) for key in self.saved.items})
 
     def check_tiling(self) -> None:
+        gaps: dict[str, str] = {}
         overlaps: dict[str, str] = {}
         for key, item in self.saved.items.items():
             problem = None if item is None else tiling(item)
             if problem is not None:
-                (self.gaps if problem.is_gap else overlaps)[key] = problem.text
-        if self.gaps:
-            text = f"{len(self.gaps)} tensors have parts that no rank wrote: "
-            told = (f"{key}: {problem}" for key, problem in self.gaps.items())
+                (gaps if problem.is_gap else overlaps)[key] = problem.text
+        self.untiled = {*gaps, *overlaps}
+        if gaps:
+            text = f"parts of {counted(len(gaps), 'tensor')} were written by no rank: "
+            told = (f"{key}: {problem}" for key, problem in gaps.items())
             self.note("missing-piece", "damaged", text + listed(told))
         if overlaps:
-            text = f"{len(overlaps)} tensors have pieces that contradict: "
+            text = f"the pieces of {counted(len(overlaps), 'tensor')} contradict: "
             told = (f"{key}: {problem}" for key, problem in overlaps.items())
             self.note("overlapping-pieces", "ambiguous", text + listed(told))
 
@@ -123,7 +126,7 @@ class _Joining:
                 else:
                     nowhere.append(key)
         if nowhere:
-            text = f"{len(nowhere)} pieces have no place in any shard: {listed(nowhere)}"
+            text = f"no shard has a place for {counted(len(nowhere), 'piece')}: {listed(nowhere)}"
             self.note("missing-piece", "damaged", text)
 
     def sizes_of_shards(self, files: list[str]) -> dict[str, int]:
@@ -164,10 +167,12 @@ class _Joining:
                 end = place.start + place.nbytes
         file = shown(pieces[0].place.file)
         if cut_off:
-            text = f"{file} is truncated: {len(cut_off)} pieces end behind it, {listed(cut_off)}"
+            num = counted(len(cut_off), "piece")
+            text = f"{file} is truncated: {num} would end behind it, {listed(cut_off)}"
             self.note("truncated", "damaged", text)
         if shared:
-            text = f"{len(shared)} pieces in {file} share bytes with others: {listed(shared)}"
+            num = counted(len(shared), "piece")
+            text = f"bytes of {num} in {file} are those of others, too: {listed(shared)}"
             self.note("shared-bytes", "ambiguous", text)
         covered = sum(piece.place.nbytes for piece in pieces if piece.place in self.usable)
         if covered < nbytes and not cut_off and not shared:
@@ -208,7 +213,8 @@ class _Joining:
         """Return a tensor: a view of its shard if it lies there whole, else made of chunks.
 
         One of which something is missing has neither, and can't be read: its other parts would
-        be put beside whatever the memory holds.
+        be put beside whatever the memory holds. Nor has one whose pieces overlap, since these may
+        leave a gap as well.
         """
         chunks = []
         for box in item.boxes:
@@ -222,7 +228,7 @@ class _Joining:
                 return replace(entry, requires_grad=item.requires_grad)
             path = self.folder.path / place.file
             chunks.append(Chunk(box.offsets, box.shape, path, place.start, place.nbytes))
-        is_whole = len(chunks) == len(item.boxes) and key not in self.gaps
+        is_whole = len(chunks) == len(item.boxes) and key not in self.untiled
         return TensorEntry(
             dtype=item.dtype,
             shape=item.shape,
@@ -250,7 +256,8 @@ class _Joining:
         for key in clashes:
             nest.root.setdefault(key, flat[key])
         if clashes:
-            text = f"{len(clashes)} keys have a path that contradicts another: {listed(clashes)}"
+            num = counted(len(clashes), "key")
+            text = f"the paths of {num} contradict others: {listed(clashes)}"
             self.note("path-clash", "ambiguous", text)
         self.note_what_is_not_read()
         return nest.root

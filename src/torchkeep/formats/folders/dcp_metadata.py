@@ -32,6 +32,7 @@ from torchkeep.formats.torch.objects import read_dtype, sizes
 from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource
+from torchkeep.wording import counted
 
 _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.")
 
@@ -193,10 +194,12 @@ class _Reading:
 
     def tell(self) -> None:
         if self.broken:
-            text = f"{len(self.broken)} entries of the metadata make no sense: "
+            text = f"the metadata makes no sense at {counted(len(self.broken), 'place')}: "
             self.note("metadata", "damaged", text + listed(self.broken))
         if self.twice:
-            text = f"{len(self.twice)} pieces have two places: {listed(self.twice)}"
+            text = (
+                f"two places are told of {counted(len(self.twice), 'piece')}: {listed(self.twice)}"
+            )
             self.note("two-places", "ambiguous", text)
 
     def note(self, rule: str, severity: str, text: str) -> None:

@@ -91,7 +91,6 @@ def _hf_tensor(
         rule = "missing-piece" if problem.is_gap else "overlapping-pieces"
         severity: Literal["damaged", "ambiguous"] = "damaged" if problem.is_gap else "ambiguous"
         findings.append(Finding(rule, severity, "", f"{shown(key)}: {problem.text}"))
-    is_whole = problem is None or not problem.is_gap
     chunks = tuple(
         Chunk(box.offsets, box.shape, path, entry.storage.offset or 0, entry.nbytes)
         for box, entry in parts
@@ -102,5 +101,5 @@ def _hf_tensor(
         shape=shape,
         stride=contiguous_stride(shape),
         storage=Storage(key, 0, None),
-        chunks=chunks if is_whole else (),
+        chunks=chunks if problem is None else (),
     )
