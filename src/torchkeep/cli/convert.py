@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Write a model file in another format. The suffix of DST chooses it:
 .safetensors gets one flat state dict, .pth, .pt, .ckpt and .bin the whole tree,
-so that a checkpoint stays one. The result is read back and compared with the
-source before it takes its place. Nothing in the source runs, and no PyTorch is
-needed but for --dtype."""
+so that a checkpoint stays one, and so does a folder with --to dcp. The result
+is read back and compared with the source before it takes its place. Nothing in
+the source runs, and no PyTorch is needed but for --dtype."""
 
 EPILOG = """\
 examples:
@@ -33,6 +33,8 @@ examples:
   torchkeep convert --rename 'encoder.*=*' --dtype float16 a.pth b.safetensors
   torchkeep convert --shard-size 5GB model.pth out/model.safetensors
   torchkeep convert run/step-00000200 model.pth           a checkpoint folder
+  torchkeep convert dcp-folder model.safetensors          shards into one file
+  torchkeep convert --to dcp --ranks 8 last.ckpt shards   for 8 ranks, or any
 
 A whole model (torch.save(model)) becomes its state dict. Plain values such as
 the epoch go into the metadata of a .safetensors file, and what can't go along
@@ -72,6 +74,18 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="SIZE",
         type=_nbytes,
         help="split into files of this size and an index, as in 5GB (.safetensors only)",
+    )
+    parser.add_argument(
+        "--to",
+        choices=["dcp"],
+        help="make DST a folder with a distributed checkpoint (torch.distributed.checkpoint)",
+    )
+    parser.add_argument(
+        "--ranks",
+        metavar="N",
+        type=int,
+        default=1,
+        help="with --to dcp, split it into files of so many ranks, as FSDP2 does",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there, even SRC itself"
@@ -121,6 +135,8 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         allow_overflow=options.allow_overflow,
         shard_nbytes=options.shard_size,
+        to=options.to,
+        num_ranks=options.ranks,
         overwrite=options.overwrite,
         limits=limits_of(options),
         progress=reading_progress(),
@@ -139,7 +155,8 @@ def _lines(report: ConvertReport) -> Iterator[str]:
     if report.why:
         yield printable(f"  {report.why}")
     if report.shards:
-        yield f"  {counted(len(report.shards), 'file')} beside the index"
+        which = "the metadata" if report.container == "dcp" else "the index"
+        yield f"  {counted(len(report.shards), 'file')} beside {which}"
     renamed = [f"{clip(key, 80)} -> {clip(name, 80)}" for key, name in report.renamed.items()]
     for title, items in (
         ("renamed", renamed),

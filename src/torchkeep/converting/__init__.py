@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from torchkeep.converting.casting import Caster
-from torchkeep.converting.conversion import Conversion
+from torchkeep.converting.conversion import Container, Conversion
 from torchkeep.converting.names import Strip
 from torchkeep.converting.preparing import Wish
 from torchkeep.converting.report import Cast, ConvertReport
 from torchkeep.converting.supply import Supply
 from torchkeep.elements import ElementReader
-from torchkeep.errors import SaveRefused
-from torchkeep.files import Progress, Scratch, staged_file
+from torchkeep.errors import SaveRefused, WrongArgument
+from torchkeep.files import Progress, Scratch, atomic_folder, staged_file
 from torchkeep.identify import Inspection, identify_whole
 from torchkeep.pickles.limits import DEFAULT_LIMITS, Limits
 from torchkeep.writing.shards import check_shard_nbytes
@@ -37,6 +38,8 @@ def convert(
     dtype: str | None = None,
     allow_overflow: bool = False,
     shard_nbytes: int | None = None,
+    to: Literal["dcp"] | None = None,
+    num_ranks: int = 1,
     durable: bool = True,
     overwrite: bool = False,
     limits: Limits = DEFAULT_LIMITS,
@@ -46,9 +49,10 @@ def convert(
 
     The suffix of `path` chooses the format. A `.safetensors` file gets one flat state dict, and the
     plain values of the source (epoch, class names) as metadata; a `.pth`, `.pt`, `.ckpt` or `.bin`
-    the whole tree, so that a checkpoint stays one. A whole model becomes its state dict. Tied
-    tensors stay tied, views of one storage stay views in a torch zip, the source's metadata goes
-    along, and what it was made from stands there as `converted_from`.
+    the whole tree, so that a checkpoint stays one, and so does a distributed checkpoint. A whole
+    model becomes its state dict. Tied tensors stay tied but in a distributed checkpoint, views of
+    one storage stay views in a torch zip, the source's metadata goes along, and what it was made
+    from stands there as `converted_from`.
 
     Tensors stream from file to file; memory stays near a few megabytes, or near a tensor that does
     not lie in one run. Before the new file takes its place it is read back, and each tensor is
@@ -70,8 +74,13 @@ def convert(
         shard_nbytes: bytes of tensors in a file at the most (safetensors only); what has more is
             written to several files and an index, as `save` does it. These take their places before
             they are read back.
+        to: "dcp" makes `path` a folder with a distributed checkpoint, which
+            `torch.distributed.checkpoint.load` reads on any number of ranks: the whole tree, or one
+            state dict. None means that the suffix chooses.
+        num_ranks: how many files that has. Tensors are split along their first dimension, as FSDP2
+            does it.
         durable: sync the file and its folder.
-        overwrite: replace what is there, even the source itself.
+        overwrite: replace what is there, even the source itself; but never a folder.
         limits: bounds of the work that the source may cause.
         progress: is told the bytes that were written and read back, and how many there are.
 
@@ -84,9 +93,7 @@ def convert(
         MissingExtra: a cast is asked for, and PyTorch is not installed.
         ProofFailed: what was read back differs from the source. An old file is intact.
     """
-    container = format_of(path)
-    if shard_nbytes is not None:
-        check_shard_nbytes(path, shard_nbytes)
+    container = _container(path, to, num_ranks, shard_nbytes)
     wish = Wish(select, drop_optimizer, drop_objects, strip, rename or {})
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
@@ -97,7 +104,13 @@ def convert(
             supply = Supply(reader, caster)
             is_cast = caster is not None
             conversion = Conversion(inspection, supply, wish, container, is_cast=is_cast)
-            if shard_nbytes is not None:
+            if container == "dcp":
+                with atomic_folder(path, durable=durable) as folder:
+                    saved = conversion.run_ranks(
+                        folder, Path(path), num_ranks, durable=durable, progress=progress
+                    )
+                    reader.check_unchanged()
+            elif shard_nbytes is not None:
                 saved = conversion.run_shards(
                     Path(path),
                     shard_nbytes,
@@ -113,6 +126,41 @@ def convert(
                     reader.check_unchanged()
     cast = caster.cost() if caster is not None else None
     return conversion.report(Path(source), Path(path), saved, cast)
+
+
+def _container(
+    path: str | os.PathLike[str], to: str | None, num_ranks: int, shard_nbytes: int | None
+) -> Container:
+    """Return what is to be written.
+
+    Raises:
+        SaveRefused: the path's suffix chooses nothing.
+        WrongArgument: an argument is of no use.
+    """
+    if to not in (None, "dcp"):
+        raise WrongArgument(f"there is no format {to!r} to convert to", advice="Use to='dcp'.")
+    if num_ranks < 1 or (to is None and num_ranks != 1):
+        text = f"num_ranks is {num_ranks}"
+        if num_ranks < 1:
+            raise WrongArgument(f"{text}, and there is one rank at least")
+        raise WrongArgument(
+            f"{text}, which only a distributed checkpoint has",
+            advice="Pass to='dcp' as well (--to dcp).",
+        )
+    if to == "dcp":
+        if shard_nbytes is not None:
+            raise WrongArgument(
+                "a distributed checkpoint is split by ranks, not by size",
+                advice="Give num_ranks (--ranks) in place of shard_nbytes (--shard-size).",
+            )
+        return "dcp"
+    if shard_nbytes is not None:
+        check_shard_nbytes(path, shard_nbytes)
+    try:
+        return format_of(path)
+    except SaveRefused as error:
+        advice = f"{error.advice} For a folder, pass to='dcp' (--to dcp)."
+        raise SaveRefused(error.problem, advice=advice) from None
 
 
 def _check_place(inspection: Inspection, path: Path, *, overwrite: bool, sharded: bool) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from torchkeep.contents import Value
+from torchkeep.contents import TensorEntry, Value
 from torchkeep.converting.preparing import (
     Outgoing,
     Prepared,
@@ -25,10 +25,16 @@ from torchkeep.errors import FileProblem, SaveRefused
 from torchkeep.files import Progress
 from torchkeep.formats import describe
 from torchkeep.identify import Inspection
+from torchkeep.wording import counted
+from torchkeep.writing.dcp import write_dcp
+from torchkeep.writing.dcp_flat import Flat, flatten
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import TensorData, write_safetensors
 from torchkeep.writing.shards import write_shards
 from torchkeep.writing.torch_zip import write_torch_zip
+
+Container = Literal["safetensors", "torch-zip", "dcp"]
+"""What is written."""
 
 
 class Conversion:
@@ -53,7 +59,7 @@ class Conversion:
         inspection: Inspection,
         supply: Supply,
         wish: Wish,
-        container: Literal["safetensors", "torch-zip"],
+        container: Container,
         *,
         is_cast: bool,
     ) -> None:
@@ -81,8 +87,31 @@ class Conversion:
         self, temporary: Path, path: Path, *, durable: bool, progress: Progress | None
     ) -> SaveReport:
         """Write a temporary file, and prove it; errors name the final `path`."""
-        steps = Steps(progress)
         write = self.zip_writer() if self.container == "torch-zip" else self.safetensors_writer()
+        return self._run(write, temporary, path, durable, Steps(progress))
+
+    def run_ranks(
+        self,
+        temporary: Path,
+        path: Path,
+        num_ranks: int,
+        *,
+        durable: bool,
+        progress: Progress | None,
+    ) -> SaveReport:
+        """Write a distributed checkpoint into a temporary folder, and prove it."""
+        write = partial(self.dcp_writer(), num_ranks=num_ranks)
+        saved = self._run(write, temporary, path, durable, Steps(progress))
+        return replace(saved, files=tuple(path / file.name for file in saved.files))
+
+    def _run(
+        self,
+        write: Callable[..., SaveReport],
+        temporary: Path,
+        path: Path,
+        durable: bool,
+        steps: Steps,
+    ) -> SaveReport:
         try:
             saved = write(temporary, durable=durable, progress=steps.writing)
         except SaveRefused as error:
@@ -132,6 +161,30 @@ class Conversion:
         self.expected = self.outgoing.expected_tree(root)
         return partial(write_torch_zip, root, self.supply.payload_of, metadata=self.metadata)
 
+    def dcp_writer(self) -> Callable[..., SaveReport]:
+        """Return what writes into a folder, given its path and the number of ranks."""
+        tensors = self.prepared.tensors
+        root = self.prepared.root if tensors is None else self.outgoing.entries(tensors)
+        flat = flatten(root)
+        self.note(flat)
+        self.expected = self.outgoing.expected_tree(flat.values)
+        payload_of = self.supply.payload_of
+        return partial(write_dcp, flat, self.outgoing.elements, payload_of, metadata=self.metadata)
+
+    def note(self, flat: Flat) -> None:
+        """Note what a distributed checkpoint has in another form than the source."""
+        texts = [f"The keys of {path or 'the root'!r} are texts." for path in flat.renamed]
+        tensors = [value for value in flat.values.values() if isinstance(value, TensorEntry)]
+        num_tied = len(tensors) - len({entry.memory for entry in tensors if entry.numel})
+        num_tied -= sum(not entry.numel for entry in tensors)
+        if num_tied:
+            texts.append(f"{counted(num_tied, 'tied tensor')} stored once for each name.")
+        self.prepared = replace(
+            self.prepared,
+            notes=(*self.prepared.notes, *texts),
+            left_out=(*self.prepared.left_out, *flat.empty),
+        )
+
     def prove(self, written: Path, path: Path, steps: Steps) -> None:
         """Raise unless what was written is what it should be."""
         found = leaves_of(describe(written))
@@ -144,7 +197,7 @@ class Conversion:
         prepared = self.prepared
         return ConvertReport(
             source=source,
-            path=saved.path if saved.files else path,
+            path=path if self.container == "dcp" else saved.path if saved.files else path,
             container=self.container,
             nbytes=saved.nbytes,
             num_tensors=saved.num_tensors,

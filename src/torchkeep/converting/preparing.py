@@ -23,6 +23,7 @@ from torchkeep.identify.selection import choose, value_at
 from torchkeep.identify.tree import Budget
 from torchkeep.identify.user_metadata import CONVERTED_FROM, user_metadata
 from torchkeep.matching.tied import tied_names
+from torchkeep.writing.payload import Payload
 from torchkeep.writing.safetensors import TensorData
 
 
@@ -183,7 +184,7 @@ class Outgoing:
         }
 
     def expected_tree(self, root: Value) -> dict[str, Expected | Value]:
-        """Return what a torch zip of a tree of handed out entries should hold."""
+        """Return what a file of a tree of handed out entries should hold."""
         contents = self._inspection.contents
         found = leaves(root, Budget.for_contents(contents, self._inspection.limits))
         return {
@@ -191,10 +192,14 @@ class Outgoing:
             for path, leaf in found.items()
         }
 
-    def _expected(self, leaf: TensorEntry) -> Expected:
+    def elements(self, leaf: TensorEntry) -> Payload:
+        """Return the elements of an entry that was handed out."""
         origin, name, cast = self._supply.origin(leaf)
-        elements = self._supply.elements(origin, name, cast=cast)
-        return Expected(leaf.dtype, leaf.shape, elements, self._digest(origin, leaf.dtype))
+        return self._supply.elements(origin, name, cast=cast)
+
+    def _expected(self, leaf: TensorEntry) -> Expected:
+        digest = self._digest(self._supply.origin(leaf)[0], leaf.dtype)
+        return Expected(leaf.dtype, leaf.shape, self.elements(leaf), digest)
 
     def _digest(self, origin: TensorEntry, dtype: str) -> str | None:
         """Return the digest that the source has of elements that are written as they are."""

@@ -15,6 +15,7 @@ from torchkeep.identify.digests import differs_from_digest
 from torchkeep.identify.tree import Budget
 from torchkeep.matching.tied import tied_names
 from torchkeep.pickles.limits import DEFAULT_LIMITS
+from torchkeep.writing.dcp_flat import flatten
 from torchkeep.writing.payload import Payload
 
 
@@ -33,10 +34,13 @@ class Expected(NamedTuple):
 
 def leaves_of(contents: Contents) -> dict[str, Value]:
     """Return what stands in a file of ours by path, tied names included."""
+    budget = Budget.for_contents(contents, DEFAULT_LIMITS)
+    if contents.container == "dcp":
+        return leaves(flatten(contents.root).values, budget)
     if contents.container != "torch-zip":
         tied = tied_names(contents)
         return {**contents.tensors, **{name: contents.tensors[kept] for name, kept in tied.items()}}
-    return leaves(contents.root, Budget.for_contents(contents, DEFAULT_LIMITS))
+    return leaves(contents.root, budget)
 
 
 def prove(

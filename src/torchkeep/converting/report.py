@@ -50,9 +50,10 @@ class ConvertReport:
     source: Path
     """The file that was read."""
     path: Path
-    """The file that was written; of a sharded one, its index."""
+    """The file that was written; of a sharded one, its index; of a distributed checkpoint, the
+    folder."""
     container: str
-    """The kind of file that was written: `safetensors`, `torch-zip`."""
+    """The kind of file that was written: `safetensors`, `torch-zip`, `dcp`."""
     nbytes: int
     """Its size, that of all shards."""
     num_tensors: int

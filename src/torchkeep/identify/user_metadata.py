@@ -12,20 +12,24 @@ CONVERTED_FROM = "converted_from"
 _OF_ANY_SAVE = frozenset({*FACTS, "format", CONVERTED_FROM})
 _OF_A_ZIP = ("version", "byteorder", "format_version", "storage_alignment", "serialization_id")
 """What an archive of torch says about itself."""
-_ZIP_VERSION = "3"
-"""The version of the archives that torchkeep writes; a `version` of the user's hides it."""
+_OF_A_DCP = ("version", "save_id")
+"""What a distributed checkpoint says about itself."""
+_VERSIONS = {"torch-zip": "3", "dcp": "1.0.0"}
+"""The versions of what torchkeep writes; a `version` of the user's hides it."""
 
 
 def user_metadata(contents: Contents) -> dict[str, str]:
-    """Return the texts that a user gave to safetensors files, or to a torch zip of torchkeep's.
+    """Return the texts that a user gave to safetensors files, or to what else torchkeep writes.
 
     Raises:
         DamagedFile: torchkeep's own tables in it are broken.
     """
     metadata = contents.metadata
     left_out = {*_OF_ANY_SAVE, *tied_names(contents)}
-    if contents.container == "torch-zip" and "torchkeep_version" in metadata:
-        left_out |= {key for key in _OF_A_ZIP if key != "version" or metadata[key] == _ZIP_VERSION}
+    if contents.container in _VERSIONS and "torchkeep_version" in metadata:
+        left_out |= {*_OF_A_ZIP} if contents.container == "torch-zip" else {*_OF_A_DCP}
+        if metadata.get("version") != _VERSIONS[contents.container]:
+            left_out.discard("version")
     elif contents.container == "safetensors-sharded":
         left_out |= {"total_size", "index"}
     elif contents.container != "safetensors":

@@ -1,4 +1,4 @@
-"""Which of the two formats a path asks for."""
+"""Which format a path asks for."""
 
 from __future__ import annotations
 

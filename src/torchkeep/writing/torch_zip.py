@@ -149,25 +149,44 @@ def write_torch_zip(
         SaveRefused: a value can't be stored (its path is named), or the place can't be written to.
             An old file is intact.
     """
-    archive = _Archive(root, payload_of, elements_of, metadata or {}, progress)
+    archive = Archive(
+        root, payload_of, elements_of=elements_of, metadata=metadata or {}, progress=progress
+    )
     with atomic_file(path, durable=durable, overwrite=overwrite, background=background) as file:
         file.reserve(archive.directory_offset)
-        digests, nbytes = archive.write(file)
-    return SaveReport(Path(path), nbytes, len(digests), digests)
+        digests = archive.write(file)
+    return SaveReport(Path(path), archive.nbytes, len(digests), digests)
 
 
-class _Archive:
-    """All records of the archive and their places. Checksums are known when they are written."""
+class Archive:
+    """All records of an archive and their places. Checksums are known when they are written.
+
+    Args:
+        root: the tree.
+        payload_of: gives the bytes of a tensor's storage.
+        elements_of: gives the elements of a view.
+        metadata: texts for the record `torchkeep.json`; None if there is to be no such record.
+        progress: is called as the tensors' bytes are written.
+
+    Attributes:
+        directory_offset: where the last record ends.
+        nbytes: the size of the archive.
+
+    Raises:
+        SaveRefused: a value can't be stored; its path is named.
+    """
 
     def __init__(
         self,
         root: Value,
         payload_of: PayloadOf,
-        elements_of: ElementsOf,
-        metadata: Mapping[str, str],
-        progress: Progress | None,
+        *,
+        elements_of: ElementsOf = payload_of_elements,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.metadata = metadata
+        self.start = 0
         self.payload_of = payload_of
         self.elements_of = elements_of
         pickling = Pickling(root)
@@ -179,16 +198,27 @@ class _Archive:
             "byteorder": sys.byteorder.encode(),
             "version": b"3\n",
             ".data/serialization_id": b"0" * 40,
-            METADATA_RECORD: self._metadata_text(dict.fromkeys(self.tensors, _NO_DIGEST)),
         }
+        if metadata is not None:
+            text = self._metadata_text(metadata, dict.fromkeys(self.tensors, _NO_DIGEST))
+            self.small[METADATA_RECORD] = text
         sizes = [(name, len(data)) for name, data in self.small.items()]
         sizes += [(block.record, block.nbytes) for block in self.blocks.values()]
         self.records = {record.name: record for record in lay_out(sizes)}
         self.directory_offset = max(record.end for record in self.records.values())
+        no_sums = dict.fromkeys(self.records, 0)
+        directory = central_directory(list(self.records.values()), no_sums)
+        self.nbytes = self.directory_offset + len(directory)
         self.meter = Meter(progress, sum(block.nbytes for block in self.blocks.values()))
 
-    def write(self, file: OutputFile) -> tuple[dict[str, str], int]:
-        """Write everything; return the tensors' digests by path, and the archive's size."""
+    def write(self, file: OutputFile, start: int = 0) -> dict[str, str]:
+        """Write everything, and return the tensors' digests by path.
+
+        Args:
+            file: the file.
+            start: where in it the archive starts.
+        """
+        self.start = start
         groups = grouped_by_size(self.blocks.values(), lambda block: block.nbytes)
         written = in_parallel(
             lambda group: self._write_blocks(file, group), groups, file.num_threads
@@ -197,21 +227,22 @@ class _Archive:
         found = {path: text for item in sums for path, text in item.digests.items()}
         digests = {path: found[path] for path in self.tensors}
         crc32s = {item.record: item.crc32 for item in sums}
-        self.small[METADATA_RECORD] = self._metadata_text(digests)
+        if self.metadata is not None:
+            self.small[METADATA_RECORD] = self._metadata_text(self.metadata, digests)
         self.small[".data/serialization_id"] = _serialization_id(self.small["data.pkl"], crc32s)
         for name, data in self.small.items():
             record, crc32s[name] = self.records[name], crc32_of(data)
-            file.write_at(record.header_offset, local_header(record, crc32s[name]) + data)
+            file.write_at(start + record.header_offset, local_header(record, crc32s[name]) + data)
         directory = central_directory(list(self.records.values()), crc32s)
-        file.write_at(self.directory_offset, directory)
-        return digests, self.directory_offset + len(directory)
+        file.write_at(start + self.directory_offset, directory)
+        return digests
 
     def _write_blocks(self, file: OutputFile, blocks: list[_Block]) -> list[_Sums]:
         """Write neighbours, small ones in one call."""
         first = self.records[blocks[0].record]
         if len(blocks) == 1:
-            sums = [self._write_block(file, first.offset, blocks[0])]
-            file.write_at(first.header_offset, local_header(first, sums[0].crc32))
+            sums = [self._write_block(file, self.start + first.offset, blocks[0])]
+            file.write_at(self.start + first.header_offset, local_header(first, sums[0].crc32))
             return sums
         sums = []
         parts: list[bytes | bytearray | memoryview] = []
@@ -221,7 +252,7 @@ class _Archive:
             sums.append(_Sums(block.record, crc32, self._digests(block, digest(data))))
             parts += [local_header(self.records[block.record], crc32), data]
         self.meter.add(sum(block.nbytes for block in blocks))
-        file.write_at(first.header_offset, b"".join(parts))
+        file.write_at(self.start + first.header_offset, b"".join(parts))
         return sums
 
     def _write_block(self, file: OutputFile, offset: int, block: _Block) -> _Sums:
@@ -253,8 +284,9 @@ class _Archive:
         payload = self.elements_of(entry, self.payload_of(entry.storage))
         return digest_of_pieces(payload.read(0, payload.nbytes))
 
-    def _metadata_text(self, digests: Mapping[str, str]) -> bytes:
-        table = {**self.metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}
+    @staticmethod
+    def _metadata_text(metadata: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
+        table = {**metadata, DIGESTS: json.dumps(digests, separators=(",", ":"))}
         return json.dumps(table, indent=1).encode()
 
 

@@ -8,6 +8,8 @@ It is a pickle of `torch.distributed.checkpoint.metadata.Metadata`:
     storage_data          {MetadataIndex(fqn, offset, index): _StorageInfo(relative_path, offset,
                                 length, transform_descriptors)}
     storage_meta, version and what others (Megatron's `mcore_data`) added
+    torchkeep             {key: text}: what torchkeep says about a checkpoint that it wrote, the
+                                tensors' digests among it
 
 It is run as any pickle here, which makes nothing, and each of its parts is checked before it is
 used. Classes go by their bare names, since they have moved: `torch.distributed._shard.checkpoint`
@@ -33,6 +35,9 @@ from torchkeep.formats.torch.unpickling import bytes_behind, run_torch_pickle
 from torchkeep.pickles.limits import Limits
 from torchkeep.pickles.source import ByteSource
 from torchkeep.wording import counted
+
+OWN_TEXTS = "torchkeep"
+"""The attribute of the metadata that torchkeep adds."""
 
 _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.")
 
@@ -191,6 +196,9 @@ class _Reading:
             for key, value in told.items()
             if isinstance(value, str) and len(value) <= _LONGEST_FACT
         }
+        for key, text in _pairs(parts.get(OWN_TEXTS)):
+            if isinstance(key, str) and isinstance(text, str):
+                self.saved.facts[key] = text
 
     def tell(self) -> None:
         if self.broken:
