@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from torchkeep.contents import TensorEntry, Value
+from torchkeep.contents import Memory, TensorEntry, Value
 from torchkeep.converting.preparing import (
     Outgoing,
     Prepared,
@@ -25,7 +25,6 @@ from torchkeep.errors import FileProblem, SaveRefused
 from torchkeep.files import Progress
 from torchkeep.formats import describe
 from torchkeep.identify import Inspection
-from torchkeep.wording import counted
 from torchkeep.writing.dcp import write_dcp
 from torchkeep.writing.dcp_flat import Flat, flatten
 from torchkeep.writing.report import SaveReport
@@ -174,11 +173,12 @@ class Conversion:
     def note(self, flat: Flat) -> None:
         """Note what a distributed checkpoint has in another form than the source."""
         texts = [f"The keys of {path or 'the root'!r} are texts." for path in flat.renamed]
-        tensors = [value for value in flat.values.values() if isinstance(value, TensorEntry)]
-        num_tied = len(tensors) - len({entry.memory for entry in tensors if entry.numel})
-        num_tied -= sum(not entry.numel for entry in tensors)
-        if num_tied:
-            texts.append(f"{counted(num_tied, 'tied tensor')} stored once for each name.")
+        seen: dict[Memory, str] = {}
+        for key, value in flat.values.items():
+            if isinstance(value, TensorEntry) and value.numel:
+                first = seen.setdefault(value.memory, key)
+                if first != key:
+                    texts.append(f"{key!r} is the same tensor as {first!r}, and is stored again.")
         self.prepared = replace(
             self.prepared,
             notes=(*self.prepared.notes, *texts),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchkeep.contents import Contents, Finding, Memory, Storage, TensorEntry, name_within
+from torchkeep.elements import ElementReader
 from torchkeep.errors import DamagedFile, FileProblem, LimitReached, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, InputFile, Progress, Scratch, crc32_of, new_digest
 from torchkeep.formats import describe, examine
@@ -321,6 +322,7 @@ class _Reading:
         self.findings: list[Finding] = []
         self.num_checked = 0
         self.done = 0
+        self.spread = [it for it in tensors if it[1].chunks and it[1].memory in digests]
         self.users: dict[_Place, list[tuple[str, TensorEntry]]] = {}
         storages: dict[_Place, Storage] = {}
         for name, entry in self.with_pieces(tensors):
@@ -334,17 +336,21 @@ class _Reading:
             key=lambda storage: (str(storage.path), _start(storage)),
         )
         self.total = sum(storage.nbytes for storage in self.storages)
+        self.total += sum(entry.nbytes for _, entry in self.spread)
         # The pickle that these stand in was read to its end, and has nothing to compare with.
         self.num_unchecked = sum(storage.data is not None for storage in storages.values())
 
     def with_pieces(
         self, tensors: list[tuple[str, TensorEntry]]
     ) -> Iterator[tuple[str, TensorEntry]]:
-        """Yield the tensors, and the pieces of those that are spread over shards."""
+        """Yield the tensors, and the pieces of those that are spread over shards.
+
+        Pieces of a tensor whose digest is known are read together.
+        """
         for name, entry in tensors:
             if not entry.chunks:
                 yield name, entry
-            for chunk in entry.chunks:
+            for chunk in () if entry.memory in self.digests else entry.chunks:
                 called = f"{name} from {list(chunk.offsets)} on"
                 try:
                     yield called, piece_of(chunk, entry.dtype)
@@ -358,6 +364,33 @@ class _Reading:
             self.read(path, storages)
         for path in self.files.keys() - {storage.path for storage in self.storages}:
             self.read(path, ())
+        for name, entry in self.spread:
+            self.check_spread(name, entry)
+
+    def check_spread(self, name: str, entry: TensorEntry) -> None:
+        """Read a tensor that is spread over shards, and compare it with its digest.
+
+        A shard of another checkpoint agrees with its own checksums, and not with this.
+        """
+        running = new_digest()
+        try:
+            with ElementReader(entry.chunks[0].path, checksums=True) as reader:
+                for block in reader.blocks(entry, name):
+                    running.update(block)
+                    self.tell(len(block))
+        except FileProblem as problem:
+            self.findings.append(Finding("unreadable", "damaged", name, problem.problem))
+            return
+        self.num_checked += 1
+        if running.hexdigest() not in self.digests[entry.memory]:
+            text = f"the bytes of tensor {name!r} do not match the digest that was saved with them"
+            self.findings.append(Finding("digest-mismatch", "damaged", name, text))
+
+    def tell(self, nbytes: int) -> None:
+        """Count bytes that were read."""
+        self.done += nbytes
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
     def read(self, path: Path | None, storages: Iterable[Storage]) -> None:
         """Read the storages of a file, and compare the rest of it if there is a digest."""
@@ -447,9 +480,7 @@ class _Reading:
         for chunk in stored if storage.deflated is None else inflated(file, storage):
             yield at, chunk
             at += len(chunk)
-            self.done += len(chunk)
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            self.tell(len(chunk))
 
 
 _Place = tuple[Path | None, int, int]
