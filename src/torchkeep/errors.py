@@ -9,7 +9,7 @@
     │   ├── LimitReached           sound so far, larger than allowed       exit code 6
     │   └── UnsupportedContent     recognised, and not readable (yet)      exit code 7
     │       ├── ClassesMissing     a whole model of classes that are not given
-    │       └── UnsafeContent      a whole model that asks for what none needs
+    │       └── UnsafeContent      a whole model, or metadata, that asks for what none needs
     ├── SaveRefused                this value, or this place, can't be written   exit code 8
     ├── LoadMismatch               the file and the model differ           exit code 9
     ├── CheckpointProblem          a run can't be saved or resumed         exit code 10
@@ -153,7 +153,10 @@ class ClassesMissing(UnsupportedContent):
 
 
 class UnsafeContent(UnsupportedContent):
-    """A whole model asks for what no model needs; nothing of it was built."""
+    """A whole model, or the metadata of a distributed checkpoint, asks for what none needs.
+
+    Nothing of it was built.
+    """
 
 
 class SaveRefused(TorchkeepError):

@@ -174,7 +174,12 @@ def _members(inspection: Inspection) -> RenderableType:
         )
         for member in inspection.members
     ]
-    return _table((), rows, more="--json shows all")
+    is_short = all(len(name) <= _SHORT_NAME for name, *_ in rows)
+    return _table((), rows, more="--json shows all", firm=3 if is_short else 0)
+
+
+_SHORT_NAME = 40
+"""A file's name so long is not folded on a narrow screen; what it holds is."""
 
 
 def _architecture(inspection: Inspection) -> Iterator[tuple[str, RenderableType]]:
@@ -393,7 +398,12 @@ def _findings(findings: Iterable[Finding]) -> RenderableType:
 
 
 def _table(
-    columns: tuple[str, ...], rows: Sequence[Row], *, limit: int = MAX_ROWS, more: str = ""
+    columns: tuple[str, ...],
+    rows: Sequence[Row],
+    *,
+    limit: int = MAX_ROWS,
+    more: str = "",
+    firm: int = 0,
 ) -> RenderableType:
     """Lay out rows.
 
@@ -402,6 +412,7 @@ def _table(
         rows: their cells.
         limit: how many rows are shown.
         more: how to see the others.
+        firm: how many columns, from the first on, keep each cell on a line.
     """
     table = _grid()
     table.show_header = bool(columns)
@@ -412,6 +423,8 @@ def _table(
         table.add_row(*row)
     for made in table.columns:
         made.overflow = "fold"  # the alternative is to cut
+    for made in table.columns[:firm]:
+        made.no_wrap = True
     if len(rows) <= limit:
         return table
     return Group(table, Text(f"... and {counted(len(rows) - limit, 'more row')} ({more})"))

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torchkeep.converting.casting import Caster
 from torchkeep.converting.conversion import Container, Conversion
+from torchkeep.converting.hostile import check_metadata
 from torchkeep.converting.names import Strip
 from torchkeep.converting.preparing import Wish
 from torchkeep.converting.report import Cast, ConvertReport
@@ -85,7 +86,8 @@ def convert(
         progress: is told the bytes that were written and read back, and how many there are.
 
     Raises:
-        FileProblem: the source is missing, damaged, or of no readable kind.
+        FileProblem: the source is missing, damaged, or of no readable kind; or it is a distributed
+            checkpoint whose metadata would run something (`UnsafeContent`).
         LoadMismatch: it is not clear which state dict is meant.
         SaveRefused: a value can't be stored in this format (it is named), a number overflows, the
             place is taken or can't be written to. An old file is intact.
@@ -98,6 +100,7 @@ def convert(
     caster = Caster(dtype, allow_overflow=allow_overflow) if dtype else None
     with Scratch() as scratch:
         inspection = identify_whole(source, limits, scratch)
+        check_metadata(inspection)
         _check_place(inspection, Path(path), overwrite=overwrite, sharded=shard_nbytes is not None)
         stamps = inspection.contents.stamps
         with ElementReader(inspection.path, checksums=True, stamps=stamps) as reader:
