@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torchkeep.errors import UnsafeContent
 from torchkeep.files import InputFile
-from torchkeep.formats.folders.dcp import is_metadata
+from torchkeep.formats.folders.dcp import METADATA, is_metadata
 from torchkeep.formats.folders.dcp_metadata import read_metadata
 from torchkeep.identify import Inspection
 from torchkeep.identify.safety.names import is_dangerous
@@ -40,7 +40,8 @@ def _metadata_files(inspection: Inspection) -> list[Path]:
     if inspection.container != "dcp":
         return []
     if path.is_dir():
-        return sorted(file for file in path.glob("*.metadata") if file.is_file())
+        files = [path / METADATA, *sorted(path.glob(f"__*{METADATA}"))]
+        return [file for file in files if file.is_file()]
     with InputFile(path) as file:
         head = file.read_at(0, min(file.nbytes, 512))
     return [path] if is_metadata(head) else []

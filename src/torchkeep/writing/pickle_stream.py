@@ -69,7 +69,7 @@ class PickleStream:
 
     # --- What is recalled -------------------------------------------------------------------
 
-    def _remember(self) -> tuple[bytes, bytes]:
+    def remember(self) -> tuple[bytes, bytes]:
         """Return what puts the value on top of the stack into the memo, and what recalls it."""
         index = self._num_remembered
         self._num_remembered += 1
@@ -80,14 +80,14 @@ class PickleStream:
 
     def keep(self, value: Value) -> None:
         """Remember a value that was just written, so that it is recalled where it stands again."""
-        put, self._values[id(value)] = self._remember()
+        put, self._values[id(value)] = self.remember()
         self.out.append(put)
 
     def text(self, text: str) -> bytes:
         """Return what puts a text on the stack."""
         known = self._texts.get(text)
         if known is None:
-            put, self._texts[text] = self._remember()
+            put, self._texts[text] = self.remember()
             known = unicode(text) + put
         return known
 
@@ -95,7 +95,7 @@ class PickleStream:
         """Return what puts a name on the stack."""
         known = self._names.get(name)
         if known is None:
-            put, self._names[name] = self._remember()
+            put, self._names[name] = self.remember()
             known = global_name(name) + put
         return known
 
