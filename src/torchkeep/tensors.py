@@ -443,6 +443,7 @@ class TensorReader:
             if chunk.digest and digest(bytes_of(plain_on_cpu(read))) != chunk.digest:
                 raise differs_from_digest(f"{name} from {list(chunk.offsets)} on", chunk.path)
             whole[box] = read
+        self._compare(whole, entry, name)
         return whole
 
     def _to_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:

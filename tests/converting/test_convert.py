@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -96,6 +97,28 @@ def test_every_sample_becomes_a_torch_zip_with_the_same_tensors(
         return
     before = torchkeep.inspect(source).tensors(arrays=True)
     assert {item.path for item in torchkeep.inspect(made).tensors()} == {i.path for i in before}
+    found = diff(source, made)
+    assert all(part.equal for part in found.parts if part.kind != "values"), found
+
+
+@every_sample
+def test_every_sample_becomes_a_distributed_checkpoint_or_is_refused_by_name(
+    sample: Sample, tmp_path: Path
+) -> None:
+    source, made = tmp_path / "source", tmp_path / "made"
+    sample.write(source)
+    report, refused = None, ""
+    try:
+        report = convert(source, made, to="dcp", num_ranks=3, drop_objects=True)
+    except (SaveRefused, UnsupportedContent) as problem:
+        refused = str(problem)
+    if report is None:
+        assert re.search(r"tensor '|has values by name, and this is none", refused)
+        assert not made.exists()
+        return
+    assert torchkeep.verify(made).ok
+    if report.notes or report.left_out:
+        return
     found = diff(source, made)
     assert all(part.equal for part in found.parts if part.kind != "values"), found
 

@@ -291,6 +291,8 @@ def test_a_rank_of_another_checkpoint_is_told_by_the_digests(tmp_path: Path) -> 
     text = r"tensor 'w' differs from what was saved: its digest is another one"
     with pytest.raises(DamagedFile, match=text):
         convert(mixed, tmp_path / "made.pth")
+    with pytest.raises(DamagedFile, match=text):
+        torchkeep.load(mixed)
     found = torchkeep.verify(mixed)
     text = "the bytes of tensor 'w' do not match the digest that was saved with them"
     assert [item.text for item in found.findings] == [text]
