@@ -216,16 +216,21 @@ def test_what_a_distributed_checkpoint_has_not_is_told(tmp_path: Path) -> None:
     weight = torch.ones(3, 2)
     state = {
         "model": {"a.weight": weight, "b.weight": weight},
-        "by number": {0: {"step": torch.tensor(1)}, "1": 2},
+        "mixed": {0: {"step": torch.tensor(1)}, "1": 2},
+        "numbers": {0: {"step": torch.tensor(1)}, 1: {2: 3}},
         "empty": {"inner": {}},
         "list": [weight.clone(), {}],
     }
     report = convert(saved(state, tmp_path / "a.pth"), tmp_path / "made", to="dcp")
     assert report.notes == (
-        "The keys of 'by number' are texts.",
+        "'empty.inner' has no items, which only torchkeep knows.",
+        "'list.1' has no items, which only torchkeep knows.",
+        "'numbers' has keys that are texts for PyTorch.",
+        "'numbers.1' has keys that are texts for PyTorch.",
+        "'mixed' has keys that are texts now.",
         "'model.b.weight' is the same tensor as 'model.a.weight', and is stored again.",
     )
-    assert report.left_out == ("empty.inner", "list.1")
+    assert report.left_out == ()
     quietly(dcp.save, state, checkpoint_id=tmp_path / "torch's")
     assert_same(as_torch_loads(tmp_path / "made"), as_torch_loads(tmp_path / "torch's"))
 
@@ -262,6 +267,39 @@ def test_more_ranks_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.M
     convert(source, tmp_path / "made", to="dcp", num_ranks=7)
     assert_same(as_torch_loads(tmp_path / "made"), state)
     assert torchkeep.verify(tmp_path / "made").ok
+
+
+def test_an_optimizer_stays_one(tmp_path: Path) -> None:
+    """PyTorch makes texts of the numbers of its parameters, and drops a state without any."""
+    net, optimizer, _ = trained()
+    fresh = torch.optim.SGD(net.parameters(), lr=0.5).state_dict()
+    state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "fresh": fresh}
+    convert(saved(state, tmp_path / "a.pth"), tmp_path / "made", to="dcp", num_ranks=2)
+    convert(tmp_path / "made", tmp_path / "more", to="dcp", num_ranks=3)
+    for name in ("made", "more"):
+        convert(tmp_path / name, tmp_path / f"{name}.pth")
+        found = torch.load(tmp_path / f"{name}.pth")
+        assert_same(found["optimizer"], state["optimizer"])
+        assert found["fresh"] == fresh
+        assert torchkeep.inspect(tmp_path / name).optimizers[0].family == "AdamW"
+        assert diff(tmp_path / "a.pth", tmp_path / name, verify=True).equal
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "1", '{"empty": 1, "numbered": [1]}', '{"empty": [[]], "numbered": [["w"]]}'),
+        '{"empty": [["w"], ["w", "x"], ["list", 9999999999], [true]]}',
+        '{"numbered": [["n"], ["n", 0], ["list", 7, "x"], ["none"]]}',
+    ],
+)
+def test_a_shape_that_makes_no_sense_tells_nothing(text: str, tmp_path: Path) -> None:
+    state = {"w": torch.ones(2), "list": [torch.ones(1)], "n": {"a": 1}}
+    quietly(dcp.save, state, checkpoint_id=tmp_path)
+    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())
+    metadata.torchkeep = {"torchkeep.shape": text}
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert_same(torchkeep.load(tmp_path), state)
 
 
 # --- What goes along ---------------------------------------------------------------------------

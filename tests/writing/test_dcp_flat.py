@@ -56,10 +56,12 @@ def test_any_state_dict_is_taken_apart_as_pytorch_does_it(state: dict[Any, Any])
 
 
 def test_what_leaves_no_trace_is_named() -> None:
-    found = flatten({"a": {}, "b": {"c": [{}, ENTRY]}, "d": {1: 2}, "e": []})
-    assert found.empty == ["a", "b.c.0"]
-    assert found.renamed == ["d"]
-    assert found.values == {"b.c.1": ENTRY, "d.1": 2, "e": []}
+    state = {"a": {}, "b": {"c": [{}, ENTRY]}, "d": {1: 2}, "e": [], "f": {1: 2, "g": 3}}
+    found = flatten(state)
+    assert found.empty == [("a",), ("b", "c", 0)]
+    assert found.numbered == [("d",)]
+    assert found.renamed == [("f",)]
+    assert found.values == {"b.c.1": ENTRY, "d.1": 2, "e": [], "f.1": 2, "f.g": 3}
 
 
 def test_a_state_dict_that_contains_itself_is_refused() -> None:

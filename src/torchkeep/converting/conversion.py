@@ -24,9 +24,10 @@ from torchkeep.converting.supply import Supply
 from torchkeep.errors import FileProblem, SaveRefused
 from torchkeep.files import Progress
 from torchkeep.formats import describe
+from torchkeep.formats.folders.dcp_nest import Way
 from torchkeep.identify import Inspection
 from torchkeep.writing.dcp import write_dcp
-from torchkeep.writing.dcp_flat import Flat, flatten
+from torchkeep.writing.dcp_flat import Flat, flatten, key_of
 from torchkeep.writing.report import SaveReport
 from torchkeep.writing.safetensors import TensorData, write_safetensors
 from torchkeep.writing.shards import write_shards
@@ -172,18 +173,16 @@ class Conversion:
 
     def note(self, flat: Flat) -> None:
         """Note what a distributed checkpoint has in another form than the source."""
-        texts = [f"The keys of {path or 'the root'!r} are texts." for path in flat.renamed]
+        texts = [_told(way, "has no items, which only torchkeep knows") for way in flat.empty]
+        texts += [_told(way, "has keys that are texts for PyTorch") for way in flat.numbered]
+        texts += [_told(way, "has keys that are texts now") for way in flat.renamed]
         seen: dict[Memory, str] = {}
         for key, value in flat.values.items():
             if isinstance(value, TensorEntry) and value.numel:
                 first = seen.setdefault(value.memory, key)
                 if first != key:
                     texts.append(f"{key!r} is the same tensor as {first!r}, and is stored again.")
-        self.prepared = replace(
-            self.prepared,
-            notes=(*self.prepared.notes, *texts),
-            left_out=(*self.prepared.left_out, *flat.empty),
-        )
+        self.prepared = replace(self.prepared, notes=(*self.prepared.notes, *texts))
 
     def prove(self, written: Path, path: Path, steps: Steps) -> None:
         """Raise unless what was written is what it should be."""
@@ -211,6 +210,10 @@ class Conversion:
             notes=prepared.notes,
             shards=saved.files[1:],
         )
+
+
+def _told(way: Way, what: str) -> str:
+    return f"{key_of(way) or 'the root'!r} {what}."
 
 
 class Steps:

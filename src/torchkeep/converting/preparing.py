@@ -16,6 +16,7 @@ from torchkeep.converting.names import Strip, new_names
 from torchkeep.converting.proof import Expected
 from torchkeep.converting.supply import Supply
 from torchkeep.converting.trees import Table, Tree
+from torchkeep.formats.folders.dcp_nest import SHAPE
 from torchkeep.formats.own.metadata import DIGESTS, RESERVED, TIED, TRAINING_STATE
 from torchkeep.identify import Inspection, StateDict
 from torchkeep.identify.digests import known_digest, stored_digests
@@ -206,7 +207,7 @@ class Outgoing:
         return known_digest(origin, self._digests) if origin.dtype == dtype else None
 
 
-_OF_THE_FILE = (DIGESTS, TIED, *TRAINING_STATE)
+_OF_THE_FILE = (DIGESTS, TIED, SHAPE, *TRAINING_STATE)
 """What of torchkeep's own metadata is about the file and not about the model."""
 
 

@@ -32,6 +32,7 @@ from torchkeep.contents import (
 from torchkeep.errors import SaveRefused
 from torchkeep.files import Buffer, OutputFile, Progress, atomic_file, new_digest
 from torchkeep.formats.folders.dcp_metadata import Box, Place, SavedTensor
+from torchkeep.formats.folders.dcp_nest import SHAPE
 from torchkeep.formats.own.metadata import DIGESTS
 from torchkeep.writing.dcp_flat import Flat
 from torchkeep.writing.dcp_metadata import Plan, pickled_metadata
@@ -77,6 +78,8 @@ def write_dcp(
         writing.write_ranks(folder, range(start, min(start + _MOST_OPEN, num_ranks)), durable)
     digests = {key: state.hexdigest() for key, state in writing.digests.items()}
     texts = {**(metadata or {}), DIGESTS: json.dumps(digests, separators=(",", ":"))}
+    if flat.empty or flat.numbered:
+        texts[SHAPE] = flat.shape.to_json()
     data = pickled_metadata(writing.plan, texts)
     with atomic_file(folder / _METADATA, durable=durable) as file:
         file.write_at(0, data)

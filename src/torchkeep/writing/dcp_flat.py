@@ -2,7 +2,7 @@
 
 Mappings are taken apart, and lists that have a tensor or a mapping in them, at any depth. All else
 is a value by itself: tensors, numbers, lists of these, tuples with whatever is in them. Keys become
-texts, and a mapping without items leaves no trace.
+texts, and a mapping without items leaves no trace; `Flat.shape` has what is lost so.
 
 Source: torch/distributed/checkpoint/_nested_dict.py, _traverse.py.
 """
@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 
 from torchkeep.contents import TensorEntry, Value
 from torchkeep.errors import SaveRefused
-
-Path = tuple[str | int, ...]
-"""The way to a value: keys, and places in lists."""
+from torchkeep.formats.folders.dcp_nest import Shape, Way
 
 
 @dataclass(slots=True)
@@ -24,12 +22,19 @@ class Flat:
 
     values: dict[str, Value] = field(default_factory=dict)
     """Its values by key: the parts of their paths, joined by dots."""
-    paths: dict[str, Path] = field(default_factory=dict)
+    paths: dict[str, Way] = field(default_factory=dict)
     """The path of each."""
-    empty: list[str] = field(default_factory=list)
-    """Mappings and lists that leave no trace, by path."""
-    renamed: list[str] = field(default_factory=list)
-    """Mappings whose keys were no texts, by path."""
+    empty: list[Way] = field(default_factory=list)
+    """Mappings that leave no trace."""
+    numbered: list[Way] = field(default_factory=list)
+    """Mappings whose keys are whole numbers."""
+    renamed: list[Way] = field(default_factory=list)
+    """Mappings of which some keys are neither texts nor such numbers, or not all of one kind."""
+
+    @property
+    def shape(self) -> Shape:
+        """What PyTorch does not keep of it."""
+        return Shape(tuple(self.empty), tuple(self.numbered))
 
 
 def flatten(root: Value) -> Flat:
@@ -51,11 +56,13 @@ def flatten(root: Value) -> Flat:
     return flat
 
 
-def _visit(value: Value, path: Path, flat: Flat) -> None:
+def _visit(value: Value, path: Way, flat: Flat) -> None:
     items: list[tuple[str | int, Value]]
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            flat.renamed.append(_key(path))
+        if value and all(type(key) is int for key in value):
+            flat.numbered.append(path)
+        elif not all(isinstance(key, str) for key in value):
+            flat.renamed.append(path)
         items = [(str(key), item) for key, item in value.items()]
     elif _is_taken_apart(value):
         items = list(enumerate(value))
@@ -63,13 +70,13 @@ def _visit(value: Value, path: Path, flat: Flat) -> None:
         _add(value, path, flat)
         return
     if not items and path:
-        flat.empty.append(_key(path))
+        flat.empty.append(path)
     for part, item in items:
         _visit(item, (*path, part), flat)
 
 
-def _add(value: Value, path: Path, flat: Flat) -> None:
-    key = _key(path)
+def _add(value: Value, path: Way, flat: Flat) -> None:
+    key = key_of(path)
     if key in flat.values:
         raise SaveRefused(
             f"two values would be called {key!r}", advice="Rename one of them, or leave it out."
@@ -85,5 +92,6 @@ def _is_taken_apart(value: Value) -> bool:
     )
 
 
-def _key(path: Path) -> str:
+def key_of(path: Way) -> str:
+    """Return the flat key of a value."""
     return ".".join(map(str, path))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from torchkeep.contents import Global, Object
 from torchkeep.formats.folders.dcp_metadata import OWN_TEXTS, Box, Place, SavedTensor
-from torchkeep.writing.dcp_flat import Path
+from torchkeep.formats.folders.dcp_nest import Way
 from torchkeep.writing.pickle_stream import FLAGS, PickleStream, integer
 
 _MODULE = "torch.distributed.checkpoint.metadata"
@@ -38,7 +38,7 @@ class Plan:
 
     items: dict[str, SavedTensor | None] = field(default_factory=dict)
     """Tensors by flat key; None stands for any other value."""
-    paths: dict[str, Path] = field(default_factory=dict)
+    paths: dict[str, Way] = field(default_factory=dict)
     """Where in the nested state dict a key stands."""
     places: dict[tuple[str, int | None], Place] = field(default_factory=dict)
     """Where each lies, by key and number of the piece; None is that of a value."""

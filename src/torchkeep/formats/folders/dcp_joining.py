@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 from torchkeep.contents import (
@@ -20,6 +19,7 @@ from torchkeep.contents import (
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
 from torchkeep.formats.folders.dcp_metadata import Box, Place, Saved, SavedTensor, tiling
+from torchkeep.formats.folders.dcp_nest import SHAPE, Nest, told_shape
 from torchkeep.formats.folders.dcp_shards import Pieces
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out
 from torchkeep.wording import counted
@@ -251,7 +251,8 @@ class _Joining:
     def nested(self, flat: dict[str, Value]) -> dict[Value, Value]:
         """Return the nested state dict from a flat one."""
         paths = {key: self.saved.paths.get(key, (key,)) for key in flat}
-        nest = _Nest(sum(map(len, paths.values())))
+        told = told_shape(self.saved.facts.get(SHAPE))
+        nest = Nest(sum(map(len, (*paths.values(), *told.empty))))
         clashes = [key for key, value in flat.items() if not nest.put(paths[key], value)]
         for key in clashes:
             nest.root.setdefault(key, flat[key])
@@ -259,6 +260,7 @@ class _Joining:
             num = counted(len(clashes), "key")
             text = f"the paths of {num} contradict others: {listed(clashes)}"
             self.note("path-clash", "ambiguous", text)
+        nest.reshape(told)
         self.note_what_is_not_read()
         return nest.root
 
@@ -273,41 +275,3 @@ class _Joining:
                 "scan each shard to do so"
             )
             self.note("pieces", "note", text)
-
-
-class _Nest:
-    """A nest of dicts and lists, filled as PyTorch does: an int in a path is a place in a list.
-
-    Attributes:
-        root: the outermost dict.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.root: dict[Value, Value] = {}
-        self.room = room  # places in all lists together: in an honest one each is some value's
-
-    def put(self, path: tuple[str | int, ...], value: Value) -> bool:
-        """Set a value; return False if something else stands in the way."""
-        at: Value = self.root
-        for part, following in pairwise(path):
-            if not self.reach(at, part):
-                return False
-            held = at[part]
-            if held is None:
-                held = at[part] = [] if isinstance(following, int) else {}
-            at = held
-        if not self.reach(at, path[-1]) or at[path[-1]] is not None:
-            return False
-        at[path[-1]] = value
-        return True
-
-    def reach(self, at: Value, part: str | int) -> bool:
-        """Have a place for a part of a path; return False if this is not what it needs."""
-        if isinstance(part, str):
-            return type(at) is dict and at.setdefault(part, None) is at[part]
-        more = part + 1 - len(at) if type(at) is list else 0
-        if type(at) is not list or part < 0 or more > self.room:
-            return False
-        self.room -= max(more, 0)
-        at.extend([None] * more)
-        return True
