@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -369,6 +370,30 @@ def test_a_writer_that_errs_is_caught_before_the_folder_takes_its_place(
     monkeypatch.setattr(dcp_writer._Writing, "write_ranks", write_wrongly)
     with pytest.raises(ProofFailed, match=r"made: 'w' differs from the source after writing"):
         convert(source, tmp_path / "made", to="dcp", num_ranks=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_progress_counts_writing_and_reading_back(tmp_path: Path) -> None:
+    source = saved({"a": torch.zeros(1 << 21), "b": torch.ones(5), "n": 1}, tmp_path / "a.pth")
+    calls: list[tuple[int, int]] = []
+    made = tmp_path / "made"
+    convert(source, made, to="dcp", num_ranks=3, progress=lambda *call: calls.append(call))
+    assert calls == sorted(calls)
+    assert calls[-1] == (2 * ((1 << 23) + 20),) * 2
+
+
+def test_a_full_disk_is_one_error_that_names_the_shard(tmp_path: Path) -> None:
+    source = saved({"w": torch.ones(1 << 20)}, tmp_path / "a.pth")
+    program = (
+        "import resource, signal, sys, torchkeep\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try: torchkeep.convert(*sys.argv[1:], to='dcp', num_ranks=2)\n"
+        "except torchkeep.TorchkeepError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, source, tmp_path / "made"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"/made/__[01]_0\.distcp: larger than a file may be here", done.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
