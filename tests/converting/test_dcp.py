@@ -286,6 +286,20 @@ def test_an_optimizer_stays_one(tmp_path: Path) -> None:
         assert diff(tmp_path / "a.pth", tmp_path / name, verify=True).equal
 
 
+def test_an_optimizer_that_pytorch_saved_can_be_loaded_by_its_numbers(tmp_path: Path) -> None:
+    net, optimizer, _ = trained()
+    state = {"model": net.state_dict(), "optimizer": optimizer.state_dict()}
+    quietly(dcp.save, state, checkpoint_id=tmp_path / "torch's")
+    report = convert(tmp_path / "torch's", tmp_path / "made.pth")
+    note = "The keys of 'optimizer.state' are numbers again, as its 'params' are."
+    assert report.notes == (note,)
+    found = torch.load(tmp_path / "made.pth")["optimizer"]
+    assert_same(found["state"], state["optimizer"]["state"])
+    fresh = torch.optim.AdamW(net.parameters())
+    fresh.load_state_dict(found)
+    assert set(fresh.state) == set(net.parameters())
+
+
 @pytest.mark.parametrize(
     "text",
     [

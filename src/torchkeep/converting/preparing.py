@@ -13,6 +13,7 @@ from torchkeep.comparing.leaves import leaves
 from torchkeep.contents import Contents, Object, TensorEntry, Value
 from torchkeep.converting.flat import flat
 from torchkeep.converting.names import Strip, new_names
+from torchkeep.converting.numbering import renumber
 from torchkeep.converting.proof import Expected
 from torchkeep.converting.supply import Supply
 from torchkeep.converting.trees import Table, Tree
@@ -101,6 +102,7 @@ def prepare_tree(inspection: Inspection, wish: Wish, supply: Supply) -> Prepared
     tied = tied_names(inspection.contents)
     if tied and isinstance(root, dict):
         root = root | {name: root[kept] for name, kept in tied.items()}
+    notes = renumber(inspection)
     tables = _tables(inspection, root, wish)
     optimizers = [value_at(root, item.name) for item in inspection.optimizers]
     tree = Tree(
@@ -117,7 +119,7 @@ def prepare_tree(inspection: Inspection, wish: Wish, supply: Supply) -> Prepared
         root=made,
         renamed=renamed,
         left_out=tuple(tree.left_out),
-        notes=tuple(tree.notes),
+        notes=(*notes, *tree.notes),
     )
 
 
