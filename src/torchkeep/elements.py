@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
-from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed
+from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed, new_digest
 from torchkeep.formats.folders.dcp_shards import piece_of
 from torchkeep.formats.zips.deflated import check_ratio, inflate_into
 from torchkeep.writing.boxes import Band, Part, bands
@@ -344,7 +344,7 @@ def _differs_from_checksum(storage: Storage, path: Path) -> DamagedFile:
 
 
 class _Piece:
-    """A piece of a tensor, read from its start to its end, and compared with its checksum.
+    """A piece of a tensor, read from its start to its end, and compared with what is known of it.
 
     Args:
         reader: reads it.
@@ -361,6 +361,7 @@ class _Piece:
         self._entry: TensorEntry | None = None
         self._gathered: bytes | None = None
         self._position = self._crc32 = 0
+        self._digest = new_digest() if chunk.digest else None
 
     def run(self, part: Part) -> Iterator[Buffer]:
         """Yield the bytes of what it has of a band.
@@ -386,14 +387,21 @@ class _Piece:
             return
         is_followed = self._reader.follows(self._entry, end - begin)
         for run in self._reader.payload(self._entry).read(begin, end):
-            if is_followed and begin == self._position:
-                self._crc32 = zlib.crc32(run, self._crc32)
+            if begin == self._position:
                 self._position += len(run)
+                if is_followed:
+                    self._crc32 = zlib.crc32(run, self._crc32)
+                if self._digest is not None:
+                    self._digest.update(run)
             yield run
             begin += len(run)
         storage = self._entry.storage
-        if is_followed and self._position == storage.nbytes and self._crc32 != storage.crc32:
+        if self._position < storage.nbytes:
+            return
+        if is_followed and self._crc32 != storage.crc32:
             raise _differs_from_checksum(storage, self._chunk.path)
+        if self._digest is not None and self._digest.hexdigest() != self._chunk.digest:
+            raise DamagedFile("it differs from what was written", advice=_DAMAGED)
 
 
 def _put_together(band: Band, pieces: Sequence[_Piece], size: int) -> Iterator[Buffer]:

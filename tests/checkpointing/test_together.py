@@ -231,6 +231,21 @@ def test_shards_of_two_checkpoints_are_no_checkpoint(run, tmp_path):
     assert on_ranks(3, resume, mixed, False) == ["step-00000001"] * 3
 
 
+def test_a_bit_that_turned_in_a_shard_is_found_by_whoever_reads_it(run, tmp_path):
+    broken = shutil.copytree(run[0] / "step-00000002", tmp_path / "step-00000002")
+    data = bytearray((broken / SHARD).read_bytes())
+    data[-3] ^= 4
+    (broken / SHARD).write_bytes(data)
+    target = tmp_path / "model.safetensors"
+    with pytest.raises(DamagedFile, match=r"a piece of tensor .* differs from what was written"):
+        torchkeep.convert(broken, target)
+    assert not target.exists()
+    with pytest.raises(DamagedFile, match="its digest is another one"):
+        torchkeep.load(broken)
+    assert torchkeep.verify(broken).state == "damaged"
+    assert SHARD in damage(broken)
+
+
 def test_a_missing_shard_is_named(run, tmp_path):
     broken = shutil.copytree(run[0], tmp_path / "broken")
     (broken / "step-00000002" / SHARD).unlink()
