@@ -22,7 +22,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check install
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-exact check format docs bench fuzz test-oldest test-frameworks test-models test-training test-export test-crash architectures clean
+.PHONY: help demo test test-exact test-distributed check format docs bench fuzz test-oldest test-frameworks test-models test-training test-export test-crash architectures clean
 
 help: ## list these targets
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,15 @@ test: check ## run the checks and all tests
 
 test-exact: $(VENV)/dev.stamp ## kill every kind of run at every place, and compare its end bit for bit
 	$(BIN)/python tests/checkpointing/exact_matrix.py
+
+test-distributed: $(VENV)/dev.stamp ## runs of several ranks: kill them everywhere, and put each back by all others
+	$(BIN)/python tests/checkpointing/layout_matrix.py
+	$(BIN)/python tests/checkpointing/kill_trials.py --trials 200
+	$(BIN)/python tests/checkpointing/exact_matrix.py --ranks 2 --stride 2 --jobs 1
+	$(BIN)/python tests/checkpointing/exact_matrix.py --ranks 3 --stride 5 --jobs 1
+	$(BIN)/python tests/checkpointing/exact_matrix.py --ranks 4 --stride 11 --jobs 1
+	$(BIN)/python tests/checkpointing/exact_matrix.py --ranks 2 --spread fsdp --stride 5 --jobs 1
+	$(BIN)/python tests/checkpointing/exact_matrix.py --ranks 3 --spread fsdp --stride 11 --jobs 1
 
 check: $(VENV)/dev.stamp ## lint, formatting, types, layers, documentation
 	$(BIN)/ruff check

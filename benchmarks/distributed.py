@@ -40,7 +40,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from save_load import machine, markdown
+from save_load import SETTLE_S, machine, markdown
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -161,6 +161,7 @@ class Contest:
             if self.ranks.is_first:
                 shutil.rmtree(path)
                 os.sync()
+                time.sleep(2 * SETTLE_S)
         return times
 
 

@@ -388,16 +388,26 @@ class _Piece:
         is_followed = self._reader.follows(self._entry, end - begin)
         for run in self._reader.payload(self._entry).read(begin, end):
             if begin == self._position:
-                self._position += len(run)
-                if is_followed:
-                    self._crc32 = zlib.crc32(run, self._crc32)
-                if self._digest is not None:
-                    self._digest.update(run)
+                self._follow(run, is_followed=is_followed)
             yield run
             begin += len(run)
-        storage = self._entry.storage
-        if self._position < storage.nbytes:
-            return
+        if self._position == self._entry.storage.nbytes:
+            self._check(self._entry.storage, is_followed=is_followed)
+
+    def _follow(self, run: Buffer, *, is_followed: bool) -> None:
+        """Take what comes next into the checksum and the digest."""
+        self._position += len(run)
+        if is_followed:
+            self._crc32 = zlib.crc32(run, self._crc32)
+        if self._digest is not None:
+            self._digest.update(run)
+
+    def _check(self, storage: Storage, *, is_followed: bool) -> None:
+        """Compare them at the end.
+
+        Raises:
+            DamagedFile: they differ.
+        """
         if is_followed and self._crc32 != storage.crc32:
             raise _differs_from_checksum(storage, self._chunk.path)
         if self._digest is not None and self._digest.hexdigest() != self._chunk.digest:

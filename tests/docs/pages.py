@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -121,12 +122,37 @@ def _output_of(words: list[str]) -> str | None:
     """Return what a command writes: torchkeep's, or an example's; None for others."""
     if words[:1] == ["torchkeep"] and words[1] in _VERBS:
         return forked.output_of(words[1:])
-    if words[:1] == ["python"] and words[1].startswith("examples/"):
-        command = [sys.executable, str(ROOT / words[1]), *words[2:]]
-        return subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        ).stdout
-    return None
+    settings, words = _settings(words)
+    place = next((n for n, word in enumerate(words) if word.startswith("examples/")), None)
+    if words[:1] not in (["python"], ["torchrun"]) or place is None:
+        return None
+    start = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
+    command = [
+        sys.executable,
+        *start,
+        *words[1:place],
+        str(ROOT / words[place]),
+        *words[place + 1 :],
+    ]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if start else subprocess.STDOUT,  # torchrun tells of each kill
+        env={**os.environ, **settings},
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+def _settings(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that a command begins with, and the rest of it."""
+    settings = {}
+    while words and re.fullmatch(r"[A-Z_]+=\w+", words[0]):
+        name, _, value = words[0].partition("=")
+        settings[name] = value
+        words = words[1:]
+    return settings, words
 
 
 def _agreed(expected: str, found: str) -> str:

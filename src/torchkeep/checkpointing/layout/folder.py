@@ -94,7 +94,7 @@ def write_folder(
 def write_manifest(folder: Path, manifest: dict[str, Any], *, durable: bool) -> str:
     """Write a manifest with its digest, and return the digest of its text."""
     manifest["digest"] = manifest_digest(manifest)
-    text = _lines(manifest).encode()
+    text = lines_of(manifest).encode()
     write_file(folder / MANIFEST, text, durable=durable)
     return digest(text)
 
@@ -106,7 +106,7 @@ def write_index(folder: Path, files: Files, manifest: dict[str, Any], *, durable
     manifest["files"][MODEL_INDEX] = {"nbytes": len(index), "digest": digest(index)}
 
 
-def _lines(manifest: Mapping[str, Any]) -> str:
+def lines_of(manifest: Mapping[str, Any]) -> str:
     """Return a manifest as JSON with a line for each field.
 
     `json` is eight times as fast at that as at an indented text, and the loop runs beside it.
