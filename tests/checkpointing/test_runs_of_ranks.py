@@ -169,3 +169,32 @@ def test_ranks_with_more_batches_than_others_are_told(tmp_path):
     assert any("All ranks have to make the same steps" in text for text in told), told
     assert "nothing" not in told
     assert "it hung" not in told
+
+
+def changing(rank: int, run: Path) -> list[str]:
+    """Change a parameter of one rank while its copies are made; return what each rank is told."""
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    # There is no memory for the copies of the second rank: it writes while its loop waits.
+    options = {"every_steps": 1, "max_copy_nbytes": 0 if rank == 1 else None, "timeout_s": 30}
+    with (
+        warnings.catch_warnings(record=True) as told,
+        Checkpointer(run, model=model, optimizer=optimizer, **options) as ckpt,
+    ):
+        warnings.simplefilter("always")
+        for _ in ckpt.epochs(1):
+            for _ in ckpt.batches(range(8)):
+                if rank == 0 and ckpt.num_steps == 2:
+                    with torch.no_grad():
+                        model[0].weight.add_(1)
+                model[1].weight.grad = torch.ones(300, 300)
+                optimizer.step()
+                ckpt.step()
+    return [str(item.message) for item in told]
+
+
+def test_what_one_rank_gives_up_all_do_again(tmp_path):
+    told = each_rank(3, changing, tmp_path / "run")
+    assert ["changed between two steps" in " ".join(some) for some in told] == [True] * 3
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    assert (newest.step, newest.problem) == (8, "")

@@ -93,8 +93,7 @@ class Saver:
         snapshot = self._snapshot_of(path, part) if beside else None
         if snapshot is None:
             here = {name: local_of(tensor) for name, tensor in part.tensors.items()}
-            self._folder.write(path, replace(part, tensors=here), facts, background=False)
-            self._folder.prune()
+            self._write(path, replace(part, tensors=here), facts)
         else:
             self._snapshot = snapshot
             self._background.start(lambda: self._write_copies(path, snapshot, part, facts))
@@ -122,17 +121,19 @@ class Saver:
     ) -> None:
         """Write a snapshot, unless its tensors were changed while they were copied."""
         snapshot.wait()
+        self._write(path, replace(part, tensors=snapshot.tensors()), facts, snapshot)
+
+    def _write(
+        self, path: Path, part: Part, facts: Mapping[str, Any], snapshot: Snapshot | None = None
+    ) -> None:
+        def check() -> None:
+            if snapshot is not None:
+                _check_unchanged(snapshot)
+
         try:
-            _check_unchanged(snapshot)
-            self._folder.write(
-                path,
-                replace(part, tensors=snapshot.tensors()),
-                facts,
-                background=True,
-                # Once more: an operation that was under way is counted at its end.
-                before_naming=lambda: _check_unchanged(snapshot),
-            )
-        except _Changed as changed:
+            is_beside = snapshot is not None
+            self._folder.write(path, part, facts, background=is_beside, check=check)
+        except _Changed as changed:  # perhaps on another rank, whose copies they were
             self._given_up = changed.names
         else:
             self._folder.prune()

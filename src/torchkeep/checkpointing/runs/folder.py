@@ -143,16 +143,19 @@ class RunFolder:
         facts: Mapping[str, Any],
         *,
         background: bool,
-        before_naming: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Write what the ranks have as a checkpoint; in the `background`, beside a training.
 
-        What `before_naming` raises, called when all is written, leaves nothing behind.
+        What `check` raises on some rank, all raise, and nothing is left behind. It is called before
+        anything is written, and once more when all is: an operation that was under way, and changed
+        something, is counted at its end.
 
         Raises:
             SaveRefused: the place can't be written.
             CheckpointProblem: another rank has ended, or does not answer.
         """
+        self._writers.each(check)
         try:
             self._written = write_part(
                 path,
@@ -161,7 +164,7 @@ class RunFolder:
                 ranks=self._writers,
                 durable=self.durable,
                 background=background,
-                before_naming=before_naming,
+                before_naming=check,
                 earlier=self._earlier(),
                 whole_model=self.whole_model,
             )
