@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
+
+from torchkeep.errors import FileMissing
 
 NET = "training.samples:Net"
 DATA = "training.samples:stripes"
@@ -43,6 +46,39 @@ class Hungry(Net):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) + torch.empty(1 << 50)[0]
+
+
+class Plain(nn.Module):
+    """Has nothing that depends on who else is in a batch, or on chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, 2, 1)
+        self.body = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(images).relu()).relu().mean(dim=(2, 3)))
+
+
+class Turned(nn.Sequential):
+    """Returns a view."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).flatten(2)
+
+
+class Viewed(Plain):
+    """Adds in place to a view that a block of it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Turned(*self.body)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inner = self.body(self.stem(images).relu())
+        inner += 1
+        return self.head(inner.relu().mean(dim=2))
 
 
 class Helped(Net):
@@ -99,6 +135,37 @@ def stripes(count: int = 72) -> tuple[TensorDataset, TensorDataset]:
     for part in parts:
         part.classes = CLASSES
     return parts[0], parts[1]
+
+
+def uneven() -> tuple[TensorDataset, TensorDataset]:
+    """Return fewer of them, of one class fewer still: no batch size divides their numbers."""
+    train, val = stripes()
+    kept = [at for at, label in enumerate(train.tensors[1]) if label != 1 or at % 2]
+    parts = [TensorDataset(*(x[kept[:37]] for x in train.tensors))]
+    parts.append(TensorDataset(*(x[:23] for x in val.tensors)))
+    for part in parts:
+        part.classes = CLASSES
+    return parts[0], parts[1]
+
+
+class Broken(TensorDataset):
+    """Loses an image on the second of several processes, after a while."""
+
+    num_asked = 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        self.num_asked += 1
+        if self.num_asked == 40 and os.environ.get("RANK") == "1":
+            raise FileMissing("the image has gone")
+        return super().__getitem__(index)
+
+
+def broken() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images, of which one will be gone for the second process."""
+    train, val = stripes()
+    lost = Broken(*train.tensors)
+    lost.classes = CLASSES
+    return lost, val
 
 
 class Drawing(TensorDataset):

@@ -35,7 +35,6 @@ from torchkeep.cli import (
     train,
     verify,
 )
-from torchkeep.errors import TorchkeepError
 
 VERBS = (
     inspect,
@@ -98,18 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     for stream in (sys.stdout, sys.stderr):
         _escape_what_it_cannot_encode(stream)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options = make_parser().parse_args(arguments)
+        options = make_parser().parse_args(words)
+        options.words = words
         code: int = options.run(options)
         sys.stdout.flush()
-    except TorchkeepError as error:
-        return failures.report(error)
-    except KeyboardInterrupt:
-        return failures.report_interrupt()
-    except OSError as error:
-        return failures.report_system(error)
-    except Exception as error:
-        return failures.report_bug(error)
+    except (Exception, KeyboardInterrupt) as error:
+        return failures.report_any(error)
     return code
 
 

@@ -48,6 +48,15 @@ EXIT_CODES = {
 """Every exit code, and what it says. 1 and 3 to 12 are those of `torchkeep.errors`."""
 
 
+def report_any(error: Exception | KeyboardInterrupt) -> int:
+    """Say what has ended a verb, and return the exit code."""
+    if isinstance(error, TorchkeepError):
+        return report(error)
+    if isinstance(error, KeyboardInterrupt):
+        return report_interrupt()
+    return report_system(error) if isinstance(error, OSError) else report_bug(error)
+
+
 def report(error: TorchkeepError) -> int:
     """Say what went wrong, and return the exit code.
 

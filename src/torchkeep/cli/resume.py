@@ -7,8 +7,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import (
     require_torch,
@@ -18,6 +19,7 @@ from torchkeep.cli.checkpoints import (
     write_problems,
 )
 from torchkeep.cli.failures import EXIT_USAGE, warn
+from torchkeep.cli.processes import LAUNCH
 from torchkeep.errors import CheckpointProblem
 from torchkeep.wording import printable
 
@@ -77,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
         raise CheckpointProblem(
             f"{printable(str(folder))}: {writer} writes to this run", advice="Stop it first."
         )
-    start = _checked(folder, start_of(read_manifest(newest.checkpoint.path)))
+    manifest = read_manifest(newest.checkpoint.path)
+    start = _checked(folder, start_of(manifest) or start_of(_launched(manifest)))
     write_lines(["It was started by this command, says the checkpoint:"])
     _write_command(start)
     if not options.yes and not sys.stdin.isatty():
@@ -94,6 +97,12 @@ def _write(folder: Path, newest: Newest) -> None:
     if newest.skipped:
         write_lines(["Newer ones, or of unknown age, are damaged and will be skipped:"])
         write_problems(newest.skipped)
+
+
+def _launched(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run of `torchkeep train --nproc` with its command in its place."""
+    metadata = manifest.get("metadata")
+    return {"command": metadata.get(LAUNCH) if isinstance(metadata, dict) else None}
 
 
 def _checked(folder: Path, start: Start | None) -> Start:

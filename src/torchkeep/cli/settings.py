@@ -70,8 +70,8 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
             "SHARE",
             "how much is kept for validation, if the folder has no val/ (0.2)",
         ),
-        _Switch("batch_size", int, "N", "samples in a batch (32)"),
-        _Switch("workers", int, "N", "processes that load images (0)"),
+        _Switch("batch_size", int, "N", "samples in a batch, of all processes together (32)"),
+        _Switch("workers", int, "N", "processes that load images, for each that trains (0)"),
         _Switch("skip_broken", bool, "", "leave out images that can't be read, and list them"),
         _Switch("download", bool, "", "let data sets be fetched"),
     ),
@@ -119,6 +119,12 @@ _GROUPS: dict[str, tuple[_Switch, ...]] = {
         _Switch("precision", str, "NAME", "float32 (default), bf16 or fp16"),
         _Switch("channels_last", bool, "", "lay images out pixel by pixel: faster on some devices"),
         _Switch("compile", bool, "", "use torch.compile"),
+        _Switch(
+            "shard",
+            bool,
+            "",
+            "with several processes: have a piece of the network in each (FSDP2), not all of it",
+        ),
         _Switch("deterministic", bool, "", "use only operations that give the same bits each time"),
     ),
     "the run": (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchkeep.cli.checkpoints import require_torch, write_lines
 from torchkeep.cli.events import Screen, events_written
+from torchkeep.cli.numbers import whole
 from torchkeep.cli.progress import passing_line
 from torchkeep.cli.rates import write_curve
 from torchkeep.cli.settings import add_settings, settings_of
@@ -20,6 +23,7 @@ from torchkeep.wording import counted, printable, shortened
 if TYPE_CHECKING:
     from torchkeep.training.preparing import Prepared
     from torchkeep.training.retraining import Event, Result
+    from torchkeep.training.settings import Settings
     from torchkeep.training.starting import Start
     from torchkeep.training.surgery import LayerRow
 
@@ -39,12 +43,16 @@ examples:
   torchkeep train digits --arch resnet18 --weights none --size 32
   torchkeep train photos/ --weights theirs.pth --show     look, do not train
   torchkeep train photos/ --arch resnet18 --find-lr       which learning rate?
+  torchkeep train photos/ --arch resnet50 --nproc 4       in 4 processes
   torchkeep train photos/ --weights runs/photos/best.safetensors --qat \\
       --lr 1e-4 --epochs 3 --out runs/8bits               trained for 8 bits
 
 DATA is a folder of images, a folder per class, perhaps in train/ and val/; a
 data set of torchvision such as FashionMNIST (--download fetches it); `digits`,
 which scikit-learn has; or module:function, which returns two data sets.
+
+With --nproc, or started by torchrun, processes share each batch and train one
+network (DDP). With --shard each has a piece of it (FSDP2).
 
 Ctrl-C saves and ends with exit code 75. The exit code is 0 if the training came
 to its end, or that of a problem. `torchkeep --help` lists the codes."""
@@ -70,6 +78,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--find-lr", action="store_true", help="show which learning rates are of use, and end"
     )
+    parser.add_argument(
+        "--nproc",
+        metavar="N",
+        type=whole(1),
+        help="train in N processes of this machine, which torchrun starts (1)",
+    )
     add_settings(parser)
     parser.set_defaults(run=run)
 
@@ -77,12 +91,32 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(options: argparse.Namespace) -> int:
     """Train, and say how good the result is; return 0."""
     require_torch("train")
-    from torchkeep.training.checkup import try_rates
-    from torchkeep.training.preparing import prepare
-    from torchkeep.training.retraining import retrain
+    from torchkeep.cli.processes import launch, start_of, together
+    from torchkeep.training.distributed import check_sharing, num_launched
 
     settings = settings_of(options)
-    prepared = prepare(options.data, settings)
+    if options.show or options.find_lr:
+        return _look(options, settings)
+    folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).resolve().name
+    _refuse_inside(folder, options.data)
+    if options.nproc is not None and num_launched() == 1:
+        check_sharing(settings, options.nproc)
+        if options.nproc > 1:
+            return launch(options.words, options.nproc)
+    with together(settings.device, options.nproc) as is_first:
+        _train(options, settings, folder, is_first=is_first, metadata=start_of(folder))
+    return 0
+
+
+def _look(options: argparse.Namespace, settings: Settings) -> int:
+    """Show what would be trained, or which rates are of use; of several processes one does."""
+    from torchkeep.training.checkup import try_rates
+    from torchkeep.training.distributed import local_rank
+    from torchkeep.training.preparing import prepare
+
+    if local_rank():
+        return 0
+    prepared = prepare(options.data, replace(settings, shard=False))
     _write_start(prepared)
     if options.show:
         _write_layers(prepared)
@@ -93,19 +127,33 @@ def run(options: argparse.Namespace) -> int:
                 lambda done, total: tell(f"trying learning rates: {done} of {total} steps"),
             )
         write_curve(curve, settings.lr)
-    if options.show or options.find_lr:
-        return 0
-    folder = options.out or Path("runs") / Path(options.data.replace(":", "-")).resolve().name
-    _refuse_inside(folder, options.data)
+    return 0
+
+
+def _train(
+    options: argparse.Namespace,
+    settings: Settings,
+    folder: Path,
+    *,
+    is_first: bool,
+    metadata: Mapping[str, Any],
+) -> None:
+    from torchkeep.training.preparing import prepare
+    from torchkeep.training.retraining import retrain
+
+    prepared = prepare(options.data, settings)
+    if not is_first:
+        retrain(prepared, folder, metadata=metadata)
+        return
+    _write_start(prepared)
     with Screen(settings) as screen, events_written(options.events) as write:
 
         def notify(event: Event) -> None:
             screen.show(event)
             write(event)
 
-        result = retrain(prepared, folder, notify=notify)
+        result = retrain(prepared, folder, notify=notify, metadata=metadata)
     _write_result(result, options.data, prepared.card.arch, in_8_bits=settings.qat)
-    return 0
 
 
 def _refuse_inside(folder: Path, data: str) -> None:
@@ -135,7 +183,7 @@ def _write_start(prepared: Prepared) -> None:
         f"images    {recipe.width} x {recipe.height}, "
         f"{_COLOURS.get(recipe.num_channels, f'{recipe.num_channels} channels, ')}"
         f"{prepared.settings.augment.replace('none', 'no')} augmentation",
-        f"device    {prepared.device}",
+        f"device    {prepared.device}{_processes(prepared)}",
     ]
     if begun.new_classes:
         names = ", ".join(shortened(name) for name in begun.new_classes[:5])
@@ -145,6 +193,17 @@ def _write_start(prepared: Prepared) -> None:
         lines.insert(-2, f"8 bits    {_in_8_bits(begun)}")
     lines += [f"left out  {text}" for text in data.skipped]
     write_lines(map(printable, lines), indent=10)
+
+
+def _processes(prepared: Prepared) -> str:
+    from torchkeep.checkpointing.ranks import Ranks
+
+    size = Ranks.here().size
+    if size == 1:
+        return ""
+    how = "a piece of the network each" if prepared.settings.shard else "all of the network each"
+    share = counted(prepared.settings.batch_size // size, "image")
+    return f", {size} processes: {how}, {share} of a batch"
 
 
 def _in_8_bits(begun: Start) -> str:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from torchkeep.checkpointing.state.sharded import local_of
+
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of a network that averages it over the steps, one `update_parameters` each.
@@ -26,6 +28,8 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 def _average(
     decay: float, kept: list[torch.Tensor], now: list[torch.Tensor], num_averaged: torch.Tensor
 ) -> None:
+    # What is sharded is sharded alike, so that each rank averages what it has.
+    kept, now = ([local_of(item) for item in items] for items in (kept, now))
     if not kept[0].is_floating_point():
         for mine, theirs in zip(kept, now, strict=True):
             mine.copy_(theirs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ def evaluate(
     loss_fn: Loss = functional.cross_entropy,
     device: str | torch.device = "cpu",
     precision: str = "float32",
+    num_samples: int | None = None,
 ) -> Evaluation:
     """Return the mean loss and the number of correct samples, in evaluation mode, no gradients.
 
@@ -47,6 +48,7 @@ def evaluate(
         loss_fn: the loss, as a mean over the samples.
         device: where the batches are moved.
         precision: see `train_epoch`.
+        num_samples: how many samples count; None for all. Those after them are computed in vain.
 
     Raises:
         WrongArgument: there are no batches.
@@ -54,18 +56,29 @@ def evaluate(
     # Sums stay on the device: to ask for each would have it wait for every batch.
     total = torch.zeros((), device=device)
     num_correct = torch.zeros((), dtype=torch.int64, device=device)
-    num_samples = 0
+    num_seen = num_counted = 0
     with evaluating(model):
         for inputs, labels in batches:
-            labels = labels.to(device, non_blocking=True)
+            num_seen += len(labels)
+            left = len(labels) if num_samples is None else num_samples - num_counted
+            labels = labels.to(device, non_blocking=True)[:left]
             with computing_in(precision, device):
-                outputs = model(inputs.to(device, non_blocking=True))
-                total += loss_fn(outputs, labels).float() * len(labels)
+                outputs = model(inputs.to(device, non_blocking=True))[:left]
+                if len(labels):
+                    total += loss_fn(outputs, labels).float() * len(labels)
             num_correct += (outputs.argmax(dim=1) == labels).sum()
-            num_samples += len(labels)
-    if not num_samples:
+            num_counted += len(labels)
+    if not num_seen:
         raise WrongArgument("there is nothing to evaluate on: no batches")
-    return Evaluation(total.item() / num_samples, int(num_correct), num_samples)
+    return Evaluation(total.item() / max(num_counted, 1), int(num_correct), num_counted)
+
+
+def joined(parts: Iterable[Evaluation]) -> Evaluation:
+    """Return how good a model is on samples that several processes have evaluated."""
+    rows = list(parts)
+    num_samples = sum(item.num_samples for item in rows)
+    total = sum(item.loss * item.num_samples for item in rows)
+    return Evaluation(total / num_samples, sum(item.num_correct for item in rows), num_samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +109,19 @@ class Answers:
 
 
 def answers(
-    model: nn.Module, batches: Iterable[Batch], *, device: str | torch.device = "cpu"
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: str | torch.device = "cpu",
+    num_samples: int | None = None,
 ) -> Answers:
     """Return what a classifier says of each sample.
+
+    Args:
+        model: the model; its mode is what it was afterwards.
+        batches: what to ask it.
+        device: where the batches are moved.
+        num_samples: how many answers to return; None for all.
 
     Raises:
         WrongArgument: there are no batches.
@@ -112,4 +135,16 @@ def answers(
             rows.append((labels, predicted, best.exp(), -right))
     if not rows:
         raise WrongArgument("there is nothing to evaluate on: no batches")
-    return Answers(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    return Answers(*(torch.cat(column)[:num_samples] for column in zip(*rows, strict=True)))
+
+
+def interleaved(parts: Sequence[Answers]) -> Answers:
+    """Return the answers in the order of the samples, of which each part has every so many-th."""
+    columns = []
+    for field in fields(Answers):
+        taken = [getattr(part, field.name) for part in parts]
+        column = taken[0].new_empty(sum(map(len, taken)))
+        for place, part in enumerate(taken):
+            column[place :: len(parts)] = part
+        columns.append(column)
+    return Answers(*columns)

@@ -9,9 +9,19 @@ from contextlib import contextmanager
 import torch
 
 from torchkeep.checkpointing import seed_all
+from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.errors import OutOfMemory
 from torchkeep.loading.devices import usable_device
 from torchkeep.training.settings import Settings
+
+
+def seed_rank(settings: Settings, rank: int) -> None:
+    """Have a rank draw random numbers of its own; what it augments images by does not depend on it.
+
+    Until then all draw the same ones: fresh weights, for instance.
+    """
+    seed_all("torchkeep.training", settings.seed, rank)
+    torch.manual_seed(torch.initial_seed())
 
 
 def set_up(settings: Settings) -> None:
@@ -32,10 +42,17 @@ def chosen_device(name: str) -> torch.device:
         WrongArgument: PyTorch knows none of that name, or there is none here.
     """
     if name != "auto":
-        return usable_device(name)
+        return _own_gpu(usable_device(name))
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return _own_gpu(torch.device("cuda"))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _own_gpu(device: torch.device) -> torch.device:
+    """Return the device that is this process's own, if several train together."""
+    if device != torch.device("cuda") or Ranks.here().is_alone:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def memory_format(settings: Settings) -> torch.memory_format:

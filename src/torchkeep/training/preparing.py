@@ -15,14 +15,17 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from torchkeep.checkpointing.preemption import SignalWatch
+from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.errors import WrongArgument
 from torchkeep.networks import image_size_of
 from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
 from torchkeep.training.data.samples import Samples, files_of, length_of
+from torchkeep.training.data.shares import SharedBatches, SharedSamples
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
+from torchkeep.training.distributed import check_sharing, ranks_here
 from torchkeep.training.fitting import check_fit, image_of
 from torchkeep.training.loop import Loss
 from torchkeep.training.machine import chosen_device, memory_format, set_up
@@ -71,9 +74,13 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
         TorchkeepError: something is missing or of no use; the message says what.
         MissingExtra: a log for TensorBoard is wanted, which is not installed.
     """
+    num_ranks = Ranks.here().size
+    check_sharing(settings, num_ranks)
     if settings.tensorboard:
         require_tensorboard()
     set_up(settings)
+    if settings.download and num_ranks > 1:
+        ranks_here().first(lambda: _opened(source, settings))  # else each would fetch it
     data = _opened(source, settings)
     begun = start(settings.arch, settings.weights, data.classes, settings.channels)
     size = settings.size or image_size_of(begun.arch)
@@ -87,7 +94,7 @@ def prepare(source: str | os.PathLike[str], settings: Settings) -> Prepared:
         begun.arch,
         image_of(data.train, recipe),
         len(data.classes),
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size // num_ranks,
         precision=settings.precision,
     )
     check_schedule(model, schedule_of(settings))
@@ -203,7 +210,11 @@ def _check_channels(data: Data, recipe: Preprocessing, *, is_given: bool) -> Non
 
 
 def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return the loaders of the training data and of the validation data."""
+    """Return the loaders of the training data and of the validation data.
+
+    Where several processes train together, they are those of what this one has of each: see
+    `torchkeep.training.data.shares`.
+    """
     settings, data = prepared.settings, prepared.data
     mixed = None if settings.mix == "none" else Mixed(settings.mix, len(data.classes))
     num_samples = length_of(data.train)
@@ -213,6 +224,9 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
         "persistent_workers": settings.workers > 0,
         "worker_init_fn": _leave_signals,
     }
+    ranks = Ranks.here()
+    if not ranks.is_alone:
+        return _shared_loaders(prepared, ranks, {"collate_fn": mixed, **options}, options)
     train: DataLoader[Any] = DataLoader(
         data.train,
         settings.batch_size,
@@ -228,18 +242,47 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
     return train, DataLoader(data.val, 2 * settings.batch_size, generator=own, **options)
 
 
+def _shared_loaders(
+    prepared: Prepared, ranks: Ranks, options: dict[str, Any], val_options: dict[str, Any]
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    settings, data = prepared.settings, prepared.data
+    # All ranks have drawn alike until now, and so they go on here, whatever else they draw.
+    common = torch.Generator()
+    common.set_state(torch.get_rng_state())
+    own = torch.Generator().manual_seed(settings.seed)
+    place = ranks.rank, ranks.size
+    batches = SharedBatches(length_of(data.train), settings.batch_size, *place, common)
+    train: DataLoader[Any] = DataLoader(
+        data.train, batch_sampler=batches, generator=common, **options
+    )
+    val: DataLoader[Any] = DataLoader(
+        data.val,
+        2 * settings.batch_size // ranks.size,
+        sampler=SharedSamples(length_of(data.val), *place),
+        generator=own,
+        **val_options,
+    )
+    return train, val
+
+
 def _leave_signals(worker: int) -> None:
     del worker
     SignalWatch.leave_to_parent()
 
 
+def class_weights_of(prepared: Prepared) -> torch.Tensor | None:
+    """Return what a sample of each class counts in the loss, `[classes]`; None if all are alike."""
+    if not prepared.settings.class_weights:
+        return None
+    labels = torch.tensor(labels_of(prepared.data.train))
+    counts = labels.bincount(minlength=len(prepared.data.classes)).clamp(min=1)
+    return (len(labels) / (len(counts) * counts)).float().to(prepared.device)
+
+
 def loss_of(prepared: Prepared) -> Loss:
     """Return the loss that is minimised."""
-    weight = None
-    if prepared.settings.class_weights:
-        labels = torch.tensor(labels_of(prepared.data.train))
-        counts = labels.bincount(minlength=len(prepared.data.classes)).clamp(min=1)
-        weight = (len(labels) / (len(counts) * counts)).float().to(prepared.device)
     return partial(
-        functional.cross_entropy, weight=weight, label_smoothing=prepared.settings.label_smoothing
+        functional.cross_entropy,
+        weight=class_weights_of(prepared),
+        label_smoothing=prepared.settings.label_smoothing,
     )

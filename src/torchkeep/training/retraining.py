@@ -19,33 +19,37 @@ A run's folder has, besides its checkpoints:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from torchkeep.checkpointing import Checkpointer
+from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.errors import TrainingDiverged
-from torchkeep.loading import load_into
 from torchkeep.report import write_report
 from torchkeep.training.averaging import moving_average
 from torchkeep.training.checkup import check_up
 from torchkeep.training.classifier import read_card, save_classifier
 from torchkeep.training.data.identity import identity_of
 from torchkeep.training.data.samples import check_labels, length_of
+from torchkeep.training.data.shares import SharedBatches, SharedSamples
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
-from torchkeep.training.evaluation import Answers, answers, evaluate
-from torchkeep.training.loop import train_epoch
-from torchkeep.training.machine import computing_as_said, memory_format
+from torchkeep.training.distributed import here, ranks_here
+from torchkeep.training.evaluation import Answers, answers, evaluate, interleaved, joined
+from torchkeep.training.fitting import image_of
+from torchkeep.training.loop import computing_in, total_loss, train_epoch
+from torchkeep.training.machine import computing_as_said, memory_format, seed_rank
 from torchkeep.training.optimizing import factor, set_rates
 from torchkeep.training.preparing import (
     Prepared,
+    class_weights_of,
     loaders,
     loss_of,
     rates_of,
@@ -107,13 +111,18 @@ def retrain(
     run: str | os.PathLike[str],
     *,
     notify: Callable[[Event], object] = lambda _: None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train, or go on with a run that was broken off; return what it has led to.
+
+    If a process group is initialised, its processes train together, and all call this alike: see
+    `torchkeep.training.distributed`. The first one writes the files, and tells what happens.
 
     Args:
         prepared: what `prepare` returned.
         run: the run's folder; one that holds a run of the same network is gone on with.
         notify: is called with what happens.
+        metadata: plain values that each checkpoint keeps as well.
 
     Raises:
         TrainingDiverged: the loss is not finite; the last checkpoint is kept.
@@ -124,7 +133,7 @@ def retrain(
     """
     with computing_as_said(prepared.settings, prepared.device), as_without_workers():
         try:
-            return _Training(prepared, Path(run), notify).run()
+            return _Training(prepared, Path(run), notify, metadata or {}).run()
         except TrainingDiverged as error:
             error.advice = (
                 "Start anew, in another folder, with a lower learning rate (--find-lr suggests "
@@ -136,20 +145,28 @@ def retrain(
 class _Training:
     """One process of a run."""
 
-    def __init__(self, prepared: Prepared, run: Path, notify: Callable[[Event], object]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        run: Path,
+        notify: Callable[[Event], object],
+        metadata: Mapping[str, Any],
+    ) -> None:
         self.prepared, self.folder, self.notify = prepared, run, notify
+        self.metadata = metadata
         self.settings = prepared.settings
         self.model = prepared.start.model
         for part in (prepared.data.train, prepared.data.val):
             check_labels(part, len(prepared.card.classes))
+        self.ranks = ranks_here()
         self.train_loader, self.val_loader = loaders(prepared)
+        if not self.ranks.is_alone:
+            seed_rank(self.settings, self.ranks.rank)
         self.times = Times(run, prepared.device)
         self.log: Callable[[Event], object] = lambda _: None
         per_epoch = -(-len(self.train_loader) // self.settings.accumulate)
         self.num_steps = self.settings.epochs * per_epoch
         self.num_warmup = round(self.settings.warmup_epochs * per_epoch)
-        self.computing: Any = torch.compile(self.model) if self.settings.compile else self.model
-        self.loss_fn = loss_of(prepared)
         decay, precision = self.settings.ema, self.settings.precision
         self.ema = None if decay is None else moving_average(self.model, decay)
         device_type = prepared.device.type
@@ -164,13 +181,13 @@ class _Training:
         stopped = False
         identity = identity_of(self.prepared.data, self.prepared.card.preprocessing)
         check_settings(self.folder, self.settings, identity)
+        self._share()
         with self._checkpointer() as ckpt:
             self.ckpt = ckpt
-            write_settings(self.folder, self.settings, identity)
+            if self.ranks.is_first:
+                write_settings(self.folder, self.settings, identity)
             if not ckpt.num_steps:
-                forget_findings(self.folder)
-                if self.settings.check:
-                    self._found(check_up(self.prepared))
+                self.ranks.first(self._begin_anew)
             self._tell("begun", {})
             self.watch = self._watch()
             with self.times, self._log() as self.log:
@@ -180,12 +197,31 @@ class _Training:
                     self._epoch(epoch)
         self._save(LAST_FILE, {})
         result = self._result(stopped)
-        write_report(
-            self.folder / REPORT_FILE,
-            report_of(self.prepared, result, read_findings(self.folder)),
-            overwrite=True,
-        )
+        self.ranks.first(lambda: self._report(result))
         return result
+
+    def _share(self) -> None:
+        """Have the network ready to be trained, by this process or by several."""
+        early: list[Finding] = []
+        if self.settings.shard and self.settings.check and not list_checkpoints(self.folder):
+            # The checks train copies of a network, and a piece of one can't be copied.
+            early = self.ranks.first(lambda: check_up(self.prepared))
+        self.early = early
+        sampler = self.train_loader.batch_sampler
+        shares = sampler if isinstance(sampler, SharedBatches) else None
+        with _parameters_of(self.prepared.optimizer, self.model):
+            self.sharing = here(self.model, self.ema, self.settings, shares)
+        weights = class_weights_of(self.prepared)
+        self.loss_fn = self.sharing.weighed(loss_of(self.prepared), weights)
+
+    def _begin_anew(self) -> None:
+        forget_findings(self.folder)
+        if self.settings.check:
+            self._found(self.early if self.settings.shard else check_up(self.prepared))
+
+    def _report(self, result: Result) -> None:
+        report = report_of(self.prepared, result, read_findings(self.folder))
+        write_report(self.folder / REPORT_FILE, report, overwrite=True)
 
     def _checkpointer(self) -> Checkpointer:
         return Checkpointer(
@@ -196,6 +232,7 @@ class _Training:
             ema=self.ema,
             seed=self.settings.seed,
             metadata={
+                **self.metadata,
                 "data": self.prepared.data.source,
                 "arch": self.prepared.card.arch,
                 "weights": self.prepared.start.weights,
@@ -214,9 +251,15 @@ class _Training:
         """Train for an epoch, evaluate the network, and keep and tell what was measured."""
         optimizer, precision = self.prepared.optimizer, self.settings.precision
         self._train(epoch)
-        found = evaluate(
-            self.judged, self.val_loader, device=self.prepared.device, precision=precision
+        mine = evaluate(
+            self.judged,
+            self.val_loader,
+            device=self.prepared.device,
+            precision=precision,
+            num_samples=self._num_own,
         )
+        # What fails is raised by whom it concerns: others may be in the midst of the same network.
+        found = mine if self.ranks.is_alone else joined(self.ranks.every(lambda: mine))
         rate = max(group["lr"] for group in optimizer.param_groups)
         metrics = {"val_loss": found.loss, METRIC: found.accuracy, "lr": rate}
         self.ckpt.metrics(**metrics)
@@ -227,8 +270,9 @@ class _Training:
         if self.settings.check:
             self._found(self.watch.after_epoch(found))
         rows = with_times(history, self.times.rows)
-        write_history(self.folder, rows)
-        self.times.keep()
+        if self.ranks.is_first:
+            write_history(self.folder, rows)
+            self.times.keep()
         self._tell("epoch", rows[-1])
 
     def _train(self, epoch: int) -> None:
@@ -236,10 +280,13 @@ class _Training:
         settings, optimizer = self.settings, self.prepared.optimizer
         unfreeze_at(self.model, epoch, schedule_of(settings), optimizer, **rates_of(settings))
         self.watch.before_epoch()
+        self.sharing.begin_epoch(self._try_batch)
         begun, num_before = self.times.now(), self._num_images()
         train_epoch(
-            self.computing,
-            self.ckpt.batches(self.train_loader),
+            self.sharing.computing,
+            self.sharing.batches(
+                self.ckpt.batches(self.train_loader), lambda: self.ckpt.num_batches
+            ),
             optimizer,
             loss_fn=self.loss_fn,
             device=self.prepared.device,
@@ -254,8 +301,25 @@ class _Training:
         )
         self.times.add(epoch, begun, self._num_images() - num_before)
 
+    def _try_batch(self, computing: Callable[[torch.Tensor], Any]) -> torch.Tensor:
+        """Return the loss of a batch like those to come, of zeros."""
+        prepared, settings = self.prepared, self.settings
+        image = image_of(prepared.data.train, prepared.card.preprocessing)
+        count = settings.batch_size // self.ranks.size
+        images = image.expand(count, *image.shape).clone().to(prepared.device)
+        labels = torch.zeros(count, dtype=torch.int64, device=prepared.device)
+        self.model.train()
+        with computing_in(settings.precision, prepared.device):
+            return total_loss(computing(images.to(memory_format=memory_format(settings))), labels)
+
+    @property
+    def _num_own(self) -> int | None:
+        """How many samples for validation are this process's own; None for all."""
+        sampler = self.val_loader.sampler
+        return sampler.num_own if isinstance(sampler, SharedSamples) else None
+
     def _log(self) -> AbstractContextManager[Callable[[Event], object]]:
-        if not self.settings.tensorboard:
+        if not (self.settings.tensorboard and self.ranks.is_first):
             return nullcontext(lambda _: None)
         rows = with_times(self.ckpt.history, self.times.rows)
         optimizer, step = self.prepared.optimizer, self.ckpt.num_steps
@@ -287,7 +351,7 @@ class _Training:
 
     def _found(self, findings: Iterable[Finding]) -> None:
         """Tell what is new of some findings, and keep it with the run."""
-        if found := list(findings):
+        if (found := list(findings)) and self.ranks.is_first:
             for item in add_findings(self.folder, found):
                 self._tell("found", {}, item)
 
@@ -297,6 +361,7 @@ class _Training:
         set_rates(self.prepared.optimizer, multiplier)
 
     def _after_step(self, loss: float) -> None:
+        loss = self.sharing.agreed(loss)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         self.ckpt.step(loss=loss)
@@ -305,6 +370,8 @@ class _Training:
             self._found(self.watch.after_step(loss))
 
     def _tell(self, kind: str, values: Mapping[str, float], finding: Finding | None = None) -> None:
+        if not self.ranks.is_first:
+            return
         ckpt = self.ckpt
         place = ckpt.num_steps, self.num_steps, ckpt.epoch, ckpt.num_batches
         event = Event(kind, *place, values, finding)
@@ -319,24 +386,41 @@ class _Training:
         card = self.prepared.card
         if self.settings.qat:
             card = replace(card, qat=input_ranges(self.judged))
-        save_classifier(
-            self.judged,
-            card,
-            self.folder / name,
-            metadata={"weights": self.prepared.start.weights, "epoch": self.ckpt.epoch},
-            metric=metric or None,
-            overwrite=True,
-        )
+        model = self.sharing.plain(self.judged)
+        if self.ranks.is_first:
+            save_classifier(
+                model,
+                card,
+                self.folder / name,
+                metadata={"weights": self.prepared.start.weights, "epoch": self.ckpt.epoch},
+                metric=metric or None,
+                overwrite=True,
+            )
 
     def _result(self, stopped: bool) -> Result:
         history = self.ckpt.history
         best = self.folder / BEST_FILE
         model = self.judged
-        load_into(model, best)
+        self.ranks.first(lambda: None)  # which has written the file before
+        self.sharing.load(model, best)
         if (card := read_card(best)) is not None and card.qat is not None:
             fake_quantize(model, card.qat)
-        said = answers(model, self.val_loader, device=self.prepared.device)
+        own = self._num_own
+        said = answers(model, self.val_loader, device=self.prepared.device, num_samples=own)
+        if not self.ranks.is_alone:
+            said = interleaved(self.ranks.every(lambda: said))
         times = self.times
         return Result(
             best, best_epoch(history), tuple(history), said, stopped, times.rows, times.total
         )
+
+
+@contextmanager
+def _parameters_of(optimizer: Optimizer, model: nn.Module) -> Iterator[None]:
+    """Have an optimizer hold the parameters that a network gets within the block for its own."""
+    names = {id(item): name for name, item in model.named_parameters()}
+    groups = [[names[id(item)] for item in group["params"]] for group in optimizer.param_groups]
+    yield
+    now = dict(model.named_parameters())
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group["params"] = [now[name] for name in own]

@@ -28,7 +28,7 @@ class Settings:
     epochs: int = 10
     """How often the training data is gone through."""
     batch_size: int = 32
-    """Samples in a batch."""
+    """Samples in a batch, of all processes together."""
     optimizer: str = "adamw"
     """One of `torchkeep.training.optimizing.OPTIMIZERS`."""
     lr: float = 1e-3
@@ -90,6 +90,8 @@ class Settings:
     """Whether images are laid out in memory pixel by pixel, which some devices are faster with."""
     compile: bool = False
     """Whether torch.compile makes the network faster, after a minute."""
+    shard: bool = False
+    """Whether processes that train together have a piece of the network each, and not all of it."""
     allow_inexact: bool = False
     """Whether to go on where that can't be exact: on another machine, say."""
     every_steps: int | None = None

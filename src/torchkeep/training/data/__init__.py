@@ -6,6 +6,7 @@ images.py         an image file, opened
 samples.py        labels of samples, and what is laid around samples
 identity.py       what tells a run's data from others
 workers.py        errors of a loader's processes
+shares.py         what each of several processes has of the samples
 splitting.py      what is kept for validation
 preprocessing.py  the recipe from an image to a network's input, as data
 transforms.py     the recipe carried out, with augmentation

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from torchkeep.checkpointing.state.sharded import is_sharded
 from torchkeep.files import digest
 from torchkeep.tensors import bytes_of, plain_on_cpu
 from torchkeep.training.diagnosis.findings import Finding, listed
@@ -43,10 +45,19 @@ def _is_frozen(model: nn.Module, path: str) -> bool:
     return bool(own) and not any(item.requires_grad for item in own)
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with all of its elements; all ranks ask for what is sharded over them."""
+    if not is_sharded(tensor):
+        return tensor
+    sharded: Any = tensor.detach()
+    full: torch.Tensor = sharded.full_tensor()
+    return full
+
+
 def digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the digest of each tensor's values."""
     return {
-        name: digest(bytes_of(plain_on_cpu(item)))
+        name: digest(bytes_of(plain_on_cpu(whole(item))))
         for name, item in tensors.items()
         if item.layout == torch.strided and not item.is_meta
     }
@@ -55,7 +66,8 @@ def digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 class Samples:
     """Two elements of each tensor, kept as views, so that a look at them all is one operation.
 
-    A tensor that is replaced by another, instead of being written to, is not seen here.
+    A tensor that is replaced by another, instead of being written to, is not seen here, nor one
+    that is sharded over several processes.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -63,6 +75,8 @@ class Samples:
         self._groups: dict[object, tuple[list[str], list[torch.Tensor]]] = {}
         for name, item in tensors.items():
             if item.layout != torch.strided or item.is_meta or not item.numel():
+                continue
+            if is_sharded(item):
                 continue
             names, views = self._groups.setdefault((item.dtype, item.device), ([], []))
             for place in _places(item):

@@ -9,6 +9,7 @@ from statistics import median
 import torch
 
 from torchkeep.training.diagnosis.findings import Finding, listed
+from torchkeep.training.diagnosis.movement import whole
 from torchkeep.wording import counted
 
 _EXPLODING = 1e4
@@ -57,7 +58,10 @@ class Norms:
         self.has_looked = True
         if not gradients:
             return []
-        norms = torch.stack([torch.linalg.vector_norm(x).float() for x in gradients.values()])
+        # Of what is sharded all ranks ask for the norms at once.
+        norms = whole(
+            torch.stack([torch.linalg.vector_norm(x).float() for x in gradients.values()])
+        )
         sizes = dict(zip(gradients, (norm / scale for norm in norms.tolist()), strict=True))
         if bad := [name for name, size in sizes.items() if not isfinite(size)]:
             return [] if scale != 1.0 else [_not_finite(bad, step)]

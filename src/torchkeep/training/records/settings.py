@@ -16,7 +16,7 @@ from torchkeep.training.settings import Settings
 from torchkeep.wording import printable
 
 _MAY_CHANGE = frozenset(
-    "allow_inexact channels_last check compile device download every_steps skip_broken "
+    "allow_inexact channels_last check compile device download every_steps shard skip_broken "
     "tensorboard threads workers".split()
 )
 """What may be another when a run goes on: how it computes, and not what."""

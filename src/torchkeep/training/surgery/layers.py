@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchkeep.training.surgery.freezing import has_statistics, stays_in_eval
+from torchkeep.training.surgery.wrappers import class_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _row(
     num_parameters = sum(item.numel() for item in own.values() if id(item) not in seen)
     return LayerRow(
         name,
-        type(module).__name__,
+        class_of(module).__name__,
         sizes,
         num_parameters,
         _trainable(len(trained), len(own)),

@@ -19,7 +19,7 @@ from torch import nn
 
 from torchkeep.matching.patterns import covers
 from torchkeep.training.surgery.heads import head_names, is_aux
-from torchkeep.training.surgery.wrappers import unwrapped
+from torchkeep.training.surgery.wrappers import class_of, unwrapped
 
 _CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 
@@ -210,7 +210,7 @@ def _parts(module: nn.Module, place: str) -> Iterator[Group]:
 def _opens(module: nn.Module) -> bool:
     """Tell whether a part is made of parts: a container of several layers, or a stack of blocks."""
     if isinstance(module, _CONTAINERS):
-        is_plain = type(module) in _CONTAINERS
+        is_plain = class_of(module) in _CONTAINERS
         return _is_block(module) and (is_plain or any(map(_is_block, module.children())))
     stacks = (item for item in module.modules() if isinstance(item, _CONTAINERS))
     return any(sum(map(_is_block, stack.children())) > 1 for stack in stacks)

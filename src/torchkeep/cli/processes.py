@@ -1,0 +1,205 @@
+"""The processes of a training: started by `--nproc` through torchrun, and heard as one.
+
+Of several processes the one speaks to which something happens first: if rank 3 finds an image that
+is gone, the others only find that rank 3 is. Who is first is told by the store that torchrun keeps
+for its processes. The others end without a word, with the same exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from torchkeep.cli import failures
+from torchkeep.errors import (
+    EXIT_PREEMPTED,
+    CheckpointProblem,
+    Preempted,
+    TorchkeepError,
+    WrongArgument,
+)
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+_OUTCOME = "TORCHKEEP_TRAIN_OUTCOME"
+"""Where the processes that `launch` has started leave the exit code."""
+_COMMAND = "TORCHKEEP_TRAIN_COMMAND"
+"""The command line that has started them, as JSON."""
+LAUNCH = "launch"
+"""Under which metadata a checkpoint has that."""
+_KEY, _CODE = "torchkeep/speakers", "torchkeep/code"
+"""In the store: how many want to speak, and the exit code of the first."""
+_SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"
+_SAVING_S = 600
+"""How long processes that were asked to stop may take to save."""
+_SIGNALLED = 128
+"""What a shell adds to the number of the signal that ended a process."""
+
+
+def is_launched() -> bool:
+    """Whether `--nproc` of another process has started this one."""
+    return _OUTCOME in os.environ
+
+
+# --- Starting them -----------------------------------------------------------------------------
+
+
+def launch(words: Sequence[str], num_processes: int) -> int:
+    """Have torchrun start this command in several processes; return their exit code."""
+    import json
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from torchkeep.checkpointing.doctor.environment import command
+
+    logging.disable(logging.CRITICAL)  # torchrun's own story; ours is told by the processes
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=f"torchkeep-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle=_SIGNALS,
+        shutdown_timeout=_SAVING_S,
+    )
+    with tempfile.TemporaryDirectory(prefix="torchkeep-") as place:
+        outcome = Path(place, "outcome")
+        os.environ[_OUTCOME] = str(outcome)
+        os.environ[_COMMAND] = json.dumps(command(Path()))
+        # Together they have as many threads as one would take.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
+        try:
+            elastic_launch(config, sys.executable)("-m", "torchkeep", *words)
+        except ChildFailedError as error:
+            code = error.get_first_failure()[1].exitcode
+            return _code(outcome, code if code >= 0 else _SIGNALLED - code)
+        except SignalException as error:
+            return _code(outcome, _SIGNALLED + error.sigval)
+        finally:
+            del os.environ[_OUTCOME], os.environ[_COMMAND]
+    return 0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _code(outcome: Path, code: int) -> int:
+    """Return what the processes ended with: what one of them has left, or else `code`."""
+    with suppress(OSError, ValueError):
+        return int(outcome.read_text())
+    return code
+
+
+def start_of(folder: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint has to know to be gone on with by `torchkeep resume`.
+
+    That is the command line with `--nproc`; of what torchrun itself has started there is none.
+    """
+    import json
+
+    command = json.loads(os.environ.get(_COMMAND, "null"))
+    return {} if command is None else {LAUNCH: command | {"run": str(folder.resolve())}}
+
+
+# --- As one ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def together(device: str, num_wanted: int | None) -> Iterator[bool]:
+    """Have the processes that were started together train as one; yield whether this one speaks.
+
+    Args:
+        device: see `Settings.device`.
+        num_wanted: the value of `--nproc`.
+
+    Raises:
+        WrongArgument: torchrun has started this process, and `--nproc` is given.
+    """
+    from torchkeep.training.distributed import num_launched, process_group
+
+    if num_launched() == 1:
+        yield True
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, _ = next(rendezvous("env://"))
+    if rank:
+        _be_silent()
+    try:
+        if num_wanted is not None and not is_launched():
+            raise WrongArgument(
+                "--nproc starts processes, and torchrun has started some already",
+                advice="Leave it out; torchrun's --nproc-per-node says how many there are.",
+            )
+        with process_group(device, store):
+            yield rank == 0
+    except Preempted:
+        _end(EXIT_PREEMPTED)
+    except (Exception, KeyboardInterrupt) as error:
+        _fail(error, store)
+
+
+def _be_silent() -> None:
+    """Say nothing of what the first process says as well."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (until the end)
+
+
+def _fail(error: Exception | KeyboardInterrupt, store: Store) -> NoReturn:
+    """Say what has happened, if nobody has said anything yet, and end with its exit code."""
+    code = failures.EXIT_DIFFERENT
+    with suppress(RuntimeError):  # who keeps the store is gone
+        if store.add(_KEY, 1) > 1:
+            _end(int(store.get(_CODE)))
+        if int(os.environ["RANK"]):
+            sys.stderr = sys.__stderr__  # it was silent
+        code = failures.report_any(_told(error))
+        store.set(_CODE, str(code))
+    _end(code)
+
+
+def _told(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt:
+    """Return an error as it is to be told: that another process has ended is nobody's bug."""
+    if isinstance(error, TorchkeepError):
+        error.problem = error.problem.removeprefix("rank 0: ")  # which acts for all
+    if not _is_of_group(error):
+        return error
+    return CheckpointProblem(
+        "another process of the training has ended, or does not answer",
+        advice="Start the command again: it goes on after the last checkpoint.",
+    )
+
+
+def _is_of_group(error: BaseException) -> bool:
+    """Whether an error is what PyTorch raises where processes do not reach each other."""
+    from torch import distributed
+
+    # gloo's are plain RuntimeErrors that begin with the place in its source.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    )
+
+
+def _end(code: int) -> NoReturn:
+    """End at once, since others may be waited for in vain."""
+    if is_launched():
+        Path(os.environ[_OUTCOME]).write_text(str(code))
+    sys.stdout.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    os._exit(code)

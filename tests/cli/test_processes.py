@@ -1,0 +1,115 @@
+"""`torchkeep train --nproc`: several real processes, which are one to whoever looks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchkeep.cli import main
+from torchkeep.cli.processes import _told
+from torchkeep.errors import CheckpointProblem
+
+pytestmark = pytest.mark.skipif(
+    os.name == "nt" or not torch.distributed.is_available(), reason="there is no torchrun here"
+)
+
+NET = "training.samples:Plain"
+OPTIONS = ["--arch", NET, "--weights", "none", "--batch-size", "8", "--size", "12"]
+TESTS = Path(__file__).parents[1]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "torchkeep", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "300", "--nproc", "2"]
+    process = start([*words, "--out", run])
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("epoch   3"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest, errors = process.communicate(timeout=100)
+    assert process.returncode == 75, errors
+    assert errors.count("SIGTERM: the run is saved as") == 1
+    assert len(errors.splitlines()) == 1, errors
+    told = "".join(lines) + rest
+    assert "device    cpu, 2 processes: all of the network each, 4 images of a batch\n" in told
+    assert told.count("epoch   1 of 300 ") == told.count("epoch   3 of 300 ") == 1
+
+    again = start(["resume", "--yes", run])
+    for line in again.stdout:
+        if line.startswith("goes on after"):
+            again.send_signal(signal.SIGINT)
+            break
+    _, errors = again.communicate(timeout=100)
+    assert line.startswith("goes on after step ")
+    assert again.returncode == 75, errors
+
+
+def test_what_fails_in_one_process_is_told_once_and_ends_all(tmp_path: Path) -> None:
+    words = ["train", "training.samples:broken", *OPTIONS, "--no-check", "--nproc", "2", "--shard"]
+    process = start([*words, "--out", str(tmp_path / "run")])
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (3, "torchkeep: the image has gone.\n")
+
+
+def test_what_can_not_be_shared_is_refused_before_anything_is_started(
+    tmp_path: Path, capsys
+) -> None:
+    words = ["train", str(tmp_path / "none"), "--batch-size", "9", "--nproc", "2"]
+    assert main(words) == 12
+    told = capsys.readouterr().err
+    assert told.startswith("torchkeep: 2 processes can't have equal shares of batches of 9.")
+
+
+def test_several_processes_do_not_start_several_each(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    ended: list[int] = []
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "_exit", end)
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path), *OPTIONS, "--nproc", "2"])
+    assert ended == [12]
+    assert "--nproc starts processes, and torchrun has started some" in capsys.readouterr().err
+
+
+def test_that_another_process_has_ended_is_no_bug() -> None:
+    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error")
+    for error in (gloo, torch.distributed.DistNetworkError("the socket has timed out")):
+        told = _told(error)
+        assert isinstance(told, CheckpointProblem)
+        assert "another process of the training has ended, or does not answer" in str(told)
+    assert _told(bug := RuntimeError("shapes differ")) is bug
+    of_first = _told(CheckpointProblem("rank 0: run: process 7 writes to this run"))
+    assert str(of_first) == "run: process 7 writes to this run."
