@@ -205,8 +205,9 @@ class _Together(Alone):
             number = begun() if is_first else number + 1
             num_done, accumulate = number + 1, self.settings.accumulate
             is_last = num_done >= len(self._shares)
+            is_near_end = num_done + 1 >= len(self._shares)
             self._count, self._weight = self._shares.share(number)
-            if is_first or is_last or not is_as_usual:
+            if is_first or is_near_end or not is_as_usual:
                 is_as_usual = self._look_at(len(batch[1])) and is_as_usual
             # How many batches are to come of an epoch that other ranks began, nobody knows.
             is_sent = is_last or num_done % accumulate == 0 or not is_as_usual

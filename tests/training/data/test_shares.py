@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
+from checkpointing.test_regrouping import walk
+from torchkeep.checkpointing.sample_order import Passes, regrouped
 from torchkeep.training.data.shares import SharedBatches, SharedSamples
 
 
@@ -67,3 +71,41 @@ def test_each_sample_for_validation_counts_once(num_samples: int, size: int) -> 
     assert all(len(part) == len(list(part)) for part in parts)
     counted = [place for part in parts for place in list(part)[: part.num_own]]
     assert sorted(counted) == list(range(num_samples))
+
+
+@given(
+    st.integers(2, 70), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 8)
+)
+def test_another_number_of_ranks_goes_on_with_an_epoch_step_by_step(
+    num_samples: int, share: int, before: int, after: int, stop: int
+) -> None:
+    batch_size = share * before * after
+
+    def loaders(size: int) -> list[DataLoader]:
+        data = TensorDataset(torch.arange(num_samples))
+        shares = shares_of(num_samples, batch_size, size)
+        return [DataLoader(data, batch_sampler=item, generator=item.generator) for item in shares]
+
+    num_steps = len(loaders(1)[0])
+    if stop >= num_steps:
+        return
+    passes = [Passes() for _ in range(before)]
+    begun = [walk(*pair, stop) for pair in zip(passes, loaders(before), strict=True)]
+    states = [some.state() for some in passes]
+    rest = []
+    for rank, loader in enumerate(loaders(after)):
+        going_on = Passes()
+        going_on.resume(regrouped(states, rank, after))
+        rest.append(walk(going_on, loader))
+    assert {len(batches) for batches in rest} == {num_steps - stop}
+    steps = [list(chain(*step)) for part in (begun, rest) for step in zip(*part, strict=True)]
+    # The last but one gives some of its samples to the last, if that has too few for the ranks.
+    assert [len(step) for step in steps[:-2]] == [batch_size] * (num_steps - 2)
+    drawn = [index for step in steps for index in step]
+    is_left_out = num_samples % batch_size == 1  # a last batch of one sample
+    assert len(set(drawn)) == num_samples - is_left_out
+    # Only where fewer samples are left than there are ranks, some see the same.
+    left = num_samples - is_left_out - stop * batch_size
+    is_short = left < after or batch_size == after
+    num_last = (left - 1) % batch_size + 1
+    assert len(drawn) - len(set(drawn)) == (max(after - num_last, 0) if is_short else 0)

@@ -110,7 +110,8 @@ class IndexedPass(Pass):
         largest = max(
             len(item) if isinstance(item, list) else 1 for some in orders for item in some
         )
-        batches = dealt_out(rest, rank, size, self.loader.batch_size or largest)
+        own = self.loader.batch_size or getattr(self.loader.batch_sampler, "batch_size", None)
+        batches = dealt_out(rest, rank, size, own or largest)
         if not self.is_batched:
             return [None] * state["batch"] + [index for batch in batches for index in batch]
         return [[] for _ in range(state["batch"])] + batches

@@ -15,6 +15,9 @@ from torchkeep.errors import CheckpointProblem
 Order = list[Any]
 """Batches of indices, or indices."""
 
+_LEAST = 2
+"""So many samples a rank has in the last batch, if it can: a BatchNorm can't be trained on one."""
+
 
 def rest_of(orders: Sequence[Order], num_finished: int, num_samples: int | None) -> list[Any]:
     """Return the samples that no rank has finished, in the order in which they would have come.
@@ -24,8 +27,8 @@ def rest_of(orders: Sequence[Order], num_finished: int, num_samples: int | None)
         num_finished: how many batches of it each has finished.
         num_samples: how many the data set has.
 
-    >>> rest_of([[[0, 2], [4, 0]], [[1, 3], [5, 1]]], 1, 6)  # DistributedSampler has added 0 and 1
-    [4, 5]
+    >>> rest_of([[[0, 2], [4]], [[1, 3], [0]]], 1, 5)  # DistributedSampler has added 0
+    [4]
     """
     if all(order == orders[0] for order in orders):  # each rank walks over everything
         orders = orders[:1]
@@ -54,18 +57,17 @@ def _row(orders: Sequence[Order], begin: int, end: int) -> list[Any]:
 
 
 def _is_padded(orders: Sequence[Order], num_samples: int | None) -> bool:
-    """Whether a sampler has repeated a few samples to give each rank as many.
+    """Whether a sampler has repeated samples in the last step to give each rank as many batches.
 
-    One that draws with replacement repeats them as well, and is to be left alone.
+    One that draws with replacement repeats them anywhere, and is to be left alone.
     """
-    if num_samples is None:
-        return False
-    row = _row(orders, 0, max(map(len, orders)))
+    last = max(map(len, orders)) - 1
+    until_last, row = _row(orders, 0, last), _row(orders, 0, last + 1)
     try:
         distinct = len(set(row))
     except TypeError:  # indices of a kind that can't be compared
         return False
-    return distinct == num_samples and 0 < len(row) - distinct < len(orders)
+    return distinct == num_samples and len(set(until_last)) == len(until_last)
 
 
 def dealt_out(rest: Sequence[Any], rank: int, size: int, batch_size: int) -> list[list[Any]]:
@@ -101,9 +103,10 @@ def _sizes(num_samples: int, num_ranks: int, batch_size: int) -> list[int]:
     left = num_samples - len(sizes) * full
     if not left:
         return sizes
-    if left < num_ranks and sizes and batch_size > 1:  # each rank needs one
-        sizes[-1] -= num_ranks - left
-        left = num_ranks
+    least = num_ranks * (_LEAST if batch_size >= 2 * _LEAST else 1)
+    if left < least and sizes and batch_size > 1:
+        sizes[-1] -= least - left
+        left = least
     return [*sizes, left]
 
 
