@@ -4,6 +4,7 @@
     python benchmarks/checkpoint_stall.py --quick        tiny ones: to see that it works
     python benchmarks/checkpoint_stall.py --threads 1    leave the other cores to who writes
     python benchmarks/checkpoint_stall.py --device cuda
+    torchrun --nproc-per-node 2 benchmarks/checkpoint_stall.py --threads 1 --spread fsdp
 
 A cycle is ten steps. Cycles with a checkpoint and without one take turns in one run, so that what
 the machine does meanwhile meets both; a row's numbers are medians over the pairs of all rounds, and
@@ -25,6 +26,10 @@ reused); "overlapped" stages in a thread, and waits for that before the optimize
 keeps one checkpoint: beside the training it reads each new one back, and deletes the one before.
 The peers' are deleted between cycles, while nobody looks at the clock.
 
+Under torchrun the ranks train one model, by DDP or FSDP2, and those contestants save it that can do
+it together; with DDP also `torch.save` of the first rank. The numbers are the first rank's, of
+cycles that all ranks begin and end together.
+
 On a CUDA device a cycle begins and ends with nothing queued, so that "after it" has what the device
 waited for; "in the call" and "first step()" are what the host waited for.
 """
@@ -40,6 +45,7 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -56,16 +62,30 @@ import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
 from save_load import SETTLE_S, machine, markdown, sync
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeep import Checkpointer
+from torchkeep.checkpointing.state.sharded import local_of
 
 NUM_STEPS = 10
 """Steps between two checkpoints."""
 
 now = time.perf_counter
+
+
+def num_ranks() -> int:
+    """Return how many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the rank that acts for all."""
+    return num_ranks() == 1 or distributed.get_rank() == 0
 
 
 # --- What is trained ---------------------------------------------------------------------------
@@ -124,9 +144,11 @@ class Job:
     device: torch.device
 
     def synchronize(self) -> None:
-        """Wait for what was queued on the device."""
+        """Wait for what was queued on the device, and for the other ranks."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        if num_ranks() > 1:
+            distributed.barrier()
 
     def state(self) -> dict[str, Any]:
         """Return what is to be saved: the live tensors."""
@@ -145,11 +167,25 @@ class Job:
         return {**state["model"], **moments}
 
 
-def jobs(device: torch.device, *, quick: bool) -> Iterator[Job]:
+def spread_over_ranks(model: nn.Module, spread: str) -> nn.Module:
+    """Return a model as the ranks train it together."""
+    if num_ranks() == 1:
+        return model
+    if spread == "ddp":
+        return DistributedDataParallel(model)
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (num_ranks(),))
+    stacks = [item for item in model.modules() if isinstance(item, nn.ModuleList)]
+    for layer in (layer for stack in stacks for layer in stack):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def jobs(device: torch.device, spread: str, *, quick: bool) -> Iterator[Job]:
     """Yield what to train, each when its turn has come."""
 
     def job(name: str, model: nn.Module, batch: Callable[[], torch.Tensor]) -> Job:
-        model.to(device)
+        model = spread_over_ranks(model.to(device), spread)
         loader = DataLoader(Repeated([batch() for _ in range(4)]), batch_size=None)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         return Job(name, model, optimizer, loader, device)
@@ -271,9 +307,11 @@ class Peer(Unsaved):
 
 
 class TorchSave(Peer):
-    """torch.save, written aside and renamed."""
+    """torch.save, written aside and renamed; the first rank's, if there are several."""
 
     def save(self, path: Path) -> None:
+        if not is_first():
+            return
         with published(path) as part:
             torch.save(self.job.state(), part)
 
@@ -296,14 +334,29 @@ def published(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
-class DcpSave(Peer):
-    """torch.distributed.checkpoint, while the training waits."""
+class Dcp(Peer):
+    """What is alike in all ways to have torch.distributed.checkpoint save."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        super().__init__(job, folder)
+        self.options: dict[str, Any] = {"no_dist": True}
+        if num_ranks() > 1:  # of its own, for a thread must not share that of the training
+            self.options = {"process_group": distributed.new_group(backend="gloo")}
+
+    def close(self) -> None:
+        super().close()
+        if group := self.options.get("process_group"):
+            distributed.destroy_process_group(group)
+
+
+class DcpSave(Dcp):
+    """It does so while the training waits."""
 
     def save(self, path: Path) -> None:
-        dcp.save(self.job.state(), checkpoint_id=path, no_dist=True)
+        dcp.save(self.job.state(), checkpoint_id=path, **self.options)
 
 
-class DcpAsync(Peer):
+class DcpAsync(Dcp):
     """The same in a thread, from a copy that is made first."""
 
     is_overlapped = False
@@ -322,7 +375,7 @@ class DcpAsync(Peer):
 
     def save(self, path: Path) -> Future[Any]:
         answer: Any = dcp.async_save(
-            self.job.state(), checkpoint_id=path, async_stager=self.stager, no_dist=True
+            self.job.state(), checkpoint_id=path, async_stager=self.stager, **self.options
         )
         if isinstance(answer, Future):
             return answer
@@ -424,6 +477,12 @@ CONTESTANTS: dict[str, type[Unsaved]] = {
     "torchkeep": Torchkeep,
 }
 
+TOGETHER = {
+    "ddp": ["torch.save", "DCP save", "DCP async_save", "DCP async_save, overlapped", "torchkeep"],
+    "fsdp": ["DCP save", "DCP async_save", "DCP async_save, overlapped", "torchkeep"],
+}
+"""Who can save what several ranks train."""
+
 NEED = {"torch_checkpointing": "torch_checkpointing", "Lightning AsyncCheckpointIO": "lightning"}
 """The packages that some contestants are, or come with."""
 
@@ -500,7 +559,7 @@ def run_pairs(kind: type[Unsaved], job: Job, folder: Path, number: int) -> list[
 
 def settle(folder: Path) -> None:
     """Delete the peers' checkpoints, and give the disk a moment."""
-    for path in folder.iterdir():
+    for path in folder.iterdir() if is_first() else ():
         if path.name.isdigit():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     os.sync()
@@ -509,7 +568,7 @@ def settle(folder: Path) -> None:
 
 def copy_seconds(job: Job, rounds: int = 5) -> float:
     """Return what one copy of the state takes, into memory that is there already."""
-    tensors = [tensor.detach() for tensor in job.tensors().values()]
+    tensors = [local_of(tensor.detach()) for tensor in job.tensors().values()]
     pinned = job.device.type == "cuda"
     copies = [torch.empty_like(item, device="cpu", pin_memory=pinned) for item in tensors]
     seconds = []
@@ -532,19 +591,35 @@ def compare(job: Job, names: list[str], args: argparse.Namespace) -> str:
     for _ in range(args.rounds):
         copies.append(copy_seconds(job))
         for name in order.sample(names, len(names)):
-            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                pairs[name] += run_pairs(CONTESTANTS[name], job, Path(folder), args.pairs)
+            with common_folder(args.folder) as folder:
+                pairs[name] += run_pairs(CONTESTANTS[name], job, folder, args.pairs)
             gc.collect()  # its buffers may be in a cycle
     return table(job, {name: pairs[name] for name in names}, statistics.median(copies))
+
+
+@contextmanager
+def common_folder(place: Path | None) -> Iterator[Path]:
+    """Yield a folder that all ranks have, and that is gone afterwards."""
+    if num_ranks() == 1:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            yield Path(folder)
+        return
+    told = [tempfile.mkdtemp(dir=place) if is_first() else ""]
+    distributed.broadcast_object_list(told)
+    yield Path(told[0])
+    distributed.barrier()
+    if is_first():
+        shutil.rmtree(told[0])
 
 
 # --- Printing ----------------------------------------------------------------------------------
 
 
 def table(job: Job, pairs: dict[str, list[Pair]], copy: float) -> str:
-    tensors = job.tensors().values()
+    tensors = [local_of(tensor) for tensor in job.tensors().values()]
     mib = sum(tensor.nbytes for tensor in tensors) / 2**20
-    head = [f"{job.name}: {len(tensors):,} tensors, {mib:,.0f} MiB"]
+    each = " of a rank" if num_ranks() > 1 else ""
+    head = [f"{job.name}: {len(tensors):,} tensors, {mib:,.0f} MiB{each}"]
     head += ["in the call", "after it", "first step()", "ratio", "durable, s"]
     body = [[name, *row(found, copy)] for name, found in pairs.items()]
     body.append(["one plain copy", f"{copy * 1000:.1f} (1.00)", "", "", "", ""])
@@ -570,6 +645,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny models, one pair")
     parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    parser.add_argument("--spread", choices=TOGETHER, default="ddp", help="how ranks train (ddp)")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (2; with --quick 1)")
     parser.add_argument("-n", "--rounds", type=int, help="rounds (2; with --quick 1)")
     parser.add_argument("--pairs", type=int, help="pairs of cycles in a round (3)")
@@ -583,18 +659,27 @@ def main() -> None:
     # DCP warns that there are no processes to work with, which is as it should be.
     warnings.filterwarnings("ignore", module=r"torch\.distributed")
     torch.set_num_threads(args.threads)
+    if "RANK" in os.environ:
+        distributed.init_process_group("gloo")
+        if not is_first():
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (until the end)
     torch.manual_seed(0)
     missing = {name for name, package in NEED.items() if importlib.util.find_spec(package) is None}
-    names = [name for name in CONTESTANTS if name not in missing and chosen(name, args.only)]
+    able = CONTESTANTS if num_ranks() == 1 else TOGETHER[args.spread]
+    names = [name for name in able if name not in missing and chosen(name, args.only)]
     device = torch.device(args.device)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else "on the CPU"
-    print(machine(on, f"{args.threads} threads", f"{args.rounds} x {args.pairs} pairs"))
-    for name in sorted(missing):
+    ranks = f"{num_ranks()} ranks, {args.spread}" if num_ranks() > 1 else "one process"
+    how = f"{args.threads} threads", ranks, f"{args.rounds} x {args.pairs} pairs"
+    print(machine(on, *how))
+    for name in sorted(missing & set(able)):
         print(f"Without {name}: the package {NEED[name]} is not installed.")
-    for job in jobs(device, quick=args.quick):
+    for job in jobs(device, args.spread, quick=args.quick):
         if chosen(job.name, args.models):
             print(compare(job, names, args), flush=True)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")
+    if num_ranks() > 1:
+        distributed.destroy_process_group()
 
 
 def chosen(name: str, words: list[str] | None) -> bool:
