@@ -176,6 +176,20 @@ def contest(options: argparse.Namespace) -> None:
     distributed.destroy_process_group()
 
 
+def torchrun(script: str, num_ranks: int, *words: str) -> str:
+    """Run a script as several ranks, with a thread each; return the last line printed, or none."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(num_ranks), script, *words]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return (done.stdout.splitlines() or [""])[-1]
+
+
 def measured(
     options: argparse.Namespace, spread: str, ranks: int
 ) -> dict[str, tuple[float, float]]:
@@ -183,16 +197,7 @@ def measured(
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         words = ["--spread", spread, "--folder", folder, "--mb", str(options.mb)]
         words += ["--rounds", str(options.rounds)]
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(ranks), __file__, *words]
-        done = subprocess.run(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-        )
-    rounds = json.loads(done.stdout.splitlines()[-1])
+        rounds = json.loads(torchrun(__file__, ranks, *words))
     return {
         name: tuple(statistics.median(some[name][n] for some in rounds) for n in (0, 1))
         for name in rounds[0]

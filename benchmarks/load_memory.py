@@ -58,7 +58,7 @@ def peak(mib: int, name: str, assign: bool, files: dict[str, str]) -> float:
     with torch.device("meta" if assign else "cpu"):
         model = Equal(mib // 4)
     load = ways_to_load(model, paths, assign=assign)[name]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    reset_peak()
     load()
     return (resident("VmHWM") - before) / (mib << 20)
 
@@ -69,6 +69,11 @@ def warm_up(name: str, assign: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = stored(model.state_dict(), Path(folder))
         ways_to_load(model, files, assign=assign)[name]()
+
+
+def reset_peak() -> None:
+    """Have VmHWM start anew."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident(field: str) -> int:

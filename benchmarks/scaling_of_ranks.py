@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
+from distributed import torchrun
 from save_load import machine, markdown
 from torch import distributed
 
@@ -105,16 +103,7 @@ def agreeing() -> None:
 
 
 def agreements(size: int) -> list[list[str]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(size), __file__, "--rank"]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(torchrun(__file__, size, "--rank"))
     return [[f"{size} ranks: {name}, ms", f"{taken * 1e3:.2f}"] for name, taken in found.items()]
 
 
