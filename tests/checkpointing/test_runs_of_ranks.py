@@ -148,6 +148,31 @@ def test_what_one_rank_is_asked_all_do_at_the_same_step(tmp_path):
     assert "SIGTERM" not in told[1]  # once is enough
 
 
+def measuring(rank: int, run: Path) -> tuple[list, str]:
+    """Train with a loss and a metric of each rank's own, and one that only the last rank has."""
+    given = {"model": nn.Linear(1, 1), "keep_best": ("val_loss", "min"), "keep_last": 1}
+    with Checkpointer(run, **given, timeout_s=30) as ckpt:
+        for epoch in ckpt.epochs(3):
+            for _ in ckpt.batches(DataLoader(TensorDataset(torch.ones(2)))):
+                ckpt.step(loss=0.1 + rank, same=0.1)
+            # By the first rank alone the last epoch would be the best one.
+            ckpt.metrics(val_loss=[[4.0, 2.0, 1.0], [1.0, 2.0, 9.0], [4.0, 2.0, 8.0]][rank][epoch])
+            if rank == 2:
+                ckpt.metrics(accuracy=epoch / 10)
+        return ckpt.history, min(item.path.name for item in list_checkpoints(run))
+
+
+def test_the_history_is_that_of_all_ranks(tmp_path):
+    told = each_rank(3, measuring, tmp_path / "run")
+    assert told[0] == told[1] == told[2]
+    history, best = told[0]
+    assert [row["val_loss"] for row in history] == [3.0, 2.0, 6.0]
+    assert [row["accuracy"] for row in history] == [0.0, 0.1, 0.2]
+    assert [row["loss"] for row in history] == pytest.approx([1.1] * 3)
+    assert [row["same"] for row in history] == [0.1] * 3  # to the last bit
+    assert best == "step-00000004"
+
+
 def uneven(rank: int, run: Path) -> str:
     """Train with more batches on one rank than on the other."""
     model = nn.Linear(1, 1)

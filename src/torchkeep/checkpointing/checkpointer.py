@@ -301,6 +301,7 @@ class Checkpointer:
     def _end_epoch(self) -> None:
         if self._progress.epoch and not self._progress.step and self._state.passes.begun:
             self._notices.no_steps()
+        self._join_measured()
         was_rated = bool(self._progress.metrics)
         self._state.end_epoch()
         self._schedule.count_epoch(self._progress.epoch)
@@ -308,6 +309,15 @@ class Checkpointer:
         if was_rated and self.keep_best is not None:
             self._progress.check_was_measured(self.keep_best[0])
         self._leave_if_asked()
+
+    def _join_measured(self) -> None:
+        """Have what all ranks have measured, so that all see the same history, and stop alike."""
+        if self._ranks.is_alone:
+            return
+        # What is told at the first boundary is known at the second: that all are here.
+        self._meet()
+        self._meet()
+        self._progress.join(self._ranks.every(self._progress.measured))
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of `loader`, in a resumed epoch those that are left.
@@ -365,7 +375,10 @@ class Checkpointer:
                 )
 
     def metrics(self, **values: float | torch.Tensor) -> None:
-        """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint."""
+        """Record metrics of the running epoch, such as `val_loss`; they go into its checkpoint.
+
+        Of several ranks the history has the mean over those that record one.
+        """
         self._progress.metrics.update({name: as_number(item) for name, item in values.items()})
         self._schedule.note_change()
 
@@ -400,7 +413,10 @@ class Checkpointer:
 
     @property
     def means(self) -> dict[str, float]:
-        """The means, so far in this epoch, of what `step` got; a resume does not change them."""
+        """The means, so far in this epoch, of what `step` got; a resume does not change them.
+
+        Of several ranks each has its own; when the epoch is over, the history has those of all.
+        """
         return self._progress.means()
 
     @property

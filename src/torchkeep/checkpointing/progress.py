@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ def as_number(value: float | torch.Tensor) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
+Sums = dict[str, tuple[float, int]]
+"""By name: a sum, and of how many values."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a run is."""
@@ -26,7 +30,7 @@ class Progress:
     """Finished epochs, which is also the number of the running one."""
     num_steps_in_epoch: int = 0
     """Finished steps of the running epoch."""
-    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    sums: Sums = field(default_factory=dict)
     """By name: the sum of what `add` got in this epoch, and how often."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The running epoch's metrics."""
@@ -50,6 +54,22 @@ class Progress:
         if self.num_steps_in_epoch or self.metrics or not self.history:
             return self.means() | self.metrics
         return {k: v for k, v in self.history[-1].items() if k not in ("epoch", "step")}
+
+    def measured(self) -> tuple[Sums, dict[str, float]]:
+        """Return what this rank has measured in the epoch: what `add` got, and the metrics."""
+        return self.sums, self.metrics
+
+    def join(self, measured: Sequence[tuple[Sums, dict[str, float]]]) -> None:
+        """Take what all ranks have measured: means over all values, and over those that have one.
+
+        What all have alike stays as it is, to the last bit.
+        """
+        for name in dict.fromkeys(name for sums, _ in measured for name in sums):
+            self.sums[name] = _joined([sums[name] for sums, _ in measured if name in sums])
+        for name in dict.fromkeys(name for _, metrics in measured for name in metrics):
+            found = [(metrics[name], 1) for _, metrics in measured if name in metrics]
+            total, count = _joined(found)
+            self.metrics[name] = total / count
 
     def end_epoch(self) -> None:
         """Add the epoch's row to the history, and begin the next one."""
@@ -81,3 +101,10 @@ class Progress:
     def state(self) -> dict[str, Any]:
         """Return the progress as plain values; `Progress(**state)` is its inverse."""
         return asdict(self)
+
+
+def _joined(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    """Return the sum of sums, and of how many values it is."""
+    if all(part == parts[0] for part in parts):
+        return parts[0]
+    return sum(total for total, _ in parts), sum(count for _, count in parts)
