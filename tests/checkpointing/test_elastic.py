@@ -127,5 +127,5 @@ def test_fewer_ranks_go_on_when_a_machine_is_gone(tmp_path, program):
     told = logs[0].read_text()
     assert "1 ranks went on after step" in told
     assert "1 reasons" in told
-    assert "2 ranks trained together, and now 1 do" in told
+    assert "2 ranks trained together, and now it is 1" in told
     assert samples_of(run) == Counter(range(96))

@@ -260,9 +260,32 @@ def test_another_number_of_ranks_needs_consent(run):
     told = on_ranks(2, resume, run[0], False)
     assert told[0] == told[1]
     assert told[0].startswith(InexactResume.__name__)
-    assert "3 ranks trained together, and now 2 do. " in told[0]
+    assert "3 ranks trained together, and now it is 2. " in told[0]
     assert "allow_inexact=True" in told[0]
     assert on_ranks(2, resume, run[0], True) == ["step-00000002"] * 2
+
+
+def resume_otherwise(rank: int, run: Path, allow_inexact: bool) -> str:
+    """Go on with all of the model on each rank."""
+    ckpt = Checkpointer(
+        run, model=nn.parallel.DistributedDataParallel(Small()), allow_inexact=allow_inexact
+    )
+    try:
+        ckpt.restore()
+        return "; ".join(ckpt.inexact)
+    except CheckpointProblem as error:
+        return str(error)
+    finally:
+        ckpt.close()
+
+
+def test_ddp_in_the_place_of_fsdp2_needs_consent(run):
+    expected = "each rank had the model in pieces (FSDP2), and now it is as a whole (DDP)"
+    told = on_ranks(3, resume_otherwise, run[0], False)
+    assert all(expected in text for text in told)
+    assert all("allow_inexact=True" in text for text in told)
+    told = on_ranks(3, resume_otherwise, run[0], True)
+    assert all(expected in text for text in told)
 
 
 def save_as_one_file(rank: int, run: Path) -> str:

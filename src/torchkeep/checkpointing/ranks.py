@@ -213,8 +213,8 @@ ALONE = Ranks()
 """One process that nobody trains with."""
 
 _LOOK = (
-    "Look at what the other ranks said. All of them have to open the Checkpointer, and to call its "
-    "methods alike."
+    "Look at what the other ranks said. All of them have to open the Checkpointer, to make as many "
+    "steps, and to call its methods alike."
 )
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from torchkeep.checkpointing.doctor.environment import differences
 from torchkeep.checkpointing.layout import read_manifest
 from torchkeep.checkpointing.runs.checkpoints import Checkpoint, list_checkpoints, verified
 from torchkeep.checkpointing.state.encoding import State
+from torchkeep.checkpointing.state.sharded import is_sharded
 from torchkeep.errors import DamagedFile, InexactResume
 
 _PARTS = {"objects": dict, "rng": dict, "inexact": list, "progress": dict, "data": dict}
@@ -39,9 +42,29 @@ def reasons_against(manifest: Mapping[str, Any], objects: Mapping[str, object]) 
     return [
         *manifest["inexact"],
         *differences(manifest.get("environment")),
+        *_other_layout(manifest, objects.get("model")),
         *(f"the checkpoint has {name}, and this run has not" for name in sorted(saved - here)),
         *(f"this run has {name}, and the checkpoint has not" for name in sorted(here - saved)),
     ]
+
+
+def _other_layout(manifest: Mapping[str, Any], model: object) -> list[str]:
+    """Return what is otherwise if as many ranks had pieces of the model, and now have all of it.
+
+    FSDP2 adds up gradients in another order than DDP. One rank has nothing to add up.
+    """
+    boxes = manifest.get("boxes")
+    if manifest.get("ranks", 1) == 1 or not isinstance(boxes, Mapping):
+        return []
+    was, now = any(name.startswith("shard-") for name in boxes), _has_pieces(model)
+    if was == now:
+        return []
+    how = {True: "in pieces (FSDP2)", False: "as a whole (DDP)"}
+    return [f"each rank had the model {how[was]}, and now it is {how[now]}"]
+
+
+def _has_pieces(model: object) -> bool:
+    return isinstance(model, nn.Module) and any(map(is_sharded, model.parameters()))
 
 
 def inexact_resume(

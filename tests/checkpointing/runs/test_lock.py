@@ -72,6 +72,17 @@ def test_another_process_is_kept_out_until_the_release(tmp_path, has_file_locks)
     assert another_process(tmp_path, has_file_locks=has_file_locks) == "it is ours"
 
 
+@pytest.mark.parametrize("number", ["1", "2", "all"])
+def test_processes_without_a_group_are_told_of_it(tmp_path, has_file_locks, number, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", number)
+    lock = RunLock(tmp_path)
+    said = another_process(tmp_path, has_file_locks=has_file_locks)
+    assert ("2 processes that were started together (WORLD_SIZE)" in said) is (number == "2")
+    assert ("call torch.distributed.init_process_group()" in said) is (number == "2")
+    assert "top it first, or choose another folder." in said
+    lock.release()
+
+
 def test_a_second_owner_in_this_process_is_refused(tmp_path, has_file_locks):
     lock = RunLock(tmp_path)
     with pytest.raises(CheckpointProblem, match="this process already writes to this run"):

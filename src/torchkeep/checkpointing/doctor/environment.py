@@ -76,7 +76,7 @@ _TEXTS: dict[str, str] = {
     "cudnn_benchmark": "torch.backends.cudnn.benchmark was {saved} and is {now}",
     "machine": "the processor was {saved} and is {now}",
     "cuda_devices": "the CUDA devices were {saved} and are {now}",
-    "world_size": "{saved} ranks trained together, and now {now} do",
+    "world_size": "{saved} ranks trained together, and now it is {now}",
 }
 
 

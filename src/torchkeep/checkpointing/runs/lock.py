@@ -74,10 +74,15 @@ class RunLock:
 
     @staticmethod
     def _taken(folder: Path, owner: str) -> CheckpointProblem:
-        return CheckpointProblem(
-            f"{folder}: {owner} writes to this run",
-            advice="Stop it first, or choose another folder.",
-        )
+        advice = "Stop it first, or choose another folder."
+        if number := _num_strangers():
+            advice = (
+                f"If it is another one of the {number} processes that were started together "
+                "(WORLD_SIZE), call torch.distributed.init_process_group() before the "
+                "Checkpointer, and they keep one run. Otherwise stop it first, or choose another "
+                "folder."
+            )
+        return CheckpointProblem(f"{folder}: {owner} writes to this run", advice=advice)
 
     def release(self) -> None:
         """Let others in."""
@@ -98,6 +103,15 @@ class RunLock:
         """Close what a forked process inherited. The parent's locks stay."""
         for lock in list(cls._ours.values()):
             lock._close()
+
+
+def _num_strangers() -> int:
+    """Return how many processes a launcher started together, if they have no process group."""
+    distributed = sys.modules.get("torch.distributed")  # who did not import it has no group
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return 0
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() and int(text) > 1 else 0
 
 
 def writer_of(folder: Path) -> str:
