@@ -317,6 +317,21 @@ def test_a_signal_to_all_saves_and_the_same_command_goes_on(
         assert line.startswith("goes on after step ")
 
 
+def test_going_on_inexactly_is_allowed_by_the_switch_that_is_named(
+    photos: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    words = ["train", str(photos), "--out", str(tmp_path / "run"), *OPTIONS, "--weights", "none"]
+    assert main([*words, "--epochs", "1"]) == 0
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    capsys.readouterr()
+    assert main([*words, "--epochs", "1"]) == 10
+    told = capsys.readouterr().err
+    assert "the precision of float32 matmul was highest and is medium. Start it as it was" in told
+    assert "or give --allow-inexact to go on all the same." in told
+    assert "allow_inexact=True" not in told
+    assert main([*words, "--epochs", "1", "--allow-inexact"]) == 0
+
+
 def test_the_help_tells_the_defaults_of_the_settings(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])

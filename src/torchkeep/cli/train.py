@@ -16,7 +16,7 @@ from torchkeep.cli.numbers import whole
 from torchkeep.cli.progress import passing_line
 from torchkeep.cli.rates import write_curve
 from torchkeep.cli.settings import add_settings, settings_of
-from torchkeep.errors import WrongArgument
+from torchkeep.errors import InexactResume, WrongArgument
 from torchkeep.showing import table
 from torchkeep.wording import counted, printable, shortened
 
@@ -104,7 +104,14 @@ def run(options: argparse.Namespace) -> int:
         if options.nproc > 1:
             return launch(options.words, options.nproc)
     with together(settings.device, options.nproc) as is_first:
-        _train(options, settings, folder, is_first=is_first, metadata=start_of(folder))
+        try:
+            _train(options, settings, folder, is_first=is_first, metadata=start_of(folder))
+        except InexactResume as error:
+            error.advice = (
+                "Start it as it was, with as many processes, or give --allow-inexact to go on all "
+                "the same."
+            )
+            raise
     return 0
 
 
