@@ -373,6 +373,16 @@ def test_checkpoints_of_a_run_are_compared_in_all_their_parts(tmp_path: Path) ->
     assert diff(second, saved(model.state_dict(), tmp_path / "bare.pth")).equal
 
 
+def test_a_checkpoint_and_what_it_was_converted_to_are_equal(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    with torchkeep.Checkpointer(tmp_path / "run", model=model, optimizer=optimizer) as run:
+        folder = run.save()
+    torchkeep.convert(folder, tmp_path / "converted.pth")
+    assert diff(folder, tmp_path / "converted.pth").equal
+    assert diff(tmp_path / "converted.pth", folder).equal
+
+
 # --- How it is established ---------------------------------------------------------------------
 
 

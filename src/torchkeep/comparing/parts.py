@@ -96,7 +96,9 @@ def pair_parts(a: Inspection, b: Inspection, select_a: str, select_b: str) -> Pa
     pairing.add_all(_optimizers(a), _optimizers(b))
     pairing.add_all(_modules(a), _modules(b))
     with_table = bool(a.state_dicts or b.state_dicts)
-    values = [_values(it, with_table=with_table) for it in (a, b)]
+    # What a checkpoint was converted to has them, too.
+    without = _OF_A_CHECKPOINT if CHECKPOINT in (a.container, b.container) else ()
+    values = [_values(it, without, with_table=with_table) for it in (a, b)]
     for it, one, other in ((a, values[0], values[1]), (b, values[1], values[0])):
         if one and other:
             _read_metadata(one[0].leaves, other[0].leaves, _budget(it))
@@ -193,7 +195,7 @@ def _subtree(kind: PartKind, inspection: Inspection, name: str) -> Part:
     return Part(kind, name, leaves(tree, _budget(inspection)))
 
 
-def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
+def _values(inspection: Inspection, without: Sequence[str], *, with_table: bool) -> list[Part]:
     """Return everything that is no other part, and the metadata; nothing if there is nothing."""
     root = inspection.contents.root
     tables = _state_dicts(inspection) if with_table else inspection.state_dicts
@@ -204,8 +206,7 @@ def _values(inspection: Inspection, *, with_table: bool) -> list[Part]:
     found: dict[str, Value] = {}
     if id(root) not in skipped:
         found = leaves(root, _budget(inspection), skipped=skipped)
-    if inspection.container == CHECKPOINT:
-        found = {k: v for k, v in found.items() if k.partition(".")[0] not in _OF_A_CHECKPOINT}
+    found = {k: v for k, v in found.items() if k.partition(".")[0] not in without}
     if is_one_file(root) and found.pop(f"{KEY}.{MANIFEST_KEY}", None) is not None:
         found |= _told_by_manifest(inspection)
     found |= {f"{_METADATA}{key}": text for key, text in user_metadata(inspection.contents).items()}
