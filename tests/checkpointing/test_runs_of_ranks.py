@@ -173,6 +173,32 @@ def test_the_history_is_that_of_all_ranks(tmp_path):
     assert best == "step-00000004"
 
 
+def walking(rank: int, run: Path, is_shared_out: bool, spread: str) -> list[str]:
+    """Train on what each rank has of the samples, or on all; return what is warned of."""
+    data = TensorDataset(torch.arange(8.0).reshape(8, 1))
+    sampler = DistributedSampler(data, seed=5) if is_shared_out else None
+    model = nn.Linear(1, 1)
+    model = nn.parallel.DistributedDataParallel(model) if spread == "ddp" else model
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        Checkpointer(run, model=model, timeout_s=30) as ckpt,
+    ):
+        warnings.simplefilter("always")
+        for _ in ckpt.epochs(2):
+            for _ in ckpt.batches(DataLoader(data, 2, sampler=sampler)):
+                ckpt.step()
+    return [f"{item.message}" for item in caught]
+
+
+@pytest.mark.parametrize(
+    ("is_shared_out", "spread", "number"), [(False, "ddp", 1), (True, "ddp", 0), (False, "", 0)]
+)
+def test_ranks_that_do_the_work_of_one_are_told(tmp_path, is_shared_out, spread, number):
+    told = each_rank(2, walking, tmp_path / "run", is_shared_out, spread)
+    assert [len(texts) for texts in told] == [number, 0]
+    assert not number or "all 2 ranks trained on the same samples" in told[0][0]
+
+
 def uneven(rank: int, run: Path) -> str:
     """Train with more batches on one rank than on the other."""
     model = nn.Linear(1, 1)

@@ -317,7 +317,11 @@ class Checkpointer:
         # What is told at the first boundary is known at the second: that all are here.
         self._meet()
         self._meet()
-        self._progress.join(self._ranks.every(self._progress.measured))
+        order = "" if self._progress.epoch else self._state.order_of_replica()
+        found = self._ranks.every(lambda: (order, self._progress.measured()))
+        if self._ranks.is_first and order and all(other == order for other, _ in found):
+            self._notices.same_samples(self._ranks.size)
+        self._progress.join([measured for _, measured in found])
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of `loader`, in a resumed epoch those that are left.

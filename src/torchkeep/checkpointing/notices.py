@@ -62,6 +62,13 @@ class Notices:
             "call it once after each optimizer.step()"
         )
 
+    def same_samples(self, num_ranks: int) -> None:
+        """Tell that several ranks do the work of one."""
+        _warn(
+            f"all {num_ranks} ranks trained on the same samples, in the same order: give the "
+            "loader a torch.utils.data.DistributedSampler, so that each has its own"
+        )
+
     def skipped(self, checkpoint: Checkpoint, damaged: Sequence[Checkpoint]) -> None:
         """Tell that the run goes on from an older checkpoint than there is."""
         for item in damaged:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from torchkeep.checkpointing.doctor.generators import Uncaptured
 from torchkeep.checkpointing.progress import Progress
@@ -200,6 +201,19 @@ class RunState:
             # the generators that the rest of the epoch goes on with.
             self._put_back_again(keep=self.is_resuming)
         yield from following.served(iterator, before_next=before_next)
+
+    def order_of_replica(self) -> str:
+        """Return a digest of the samples that this rank trains a DDP on; empty if unknown.
+
+        No two ranks should have the same. Where a model is spread otherwise, they may.
+        """
+        modules = (item for item in leaves(self.objects) if isinstance(item, nn.Module))
+        is_replica = any(
+            isinstance(item, DistributedDataParallel)
+            for module in modules
+            for item in module.modules()
+        )
+        return self.passes.begun[0].order_digest() if is_replica and self.passes.begun else ""
 
     def finish_step(self, values: Mapping[str, float | torch.Tensor]) -> None:
         """Count a step of the optimizer that measured `values`."""

@@ -16,6 +16,8 @@ from torchkeep.checkpointing.sample_order.fetching import inner_loader, jobs_of
 from torchkeep.checkpointing.sample_order.regrouping import dealt_out, rest_of
 from torchkeep.checkpointing.sample_order.walks import Pass
 from torchkeep.errors import CheckpointProblem
+from torchkeep.files import digest
+from torchkeep.tensors import bytes_of
 
 
 def has_known_indices(loader: Iterable[Any]) -> bool:
@@ -115,6 +117,10 @@ class IndexedPass(Pass):
         if not self.is_batched:
             return [None] * state["batch"] + [index for batch in batches for index in batch]
         return [[] for _ in range(state["batch"])] + batches
+
+    def order_digest(self) -> str:
+        indices = self.packed.get("indices")
+        return "" if indices is None else digest(bytes_of(indices))
 
     def _num_samples(self) -> int | None:
         dataset = self.loader.dataset

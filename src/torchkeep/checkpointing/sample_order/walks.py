@@ -83,6 +83,10 @@ class Pass:
         """Count what was given so far as finished."""
         self.num_finished = self.num_given
 
+    def order_digest(self) -> str:
+        """Return a digest of all samples in their order; empty if they are not known."""
+        return ""
+
     def inexact(self) -> list[str]:
         """Return why a resume from here may not be exact."""
         if self.num_given == self.num_finished:
