@@ -27,11 +27,10 @@ from torch.distributed.distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from torchkeep.checkpointing.ranks import Ranks
-from torchkeep.checkpointing.state.sharded import like
+from torchkeep.checkpointing.state.sharded import like, whole_of
 from torchkeep.errors import WrongArgument
 from torchkeep.loading import load, load_into
 from torchkeep.training.data.shares import SharedBatches
-from torchkeep.training.diagnosis.movement import whole
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import Batch, Loss
 from torchkeep.training.settings import Settings
@@ -336,7 +335,7 @@ class Sharded(_Together):
         """Gather a module's tensors, one by one, on the first rank. All ranks call it."""
         places = self._copy.state_dict()
         for name, item in module.state_dict().items():
-            full = whole(item)
+            full = whole_of(item)
             if self._is_first:
                 places[name].copy_(full)
         return self._copy

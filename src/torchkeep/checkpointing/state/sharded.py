@@ -71,6 +71,15 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return local
 
 
+def whole_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return all of a tensor; if it is sharded, all ranks have to ask for it."""
+    if not is_sharded(tensor):
+        return tensor
+    dtensor: Any = tensor.detach()
+    whole: torch.Tensor = dtensor.full_tensor()
+    return whole
+
+
 def shard_of(tensor: torch.Tensor) -> Shard:
     """Return what this rank has of a sharded tensor.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchkeep.checkpointing.state.sharded import is_sharded
+from torchkeep.checkpointing.state.sharded import is_sharded, whole_of
 from torchkeep.files import digest
 from torchkeep.tensors import bytes_of, plain_on_cpu
 from torchkeep.training.diagnosis.findings import Finding, listed
@@ -45,19 +44,10 @@ def _is_frozen(model: nn.Module, path: str) -> bool:
     return bool(own) and not any(item.requires_grad for item in own)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor with all of its elements; all ranks ask for what is sharded over them."""
-    if not is_sharded(tensor):
-        return tensor
-    sharded: Any = tensor.detach()
-    full: torch.Tensor = sharded.full_tensor()
-    return full
-
-
 def digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the digest of each tensor's values."""
     return {
-        name: digest(bytes_of(plain_on_cpu(whole(item))))
+        name: digest(bytes_of(plain_on_cpu(whole_of(item))))
         for name, item in tensors.items()
         if item.layout == torch.strided and not item.is_meta
     }

@@ -8,8 +8,8 @@ from statistics import median
 
 import torch
 
+from torchkeep.checkpointing.state.sharded import whole_of
 from torchkeep.training.diagnosis.findings import Finding, listed
-from torchkeep.training.diagnosis.movement import whole
 from torchkeep.wording import counted
 
 _EXPLODING = 1e4
@@ -59,7 +59,7 @@ class Norms:
         if not gradients:
             return []
         # Of what is sharded all ranks ask for the norms at once.
-        norms = whole(
+        norms = whole_of(
             torch.stack([torch.linalg.vector_norm(x).float() for x in gradients.values()])
         )
         sizes = dict(zip(gradients, (norm / scale for norm in norms.tolist()), strict=True))
