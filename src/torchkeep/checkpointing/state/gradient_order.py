@@ -62,13 +62,13 @@ def gradient_order(module: nn.Module) -> list[str]:
     return list(_ORDERS.get(module, ()))
 
 
-def show_gradients(module: nn.Module, order: Sequence[str]) -> bool:
-    """Have a DDP lay out its buckets by an order; all ranks call it. Return whether it was done."""
+def show_gradients(module: nn.Module, order: Sequence[str]) -> None:
+    """Have a DDP lay out its buckets by an order, unless it has one; all ranks call it."""
     if not order or not _learns(module) or _ORDERS.get(module):
-        return False
+        return
     named = dict(module.module.named_parameters())
     if any(name not in named or not named[name].requires_grad for name in order):
-        return False
+        return
     parameters = [named[name] for name in order]
     gradients = [parameter.grad for parameter in parameters]
     kept = module.module
@@ -82,7 +82,6 @@ def show_gradients(module: nn.Module, order: Sequence[str]) -> bool:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
     _ORDERS[module] = list(order)
-    return True
 
 
 class _Zeros(nn.Module):
