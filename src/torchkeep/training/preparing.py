@@ -22,7 +22,7 @@ from torchkeep.training.classifier import Card
 from torchkeep.training.data import Data, Mixed, Preprocessing, labels_of, open_data, transform_of
 from torchkeep.training.data.preprocessing import for_channels, for_size
 from torchkeep.training.data.samples import Samples, files_of, length_of
-from torchkeep.training.data.shares import SharedBatches, SharedSamples
+from torchkeep.training.data.shares import SharedBatches, SharedSamples, num_batches
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.distributed import check_sharing, ranks_here
@@ -232,8 +232,7 @@ def loaders(prepared: Prepared) -> tuple[DataLoader[Any], DataLoader[Any]]:
         settings.batch_size,
         shuffle=True,
         collate_fn=mixed,
-        # A BatchNorm can't be trained on a single sample.
-        drop_last=num_samples > settings.batch_size and num_samples % settings.batch_size == 1,
+        drop_last=num_batches(num_samples, settings.batch_size) * settings.batch_size < num_samples,
         **options,
     )
     # An iterator draws a seed for its workers, once per process if they persist. Out of a generator

@@ -30,6 +30,6 @@ fetching.py  batches of known indices, each sample under its own seed
 
 from torchkeep.checkpointing.sample_order.indexed import generators_of, has_known_indices
 from torchkeep.checkpointing.sample_order.passes import Passes
-from torchkeep.checkpointing.sample_order.regrouping import regrouped
+from torchkeep.checkpointing.sample_order.regrouping import LEAST_SAMPLES, regrouped
 
-__all__ = ["Passes", "generators_of", "has_known_indices", "regrouped"]
+__all__ = ["LEAST_SAMPLES", "Passes", "generators_of", "has_known_indices", "regrouped"]

@@ -15,8 +15,8 @@ from torchkeep.errors import CheckpointProblem
 Order = list[Any]
 """Batches of indices, or indices."""
 
-_LEAST = 2
-"""So many samples a rank has in the last batch, if it can: a BatchNorm can't be trained on one."""
+LEAST_SAMPLES = 2
+"""So many a rank has in a batch, if that can be: a BatchNorm can't be trained on one."""
 
 
 def rest_of(orders: Sequence[Order], num_finished: int, num_samples: int | None) -> list[Any]:
@@ -103,7 +103,7 @@ def _sizes(num_samples: int, num_ranks: int, batch_size: int) -> list[int]:
     left = num_samples - len(sizes) * full
     if not left:
         return sizes
-    least = num_ranks * (_LEAST if batch_size >= 2 * _LEAST else 1)
+    least = num_ranks * (LEAST_SAMPLES if batch_size >= 2 * LEAST_SAMPLES else 1)
     if left < least and sizes and batch_size > 1:
         sizes[-1] -= least - left
         left = least

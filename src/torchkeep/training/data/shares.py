@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-_LEAST = 2
-"""So many samples a rank has in an epoch's last batch: a BatchNorm can't be trained on one."""
+from torchkeep.checkpointing.sample_order import LEAST_SAMPLES
 
 
 def num_batches(num_samples: int, batch_size: int) -> int:
     """Return how many batches an epoch has; a last one of a single sample is left out."""
     whole, rest = divmod(num_samples, batch_size)
-    return max(whole + (rest > 1), 1)
+    return max(whole + (rest >= LEAST_SAMPLES), 1)
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -78,7 +77,7 @@ class SharedBatches(Sampler[list[int]]):
         """Return the places of a batch that a rank takes, and what they count."""
         num_sharing = self.num_replicas
         if count < self._num_at_once:
-            num_sharing = min(max(count // _LEAST, 1), num_sharing)
+            num_sharing = min(max(count // LEAST_SAMPLES, 1), num_sharing)
         place = self._rank % num_sharing
         taken = range(place * count // num_sharing, (place + 1) * count // num_sharing)
         # Whoever is beyond those that share it takes what another has, which counts once.
