@@ -59,17 +59,22 @@ def by_file(tensors: Mapping[str, torch.Tensor], structure: JSON) -> Files:
     return placed
 
 
-def by_rank(part: Part, rank: int) -> tuple[Files, Files]:
-    """Return what goes into files that ranks write once for all, and into those of this rank.
-
-    The first are of what all ranks should have alike: tensors of objects that are not sharded. Of
-    a model that is sharded, what it has whole, such as its buffers, is the first rank's.
-    """
-    common = {
+def common_tensors(part: Part) -> dict[str, torch.Tensor]:
+    """Return what all ranks should have alike: the tensors of objects that are not sharded."""
+    return {
         name: tensor
         for name, tensor in part.tensors.items()
         if name.startswith(OBJECTS) and name not in part.shards
     }
+
+
+def by_rank(part: Part, rank: int) -> tuple[Files, Files]:
+    """Return what goes into files that ranks write once for all, and into those of this rank.
+
+    The first are of what all ranks should have alike. But of a model that is sharded, what it has
+    whole, such as its buffers, is the first rank's.
+    """
+    common = common_tensors(part)
     shared = by_file(common, part.structure)
     own: Files = {}
     is_sharded = any(place_of(name)[0] == MODEL_FILE for name in part.shards)

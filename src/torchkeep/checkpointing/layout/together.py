@@ -28,7 +28,7 @@ import torch
 from torchkeep.checkpointing.layout.folder import write_index, write_manifest
 from torchkeep.checkpointing.layout.history import Earlier, has_digests
 from torchkeep.checkpointing.layout.nodes import nodes_of
-from torchkeep.checkpointing.layout.placement import by_rank, laid_out
+from torchkeep.checkpointing.layout.placement import by_rank, common_tensors, laid_out
 from torchkeep.checkpointing.layout.reading_back import Written
 from torchkeep.checkpointing.layout.spreading import shared_out
 from torchkeep.checkpointing.layout.whole_model import write_whole_model
@@ -178,11 +178,7 @@ class _Share:
         self._part, self._ranks = part, ranks
         self._durable, self._background = durable, background
         self._files, self._own = by_rank(part, ranks.rank)
-        self._common = {
-            name: tensor
-            for name, tensor in part.tensors.items()
-            if name.startswith(OBJECTS) and name not in part.shards
-        }
+        self._common = common_tensors(part)
         self._digests: dict[str, str] = {}
         self._nodes = nodes_of(part.structure)
         self.layouts = {
