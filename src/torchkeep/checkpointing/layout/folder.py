@@ -41,6 +41,7 @@ from torchkeep.formats.own.manifest import (
 )
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.tensors import TensorReader
+from torchkeep.writing.safetensors import Layout
 from torchkeep.writing.shards import index_of
 from torchkeep.writing.stream import Meter
 
@@ -136,13 +137,32 @@ def _put(
             manifest[field][name] = earlier.manifest[field][name]
         return None
     new = layout()
-    with atomic_file(path, durable=durable, background=background) as file:
-        digests = new.write(file, Meter(None, new.payload_nbytes))
-    header = new.header(digests)
-    manifest["files"][name] = {"nbytes": new.nbytes, "digest": digest(header)}
-    manifest["tensors"][name] = digests
-    manifest["tied"][name] = new.tied
+    write_tensors(path, new, manifest, durable=durable, background=background)
     return new.runs
+
+
+def write_tensors(
+    path: Path,
+    layout: Layout,
+    manifest: Mapping[str, Any],
+    *,
+    durable: bool,
+    background: bool = False,
+) -> None:
+    """Write a file of tensors, and tell the manifest what is in it."""
+    with atomic_file(path, durable=durable, background=background) as file:
+        digests = layout.write(file, Meter(None, layout.payload_nbytes))
+    note_file(manifest, path.name, layout, digests)
+
+
+def note_file(
+    manifest: Mapping[str, Any], name: str, layout: Layout, digests: dict[str, str]
+) -> None:
+    """Tell a manifest of a file of tensors, by the digests of these."""
+    header = layout.header(digests)
+    manifest["files"][name] = {"nbytes": layout.nbytes, "digest": digest(header)}
+    manifest["tensors"][name] = digests
+    manifest["tied"][name] = layout.tied
 
 
 def _index(files: Files, manifest: Mapping[str, Any]) -> bytes:

@@ -25,7 +25,12 @@ from typing import Any
 
 import torch
 
-from torchkeep.checkpointing.layout.folder import write_index, write_manifest
+from torchkeep.checkpointing.layout.folder import (
+    note_file,
+    write_index,
+    write_manifest,
+    write_tensors,
+)
 from torchkeep.checkpointing.layout.history import Earlier, has_digests
 from torchkeep.checkpointing.layout.nodes import nodes_of
 from torchkeep.checkpointing.layout.placement import by_rank, common_tensors, laid_out
@@ -37,7 +42,6 @@ from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.files import (
     OutputFile,
-    atomic_file,
     atomic_folder,
     digest,
     make_room,
@@ -55,8 +59,6 @@ from torchkeep.formats.own.manifest import (
 from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.tensors import bytes_of, dtype_name, first_names, plain_on_cpu
-from torchkeep.writing.safetensors import Layout
-from torchkeep.writing.stream import Meter
 
 _SHARDING = "DCP_SHARDING_INFO"
 """Metadata key under which PyTorch's reader of such shards looks for the offsets."""
@@ -148,16 +150,8 @@ class _Files:
     inexact: list[str] = field(default_factory=list)
     """Why a resume of this rank may not be exact."""
 
-    def add(self, name: str, layout: Layout, digests: dict[str, str]) -> None:
-        """Note a file."""
-        header = layout.header(digests)
-        self.files[name] = {"nbytes": layout.nbytes, "digest": digest(header)}
-        self.tensors[name] = digests
-        self.tied[name] = layout.tied
-        self.runs[name] = layout.runs
-
     def facts(self) -> dict[str, Any]:
-        """Return what a manifest has of it."""
+        """Return what a manifest has of it: the tables themselves, to be filled."""
         return {name: getattr(self, name) for name in ("files", "tensors", "tied", "boxes")}
 
 
@@ -270,11 +264,14 @@ class _Share:
                 {key: self._part.tensors[name] for key, name in content.items()},
                 texts.get(file) or _sharding(content, self._part),
             )
-            with atomic_file(
-                temporary / file, durable=self._durable, background=self._background
-            ) as output:
-                digests = layout.write(output, Meter(None, layout.payload_nbytes))
-            found.add(file, layout, digests)
+            write_tensors(
+                temporary / file,
+                layout,
+                found.facts(),
+                durable=self._durable,
+                background=self._background,
+            )
+            found.runs[file] = layout.runs
             if pieces := {key: box for key, box in boxes.items() if box is not None}:
                 found.boxes[file] = pieces
         return found
@@ -311,11 +308,10 @@ class _Share:
         self, temporary: Path, manifest: dict[str, Any], found: list[_Files], *, whole_model: bool
     ) -> str:
         """Write the manifest of what all ranks have written, and return its text's digest."""
-        shared = _Files()
-        for file, layout in self.layouts.items():
-            shared.add(file, layout, self._digests_in(file))
         manifest |= {"version": RANKS_VERSION, "ranks": self._ranks.size, "boxes": {}}
-        for files in (shared, *found):
+        for file, layout in self.layouts.items():
+            note_file(manifest, file, layout, self._digests_in(file))
+        for files in found:
             for field_name, table in files.facts().items():
                 manifest[field_name].update(table)
         reasons = list(manifest["inexact"])

@@ -8,10 +8,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from torchkeep.checkpointing.layout.folder import write_tensors
 from torchkeep.checkpointing.layout.pieces import read_piece, sharded_tensors
 from torchkeep.checkpointing.layout.reading_back import tensors_of
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
-from torchkeep.files import Buffer, atomic_file, digest
+from torchkeep.files import Buffer
 from torchkeep.formats.own.manifest import (
     MODEL_FILE,
     StoredTensor,
@@ -21,7 +22,6 @@ from torchkeep.formats.own.manifest import (
 from torchkeep.tensors import bytes_of, dtype_name, torch_dtype
 from torchkeep.writing.payload import Payload
 from torchkeep.writing.safetensors import Layout, TensorData
-from torchkeep.writing.stream import Meter
 
 
 def write_whole_model(folder: Path, manifest: dict[str, Any], *, durable: bool) -> None:
@@ -42,12 +42,7 @@ def write_whole_model(folder: Path, manifest: dict[str, Any], *, durable: bool) 
     if not tensors:
         return
     layout = Layout({key: _data(tensor) for key, tensor in tensors.items()}, {})
-    with atomic_file(folder / MODEL_FILE, durable=durable) as file:
-        digests = layout.write(file, Meter(None, layout.payload_nbytes))
-    header = layout.header(digests)
-    manifest["files"][MODEL_FILE] = {"nbytes": layout.nbytes, "digest": digest(header)}
-    manifest["tensors"][MODEL_FILE] = digests
-    manifest["tied"][MODEL_FILE] = layout.tied
+    write_tensors(folder / MODEL_FILE, layout, manifest, durable=durable)
 
 
 def _model(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Sharded]:
