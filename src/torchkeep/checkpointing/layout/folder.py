@@ -22,7 +22,7 @@ from torchkeep.checkpointing.layout.history import Earlier, has_digests
 from torchkeep.checkpointing.layout.nodes import with_nodes
 from torchkeep.checkpointing.layout.pieces import own_nodes, read_compared, sharded_tensors
 from torchkeep.checkpointing.layout.placement import by_file, laid_out
-from torchkeep.checkpointing.layout.reading_back import Written, tensors_of
+from torchkeep.checkpointing.layout.reading_back import Written, entry_of, tensors_of
 from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import State, decode
 from torchkeep.errors import DamagedFile
@@ -209,6 +209,5 @@ def _read_tensors(
     entries = tensors_of(path)
     with TensorReader(path, mmap=mmap) as reader:
         for name, _, key, expected, *_ in wanted:
-            if key not in entries:
-                raise DamagedFile(f"tensor {key} is missing", path=path)
-            yield name, read_compared(reader, entries[key], key, expected)
+            entry = entry_of(path, entries, key)
+            yield name, read_compared(reader, entry, key, expected)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from torchkeep.checkpointing.layout.nodes import tensors_in
-from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.layout.reading_back import entry_of, tensors_of
 from torchkeep.checkpointing.state.encoding import JSON, decode
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
 from torchkeep.contents import TensorEntry
@@ -36,9 +36,7 @@ def sharded_tensors(folder: Path, pieces: Iterable[StoredTensor]) -> dict[str, S
         path = folder / item.file
         if item.file not in files:
             files[item.file] = tensors_of(path)
-        entry = files[item.file].get(item.key)
-        if entry is None:
-            raise DamagedFile(f"tensor {item.key} is missing", path=path)
+        entry = entry_of(path, files[item.file], item.key)
         read = partial(read_piece, path, entry, item.key, item.digest)
         stored = Stored(item.offsets or (), tuple(entry.shape), read)
         found.setdefault(item.name, []).append((entry, item, stored))
@@ -107,7 +105,7 @@ def _decoded(folder: Path, manifest: Mapping[str, Any], rank: int, node: JSON) -
     for item in stored_tensors(manifest, rank):
         if item.name in wanted and item.offsets is None:
             path = folder / item.file
-            entry = tensors_of(path)[item.key]
+            entry = entry_of(path, tensors_of(path), item.key)
             tensors[item.name] = read_piece(path, entry, item.key, item.digest)
     return decode(tensors, node)
 

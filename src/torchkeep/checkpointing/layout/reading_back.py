@@ -141,6 +141,17 @@ def tensors_of(path: Path) -> Mapping[str, TensorEntry]:
     return entries
 
 
+def entry_of(path: Path, entries: Mapping[str, TensorEntry], key: str) -> TensorEntry:
+    """Return a tensor of a file, of which these are all.
+
+    Raises:
+        DamagedFile: it is missing.
+    """
+    if key not in entries:
+        raise DamagedFile(f"tensor {key} is missing", path=path)
+    return entries[key]
+
+
 def _told(error: FileProblem) -> str:
     name = Path(error.path or "").name
     return f"{name} is missing" if isinstance(error, FileMissing) else f"{name}: {error.problem}"

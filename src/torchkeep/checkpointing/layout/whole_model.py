@@ -10,7 +10,7 @@ from typing import Any
 
 from torchkeep.checkpointing.layout.folder import write_tensors
 from torchkeep.checkpointing.layout.pieces import read_piece, sharded_tensors
-from torchkeep.checkpointing.layout.reading_back import tensors_of
+from torchkeep.checkpointing.layout.reading_back import entry_of, tensors_of
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
 from torchkeep.files import Buffer
 from torchkeep.formats.own.manifest import (
@@ -60,7 +60,7 @@ def _wholes(folder: Path, stored: Iterable[StoredTensor]) -> dict[str, Sharded]:
     for item in stored:
         if item.offsets is None:
             path = folder / item.file
-            entry = tensors_of(path)[item.key]
+            entry = entry_of(path, tensors_of(path), item.key)
             read = partial(read_piece, path, entry, item.key, item.digest)
             piece = Stored((0,) * len(entry.shape), tuple(entry.shape), read)
             found[item.name] = Sharded(torch_dtype(entry.dtype), entry.shape, (piece,))
