@@ -31,6 +31,7 @@ from torchkeep.contents import (
 )
 from torchkeep.errors import SaveRefused
 from torchkeep.files import Buffer, OutputFile, Progress, atomic_file, new_digest
+from torchkeep.formats.folders.dcp import METADATA
 from torchkeep.formats.folders.dcp_metadata import Box, Place, SavedTensor
 from torchkeep.formats.folders.dcp_nest import SHAPE
 from torchkeep.formats.own.metadata import DIGESTS
@@ -43,7 +44,6 @@ from torchkeep.writing.torch_zip import Archive, PayloadOf
 
 _MOST_OPEN = 128
 """Files that are written at a time; with more ranks, tensors are read in several parts."""
-_METADATA = ".metadata"
 
 
 def write_dcp(
@@ -81,9 +81,9 @@ def write_dcp(
     if flat.empty or flat.numbered:
         texts[SHAPE] = flat.shape.to_json()
     data = pickled_metadata(writing.plan, texts)
-    with atomic_file(folder / _METADATA, durable=durable) as file:
+    with atomic_file(folder / METADATA, durable=durable) as file:
         file.write_at(0, data)
-    files = (folder / _METADATA, *(folder / _shard(rank) for rank in range(num_ranks)))
+    files = (folder / METADATA, *(folder / _shard(rank) for rank in range(num_ranks)))
     nbytes = len(data) + sum(writing.ends)
     return SaveReport(folder, nbytes, len(digests), digests, files=files)
 

@@ -47,6 +47,7 @@ from torchkeep.files import (
     make_room,
     part_of_file,
 )
+from torchkeep.formats.folders.dcp_safetensors import SHARDING_INFO
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
     MODEL_FILES,
@@ -59,9 +60,6 @@ from torchkeep.formats.own.manifest import (
 from torchkeep.formats.own.metadata import TRAINING_STATE
 from torchkeep.saving.leaves import check_tensor
 from torchkeep.tensors import bytes_of, dtype_name, first_names, plain_on_cpu
-
-_SHARDING = "DCP_SHARDING_INFO"
-"""Metadata key under which PyTorch's reader of such shards looks for the offsets."""
 
 
 def write_together(
@@ -352,4 +350,4 @@ def _sharding(content: Mapping[str, str], part: Part) -> dict[str, str]:
         shard = part.shards.get(name)
         offsets = shard.box[0] if shard else (0,) * part.tensors[name].dim()
         table[key] = {"saved_offsets": list(offsets)}
-    return {_SHARDING: json.dumps(table)}
+    return {SHARDING_INFO: json.dumps(table)}

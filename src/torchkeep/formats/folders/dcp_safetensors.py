@@ -26,7 +26,8 @@ from torchkeep.formats.joining import join_members
 
 HF_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """The names of such shards."""
-_HF_FACTS = "DCP_SHARDING_INFO"
+SHARDING_INFO = "DCP_SHARDING_INFO"
+"""Metadata key of where in their tensors the pieces of such a shard begin."""
 
 
 def describe_hf_shards(folder: Folder, names: list[str]) -> Contents:
@@ -60,7 +61,7 @@ def describe_hf_shards(folder: Folder, names: list[str]) -> Contents:
 def _hf_offsets(member: Contents) -> dict[str, tuple[int, ...]]:
     """Return where in its tensor each piece of a safetensors shard starts."""
     try:
-        table = json.loads(member.metadata.get(_HF_FACTS, "{}"))
+        table = json.loads(member.metadata.get(SHARDING_INFO, "{}"))
     except (ValueError, RecursionError):
         return {}
     offsets = {}

@@ -77,7 +77,7 @@ CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 ONE_FILE = ".pth"
 """What the name of a checkpoint that is one file ends with."""
 
-_OF_RANK = re.compile(r"(?:rank-\d{5}|shard-\d{5}-model-00001-of-00001)\.safetensors")
+_RANK_FILE = re.compile(r"rank-\d{5}\.safetensors")
 _MODEL_SHARD = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")
 RANK_STRUCTURE = "torchkeep.rank_structure"
 """Metadata key of the parts of the structure that a rank has for itself."""
@@ -161,7 +161,8 @@ def is_model_shard(name: str) -> bool:
 
 def is_own_file(name: str) -> bool:
     """Whether a file in a checkpoint's folder may have a name."""
-    return name in OWN_FILES or _OF_RANK.fullmatch(name) is not None
+    is_of_rank = is_model_shard(name) or _RANK_FILE.fullmatch(name) is not None
+    return name in OWN_FILES or is_of_rank
 
 
 def split_files(file: str) -> tuple[str, str]:
