@@ -1,7 +1,7 @@
 """The processes that train together, and how they come to one mind.
 
-PyTorch's own process group does the training. Beside it a `Ranks` has groups of its own, over gloo:
-what is agreed on a checkpoint must not meet the gradients on their way, and works on the CPU
+PyTorch's own process group does the training. Beside it each `Ranks` has a group of its own, over
+gloo: what is agreed on a checkpoint must not meet the gradients on their way, and works on the CPU
 whatever the training's backend is. One that fails, or waits longer than `timeout_s`, is never used
 again: nobody can know how far the others are.
 """

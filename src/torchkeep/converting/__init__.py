@@ -1,7 +1,8 @@
 """A model file in another format: streaming, proven, and without torch where nothing is computed.
 
-`preparing` says what is to be written, `supply` hands out the tensors, `conversion` lets `writing`
-write them, and `proof` reads the result back before it takes its place.
+`hostile` refuses what would run something, `preparing` says what is to be written (`numbering`
+mends an optimizer's keys for it), `supply` hands out the tensors, `conversion` lets `writing` write
+them, and `proof` reads the result back before it takes its place.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     placement.py  which tensors go into which of them, and where in it
     frozen.py     which tensors training leaves alone
     history.py    files that the checkpoint before has already
+    reading_back.py  whether a folder's files are what was written
+
     together.py   a folder that all ranks of a run write at once
     spreading.py  which rank writes which bytes
     nodes.py      parts of the structure that ranks have each for itself
     pieces.py     what the files of ranks hold
     whole_model.py  a sharded model as one file, beside its shards
-    reading_back.py  whether a folder's files are what was written
+
     one_file.py   a `.pth`
     usual_keys.py the keys that it has for everybody
     export.py     a state dict out of a checkpoint
