@@ -220,8 +220,13 @@ _LOOK = (
 
 def num_ranks_here() -> int:
     """Return how many ranks share this machine's memory, as far as torchrun has said."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(int(text), 1) if text.isdecimal() else 1
+    return max(said_by_torchrun("LOCAL_WORLD_SIZE", 1), 1)
+
+
+def said_by_torchrun(name: str, otherwise: int) -> int:
+    """Return a number that torchrun, or the like, has given to a process that it has started."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else otherwise
 
 
 def _attempt(do: Callable[[], T]) -> tuple[T | None, Exception | None]:

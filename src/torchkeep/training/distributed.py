@@ -26,7 +26,7 @@ from torch import distributed, nn
 from torch.distributed.distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
-from torchkeep.checkpointing.ranks import Ranks
+from torchkeep.checkpointing.ranks import Ranks, said_by_torchrun
 from torchkeep.checkpointing.state.sharded import like, whole_of
 from torchkeep.errors import WrongArgument
 from torchkeep.loading import load, load_into
@@ -42,14 +42,12 @@ from torchkeep.wording import counted
 
 def num_launched() -> int:
     """Return how many processes torchrun, or the like, has started together with this one."""
-    text = os.environ.get("WORLD_SIZE", "1")
-    return int(text) if text.isdecimal() else 1
+    return said_by_torchrun("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Return which of the processes of this machine this is."""
-    text = os.environ.get("LOCAL_RANK", "0")
-    return int(text) if text.isdecimal() else 0
+    return said_by_torchrun("LOCAL_RANK", 0)
 
 
 @contextmanager
@@ -96,7 +94,7 @@ def check_sharing(settings: Settings, size: int) -> None:
             f"{size} processes can't train on {settings.device}: each has a device of its own",
             advice="Choose --device cpu or cuda.",
         )
-    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    num_here = said_by_torchrun("LOCAL_WORLD_SIZE", size)
     num_devices = torch.cuda.device_count()
     if settings.device != "cpu" and 0 < num_devices < num_here:
         raise WrongArgument(

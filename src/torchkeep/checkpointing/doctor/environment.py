@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from torchkeep import __version__
+from torchkeep.checkpointing.ranks import said_by_torchrun
 from torchkeep.writing.safetensors import is_utf8
 
 
@@ -55,8 +56,7 @@ def world_size() -> int:
     """Return how many processes train together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
-    text = os.environ.get("WORLD_SIZE", "1")
-    return int(text) if text.isdecimal() else 1
+    return said_by_torchrun("WORLD_SIZE", 1)
 
 
 def _cuda_devices() -> list[str]:
