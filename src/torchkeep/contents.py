@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torchkeep.errors import FileProblem
@@ -123,6 +123,15 @@ class Storage:
     """Its bytes, where they stand inside a pickle; `offset` is None then."""
     deflated: Deflated | None = None
     """Where they are in `path`, if they are packed there; `offset` is None then."""
+
+
+class Box(NamedTuple):
+    """A part of a tensor that has the same rows, columns, ... throughout."""
+
+    offsets: tuple[int, ...]
+    """Where it begins, one number per dimension."""
+    shape: tuple[int, ...]
+    """Its sizes."""
 
 
 @dataclass(frozen=True, slots=True)

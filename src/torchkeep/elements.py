@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from torchkeep.contents import ITEM_SIZE, ROW_BITS, Chunk, Storage, TensorEntry
+from torchkeep.contents import ITEM_SIZE, ROW_BITS, Box, Chunk, Storage, TensorEntry
 from torchkeep.errors import DamagedFile, FileProblem, UnsupportedContent
 from torchkeep.files import CHUNK_NBYTES, Buffer, InputFile, Stamp, changed, new_digest
 from torchkeep.formats.folders.dcp_shards import piece_of
@@ -143,7 +143,7 @@ class ElementReader:
         """Yield bytes of a tensor that is spread over the shards of a distributed checkpoint."""
         size = ITEM_SIZE[entry.dtype]
         pieces = [_Piece(self, chunk, entry.dtype, called) for chunk in entry.chunks]
-        boxes = [(chunk.offsets, chunk.shape) for chunk in entry.chunks]
+        boxes = [Box(chunk.offsets, chunk.shape) for chunk in entry.chunks]
         for band in bands(entry.shape, boxes, CHUNK_NBYTES // size, first=begin // size):
             position = band.begin * size
             if position >= end:

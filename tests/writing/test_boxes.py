@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchkeep.contents import Box
 from torchkeep.tensors import bytes_of
-from torchkeep.writing.boxes import Box, bands
+from torchkeep.writing.boxes import bands
 
 DTYPES = [torch.uint8, torch.float16, torch.float32, torch.int64, torch.complex128]
 
@@ -46,7 +47,7 @@ def grids(draw: st.DrawFn) -> tuple[torch.Tensor, list[Box]]:
     cuts = [sorted([0, size, *draw(st.lists(st.integers(0, size), max_size=3))]) for size in shape]
     steps = [list(pairwise(cut)) for cut in cuts]
     boxes = [
-        (tuple(start for start, _ in place), tuple(end - start for start, end in place))
+        Box(tuple(start for start, _ in place), tuple(end - start for start, end in place))
         for place in product(*steps)
     ]
     dtype = draw(st.sampled_from(DTYPES))

@@ -11,11 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torchkeep.contents import contiguous_stride
+from torchkeep.contents import Box, contiguous_stride
 from torchkeep.writing.strided import Dims, copy_elements
-
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Where a part of a tensor starts, and its sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ def bands(
     if 0 in shape:
         return
     shape = shape or (1,)
-    boxes = [(offsets or (0,), sizes or (1,)) for offsets, sizes in boxes]
+    boxes = [Box(offsets or (0,), sizes or (1,)) for offsets, sizes in boxes]
     axis = next(n for n in range(len(shape)) if n + 1 == len(shape) or prod(shape[n + 1 :]) <= most)
     inner = prod(shape[axis + 1 :])
     rows = max(most // inner, 1)
@@ -82,7 +79,9 @@ def bands(
             parts = tuple(
                 _part(n, box, shape, index, row, end)
                 for n, box in here
-                if box[0][axis] < end and box[0][axis] + box[1][axis] > row and 0 not in box[1]
+                if box.offsets[axis] < end
+                and box.offsets[axis] + box.shape[axis] > row
+                and 0 not in box.shape
             )
             yield Band(number * slab + row * inner, (end - row) * inner, parts)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from torchkeep.contents import (
     ITEM_SIZE,
     ROW_BITS,
+    Box,
     Storage,
     TensorEntry,
     Value,
@@ -32,7 +33,7 @@ from torchkeep.contents import (
 from torchkeep.errors import SaveRefused
 from torchkeep.files import Buffer, OutputFile, Progress, atomic_file, new_digest
 from torchkeep.formats.folders.dcp import METADATA
-from torchkeep.formats.folders.dcp_metadata import Box, Place, SavedTensor
+from torchkeep.formats.folders.dcp_metadata import Place, SavedTensor
 from torchkeep.formats.folders.dcp_nest import SHAPE
 from torchkeep.formats.own.metadata import DIGESTS
 from torchkeep.writing.dcp_flat import Flat

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torchkeep.contents import Global, Object
-from torchkeep.formats.folders.dcp_metadata import OWN_TEXTS, Box, Place, SavedTensor
+from torchkeep.contents import Box, Global, Object
+from torchkeep.formats.folders.dcp_metadata import OWN_TEXTS, Place, SavedTensor
 from torchkeep.formats.folders.dcp_nest import Way
 from torchkeep.writing.pickle_stream import FLAGS, PickleStream, integer
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
+from torchkeep.contents import Box
+from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
 
 
 @st.composite

@@ -13,11 +13,11 @@ from torchkeep.checkpointing.layout.nodes import tensors_in
 from torchkeep.checkpointing.layout.reading_back import entry_of, tensors_of
 from torchkeep.checkpointing.state.encoding import JSON, decode
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
-from torchkeep.contents import TensorEntry
+from torchkeep.contents import Box, TensorEntry
 from torchkeep.errors import DamagedFile
 from torchkeep.files import digest
 from torchkeep.formats import describe
-from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
+from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
 from torchkeep.formats.own.manifest import RANK_STRUCTURE, StoredTensor, rank_file, stored_tensors
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.tensors import TensorReader, bytes_of, torch_dtype
@@ -38,7 +38,7 @@ def sharded_tensors(folder: Path, pieces: Iterable[StoredTensor]) -> dict[str, S
             files[item.file] = tensors_of(path)
         entry = entry_of(path, files[item.file], item.key)
         read = partial(read_piece, path, entry, item.key, item.digest)
-        stored = Stored(item.offsets or (), tuple(entry.shape), read)
+        stored = Stored(Box(item.offsets or (), entry.shape), read)
         found.setdefault(item.name, []).append((entry, item, stored))
     return {name: _joined(folder, name, parts) for name, parts in found.items()}
 
@@ -49,7 +49,7 @@ def _joined(
     entry, first, _ = parts[0]
     if any((part.dtype, item.shape) != (entry.dtype, first.shape) for part, item, _ in parts):
         raise DamagedFile(f"the pieces of {name} are of several tensors", path=folder)
-    boxes = tuple(Box(stored.offsets, stored.shape) for _, _, stored in parts)
+    boxes = tuple(stored.box for _, _, stored in parts)
     problem = tiling(SavedTensor(entry.dtype, first.shape, boxes))
     if problem is not None:
         raise DamagedFile(f"{name}: {problem.text}", path=folder)

@@ -298,7 +298,7 @@ class _Share:
         if name not in self._part.shards:
             return None
         shard = self._part.shards[name]
-        return {"offsets": list(shard.box[0]), "shape": list(shard.shape)}
+        return {"offsets": list(shard.box.offsets), "shape": list(shard.shape)}
 
     # --- The end -------------------------------------------------------------------------------
 
@@ -348,6 +348,6 @@ def _sharding(content: Mapping[str, str], part: Part) -> dict[str, str]:
     table = {}
     for key, name in content.items():
         shard = part.shards.get(name)
-        offsets = shard.box[0] if shard else (0,) * part.tensors[name].dim()
+        offsets = shard.box.offsets if shard else (0,) * part.tensors[name].dim()
         table[key] = {"saved_offsets": list(offsets)}
     return {SHARDING_INFO: json.dumps(table)}

@@ -12,6 +12,7 @@ from torchkeep.checkpointing.layout.folder import write_tensors
 from torchkeep.checkpointing.layout.pieces import read_piece, sharded_tensors
 from torchkeep.checkpointing.layout.reading_back import entry_of, tensors_of
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
+from torchkeep.contents import Box
 from torchkeep.files import Buffer
 from torchkeep.formats.own.manifest import (
     MODEL_FILE,
@@ -62,7 +63,7 @@ def _wholes(folder: Path, stored: Iterable[StoredTensor]) -> dict[str, Sharded]:
             path = folder / item.file
             entry = entry_of(path, tensors_of(path), item.key)
             read = partial(read_piece, path, entry, item.key, item.digest)
-            piece = Stored((0,) * len(entry.shape), tuple(entry.shape), read)
+            piece = Stored(Box((0,) * len(entry.shape), entry.shape), read)
             found[item.name] = Sharded(torch_dtype(entry.dtype), entry.shape, (piece,))
     return found
 

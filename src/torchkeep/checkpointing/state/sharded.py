@@ -17,15 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Where a piece of a tensor begins, and its sizes, one number per dimension each."""
+from torchkeep.contents import Box
 
 
 class Shard(NamedTuple):
     """Which part of a tensor a rank has."""
 
     box: Box
-    """Where it begins, and its sizes."""
+    """Where in the whole it is."""
     shape: tuple[int, ...]
     """The sizes of the whole."""
     is_ours: bool
@@ -87,31 +86,31 @@ def shard_of(tensor: torch.Tensor) -> Shard:
     of no elements is kept by nobody, but for the first of a tensor that has none at all.
     """
     dtensor: Any = tensor
-    box = offsets, sizes = box_of(tensor)
+    box = box_of(tensor)
     coordinate = dtensor.device_mesh.get_coordinate()
     is_first = coordinate is not None and all(
         place == 0
         for place, placement in zip(coordinate, dtensor.placements, strict=True)
         if placement.is_replicate()
     )
-    return Shard(box, tuple(tensor.shape), is_first and (prod(sizes) > 0 or not any(offsets)))
+    return Shard(
+        box, tuple(tensor.shape), is_first and (prod(box.shape) > 0 or not any(box.offsets))
+    )
 
 
 def box_of(tensor: torch.Tensor) -> Box:
     """Return which part of the whole this rank has of a sharded tensor."""
     dtensor: Any = tensor
     (chunk,) = dtensor.__create_chunk_list__()
-    return tuple(chunk.offsets), tuple(chunk.sizes)
+    return Box(tuple(chunk.offsets), tuple(chunk.sizes))
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A piece of a tensor that lies in a file."""
 
-    offsets: tuple[int, ...]
-    """Where in the whole it begins."""
-    shape: tuple[int, ...]
-    """Its sizes."""
+    box: Box
+    """Where in the whole it is."""
     read: Callable[[], torch.Tensor]
     """Returns it, compared with its digest."""
 
@@ -131,7 +130,7 @@ class Sharded:
 
     def whole(self) -> torch.Tensor:
         """Return all of it."""
-        return self._read(((0,) * len(self.shape), tuple(self.shape)))
+        return self._read(Box((0,) * len(self.shape), tuple(self.shape)))
 
     def part(self, box: Box) -> torch.Tensor:
         """Return a part of it. Each piece that has some of that is read as a whole, and checked."""
@@ -140,29 +139,28 @@ class Sharded:
         return self._last[1]
 
     def _read(self, box: Box) -> torch.Tensor:
-        offsets, shape = box
-        found = torch.empty(shape, dtype=self.dtype)
-        for piece in self.pieces if prod(shape) else ():
-            common = _common(box, (piece.offsets, piece.shape))
+        found = torch.empty(box.shape, dtype=self.dtype)
+        for piece in self.pieces if prod(box.shape) else ():
+            common = _common(box, piece.box)
             if common is None:
                 continue
             read = piece.read()
-            if common == box == (piece.offsets, piece.shape):
+            if common == box == piece.box:
                 return read
-            found[_slices(common, offsets)] = read[_slices(common, piece.offsets)]
+            found[_slices(common, box.offsets)] = read[_slices(common, piece.box.offsets)]
         return found
 
 
 def _common(one: Box, other: Box) -> Box | None:
     """Return what two parts of a tensor have in common; None if that is nothing.
 
-    >>> _common(((0, 2), (4, 4)), ((3, 0), (4, 3)))
-    ((3, 2), (1, 1))
+    >>> _common(Box((0, 2), (4, 4)), Box((3, 0), (4, 3)))
+    Box(offsets=(3, 2), shape=(1, 1))
     """
-    starts = tuple(map(max, one[0], other[0]))
+    starts = tuple(map(max, one.offsets, other.offsets))
     ends = [min(a + n, b + m) for a, n, b, m in zip(*one, *other, strict=True)]
     sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
-    return None if any(size <= 0 for size in sizes) else (starts, sizes)
+    return None if any(size <= 0 for size in sizes) else Box(starts, sizes)
 
 
 def _slices(box: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from torchkeep.contents import (
+    Box,
     Chunk,
     Finding,
     Global,
@@ -18,7 +19,7 @@ from torchkeep.contents import (
 )
 from torchkeep.errors import FileProblem
 from torchkeep.files import InputFile
-from torchkeep.formats.folders.dcp_metadata import Box, Place, Saved, SavedTensor, tiling
+from torchkeep.formats.folders.dcp_metadata import Place, Saved, SavedTensor, tiling
 from torchkeep.formats.folders.dcp_nest import SHAPE, Nest, told_shape
 from torchkeep.formats.folders.dcp_shards import Pieces
 from torchkeep.formats.folders.folder import Folder, listed, shown, way_out

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 
-from torchkeep.contents import Finding, Global, Object, Value
+from torchkeep.contents import Box, Finding, Global, Object, Value
 from torchkeep.errors import DamagedFile, LimitReached, UnsupportedContent
 from torchkeep.files import Readable
 from torchkeep.formats.folders.folder import listed
@@ -46,14 +46,6 @@ _MOST_SPLIT_DIMENSIONS = 6
 """Dimensions along which one tensor is split; more than three were not seen."""
 _LONGEST_PATH = 100
 """Levels of nesting of the state dict."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A piece of a tensor: where it starts and its sizes."""
-
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,17 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-from torchkeep.contents import Chunk, Contents, Finding, Storage, TensorEntry, contiguous_stride
+from torchkeep.contents import (
+    Box,
+    Chunk,
+    Contents,
+    Finding,
+    Storage,
+    TensorEntry,
+    contiguous_stride,
+)
 from torchkeep.errors import DamagedFile
-from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
+from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
 from torchkeep.formats.folders.dcp_shards import CONTAINER
 from torchkeep.formats.folders.folder import Folder, shown, unreadable
 from torchkeep.formats.joining import join_members

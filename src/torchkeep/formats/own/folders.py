@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from torchkeep.contents import (
+    Box,
     Chunk,
     Contents,
     Finding,
@@ -38,7 +39,7 @@ from torchkeep.contents import (
 from torchkeep.errors import DamagedFile, FileMissing, FileProblem
 from torchkeep.files import digest
 from torchkeep.formats.folders.below import look_below
-from torchkeep.formats.folders.dcp_metadata import Box, SavedTensor, tiling
+from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
 from torchkeep.formats.folders.folder import (
     Folder,
     FolderKind,
