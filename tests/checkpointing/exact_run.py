@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from checkpointing.gang import join
 from torchkeep.checkpointing import Checkpointer, capture
 from torchkeep.checkpointing.state.encoding import fingerprint
 from torchkeep.checkpointing.state.sharded import local_of
@@ -195,7 +196,6 @@ def spread(model: nn.Sequential, given: Given) -> nn.Module:
 
 
 def main(given: Given, store: str = "") -> None:
-    os.setpgrp()
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     torch.set_num_threads(1)
@@ -204,11 +204,7 @@ def main(given: Given, store: str = "") -> None:
     np.random.seed(7)
     given.own.mkdir(parents=True, exist_ok=True)
     if given.ranks > 1:
-        with (given.own / "stderr").open("ab") as stderr:
-            os.dup2(stderr.fileno(), 2)  # when one rank is killed, the others complain
-        distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=given.rank, world_size=given.ranks
-        )
+        join(given.rank, given.ranks, store, given.own / "stderr")
     Run(given).run()
     if given.ranks > 1:
         distributed.destroy_process_group()

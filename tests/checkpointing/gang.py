@@ -40,15 +40,14 @@ def run_gang(
     """Run a function in as many processes as there are arguments; return their exit statuses.
 
     Args:
-        main: what they run; it gets the path of a file, where they meet, behind its arguments, and
-            should make its process the first of a group.
+        main: what they run; it gets the path of a file, where they meet, behind its arguments.
         given: the arguments of each.
         timeout_s: how long that may take.
         kill: kill the others when one has failed; else they have to end by themselves.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        processes = [CONTEXT.Process(target=main, args=(*some, store)) for some in given]
+        processes = [CONTEXT.Process(target=_run, args=(main, *some, store)) for some in given]
         for process in processes:
             process.start()
         _wait(processes, timeout_s, kill=kill)
@@ -58,6 +57,30 @@ def run_gang(
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
     return [process.exitcode for process in processes]
+
+
+def _run(main: Callable[..., None], *args: Any) -> None:
+    os.setpgrp()  # so that whatever it starts can be ended with it
+    main(*args)
+
+
+def join(rank: int, size: int, store: str, stderr: Path | None = None) -> None:
+    """Make this process one of the ranks that meet at a file.
+
+    Args:
+        rank: which one.
+        size: how many they are.
+        store: where they meet.
+        stderr: where to what it says goes: when one rank is killed, the others complain.
+    """
+    from torch import distributed
+
+    if stderr is not None:
+        with stderr.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
 
 
 def _wait(processes: Sequence[Any], timeout_s: float, *, kill: bool) -> None:
@@ -95,15 +118,10 @@ def on_ranks(size: int, do: Callable[..., Any], *args: Any, timeout_s: float = 1
 def _on_rank(
     do: Callable[..., Any], rank: int, size: int, args: Sequence[Any], folder: Path, store: str
 ) -> None:
-    os.setpgrp()
     import torch
     from torch import distributed
 
     torch.set_num_threads(1)
-    with (folder / f"stderr-{rank}").open("ab") as stderr:
-        os.dup2(stderr.fileno(), 2)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
-    )
+    join(rank, size, store, folder / f"stderr-{rank}")
     (folder / f"{rank}").write_bytes(pickle.dumps(do(rank, *args)))
     distributed.destroy_process_group()

@@ -24,11 +24,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from checkpointing.gang import run_gang
+from checkpointing.gang import join, run_gang
 from torchkeep.checkpointing import Checkpointer, newest_whole
 from torchkeep.checkpointing.layout import read_part
 from torchkeep.checkpointing.ranks import Ranks
@@ -75,14 +75,9 @@ class Stamped(nn.Module):
 
 def main(trial: Trial, store: str) -> None:
     """Save after each step, from the step that the run is at, until somebody is killed."""
-    os.setpgrp()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with (trial.folder / f"stderr-{trial.rank}").open("ab") as stderr:
-        os.dup2(stderr.fileno(), 2)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=trial.rank, world_size=trial.ranks
-    )
+    join(trial.rank, trial.ranks, store, trial.folder / f"stderr-{trial.rank}")
     model = Stamped()
     if trial.spread == "fsdp":
         fully_shard(model, mesh=init_device_mesh("cpu", (trial.ranks,)))

@@ -6,7 +6,6 @@ It writes the digests of the whole tensors to FOLDER/NAME.json.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from checkpointing.gang import join
 from torchkeep.checkpointing import Checkpointer
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
 
@@ -97,13 +97,10 @@ def digests(parts: dict[str, Any]) -> dict[str, str]:
 
 def main(place: Place, folder: Path, saved: tuple[str, ...], store: str = "") -> None:
     """Save a run to FOLDER/NAME if `saved` is empty; else put back each of these."""
-    os.setpgrp()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     if place.layout != "plain":
-        distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=place.rank, world_size=place.ranks
-        )
+        join(place.rank, place.ranks, store)
     found = {name: put_back(place, folder / name) for name in saved} or save(place, folder)
     if place.rank == 0:
         (folder / f"{place.name}{'-back' * bool(saved)}.json").write_text(json.dumps(found))

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from checkpointing.gang import on_ranks, run_gang
+from checkpointing.gang import join, on_ranks, run_gang
 from torchkeep.checkpointing.boundary import Boundary, Told
 from torchkeep.checkpointing.ranks import ALONE, Ranks, num_ranks_here
 from torchkeep.errors import CheckpointProblem, DamagedFile, SaveRefused
@@ -117,12 +117,7 @@ def test_what_is_told_at_one_boundary_is_known_at_the_next():
 
 
 def left_alone(how: str, rank: int, size: int, folder, store: str) -> None:
-    os.setpgrp()
-    from torch import distributed
-
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
-    )
+    join(rank, size, store)
     ranks = connected(timeout_s=4.0)
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else time.sleep(8)

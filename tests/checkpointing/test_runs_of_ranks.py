@@ -30,8 +30,8 @@ from checkpointing.exact_matrix import (
     places,
     reference_of,
 )
+from checkpointing.gang import join, run_gang
 from checkpointing.gang import on_ranks as each_rank
-from checkpointing.gang import run_gang
 from checkpointing.layout_matrix import try_all
 from torchkeep.checkpointing import Checkpointer, list_checkpoints
 
@@ -112,14 +112,7 @@ def test_an_epoch_that_others_go_on_with_has_each_sample_once(tmp_path, before, 
 
 def asked(folder: Path, rank: int, size: int, store: str) -> None:
     """Train until a signal comes, which only one rank gets."""
-    os.setpgrp()
-    from torch import distributed
-
-    with (folder / f"stderr-{rank}").open("ab") as stderr:
-        os.dup2(stderr.fileno(), 2)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
-    )
+    join(rank, size, store, folder / f"stderr-{rank}")
     model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(torch.ones(2000, 2)), 2)
