@@ -20,8 +20,7 @@ def seed_rank(settings: Settings, rank: int) -> None:
 
     Until then all draw the same ones: fresh weights, for instance.
     """
-    seed_all("torchkeep.training", settings.seed, rank)
-    torch.manual_seed(torch.initial_seed())
+    _seed(settings.seed, rank)
 
 
 def set_up(settings: Settings) -> None:
@@ -31,7 +30,11 @@ def set_up(settings: Settings) -> None:
     if settings.deterministic:
         # What cuBLAS needs to be deterministic, before CUDA is used for the first time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    seed_all("torchkeep.training", settings.seed)
+    _seed(settings.seed)
+
+
+def _seed(*numbers: int) -> None:
+    seed_all("torchkeep.training", *numbers)
     torch.manual_seed(torch.initial_seed())  # the generators of other devices as well
 
 
