@@ -111,7 +111,10 @@ class Ranks:
         mine = _attempt(do)
         self._asked(lambda: distributed.all_gather_object(answers, mine, group=self._group))
         answers[self.rank] = mine
-        return self._results(answers)
+        failed = _failed(answers)
+        if failed is not None:
+            raise self._of(*failed)
+        return [result for result, _ in answers]
 
     def each(self, do: Callable[[], T]) -> T:
         """Have each rank do something; return this one's result if it went well on all.
@@ -191,12 +194,6 @@ class Ranks:
                 f"answer within {self._timeout_s:g} s ({_told(error)})"
             )
             raise CheckpointProblem(self._failed, advice=_LOOK) from error
-
-    def _results(self, answers: Sequence[Any]) -> list[Any]:
-        failed = _failed(answers)
-        if failed is not None:
-            raise self._of(*failed)
-        return [result for result, _ in answers]
 
     def _of(self, rank: int, error: Exception, mine: Exception | None = None) -> Exception:
         """Return an error of some rank as it is to be raised here; `mine` if it is this one's."""
