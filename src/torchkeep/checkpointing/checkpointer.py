@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from torchkeep.checkpointing.background.saver import Saver
+from torchkeep.checkpointing.background.saver import Saver, part_to_save
 from torchkeep.checkpointing.boundary import Boundary, Told
 from torchkeep.checkpointing.doctor.environment import (
     command,
@@ -458,7 +458,7 @@ class Checkpointer:
 
     def _captured(self) -> tuple[State, Part]:
         state = self._state.capture()
-        return state, self._saver.part_of(state)
+        return state, part_to_save(state)
 
     def wait(self) -> None:
         """Return when what is being written is written.

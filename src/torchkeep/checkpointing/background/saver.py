@@ -34,6 +34,18 @@ def _check_unchanged(snapshot: Snapshot) -> None:
         raise _Changed(names)
 
 
+def part_to_save(state: State) -> Part:
+    """Return what this rank has of a state, taken apart.
+
+    Raises:
+        SaveRefused: a value can't be kept.
+    """
+    part = part_of(*encode(state))
+    for name, tensor in part.tensors.items():
+        check_has_values(local_of(tensor), name)
+    return part
+
+
 class Saver:
     """Writes states into a run's folder, one at a time.
 
@@ -72,18 +84,6 @@ class Saver:
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is not None:
             snapshot.let_go()
-
-    @staticmethod
-    def part_of(state: State) -> Part:
-        """Return what this rank has of a state, taken apart to be saved.
-
-        Raises:
-            SaveRefused: a value can't be kept.
-        """
-        part = part_of(*encode(state))
-        for name, tensor in part.tensors.items():
-            check_has_values(local_of(tensor), name)
-        return part
 
     def save(self, path: Path, part: Part, facts: Mapping[str, Any], *, beside: bool) -> None:
         """Write a state of live tensors; `beside` the loop if there is memory for that.
