@@ -14,6 +14,7 @@ pruning/       networks made smaller before they are retrained
 optimizing.py  optimizers and learning rates by name
 loop.py        one epoch
 distributed.py several processes that train one network
+sharding.py    a network in pieces on them
 averaging.py   a moving average of the weights
 quantizing.py  computing as in 8 bits while training
 evaluation.py  how good a classifier is

@@ -34,7 +34,7 @@ from torchkeep.training.data.shares import SharedBatches
 from torchkeep.training.diagnosis.trial import trial
 from torchkeep.training.loop import Batch, Loss
 from torchkeep.training.settings import Settings
-from torchkeep.training.surgery import stages
+from torchkeep.training.sharding import shard
 from torchkeep.wording import counted
 
 # --- The processes -----------------------------------------------------------------------------
@@ -346,44 +346,6 @@ class Sharded(_Together):
             item.copy_(like(item, saved[name]))
 
 
-def shard(model: nn.Module) -> None:
-    """Shard a network over all ranks in place, block by block, so that one is whole at a time."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    for block in _blocks(model):
-        block.register_forward_hook(_no_view)  # before that of FSDP2
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    # Also the rest: it would stay whole after an evaluation.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
-
-
-def _no_view(block: nn.Module, inputs: Any, outputs: Any) -> Any:
-    """Return a block's output, copied if it is a view.
-
-    FSDP2 hangs on it what gathers the block's parameters for the backward pass. If the network adds
-    to a view in place, as many do (`x += y`), that is lost without a word.
-    """
-    del block, inputs
-    is_view = isinstance(outputs, torch.Tensor) and outputs._is_view()
-    return outputs.clone() if is_view else outputs
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of layers that a network has; those within others come first."""
-    modules = dict(model.named_modules())
-    places = sorted({item.name for item in stages(model)} & modules.keys())
-    deep_first = sorted(places, key=lambda place: -place.count("."))
-    return [block for place in deep_first if _is_block(block := modules[place])]
-
-
-def _is_block(module: nn.Module) -> bool:
-    is_called = type(module).forward is not nn.Module.forward  # a mere list is not
-    return is_called and len(list(module.children())) > 1
-
-
 @contextmanager
 def _as_before(model: nn.Module) -> Iterator[None]:
     """Put a network's buffers, and all random generators, back when the block ends."""
@@ -395,7 +357,7 @@ def _as_before(model: nn.Module) -> Iterator[None]:
             item.copy_(value)
 
 
-def here(
+def sharing_of(
     model: nn.Module, ema: nn.Module | None, settings: Settings, shares: SharedBatches | None
 ) -> Alone:
     """Return how this process trains a network, alone or with others."""

@@ -41,7 +41,7 @@ from torchkeep.training.data.shares import SharedBatches, SharedSamples
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
-from torchkeep.training.distributed import here, ranks_here
+from torchkeep.training.distributed import ranks_here, sharing_of
 from torchkeep.training.evaluation import Answers, answers, evaluate, interleaved, joined
 from torchkeep.training.fitting import image_of
 from torchkeep.training.loop import computing_in, total_loss, train_epoch
@@ -210,7 +210,7 @@ class _Training:
         sampler = self.train_loader.batch_sampler
         shares = sampler if isinstance(sampler, SharedBatches) else None
         with _parameters_of(self.prepared.optimizer, self.model):
-            self.sharing = here(self.model, self.ema, self.settings, shares)
+            self.sharing = sharing_of(self.model, self.ema, self.settings, shares)
         weights = class_weights_of(self.prepared)
         self.loss_fn = self.sharing.weighed(loss_of(self.prepared), weights)
 
