@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchkeep.cli import main
-from torchkeep.cli.processes import _told
+from torchkeep.cli.processes import _end, _told
 from torchkeep.errors import CheckpointProblem
 
 pytestmark = pytest.mark.skipif(
@@ -24,14 +25,14 @@ OPTIONS = ["--arch", NET, "--weights", "none", "--batch-size", "8", "--size", "1
 TESTS = Path(__file__).parents[1]
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
+def start(words: list[str], **variables: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", "torchkeep", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | variables,
     )
 
 
@@ -68,6 +69,49 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(tmp_path: Path) -> 
     process = start([*words, "--out", str(tmp_path / "run")])
     _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (3, "torchkeep: the image has gone.\n")
+
+
+def test_a_process_that_waits_for_one_that_has_ended_ends_as_well(tmp_path: Path) -> None:
+    words = ["train", "training.samples:never", *OPTIONS, "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")])
+    assert process.stdout.readline() == "asleep\n"
+    time.sleep(3)  # the other one waits for this one then, within PyTorch
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (130, "torchkeep: interrupted\n")
+
+
+def test_processes_do_not_outlive_the_one_that_has_started_them(tmp_path: Path) -> None:
+    words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "90000", "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")])
+    for line in process.stdout:
+        if line.startswith("epoch   1"):
+            process.kill()
+            break
+    _, errors = process.communicate(timeout=100)  # as long as any of them has stderr
+    assert errors.startswith("SIGTERM: the run is saved as")
+    assert len(errors.splitlines()) == 1, errors
+
+
+def test_nothing_is_left_among_temporary_files(tmp_path: Path) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    words = ["train", "training.samples:broken", *OPTIONS, "--no-check", "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")], TMPDIR=str(place))
+    process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert [item.name for item in place.iterdir() if item.name.startswith("torche")] == []
+    assert [item.name for item in place.iterdir() if item.name.startswith("torchk")] == []
+
+
+def test_a_process_ends_with_its_code_where_there_is_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setenv("TORCHKEEP_TRAIN_OUTCOME", str(tmp_path / "gone" / "outcome"))
+    _end(3)
+    assert ended == [3]
 
 
 def test_what_can_not_be_shared_is_refused_before_anything_is_started(
@@ -110,6 +154,9 @@ def test_that_another_process_has_ended_is_no_bug() -> None:
         told = _told(error)
         assert isinstance(told, CheckpointProblem)
         assert "another process of the training has ended, or does not answer" in str(told)
+    beside = CheckpointProblem("rank 0: another one has ended", advice="Call all methods alike.")
+    beside.__cause__ = gloo
+    assert "Start the command again" in str(_told(beside))
     assert _told(bug := RuntimeError("shapes differ")) is bug
     of_first = _told(CheckpointProblem("rank 0: run: process 7 writes to this run"))
     assert str(of_first) == "run: process 7 writes to this run."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 
 import torch
@@ -166,6 +167,14 @@ def broken() -> tuple[TensorDataset, TensorDataset]:
     lost = Broken(*train.tensors)
     lost.classes = CLASSES
     return lost, val
+
+
+def never() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images, but not in the first of several processes, which takes its time."""
+    if os.environ.get("RANK") == "0":
+        print("asleep", flush=True)
+        time.sleep(1000)
+    return stripes()
 
 
 class Drawing(TensorDataset):

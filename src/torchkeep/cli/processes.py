@@ -3,14 +3,20 @@
 Of several processes the one speaks to which something happens first: if rank 3 finds an image that
 is gone, the others only find that rank 3 is. Who is first is told by the store that torchrun keeps
 for its processes. The others end without a word, with the same exit code.
+
+A thread of each looks whether another one has ended, or the one that started them: who is waiting
+within PyTorch for somebody that never comes hears no signal.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 
 _OUTCOME = "TORCHKEEP_TRAIN_OUTCOME"
 """Where the processes that `launch` has started leave the exit code."""
+_LAUNCHER = "TORCHKEEP_TRAIN_LAUNCHER"
+"""The process that has started them."""
 _COMMAND = "TORCHKEEP_TRAIN_COMMAND"
 """The command line that has started them, as JSON."""
 LAUNCH = "launch"
@@ -39,6 +47,8 @@ _KEY, _CODE = "torchkeep/speakers", "torchkeep/code"
 _SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"
 _SAVING_S = 600
 """How long processes that were asked to stop may take to save."""
+_LOOK_S, _PARTING_S = 0.5, 10.0
+"""How often a process looks after the others, and how long it goes on when one has ended."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
@@ -55,27 +65,29 @@ def launch(words: Sequence[str], num_processes: int) -> int:
     """Have torchrun start this command in several processes; return their exit code."""
     import json
 
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from torchkeep.checkpointing.doctor.environment import command
 
     logging.disable(logging.CRITICAL)  # torchrun's own story; ours is told by the processes
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=f"torchkeep-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        signals_to_handle=_SIGNALS,
-        shutdown_timeout=_SAVING_S,
-    )
     with tempfile.TemporaryDirectory(prefix="torchkeep-") as place:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            # It would make a folder for logs that nobody deletes.
+            logs_specs=DefaultLogsSpecs(log_dir=place),
+            run_id=f"torchkeep-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            signals_to_handle=_SIGNALS,
+            shutdown_timeout=_SAVING_S,
+        )
         outcome = Path(place, "outcome")
-        os.environ[_OUTCOME] = str(outcome)
+        os.environ[_OUTCOME], os.environ[_LAUNCHER] = str(outcome), str(os.getpid())
         os.environ[_COMMAND] = json.dumps(command(Path()))
         # Together they have as many threads as one would take.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
@@ -87,7 +99,7 @@ def launch(words: Sequence[str], num_processes: int) -> int:
         except SignalException as error:
             return _code(outcome, _SIGNALLED + error.sigval)
         finally:
-            del os.environ[_OUTCOME], os.environ[_COMMAND]
+            del os.environ[_OUTCOME], os.environ[_LAUNCHER], os.environ[_COMMAND]
     return 0
 
 
@@ -134,6 +146,8 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
         return
     from torch.distributed.rendezvous import rendezvous
 
+    if is_launched():
+        threading.Thread(target=_look_after_others, daemon=True).start()
     store, rank, _ = next(rendezvous("env://"))
     if rank:
         _be_silent()
@@ -149,6 +163,22 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
         _end(EXIT_PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
         _fail(error, store)
+
+
+def _look_after_others() -> None:
+    """End this process when it can only wait: another one has ended, or who started it is gone.
+
+    Both know how to end by themselves, unless they are within PyTorch, waiting for who has ended.
+    """
+    outcome, launcher = Path(os.environ[_OUTCOME]), int(os.environ[_LAUNCHER])
+    is_told = False
+    while not outcome.exists():
+        time.sleep(_LOOK_S)
+        if os.getppid() != launcher and not is_told:
+            is_told = True
+            os.kill(os.getpid(), signal.SIGTERM)  # as the launcher would: it saves, and ends
+    time.sleep(_PARTING_S)
+    os._exit(_code(outcome, failures.EXIT_DIFFERENT))
 
 
 def _be_silent() -> None:
@@ -177,7 +207,7 @@ def _told(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt
     """Return an error as it is to be told: that another process has ended is nobody's bug."""
     if isinstance(error, TorchkeepError):
         error.problem = error.problem.removeprefix("rank 0: ")  # which acts for all
-    if not _is_of_group(error):
+    if not (_is_of_group(error) or _is_of_group(error.__cause__)):
         return error
     return CheckpointProblem(
         "another process of the training has ended, or does not answer",
@@ -185,7 +215,7 @@ def _told(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt
     )
 
 
-def _is_of_group(error: BaseException) -> bool:
+def _is_of_group(error: BaseException | None) -> bool:
     """Whether an error is what PyTorch raises where processes do not reach each other."""
     from torch import distributed
 
@@ -198,7 +228,8 @@ def _is_of_group(error: BaseException) -> bool:
 def _end(code: int) -> NoReturn:
     """End at once, since others may be waited for in vain."""
     if is_launched():
-        Path(os.environ[_OUTCOME]).write_text(str(code))
+        with suppress(OSError):  # there may be no room, and then the launcher sees the code
+            Path(os.environ[_OUTCOME]).write_text(str(code))
     sys.stdout.flush()
     if sys.stderr is not None:
         sys.stderr.flush()
