@@ -36,10 +36,13 @@ def start(words: list[str], **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(
+    tmp_path: Path, workers: str
+) -> None:
     run = str(tmp_path / "run")
     words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "300", "--nproc", "2"]
-    process = start([*words, "--out", run])
+    process = start([*words, "--out", run, "--workers", workers])
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -69,6 +72,14 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(tmp_path: Path) -> 
     process = start([*words, "--out", str(tmp_path / "run")])
     _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (3, "torchkeep: the image has gone.\n")
+
+
+def test_processes_with_other_data_each_are_refused(tmp_path: Path) -> None:
+    words = ["train", "training.samples:another", *OPTIONS, "--no-check", "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")])
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 12
+    assert errors.startswith("torchkeep: the processes do not have the same data: num_val, ")
 
 
 def test_a_process_that_waits_for_one_that_has_ended_ends_as_well(tmp_path: Path) -> None:

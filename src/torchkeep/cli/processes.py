@@ -177,8 +177,10 @@ def _look_after_others() -> None:
         if os.getppid() != launcher and not is_told:
             is_told = True
             os.kill(os.getpid(), signal.SIGTERM)  # as the launcher would: it saves, and ends
-    time.sleep(_PARTING_S)
-    os._exit(_code(outcome, failures.EXIT_DIFFERENT))
+    code = _code(outcome, failures.EXIT_DIFFERENT)
+    # Who was asked to stop has saved, and may have much to look through and to delete.
+    time.sleep(_SAVING_S if code == EXIT_PREEMPTED else _PARTING_S)
+    os._exit(code)
 
 
 def _be_silent() -> None:

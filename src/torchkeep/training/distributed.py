@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -102,6 +102,26 @@ def check_sharing(settings: Settings, size: int) -> None:
             "processes",
             advice=f"Start {num_devices}, or choose --device cpu.",
         )
+
+
+def check_alike(identities: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that all ranks have the same data, of which each is to take its share.
+
+    Args:
+        identities: of each rank, what `identity_of` says of its data.
+
+    Raises:
+        WrongArgument: they have not.
+    """
+    first = identities[0]
+    for rank, other in enumerate(identities):
+        if different := [name for name in first if first[name] != other[name]]:
+            raise WrongArgument(
+                f"the processes do not have the same data: {', '.join(different)} of the first one "
+                f"and of number {rank + 1} differ",
+                advice="Make the data sets and their order the same in each: without random "
+                "numbers that were not seeded, and not from a set, say.",
+            )
 
 
 def _check_sharding(settings: Settings, size: int) -> None:

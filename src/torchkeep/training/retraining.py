@@ -41,7 +41,7 @@ from torchkeep.training.data.shares import SharedBatches, SharedSamples
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
-from torchkeep.training.distributed import ranks_here, sharing_of
+from torchkeep.training.distributed import check_alike, ranks_here, sharing_of
 from torchkeep.training.evaluation import Answers, answers, evaluate, interleaved, joined
 from torchkeep.training.fitting import image_of
 from torchkeep.training.loop import computing_in, total_loss, train_epoch
@@ -129,7 +129,7 @@ def retrain(
         Preempted: a signal asked to stop; everything is saved.
         CheckpointProblem: the folder holds another run, or one with other settings.
         OutOfMemory: a batch is too large for the device.
-        WrongArgument: a label is that of no class.
+        WrongArgument: a label is that of no class, or the processes have other data each.
     """
     with computing_as_said(prepared.settings, prepared.device), as_without_workers():
         try:
@@ -180,6 +180,7 @@ class _Training:
     def run(self) -> Result:
         stopped = False
         identity = identity_of(self.prepared.data, self.prepared.card.preprocessing)
+        check_alike(self.ranks.every(lambda: identity))
         check_settings(self.folder, self.settings, identity)
         self._share()
         with self._checkpointer() as ckpt:
