@@ -110,12 +110,19 @@ def test_an_epoch_that_others_go_on_with_has_each_sample_once(tmp_path, before, 
 # --- Asked to make room ------------------------------------------------------------------------
 
 
-def asked(folder: Path, rank: int, size: int, store: str) -> None:
-    """Train until a signal comes, which only one rank gets."""
+def asked(folder: Path, rank: int, size: int, num_workers: int, store: str) -> None:
+    """Train until a signal comes, which only one rank gets, with all of its process group."""
     join(rank, size, store, folder / f"stderr-{rank}")
     model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = DataLoader(TensorDataset(torch.ones(2000, 2)), 2)
+    # Ours are forked as torchrun's are not, and would have their workers forked by another process.
+    context = "fork" if num_workers else None
+    loader = DataLoader(
+        TensorDataset(torch.ones(2000, 2)),
+        2,
+        num_workers=num_workers,
+        multiprocessing_context=context,
+    )
     with Checkpointer(folder / "run", model=model, optimizer=optimizer, timeout_s=30) as ckpt:
         for _ in ckpt.epochs(1):
             for (inputs,) in ckpt.batches(loader):
@@ -124,12 +131,13 @@ def asked(folder: Path, rank: int, size: int, store: str) -> None:
                 optimizer.zero_grad()
                 ckpt.step()
                 if ckpt.num_steps == 7 and rank == 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.killpg(0, signal.SIGTERM)
                 (folder / f"steps-{rank}").write_text(f"{ckpt.num_steps}")
 
 
-def test_what_one_rank_is_asked_all_do_at_the_same_step(tmp_path):
-    given = [(tmp_path, rank, 3) for rank in range(3)]
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_one_rank_is_asked_all_do_at_the_same_step(tmp_path, num_workers):
+    given = [(tmp_path, rank, 3, num_workers) for rank in range(3)]
     assert run_gang(asked, given, 60, kill=False) == [75, 75, 75]
     steps = {int((tmp_path / f"steps-{rank}").read_text()) for rank in range(3)}
     (step,) = steps

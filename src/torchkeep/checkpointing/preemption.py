@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable
 from types import FrameType
 from typing import Any, ClassVar
 
+from torchkeep.checkpointing.ranks import Ranks, said_by_torchrun
 from torchkeep.errors import WrongArgument
 
 SIGNALS: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
@@ -82,9 +83,13 @@ class SignalWatch:
 
     @classmethod
     def leave_to_parent(cls) -> None:
-        """Have a loader's worker ignore Ctrl-C if the run minds it; the loader ends it."""
+        """Have a loader's worker outlive what asks the run to stop; the loader ends it."""
         if signal.SIGINT in cls._minded:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if max(Ranks.here().size, said_by_torchrun("WORLD_SIZE", 1)) > 1 and hasattr(os, "setpgid"):
+            # torchrun hands signals to all of a rank's process group. Ranks agree on the step after
+            # which they save, and need some more batches until then.
+            os.setpgid(0, 0)
 
     def close(self) -> None:
         """Put the handlers back that were there before, if nobody else watches.

@@ -25,7 +25,7 @@ from torchkeep.training.data.samples import Samples, files_of, length_of
 from torchkeep.training.data.shares import SharedBatches, SharedSamples, num_batches
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
-from torchkeep.training.distributed import check_sharing, num_launched, ranks_here
+from torchkeep.training.distributed import check_sharing, ranks_here
 from torchkeep.training.fitting import check_fit, image_of
 from torchkeep.training.loop import Loss
 from torchkeep.training.machine import chosen_device, memory_format, set_up
@@ -267,10 +267,6 @@ def _shared_loaders(
 def _leave_signals(worker: int) -> None:
     del worker
     SignalWatch.leave_to_parent()
-    if num_launched() > 1 and hasattr(os, "setpgid"):
-        # torchrun sends what it is sent to all of a rank's process group. Ranks agree on the step
-        # after which they save, so they need some more batches.
-        os.setpgid(0, 0)
 
 
 def class_weights_of(prepared: Prepared) -> torch.Tensor | None:
