@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,25 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed import checkpoint as dcp
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 import torchkeep
 from checkpointing.gang import on_ranks
 from torchkeep.checkpointing import Checkpointer, newest_whole
-from torchkeep.checkpointing.layout import damage, read_part, read_state, write_part
+from torchkeep.checkpointing.layout import (
+    damage,
+    read_manifest,
+    read_part,
+    read_state,
+    write_part,
+)
 from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
 from torchkeep.checkpointing.state.sharded import part_of
@@ -318,3 +332,100 @@ def test_what_one_rank_can_not_keep_leaves_nothing_of_the_others(tmp_path):
     assert told[0].startswith("rank 1: tensor 'objects/extra/state/t' is on the meta device")
     assert told[1].startswith("tensor 'objects/extra/state/t' is on the meta device")
     assert "step" not in told[0].partition("first.")[2]
+
+
+# --- Spread over some of the ranks --------------------------------------------------------------
+
+
+def parallel() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model of which a part is tensor-parallel, sharded over the other two ranks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    fully_shard(model, mesh=mesh["data"])
+    return model, torch.optim.AdamW(model.parameters(), foreach=False)
+
+
+def whole(model: nn.Module) -> dict:
+    return {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
+
+
+def train_parallel(rank: int, run: Path, stops: list[int]) -> dict:
+    """Train until the last of some steps, with a new program after each of them."""
+    for stop in stops:
+        model, optimizer = parallel()
+        with Checkpointer(run, model=model, optimizer=optimizer, timeout_s=30) as ckpt:
+            for _ in ckpt.epochs(stop):
+                generator = torch.Generator().manual_seed(ckpt.num_steps)
+                model(torch.randn(4, 5, generator=generator)).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                ckpt.step()
+    return whole(model)
+
+
+def test_what_each_row_of_a_mesh_has_is_kept_once(tmp_path):
+    (expected, *_) = on_ranks(4, train_parallel, tmp_path / "expected", [3])
+    (found, *_) = on_ranks(4, train_parallel, tmp_path / "found", [1, 3])
+    assert fingerprint(found) == fingerprint(expected)
+    newest = tmp_path / "found" / "step-00000003"
+    assert torchkeep.verify(newest).state == "ok"
+    assert fingerprint(dict(torchkeep.load(newest)["model"])) == fingerprint(expected)
+
+
+def write_pieces(rank: int, folder: Path, kind: str) -> str:
+    """Write a state of a sharded tensor that ranks do not have alike; return what is said."""
+    init_device_mesh("cpu", (2,))
+    everywhere = DeviceMesh("cpu", [0, 1])
+    own = [DeviceMesh("cpu", [0]), DeviceMesh("cpu", [1])]  # all ranks make each
+    size = 4 + rank * (kind == "other sizes")
+    local = torch.full((size,), 1.0 + rank * (kind == "other values"))
+    value = DTensor.from_local(local, own[rank], [Shard(0)])
+    if kind == "a gap":
+        placement = (Shard(0), Replicate())[rank]
+        value = DTensor.from_local(torch.ones(2 + 2 * rank), everywhere, [placement])
+    elif kind == "summands":
+        value = DTensor.from_local(torch.ones(4), everywhere, [Partial()])
+    try:
+        ranks = Ranks.here(30)
+        ranks.connect()
+        node = {"kind": "module", "state": {"state_dict": {"w": value}}}
+        part = ranks.each(lambda: part_of(*encode({"objects": {"model": node}, "inexact": []})))
+        part = replace(part, tensors={name: it.to_local() for name, it in part.tensors.items()})
+        write_part(folder, part, facts=FACTS, ranks=ranks, durable=False)
+    except SaveRefused as refused:
+        return str(refused)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("other sizes", r"state_dict/w is float32 \[4\] on rank 0 and float32 \[5\] on rank 1"),
+        ("a gap", "state_dict/w: 2 of 4 elements are in no piece"),
+        ("summands", r"state_dict/w' is \(Partial\(sum\),\): what ranks have is still to be added"),
+    ],
+)
+def test_pieces_that_can_not_be_put_together_again_are_not_saved(tmp_path, kind, problem):
+    told = on_ranks(2, write_pieces, tmp_path / "step-00000004", kind)
+    assert all(re.search(problem, text) for text in told), told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_that_are_not_alike_are_told_of(tmp_path):
+    for kind, reasons in (
+        ("alike", []),
+        (
+            "other values",
+            [
+                "rank 1: its copy of objects/model/state/state_dict/w is not that of the ranks "
+                "before it"
+            ],
+        ),
+    ):
+        folder = tmp_path / kind / "step-00000004"
+        folder.parent.mkdir()
+        assert on_ranks(2, write_pieces, folder, kind) == ["", ""]
+        assert read_manifest(folder)["inexact"] == reasons
+        assert torchkeep.load(folder)["model"]["w"].tolist() == [1.0] * 4

@@ -10,6 +10,7 @@ Both hold the same: what `encode` took apart, with a digest of every tensor. A n
     reading_back.py  whether a folder's files are what was written
 
     together.py   a folder that all ranks of a run write at once
+    copies.py     pieces of which other ranks have a copy without knowing it
     spreading.py  which rank writes which bytes
     nodes.py      parts of the structure that ranks have each for itself
     pieces.py     what the files of ranks hold

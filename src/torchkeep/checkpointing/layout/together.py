@@ -16,15 +16,16 @@ their part is on the disk. If one of them fails, or ends, or does not answer, no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchkeep.checkpointing.layout.copies import kept_once
 from torchkeep.checkpointing.layout.folder import (
     note_file,
     write_index,
@@ -40,6 +41,7 @@ from torchkeep.checkpointing.layout.whole_model import write_whole_model
 from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.checkpointing.state.sharded import Part
+from torchkeep.errors import SaveRefused
 from torchkeep.files import (
     OutputFile,
     atomic_folder,
@@ -47,6 +49,7 @@ from torchkeep.files import (
     make_room,
     part_of_file,
 )
+from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
 from torchkeep.formats.folders.dcp_safetensors import SHARDING_INFO
 from torchkeep.formats.own.manifest import (
     FROZEN_MODEL_FILE,
@@ -94,7 +97,8 @@ def write_together(
         SaveRefused: a tensor can't be kept, or the place can't be written, on some rank.
         CheckpointProblem: a rank has ended, or does not answer.
     """
-    share = ranks.each(lambda: _Share(part, ranks, durable=durable, background=background))
+    part, inexact = kept_once(part, ranks)
+    share = ranks.each(lambda: _Share(part, inexact, ranks, durable=durable, background=background))
     with _folder_of_all(folder, ranks, durable=durable) as temporary:
         linked = ranks.first(lambda: share.begin(temporary, earlier))
         laid_out_alike = _alike(share.forms, ranks)
@@ -147,6 +151,8 @@ class _Files:
     """The bytes of the tensors of each, in their order."""
     inexact: list[str] = field(default_factory=list)
     """Why a resume of this rank may not be exact."""
+    pieces: list[tuple[str, SavedTensor]] = field(default_factory=list)
+    """What it has of sharded tensors, by their names in the state."""
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest has of it: the tables themselves, to be filled."""
@@ -164,10 +170,13 @@ class _Share:
         SaveRefused: a tensor can't be kept.
     """
 
-    def __init__(self, part: Part, ranks: Ranks, *, durable: bool, background: bool) -> None:
+    def __init__(
+        self, part: Part, inexact: list[str], ranks: Ranks, *, durable: bool, background: bool
+    ) -> None:
         for name, tensor in part.tensors.items():
             check_tensor(tensor, name)
         self._part, self._ranks = part, ranks
+        self._inexact = [*part.structure.get("inexact", ()), *inexact]
         self._durable, self._background = durable, background
         self._files, self._own = by_rank(part, ranks.rank)
         self._common = common_tensors(part)
@@ -254,7 +263,7 @@ class _Share:
 
     def write_own(self, temporary: Path, alike: Collection[str]) -> _Files:
         """Write what no other rank writes, and return what a manifest says of it."""
-        found = _Files(inexact=list(self._part.structure.get("inexact", ())))
+        found = _Files(inexact=self._inexact)
         texts = {rank_file(self._ranks.rank): self._own_texts(alike)}
         for file, content in self._own_files(alike).items():
             boxes = {key: self._box(name) for key, name in content.items()}
@@ -272,6 +281,7 @@ class _Share:
             found.runs[file] = layout.runs
             if pieces := {key: box for key, box in boxes.items() if box is not None}:
                 found.boxes[file] = pieces
+            found.pieces += [self._piece(content[key]) for key in pieces]
         return found
 
     def _own_files(self, alike: Collection[str]) -> dict[str, dict[str, str]]:
@@ -293,6 +303,10 @@ class _Share:
         }
         return {**TRAINING_STATE, RANK_STRUCTURE: json.dumps(own, allow_nan=False)}
 
+    def _piece(self, name: str) -> tuple[str, SavedTensor]:
+        shard, dtype = self._part.shards[name], dtype_name(self._part.tensors[name].dtype)
+        return name, SavedTensor(dtype, shard.shape, (shard.box,))
+
     def _box(self, name: str) -> dict[str, list[int]] | None:
         """Return where a piece is in its tensor; None if it is all of one."""
         if name not in self._part.shards:
@@ -306,6 +320,7 @@ class _Share:
         self, temporary: Path, manifest: dict[str, Any], found: list[_Files], *, whole_model: bool
     ) -> str:
         """Write the manifest of what all ranks have written, and return its text's digest."""
+        _check_pieces(piece for files in found for piece in files.pieces)
         manifest |= {"version": RANKS_VERSION, "ranks": self._ranks.size, "boxes": {}}
         for file, layout in self.layouts.items():
             note_file(manifest, file, layout, self._digests_in(file))
@@ -322,6 +337,27 @@ class _Share:
             contents = {f: self._tensors_in(f) for f in self.layouts if f in MODEL_FILES}
             write_index(temporary, contents, manifest, durable=self._durable)
         return write_manifest(temporary, manifest, durable=self._durable)
+
+
+def _check_pieces(pieces: Iterable[tuple[str, SavedTensor]]) -> None:
+    """Make sure that what ranks have written of sharded tensors can be put together again.
+
+    Raises:
+        SaveRefused: something is missing, or there twice: ranks do not have the same objects.
+    """
+    by_name: dict[str, list[SavedTensor]] = {}
+    for name, piece in pieces:
+        by_name.setdefault(name, []).append(piece)
+    for name, parts in by_name.items():
+        first, boxes = parts[0], tuple(box for part in parts for box in part.boxes)
+        is_one = all((part.dtype, part.shape) == (first.dtype, first.shape) for part in parts)
+        problem = tiling(replace(first, boxes=boxes)) if is_one else None
+        if not is_one or problem is not None:
+            text = problem.text if problem else "its pieces are of several tensors"
+            raise SaveRefused(
+                f"{name}: {text}",
+                advice="Have each rank pass the same objects, or give them other names.",
+            )
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

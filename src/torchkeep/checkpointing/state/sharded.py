@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchkeep.contents import Box
+from torchkeep.errors import SaveRefused
 
 
 class Shard(NamedTuple):
@@ -29,6 +30,8 @@ class Shard(NamedTuple):
     """The sizes of the whole."""
     is_ours: bool
     """Whether this rank is to keep it: of several that have the same part, one does."""
+    num_ranks: int
+    """Over how many ranks the tensor is spread. Others may have another copy of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,13 @@ class Part:
 
 
 def part_of(tensors: Mapping[str, torch.Tensor], structure: Any) -> Part:
-    """Return a state that `encode` took apart without the pieces that other ranks keep."""
+    """Return a state that `encode` took apart without the pieces that other ranks keep.
+
+    Raises:
+        SaveRefused: ranks have summands of a tensor, and not pieces.
+    """
+    for name, tensor in tensors.items():
+        check_has_pieces(tensor, name)
     shards = {name: shard_of(tensor) for name, tensor in tensors.items() if is_sharded(tensor)}
     kept = {
         name: tensor
@@ -52,6 +61,20 @@ def part_of(tensors: Mapping[str, torch.Tensor], structure: Any) -> Part:
         if name not in shards or shards[name].is_ours
     }
     return Part(kept, structure, shards)
+
+
+def check_has_pieces(tensor: object, name: str) -> None:
+    """Raise unless a tensor is plain, or made of what ranks have of it by laying it side by side.
+
+    Raises:
+        SaveRefused: it is still to be added up. The message names it.
+    """
+    dtensor: Any = tensor
+    if is_sharded(tensor) and any(item.is_partial() for item in dtensor.placements):
+        raise SaveRefused(
+            f"tensor {name!r} is {dtensor.placements}: what ranks have is still to be added up",
+            advice="Save tensor.redistribute(placements=[Replicate()]).",
+        )
 
 
 def is_sharded(value: object) -> bool:
@@ -86,21 +109,24 @@ def shard_of(tensor: torch.Tensor) -> Shard:
     of no elements is kept by nobody, but for the first of a tensor that has none at all.
     """
     dtensor: Any = tensor
+    mesh = dtensor.device_mesh
     box = box_of(tensor)
-    coordinate = dtensor.device_mesh.get_coordinate()
+    is_empty = prod(tuple(tensor.shape)) == 0  # then all ranks have the same of it, nothing
+    coordinate = mesh.get_coordinate()
     is_first = coordinate is not None and all(
         place == 0
         for place, placement in zip(coordinate, dtensor.placements, strict=True)
-        if placement.is_replicate()
+        if placement.is_replicate() or is_empty
     )
-    return Shard(
-        box, tuple(tensor.shape), is_first and (prod(box.shape) > 0 or not any(box.offsets))
-    )
+    is_ours = is_first and (prod(box.shape) > 0 or is_empty)
+    return Shard(box, tuple(tensor.shape), is_ours, mesh.size())
 
 
 def box_of(tensor: torch.Tensor) -> Box:
     """Return which part of the whole this rank has of a sharded tensor."""
     dtensor: Any = tensor
+    if dtensor.device_mesh.get_coordinate() is None:  # it is spread over others
+        return Box((0,) * tensor.dim(), (0,) * tensor.dim())
     (chunk,) = dtensor.__create_chunk_list__()
     return Box(tuple(chunk.offsets), tuple(chunk.sizes))
 
