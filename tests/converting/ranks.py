@@ -1,16 +1,9 @@
-"""Ranks of a run, as processes with PyTorch's own engine: what they save, and what they load.
-
-Run by tests: `ranks.py JOB RANK WORLD FOLDER`, once for each rank.
-"""
+"""Ranks of a run with PyTorch's own engine: what they save, and what they load."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,8 +54,9 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
 
 
-def save(mesh: DeviceMesh, folder: Path) -> None:
+def save(rank: int, folder: Path) -> None:
     """Save a model and its optimizer under FSDP2, and tensors of all kinds; and the full ones."""
+    mesh = _mesh()
     net = network()
     fully_shard(net, mesh=mesh)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
@@ -85,12 +79,13 @@ def save(mesh: DeviceMesh, folder: Path) -> None:
     dcp.save(state, checkpoint_id=folder / "dcp")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     model, optim = get_state_dict(net, optimizer, options=options)
-    if mesh.get_local_rank() == 0:
+    if rank == 0:
         torch.save({"model": model, "optim": optim}, folder / "full.pth")
 
 
-def load(mesh: DeviceMesh, folder: Path) -> None:
+def load(rank: int, folder: Path) -> None:
     """Load a checkpoint that torchkeep wrote, into tensors of this world size, and compare."""
+    mesh = _mesh()
     tensors = full_tensors()
     for key in ("rows", "columns"):
         wanted = {name: it for name, it in tensors.items() if key == "rows" or it.dim() > 1}
@@ -123,33 +118,6 @@ def load(mesh: DeviceMesh, folder: Path) -> None:
             assert (found.full_tensor() if isinstance(found, DTensor) else found).equal(it), key
 
 
-JOBS: dict[str, Callable[[DeviceMesh, Path], None]] = {"save": save, "load": load}
-
-
-def run_ranks(job: str, world: int, folder: Path) -> None:
-    """Run a job in so many processes, and raise if one of them fails."""
-    (folder / "store").unlink(missing_ok=True)
-    commands = [
-        [sys.executable, __file__, job, str(rank), str(world), folder] for rank in range(world)
-    ]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for command in commands
-    ]
-    told = [process.communicate(timeout=300)[0] for process in started]
-    assert not any(process.returncode for process in started), "\n".join(told)
-
-
-def main(job: str, rank: str, world: str, folder: str) -> Any:
-    torch.set_num_threads(1)
+def _mesh() -> DeviceMesh:
     warnings.simplefilter("ignore")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(world)
-    )
-    JOBS[job](init_device_mesh("cpu", (int(world),)), Path(folder))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return init_device_mesh("cpu", (dist.get_world_size(),))

@@ -20,7 +20,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import torchkeep
-from converting.ranks import full_tensors, network, run_ranks
+from checkpointing.gang import on_ranks
+from converting import ranks
+from converting.ranks import full_tensors, network
 from formats.samples_folders import quietly, spread, trained, write_ranks
 from torchkeep.comparing import diff
 from torchkeep.converting import convert
@@ -39,7 +41,7 @@ from torchkeep.writing import dcp as dcp_writer
 def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what three ranks of gloo saved: `dcp`, and the full tensors."""
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks("save", 3, folder)
+    on_ranks(3, ranks.save, folder)
     return folder
 
 
@@ -151,7 +153,7 @@ def test_ranks_of_another_number_load_what_was_made_of_theirs(
 ) -> None:
     convert(by_ranks / "dcp", tmp_path / "dcp", to="dcp", num_ranks=4)
     shutil.copy(by_ranks / "full.pth", tmp_path)
-    run_ranks("load", 2, tmp_path)
+    on_ranks(2, ranks.load, tmp_path)
 
 
 # --- To ranks ----------------------------------------------------------------------------------
