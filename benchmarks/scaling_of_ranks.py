@@ -95,8 +95,7 @@ def agreeing() -> None:
         "gathered, 1000 digests": median_of(lambda: ranks.gathered(lambda: table), 99),
         "told at a boundary": median_of(lambda: ranks.send_highest(numbers), 99),
     }
-    while_waiting = ranks.send_highest(numbers)
-    while_waiting()
+    ranks.send_highest(numbers)()  # has waited for all that was sent before
     if ranks.is_first:
         print(json.dumps(found))
     distributed.destroy_process_group()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from checkpointing.walks import walk
 from torchkeep.checkpointing.sample_order import Passes, regrouped
 from torchkeep.checkpointing.sample_order.regrouping import dealt_out, rest_of
 from torchkeep.errors import CheckpointProblem
@@ -20,18 +21,6 @@ def loader(rank: int, size: int, num_samples: int, batch_size: int, **options) -
     data = TensorDataset(torch.arange(num_samples))
     sampler = DistributedSampler(data, size, rank, seed=1) if size > 1 else None
     return DataLoader(data, batch_size, sampler=sampler, shuffle=sampler is None, **options)
-
-
-def walk(passes: Passes, given_loader, num_batches: int | None = None) -> list[list[int]]:
-    """Walk over a loader, so far, and finish each batch; return what it gave."""
-    following = passes.begin(given_loader, 0, 0)
-    seen = []
-    for batch in following.served(following.remaining()):
-        seen.append(batch[0].flatten().tolist())
-        passes.finish_step()
-        if len(seen) == num_batches:
-            break
-    return seen
 
 
 @given(

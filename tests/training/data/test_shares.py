@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from checkpointing.test_regrouping import walk
+from checkpointing.walks import walk
 from torchkeep.checkpointing.sample_order import Passes, regrouped
 from torchkeep.training.data.shares import SharedBatches, SharedSamples
 
