@@ -224,6 +224,8 @@ class _Together(Alone):
             is_last = num_done >= len(self._shares)
             is_near_end = num_done + 1 >= len(self._shares)
             self._count, self._weight = self._shares.share(number)
+            # To ask costs a message. What others began is seen in the first batch that is left, or
+            # in the last two, where it is dealt out otherwise.
             if is_first or is_near_end or not is_as_usual:
                 is_as_usual = self._look_at(len(batch[1])) and is_as_usual
             # How many batches are to come of an epoch that other ranks began, nobody knows.
@@ -282,7 +284,7 @@ class _Together(Alone):
         return float(flat[0])
 
 
-# PyTorch has given it another name.
+# Newer versions of PyTorch have another name for it.
 _IS_NEW = "forward_sync_buffers" in signature(DistributedDataParallel.__init__).parameters
 _KEEPING_BUFFERS: Any = {"forward_sync_buffers" if _IS_NEW else "broadcast_buffers": False}
 """Has DDP leave buffers as they are: `agreed` makes them alike."""
