@@ -14,7 +14,7 @@ from checkpointing.gang import on_ranks
 from torchkeep.checkpointing import list_checkpoints
 from torchkeep.errors import WrongArgument
 from torchkeep.training.classifier import load_classifier
-from torchkeep.training.distributed import check_sharing
+from torchkeep.training.distributed.processes import check_sharing
 from torchkeep.training.evaluation import answers
 from torchkeep.training.preparing import loaders, prepare
 from torchkeep.training.settings import Settings

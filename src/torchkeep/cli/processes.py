@@ -139,7 +139,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
     Raises:
         WrongArgument: torchrun has started this process, and `--nproc` is given.
     """
-    from torchkeep.training.distributed import num_launched, process_group
+    from torchkeep.training.distributed.processes import num_launched, process_group
 
     if num_launched() == 1:
         yield True

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     """Train, and say how good the result is; return 0."""
     require_torch("train")
     from torchkeep.cli.processes import launch, start_of, together
-    from torchkeep.training.distributed import check_sharing, num_launched
+    from torchkeep.training.distributed.processes import check_sharing, num_launched
 
     settings = settings_of(options)
     if options.show or options.find_lr:
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 def _look(options: argparse.Namespace, settings: Settings) -> int:
     """Show what would be trained, or which rates are of use; of several processes one does."""
     from torchkeep.training.checkup import try_rates
-    from torchkeep.training.distributed import local_rank
+    from torchkeep.training.distributed.processes import local_rank
     from torchkeep.training.preparing import prepare
 
     if local_rank():

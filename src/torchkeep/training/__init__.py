@@ -13,8 +13,7 @@ surgery/       what a network ends in, what of it is trained, and how fast
 pruning/       networks made smaller before they are retrained
 optimizing.py  optimizers and learning rates by name
 loop.py        one epoch
-distributed.py several processes that train one network
-sharding.py    a network in pieces on them
+distributed/   several processes that train one network
 averaging.py   a moving average of the weights
 quantizing.py  computing as in 8 bits while training
 evaluation.py  how good a classifier is

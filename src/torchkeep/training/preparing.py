@@ -25,7 +25,7 @@ from torchkeep.training.data.samples import Samples, files_of, length_of
 from torchkeep.training.data.shares import SharedBatches, SharedSamples, num_batches
 from torchkeep.training.data.transforms import refuse_picture
 from torchkeep.training.diagnosis.trial import trial
-from torchkeep.training.distributed import check_sharing, ranks_here
+from torchkeep.training.distributed.processes import check_sharing, ranks_here
 from torchkeep.training.fitting import check_fit, image_of
 from torchkeep.training.loop import Loss
 from torchkeep.training.machine import chosen_device, memory_format, set_up

@@ -41,7 +41,8 @@ from torchkeep.training.data.shares import SharedBatches, SharedSamples
 from torchkeep.training.data.workers import as_without_workers
 from torchkeep.training.diagnosis import Finding, Watch
 from torchkeep.training.diagnosis.epochs import Epoch
-from torchkeep.training.distributed import check_alike, ranks_here, sharing_of
+from torchkeep.training.distributed.processes import check_alike, ranks_here
+from torchkeep.training.distributed.strategies import strategy_of
 from torchkeep.training.evaluation import Answers, answers, evaluate, interleaved, joined
 from torchkeep.training.fitting import image_of
 from torchkeep.training.loop import computing_in, total_loss, train_epoch
@@ -211,9 +212,9 @@ class _Training:
         sampler = self.train_loader.batch_sampler
         shares = sampler if isinstance(sampler, SharedBatches) else None
         with _parameters_of(self.prepared.optimizer, self.model):
-            self.sharing = sharing_of(self.model, self.ema, self.settings, shares)
+            self.strategy = strategy_of(self.model, self.ema, self.settings, shares)
         weights = class_weights_of(self.prepared)
-        self.loss_fn = self.sharing.weighed(loss_of(self.prepared), weights)
+        self.loss_fn = self.strategy.weighed(loss_of(self.prepared), weights)
 
     def _begin_anew(self) -> None:
         forget_findings(self.folder)
@@ -281,11 +282,11 @@ class _Training:
         settings, optimizer = self.settings, self.prepared.optimizer
         unfreeze_at(self.model, epoch, schedule_of(settings), optimizer, **rates_of(settings))
         self.watch.before_epoch()
-        self.sharing.begin_epoch(self._try_batch)
+        self.strategy.begin_epoch(self._try_batch)
         begun, num_before = self.times.now(), self._num_images()
         train_epoch(
-            self.sharing.computing,
-            self.sharing.batches(
+            self.strategy.computing,
+            self.strategy.batches(
                 self.ckpt.batches(self.train_loader), lambda: self.ckpt.num_batches
             ),
             optimizer,
@@ -362,7 +363,7 @@ class _Training:
         set_rates(self.prepared.optimizer, multiplier)
 
     def _after_step(self, loss: float) -> None:
-        loss = self.sharing.agreed(loss)
+        loss = self.strategy.agreed(loss)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         self.ckpt.step(loss=loss)
@@ -387,7 +388,7 @@ class _Training:
         card = self.prepared.card
         if self.settings.qat:
             card = replace(card, qat=input_ranges(self.judged))
-        model = self.sharing.plain(self.judged)
+        model = self.strategy.plain(self.judged)
         if self.ranks.is_first:
             save_classifier(
                 model,
@@ -403,7 +404,7 @@ class _Training:
         best = self.folder / BEST_FILE
         model = self.judged
         self.ranks.first(lambda: None)  # which has written the file before
-        self.sharing.load(model, best)
+        self.strategy.load(model, best)
         if (card := read_card(best)) is not None and card.qat is not None:
             fake_quantize(model, card.qat)
         own = self._num_own
