@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchkeep.cli import failures
+from torchkeep.cli.progress import passing_line
 from torchkeep.errors import (
     EXIT_PREEMPTED,
     CheckpointProblem,
@@ -91,6 +92,10 @@ def launch(words: Sequence[str], num_processes: int) -> int:
         os.environ[_COMMAND] = json.dumps(command(Path()))
         # Together they have as many threads as one would take.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
+        if sys.stderr.isatty():
+            # It stands until the first of them has something to say.
+            sys.stderr.write(f"starting {num_processes} processes ...")
+            sys.stderr.flush()
         try:
             elastic_launch(config, sys.executable)("-m", "torchkeep", *words)
         except ChildFailedError as error:
@@ -158,6 +163,8 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
                 advice="Leave it out; torchrun's --nproc-per-node says how many there are.",
             )
         with process_group(device, store):
+            if not rank:
+                _clear_line()
             yield rank == 0
     except Preempted:
         _end(EXIT_PREEMPTED)
@@ -183,6 +190,12 @@ def _look_after_others() -> None:
     os._exit(code)
 
 
+def _clear_line() -> None:
+    """Have something said in place of what `launch` says while the processes start."""
+    with passing_line():
+        pass
+
+
 def _be_silent() -> None:
     """Say nothing of what the first process says as well."""
     import warnings
@@ -200,6 +213,7 @@ def _fail(error: Exception | KeyboardInterrupt, store: Store) -> NoReturn:
             _end(int(store.get(_CODE)))
         if int(os.environ["RANK"]):
             sys.stderr = sys.__stderr__  # it was silent
+        _clear_line()
         code = failures.report_any(_told(error))
         store.set(_CODE, str(code))
     _end(code)
