@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -189,27 +190,50 @@ class Layout:
         file.write_at(0, self.header(digests))
         return digests
 
-    def write_part(self, file: OutputFile, begin: int, end: int) -> None:
+    def write_part(self, file: OutputFile, begin: int, end: int) -> dict[str, str]:
         """Write those bytes of the tensors that belong into a part of the file, and no header.
 
         Args:
             file: where to; others may write other parts of it.
             begin: where the part begins, in bytes from the start of the file.
             end: where it ends.
+
+        Returns:
+            The digests of the tensors that lie in it as a whole, by name.
         """
-        inside = (
-            max(begin - self.header_nbytes, 0),
-            min(end - self.header_nbytes, self.payload_nbytes),
-        )
-        found = [
-            place for place in self._places if place.begin < inside[1] and place.end > inside[0]
-        ]
-        for group in (_runs if file.wants_runs else _groups)(found):
-            first, last = max(group[0].begin, inside[0]), min(group[-1].end, inside[1])
-            position = self.header_nbytes + first
-            for data in _bytes_between(group, first, last):
-                file.write_at(position, data)
-                position += len(data)
+        inside = self._inside(begin, end)
+        digests: dict[str, str] = {}
+        for is_whole, some in groupby(self._touched(inside), partial(_lies_in, inside)):
+            for group in (_runs if file.wants_runs else _groups)(list(some)):
+                if is_whole:
+                    digests |= self._write_group(file, group, Meter(None, 0))
+                else:
+                    self._write_between(file, group, inside)
+        return digests
+
+    def names_within(self, begin: int, end: int) -> list[str]:
+        """Return which tensors lie in a part of the file as a whole."""
+        inside = self._inside(begin, end)
+        return [place.name for place in self._touched(inside) if _lies_in(inside, place)]
+
+    def _inside(self, begin: int, end: int) -> tuple[int, int]:
+        """Return which part of the payload lies in a part of the file."""
+        start = self.header_nbytes
+        return max(begin - start, 0), min(end - start, self.payload_nbytes)
+
+    def _touched(self, inside: tuple[int, int]) -> list[_Place]:
+        begin, end = inside
+        return [place for place in self._places if place.begin < end and place.end > begin]
+
+    def _write_between(
+        self, file: OutputFile, group: list[_Place], inside: tuple[int, int]
+    ) -> None:
+        """Write what some neighbours have in a part of the payload."""
+        first, last = max(group[0].begin, inside[0]), min(group[-1].end, inside[1])
+        position = self.header_nbytes + first
+        for data in _bytes_between(group, first, last):
+            file.write_at(position, data)
+            position += len(data)
 
     def places_of(self, names: Collection[str]) -> list[tuple[int, int]]:
         """Return where in the file these tensors lie: where each begins, and ends."""
@@ -338,6 +362,10 @@ def _memory_of(places: list[_Place]) -> memoryview | None:
         if place.nbytes and place.data.payload.address != address + place.begin - begin:
             return None
     return memory_at(address, places[-1].end - begin)
+
+
+def _lies_in(inside: tuple[int, int], place: _Place) -> bool:
+    return inside[0] <= place.begin and place.end <= inside[1]
 
 
 def _bytes_between(places: list[_Place], first: int, last: int) -> Iterator[Buffer]:

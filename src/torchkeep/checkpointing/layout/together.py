@@ -16,8 +16,8 @@ their part is on the disk. If one of them fails, or ends, or does not answer, no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -43,9 +43,9 @@ from torchkeep.checkpointing.state.encoding import JSON
 from torchkeep.checkpointing.state.sharded import Part
 from torchkeep.errors import SaveRefused
 from torchkeep.files import (
-    OutputFile,
     atomic_folder,
     digest,
+    in_parallel,
     make_room,
     part_of_file,
 )
@@ -99,11 +99,21 @@ def write_together(
     """
     part, inexact = kept_once(part, ranks)
     share = ranks.each(lambda: _Share(part, inexact, ranks, durable=durable, background=background))
-    with _folder_of_all(folder, ranks, durable=durable) as temporary:
-        linked = ranks.first(lambda: share.begin(temporary, earlier))
-        laid_out_alike = _alike(share.forms, ranks)
+    with ExitStack() as stack:  # the first rank's: it removes the folder, or gives it its name
+
+        def begin() -> tuple[Path, frozenset[str], dict[str, str]]:
+            temporary = stack.enter_context(atomic_folder(folder, durable=durable))
+            return temporary, share.begin(temporary, earlier), share.forms
+
+        def finish() -> str:
+            text_digest = share.finish(temporary, manifest, found, whole_model=whole_model)
+            stack.close()
+            return text_digest
+
+        temporary, linked, forms = ranks.first(begin)
+        laid_out_alike = _alike(share.forms, forms, ranks)
         signs = ranks.each(lambda: share.write_shared(temporary, linked, laid_out_alike))
-        alike = _alike(signs, ranks)
+        alike = _alike(signs, ranks.first(lambda: signs), ranks)
 
         def write_rest() -> _Files:
             share.write_over(temporary, linked, alike)
@@ -112,9 +122,7 @@ def write_together(
             return files
 
         found = ranks.gathered(write_rest)
-        finished = ranks.first(
-            lambda: share.finish(temporary, manifest, found, whole_model=whole_model)
-        )
+        finished = ranks.first(finish)
     if not ranks.is_first:
         own = found[0]
         return Written(folder, own.facts(), "", own.runs)
@@ -123,17 +131,8 @@ def write_together(
     return Written(folder, manifest, finished, runs | found[0].runs, of_others)
 
 
-@contextmanager
-def _folder_of_all(path: Path, ranks: Ranks, *, durable: bool) -> Iterator[Path]:
-    """Yield the temporary folder that the first rank makes; it is named, or removed, by that."""
-    with ExitStack() as stack:
-        yield ranks.first(lambda: stack.enter_context(atomic_folder(path, durable=durable)))
-        ranks.first(stack.close)
-
-
-def _alike(signs: Mapping[str, str], ranks: Ranks) -> set[str]:
+def _alike(signs: Mapping[str, str], of_first: Mapping[str, str], ranks: Ranks) -> set[str]:
     """Return what has the same sign on all ranks, of what the first one has."""
-    of_first = ranks.first(lambda: dict(signs))
     same = [signs.get(name) == sign for name, sign in of_first.items()]
     on_all = ranks.lowest(torch.tensor(same, dtype=torch.uint8)).tolist()
     return {name for name, is_alike in zip(of_first, on_all, strict=True) if is_alike}
@@ -227,21 +226,45 @@ class _Share:
         parts = dict(zip(together, shared_out(sizes, ranks.rank, ranks.size), strict=True))
         if ranks.is_first:
             parts |= {f: (0, self.layouts[f].nbytes) for f in wanted if f not in together}
-        with ExitStack() as stack:
-            for file, (begin, end) in parts.items():
-                if begin < end:
-                    output = stack.enter_context(self._opened(temporary / file))
-                    self.layouts[file].write_part(output, begin, end)
-            # What was written is on its way to the disk meanwhile, and synced at the end.
-            self._digests = _digests(self._common)
+        self._digests = self._write_parts(temporary, parts)
         objects = {name: node for name, node in self._nodes.items() if name.startswith(OBJECTS)}
         return {
             **{name: f"{_form(self._common[name])} {it}" for name, it in self._digests.items()},
             **{name: _text_digest(node) for name, node in objects.items()},
         }
 
-    def _opened(self, path: Path) -> AbstractContextManager[OutputFile]:
-        return part_of_file(path, durable=self._durable, background=self._background)
+    def _write_parts(self, temporary: Path, parts: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+        """Write parts of files; return the digests of all that the ranks should have alike."""
+        firsts = first_names(self._common)
+        passing = {
+            firsts[self._files[file][key]]
+            for file, part in parts.items()
+            for key in self.layouts[file].names_within(*part)
+        }
+        left = {name: self._common[name] for name in firsts.values() if name not in passing}
+
+        def write() -> dict[str, str]:
+            found: dict[str, str] = {}
+            with ExitStack() as stack:
+                for file, (begin, end) in parts.items():
+                    if begin == end:
+                        continue
+                    output = stack.enter_context(
+                        part_of_file(
+                            temporary / file, durable=self._durable, background=self._background
+                        )
+                    )
+                    digests = self.layouts[file].write_part(output, begin, end)
+                    content = self._files[file]
+                    found |= {firsts[content[key]]: text for key, text in digests.items()}
+            return found
+
+        # While one waits for the disk, or for other ranks in the same file, the other computes.
+        num_threads = 1 if self._background else 2
+        jobs: list[Callable[[], dict[str, str]]] = [write, partial(_digests, left)]
+        written, rest = in_parallel(lambda job: job(), jobs, num_threads)
+        found = written | rest
+        return {name: found[first] for name, first in firsts.items()}
 
     def write_over(self, temporary: Path, linked: Collection[str], alike: Collection[str]) -> None:
         """Write headers, and what the first rank has where others have something else.
@@ -361,14 +384,7 @@ def _check_pieces(pieces: Iterable[tuple[str, SavedTensor]]) -> None:
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the digests of tensors, each computed once."""
-    firsts = first_names(tensors)
-    found = {
-        name: digest(bytes_of(plain_on_cpu(tensors[name])))
-        for name, first in firsts.items()
-        if name == first
-    }
-    return {name: found[first] for name, first in firsts.items()}
+    return {name: digest(bytes_of(plain_on_cpu(item))) for name, item in tensors.items()}
 
 
 def _form(tensor: torch.Tensor) -> str:
