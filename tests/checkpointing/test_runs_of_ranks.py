@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 import warnings
@@ -34,6 +35,7 @@ from checkpointing.gang import join, run_gang
 from checkpointing.gang import on_ranks as each_rank
 from checkpointing.layout_matrix import try_all
 from torchkeep.checkpointing import Checkpointer, list_checkpoints
+from torchkeep.errors import SaveRefused
 
 
 @pytest.mark.parametrize(
@@ -250,3 +252,30 @@ def test_what_one_rank_gives_up_all_do_again(tmp_path):
     assert ["changed between two steps" in " ".join(some) for some in told] == [True] * 3
     newest = list_checkpoints(tmp_path / "run")[-1]
     assert (newest.step, newest.problem) == (8, "")
+
+
+def on_a_full_disk(rank: int, run: Path) -> list[str]:
+    """Go on after a save that failed; the second rank has no memory for copies."""
+    torch.manual_seed(0)
+    model = nn.Linear(50, 50)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = []
+    options = {"every_steps": 2, "every_epochs": None, "timeout_s": 5}
+    options["max_copy_nbytes"] = 0 if rank == 1 else None
+    with Checkpointer(run, model=model, **options) as ckpt:
+        for _ in ckpt.epochs(1):
+            for number in range(8):
+                full = 4_000 if number == 3 else kept[0]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (full, kept[1]))
+                try:
+                    ckpt.step()
+                except SaveRefused:
+                    told.append(f"not saved at {number + 1}")
+    return told
+
+
+def test_all_are_told_of_a_failed_save_at_the_same_step(tmp_path):
+    told = each_rank(2, on_a_full_disk, tmp_path / "run", timeout_s=60)
+    assert told == [["not saved at 4"]] * 2
+    assert list_checkpoints(tmp_path / "run")[-1].step == 8

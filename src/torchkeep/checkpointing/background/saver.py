@@ -90,13 +90,26 @@ class Saver:
 
         Call `wait` before. What fails beside the loop is raised by `wait` or `check`.
         """
-        snapshot = self._snapshot_of(path, part) if beside else None
+        snapshot = self._snapshot_of_all(path, part) if beside else None
         if snapshot is None:
             here = {name: local_of(tensor) for name, tensor in part.tensors.items()}
             self._write(path, replace(part, tensors=here), facts)
         else:
             self._snapshot = snapshot
             self._background.start(lambda: self._write_copies(path, snapshot, part, facts))
+
+    def _snapshot_of_all(self, path: Path, part: Part) -> Snapshot | None:
+        """Return a snapshot that has begun on all ranks; None if one has no memory for it.
+
+        Then all write while the loop waits: what fails has to be told at the same place on all.
+        """
+        ranks = self._folder.ranks
+        snapshot = ranks.each(lambda: self._snapshot_of(path, part))
+        if not ranks.any(snapshot is None):
+            return snapshot
+        if snapshot is not None:
+            snapshot.let_go()
+        return None
 
     def _snapshot_of(self, path: Path, part: Part) -> Snapshot | None:
         """Return a snapshot that has begun; None if there is no memory for it."""
