@@ -137,7 +137,7 @@ class RunState:
         """Have what several ranks do together as it was; all of them call it after `resume`."""
         state = self._pending
         for module, saved in _modules(state["objects"], self.objects) if state else ():
-            show_gradients(module, saved.get("gradient_order", ()))
+            show_gradients(module, saved.get("gradient_orders", {}))
 
     def _put_back(self, state: State) -> None:
         shared = {k: v for k, v in self.objects.items() if k in state["objects"]}

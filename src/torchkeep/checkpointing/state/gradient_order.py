@@ -13,7 +13,7 @@ Source: torch/nn/parallel/distributed.py; torch/csrc/distributed/c10d/reducer.cp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from torchkeep.saving.modules import without, wrapped_paths
 
 _LEAST_RANKS = 3
 """The sum of two is the same in either order."""
@@ -39,10 +41,19 @@ def _learns(module: object) -> TypeGuard[DistributedDataParallel]:
     return size >= _LEAST_RANKS and not is_fixed
 
 
-def watch_gradients(modules: Iterable[object]) -> None:
+def _learning(module: object) -> Iterator[tuple[str, DistributedDataParallel]]:
+    """Yield what learns in a module, itself or within it, by its path without wrappers."""
+    if isinstance(module, nn.Module):
+        wrapped = wrapped_paths(module)
+        for path, item in module.named_modules():
+            if _learns(item):
+                yield without(path, wrapped), item
+
+
+def watch_gradients(objects: Iterable[object]) -> None:
     """Note the order in which the gradients come in the first backward pass from now on."""
-    for module in modules:
-        if _learns(module) and module not in _ORDERS:
+    for _, module in (found for item in objects for found in _learning(item)):
+        if module not in _ORDERS:
             order = _ORDERS[module] = []
             hooks: dict[str, Any] = {}
             for name, parameter in module.module.named_parameters():
@@ -57,14 +68,24 @@ def _note(order: list[str], hooks: dict[str, Any], name: str, _: torch.Tensor) -
         hooks.pop(name).remove()
 
 
-def gradient_order(module: nn.Module) -> list[str]:
-    """Return the names in the order in which their gradients came; empty if it does not matter."""
-    return list(_ORDERS.get(module, ()))
+def gradient_orders(module: nn.Module) -> dict[str, list[str]]:
+    """Return the names in the order in which their gradients came, for each DDP in a module.
+
+    By the path of the DDP; those for which it does not matter are left out.
+    """
+    if not _ORDERS:  # a walk over all modules is nothing to do for each checkpoint
+        return {}
+    return {path: list(_ORDERS[ddp]) for path, ddp in _learning(module) if _ORDERS.get(ddp)}
 
 
-def show_gradients(module: nn.Module, order: Sequence[str]) -> None:
-    """Have a DDP lay out its buckets by an order, unless it has one; all ranks call it."""
-    if not order or not _learns(module) or _ORDERS.get(module):
+def show_gradients(module: nn.Module, orders: Mapping[str, Sequence[str]]) -> None:
+    """Have each DDP in a module lay out its buckets by its order; all ranks call it."""
+    for path, ddp in _learning(module):
+        _show(ddp, orders.get(path, ()))
+
+
+def _show(module: DistributedDataParallel, order: Sequence[str]) -> None:
+    if not order or _ORDERS.get(module):
         return
     named = dict(module.module.named_parameters())
     if any(name not in named or not named[name].requires_grad for name in order):
@@ -72,7 +93,7 @@ def show_gradients(module: nn.Module, order: Sequence[str]) -> None:
     parameters = [named[name] for name in order]
     gradients = [parameter.grad for parameter in parameters]
     kept = module.module
-    module.module = _Zeros(parameters)
+    module.module = _Zeros(parameters, _sparse_ones(kept))
     module.require_forward_param_sync = False  # buffers stay; its forward pass sets it again
     try:
         with torch.enable_grad():
@@ -84,16 +105,29 @@ def show_gradients(module: nn.Module, order: Sequence[str]) -> None:
     _ORDERS[module] = list(order)
 
 
+def _sparse_ones(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters of which DDP expects sparse gradients."""
+    kinds = nn.Embedding, nn.EmbeddingBag
+    return {id(item.weight) for item in module.modules() if isinstance(item, kinds) and item.sparse}
+
+
 class _Zeros(nn.Module):
     """Gives parameters gradients of zeros, in their order."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], sparse: Collection[int]) -> None:
         super().__init__()
         self._shown = tuple(parameters)  # a tuple, so that they are not its own
+        self._sparse = sparse
 
     def forward(self) -> torch.Tensor:
         """Return a sum; what is added last gets its gradient first."""
         total = self._shown[0].new_zeros(())
         for parameter in reversed(self._shown):
-            total = total + (parameter.flatten()[:1].sum() * 0).to(total)
+            total = total + (self._some_of(parameter).sum() * 0).to(total)
         return total
+
+    def _some_of(self, parameter: torch.Tensor) -> torch.Tensor:
+        if id(parameter) not in self._sparse:
+            return parameter.flatten()[:1]
+        row = torch.zeros(1, dtype=torch.long, device=parameter.device)
+        return nn.functional.embedding(row, parameter, sparse=True)

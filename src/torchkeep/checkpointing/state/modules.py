@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchkeep.checkpointing.state.gradient_order import gradient_order
+from torchkeep.checkpointing.state.gradient_order import gradient_orders
 from torchkeep.checkpointing.state.sharded import Sharded, like
 from torchkeep.errors import CheckpointProblem
 from torchkeep.saving.modules import unwrapped_state, without, wrapped_paths
@@ -37,7 +37,7 @@ def capture_module(model: nn.Module) -> dict[str, Any]:
         without(name, wrapped): item.detach()
         for name, item in model.named_buffers(remove_duplicate=False)
     }
-    order = gradient_order(model)
+    orders = gradient_orders(model)
     return {
         "state_dict": dict(state_dict),
         "other_buffers": {name: item for name, item in buffers.items() if name not in state_dict},
@@ -48,7 +48,7 @@ def capture_module(model: nn.Module) -> dict[str, Any]:
         "requires_grad": {
             without(name, wrapped): item.requires_grad for name, item in model.named_parameters()
         },
-        **({"gradient_order": order} if order else {}),
+        **({"gradient_orders": orders} if orders else {}),
     }
 
 
