@@ -28,6 +28,7 @@ from checkpointing.gang import on_ranks
 from torchkeep.checkpointing import Checkpointer, newest_whole
 from torchkeep.checkpointing.layout import (
     damage,
+    read_data_of_ranks,
     read_manifest,
     read_part,
     read_state,
@@ -37,6 +38,7 @@ from torchkeep.checkpointing.ranks import Ranks
 from torchkeep.checkpointing.state.encoding import encode, fingerprint
 from torchkeep.checkpointing.state.sharded import part_of
 from torchkeep.errors import CheckpointProblem, DamagedFile, InexactResume, SaveRefused
+from torchkeep.formats.own.manifest import manifest_digest
 
 FACTS = {
     "serial": 1,
@@ -133,6 +135,39 @@ def test_a_manifest_tells_of_each_rank(written, tmp_path):
     assert torchkeep.verify(broken).state == "damaged"
     kind = torchkeep.inspect(broken).contents.kind
     assert kind.endswith("by 3 ranks")
+
+
+def test_what_a_rank_had_for_itself_is_of_the_same_checkpoint(tmp_path):
+    """Its tensors may be alike in two checkpoints, and the plain values beside them not."""
+    for number in (1, 2):
+        on_ranks(2, write_numbered, tmp_path / f"step-0000000{number}", number)
+    broken, other = tmp_path / "step-00000002", tmp_path / "step-00000001"
+    shutil.copy(other / "rank-00001.safetensors", broken)
+    for read in (
+        lambda: read_part(broken, Ranks(1, 2)),
+        lambda: read_data_of_ranks(broken),
+    ):
+        with pytest.raises(DamagedFile, match=r"rank-00001.*its header differs"):
+            read()
+
+
+def write_numbered(rank: int, folder: Path, number: int) -> None:
+    ranks = Ranks.here(30)
+    ranks.connect()
+    state = {"objects": {}, "inexact": [], "data": {"batch": number, "order": torch.arange(3)}}
+    write_part(folder, part_of(*encode(state)), facts=FACTS, ranks=ranks, durable=False)
+
+
+@pytest.mark.parametrize("told", [{"ranks": 10**15}, {"ranks": "x"}, {"boxes": None}])
+def test_a_manifest_of_one_process_knows_of_no_ranks(tmp_path, told):
+    folder = tmp_path / "step-00000004"
+    write_part(folder, part_of(*encode(state_of(0))), facts=FACTS, durable=False)
+    manifest = read_manifest(folder) | told
+    manifest["digest"] = manifest_digest(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedFile, match=r"version 2 knows of no ranks"):
+        read_state(folder)
+    assert torchkeep.verify(folder).state == "damaged"
 
 
 # --- Sharded -----------------------------------------------------------------------------------
@@ -258,6 +293,46 @@ def test_a_bit_that_turned_in_a_shard_is_found_by_whoever_reads_it(run, tmp_path
         torchkeep.load(broken)
     assert torchkeep.verify(broken).state == "damaged"
     assert SHARD in damage(broken)
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("no boxes", r"its 'boxes' is not what a checkpoint has there"),
+        ("a whole one besides", r"it has tensor first.weight as a whole, and once more"),
+        ("fewer ranks", r"it names .*, and 2 ranks have written it"),
+        ("over another", r"first.weight: its pieces overlap"),
+        ("outside", r"first.weight: its pieces overlap"),
+        ("elsewhere", r"the pieces of .*first.weight are of several tensors"),
+        ("flat", r"first.weight.*another number of dimensions"),
+    ],
+)
+def test_pieces_that_are_not_those_of_one_tensor_are_refused(run, tmp_path, how, problem):
+    folder, _ = run
+    broken = shutil.copytree(folder / "step-00000002", tmp_path / "step-00000002")
+    manifest = read_manifest(broken)
+    boxes = manifest["boxes"]
+    if how == "no boxes":
+        del manifest["boxes"]
+    elif how == "a whole one besides":
+        del boxes[SHARD]["first.weight"]
+    elif how == "fewer ranks":
+        manifest["ranks"] = 2
+    elif how == "over another":
+        boxes[SHARD]["first.weight"]["offsets"] = [0, 0]
+    elif how == "outside":
+        boxes[SHARD]["first.weight"]["offsets"] = [1 << 48, 0]
+    elif how == "elsewhere":
+        boxes[SHARD]["first.weight"]["shape"] = [9, 5]
+    else:
+        flat = {"offsets": [0], "shape": [35]}
+        for pieces in boxes.values():
+            pieces.update({key: flat for key in pieces if key == "first.weight"})
+    manifest["digest"] = manifest_digest(manifest)
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedFile, match=problem):
+        read_state(broken)
+    assert torchkeep.verify(broken).state == "damaged"
 
 
 def test_a_missing_shard_is_named(run, tmp_path):

@@ -34,7 +34,6 @@ from torchkeep.formats.own.manifest import (
     MODEL_INDEX,
     StoredTensor,
     manifest_digest,
-    rank_file,
     read_manifest,
     stored_tensors,
     texts_of,
@@ -194,7 +193,7 @@ def read_folder(folder: str | os.PathLike[str], ranks: Ranks, *, mmap: bool = Fa
     tensors |= sharded_tensors(Path(folder), pieces)
     structure = manifest["structure"]
     if rank:
-        structure = with_nodes(structure, own_nodes(Path(folder) / rank_file(rank)))
+        structure = with_nodes(structure, own_nodes(Path(folder), manifest, rank))
     try:
         state: State = decode(tensors, structure)
     except RecursionError:

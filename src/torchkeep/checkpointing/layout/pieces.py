@@ -15,10 +15,16 @@ from torchkeep.checkpointing.state.encoding import JSON, decode
 from torchkeep.checkpointing.state.sharded import Sharded, Stored
 from torchkeep.contents import Box, TensorEntry
 from torchkeep.errors import DamagedFile
-from torchkeep.files import digest
+from torchkeep.files import InputFile, digest
 from torchkeep.formats import describe
 from torchkeep.formats.folders.dcp_metadata import SavedTensor, tiling
-from torchkeep.formats.own.manifest import RANK_STRUCTURE, StoredTensor, rank_file, stored_tensors
+from torchkeep.formats.own.manifest import (
+    MANIFEST,
+    RANK_STRUCTURE,
+    StoredTensor,
+    rank_file,
+    stored_tensors,
+)
 from torchkeep.formats.plain_json import parse_json
 from torchkeep.tensors import TensorReader, bytes_of, torch_dtype
 
@@ -50,6 +56,9 @@ def _joined(
     if any((part.dtype, item.shape) != (entry.dtype, first.shape) for part, item, _ in parts):
         raise DamagedFile(f"the pieces of {name} are of several tensors", path=folder)
     boxes = tuple(stored.box for _, _, stored in parts)
+    if any(len(box.shape) != len(first.shape) for box in boxes):
+        text = f"the pieces of {name} have another number of dimensions"
+        raise DamagedFile(text, path=folder)
     problem = tiling(SavedTensor(entry.dtype, first.shape, boxes))
     if problem is not None:
         raise DamagedFile(f"{name}: {problem.text}", path=folder)
@@ -88,11 +97,11 @@ def nodes_of_ranks(folder: Path, manifest: Mapping[str, Any], name: str) -> list
         FileMissing: a rank's file is missing.
         DamagedFile: it is not what was written.
     """
-    found = [_decoded(folder, manifest, 0, manifest["structure"][name])]
-    for rank in range(1, manifest.get("ranks", 1)):
-        nodes = own_nodes(folder / rank_file(rank))
+    found = []
+    for rank in range(manifest.get("ranks", 1)):
+        nodes = own_nodes(folder, manifest, rank) if rank else manifest["structure"]
         if name not in nodes:
-            path = folder / rank_file(rank)
+            path = folder / (rank_file(rank) if rank else MANIFEST)
             raise DamagedFile(f"it does not say what {name!r} this rank had", path=path)
         found.append(_decoded(folder, manifest, rank, nodes[name]))
     return found
@@ -110,13 +119,23 @@ def _decoded(folder: Path, manifest: Mapping[str, Any], rank: int, node: JSON) -
     return decode(tensors, node)
 
 
-def own_nodes(path: Path) -> dict[str, Any]:
+def own_nodes(folder: Path, manifest: Mapping[str, Any], rank: int) -> dict[str, Any]:
     """Return the parts of the structure that a rank has for itself, from its file.
+
+    They stand in its header, which is compared with what was written: the tensors alone may be
+    those of another checkpoint of the run as well.
 
     Raises:
         FileMissing: there is none.
-        DamagedFile: it has none.
+        DamagedFile: it has none, or is not the file that was written.
     """
+    path = folder / rank_file(rank)
+    entries = tensors_of(path)
+    with InputFile(path) as file:
+        nbytes = file.nbytes - sum(entry.storage.nbytes for entry in entries.values())
+        header = file.read_at(0, max(nbytes, 0))
+    if digest(header) != manifest["files"][path.name]["digest"]:
+        raise DamagedFile("its header differs from what was written", path=path)
     text = describe(path).metadata.get(RANK_STRUCTURE)
     nodes = None if text is None else parse_json(text)
     if not isinstance(nodes, dict):

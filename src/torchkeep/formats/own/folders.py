@@ -192,7 +192,10 @@ def _state(
     findings = []
     if problem := wrong_size(path, manifest["files"]):
         findings.append(Finding("file-size", "damaged", "", problem))
-    tensors, missing, extra = _tensors(manifest, members)
+    tensors, missing, extra, broken = _tensors(manifest, members)
+    if broken and not missing:
+        text = f"{len(broken)} tensors can't be put together: {listed(broken)}"
+        findings.append(Finding("missing-piece", "damaged", MANIFEST, text))
     if missing:
         text = f"{len(missing)} tensors of the manifest are in no file: {listed(missing)}"
         findings.append(Finding("missing-tensor", "damaged", MANIFEST, text))
@@ -212,8 +215,11 @@ def _state(
 
 def _tensors(
     manifest: Mapping[str, Any], members: Mapping[str, Contents]
-) -> tuple[dict[str, TensorEntry], list[str], list[str]]:
-    """Return the tensors by their names in the structure, the missing ones, those too many."""
+) -> tuple[dict[str, TensorEntry], list[str], list[str], list[str]]:
+    """Return the tensors by their names in the structure, and what is wrong with them.
+
+    That is the missing ones, those too many, and what keeps pieces from being put together.
+    """
     tensors: dict[str, TensorEntry] = {}
     pieces: dict[str, list[tuple[StoredTensor, TensorEntry]]] = {}
     missing = []
@@ -225,25 +231,45 @@ def _tensors(
             tensors[stored.name] = entry
         else:
             pieces.setdefault(stored.name, []).append((stored, entry))
-    tensors |= {name: _put_together(name, parts) for name, parts in pieces.items()}
+    problems = {name: _misfit(parts) for name, parts in pieces.items()}
+    tensors |= {
+        name: _put_together(name, parts, fits=not problems[name]) for name, parts in pieces.items()
+    }
+    broken = [f"{name}: {problem}" for name, problem in problems.items() if problem]
     extra = [
         name_of(file, key)
         for file, digests in manifest["tensors"].items()
         for key in _entries(members, file)
         if key not in digests
     ]
-    return tensors, missing, extra
+    return tensors, missing, extra, broken
 
 
-def _put_together(name: str, parts: list[tuple[StoredTensor, TensorEntry]]) -> TensorEntry:
+_Parts = list[tuple[StoredTensor, TensorEntry]]
+"""What a manifest says of the pieces of a tensor, and what files hold of them."""
+
+
+def _misfit(parts: _Parts) -> str:
+    """Return why pieces are not those of one tensor; empty if they are."""
+    first, entry = parts[0]
+    if any((it.shape, piece.dtype) != (first.shape, entry.dtype) for it, piece in parts):
+        return "its pieces are of several tensors"
+    if any(len(piece.shape) != len(first.shape) for _, piece in parts):
+        return "its pieces have another number of dimensions"
+    problem = tiling(SavedTensor(entry.dtype, first.shape, _boxes(parts)))
+    return "" if problem is None else problem.text
+
+
+def _boxes(parts: _Parts) -> tuple[Box, ...]:
+    return tuple(Box(stored.offsets or (), piece.shape) for stored, piece in parts)
+
+
+def _put_together(name: str, parts: _Parts, *, fits: bool) -> TensorEntry:
     """Return a sharded tensor; without chunks, so that it can't be read, if pieces don't fit."""
     first, entry = parts[0]
-    boxes = [Box(stored.offsets or (), piece.shape) for stored, piece in parts]
-    fits = all((it.shape, piece.dtype) == (first.shape, entry.dtype) for it, piece in parts)
-    problem = tiling(SavedTensor(entry.dtype, first.shape, tuple(boxes))) if fits else None
     chunks = [
         Chunk(box.offsets, box.shape, path, piece.storage.offset or 0, piece.nbytes, it.digest)
-        for box, (it, piece) in zip(boxes, parts, strict=True)
+        for box, (it, piece) in zip(_boxes(parts), parts, strict=True)
         if (path := piece.storage.path) is not None
     ]
     return TensorEntry(
@@ -251,7 +277,7 @@ def _put_together(name: str, parts: list[tuple[StoredTensor, TensorEntry]]) -> T
         shape=first.shape,
         stride=contiguous_stride(first.shape),
         storage=Storage(name, 0, None),
-        chunks=tuple(chunks) if fits and problem is None else (),
+        chunks=tuple(chunks) if fits else (),
     )
 
 

@@ -37,6 +37,7 @@ import json
 import os
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -77,8 +78,8 @@ CHECKPOINT_NAME = re.compile(r"step-(\d{8,})(?:-\d+)?")
 ONE_FILE = ".pth"
 """What the name of a checkpoint that is one file ends with."""
 
-_RANK_FILE = re.compile(r"rank-\d{5}\.safetensors")
-_MODEL_SHARD = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")
+_RANK_FILE = re.compile(r"rank-(\d{5})\.safetensors")
+_MODEL_SHARD = re.compile(r"shard-(\d{5})-model-00001-of-00001\.safetensors")
 RANK_STRUCTURE = "torchkeep.rank_structure"
 """Metadata key of the parts of the structure that a rank has for itself."""
 
@@ -161,8 +162,14 @@ def is_model_shard(name: str) -> bool:
 
 def is_own_file(name: str) -> bool:
     """Whether a file in a checkpoint's folder may have a name."""
-    is_of_rank = is_model_shard(name) or _RANK_FILE.fullmatch(name) is not None
-    return name in OWN_FILES or is_of_rank
+    return name in OWN_FILES or _rank_of(name) is not None
+
+
+def _rank_of(file: str) -> int | None:
+    """Return which rank has written a file for itself; None if it is of all."""
+    if match := _RANK_FILE.fullmatch(file):
+        return int(match[1])
+    return int(match[1]) - 1 if (match := _MODEL_SHARD.fullmatch(file)) else None
 
 
 def split_files(file: str) -> tuple[str, str]:
@@ -302,6 +309,8 @@ def _check_manifest(manifest: object) -> None:
         raise DamagedFile("its 'files', 'tensors' and 'tied' name different files")
     if version == RANKS_VERSION:
         _check_ranks(manifest)
+    elif told := [name for name in ("ranks", "boxes") if name in manifest]:
+        raise DamagedFile(f"it has {told[0]!r}, and version {version} knows of no ranks")
 
 
 def _check_ranks(manifest: Mapping[str, Any]) -> None:
@@ -310,7 +319,8 @@ def _check_ranks(manifest: Mapping[str, Any]) -> None:
     Raises:
         DamagedFile: it does not.
     """
-    ranks, boxes = manifest.get("ranks"), manifest.get("boxes", {})
+    ranks: Any = manifest.get("ranks")
+    boxes: Any = manifest.get("boxes")
     if type(ranks) is not int or not 0 < ranks <= _MOST_RANKS:
         raise DamagedFile("its 'ranks' is not what a checkpoint has there")
     if not _is_table(boxes, lambda pieces: _is_table(pieces, _is_box)):
@@ -320,6 +330,13 @@ def _check_ranks(manifest: Mapping[str, Any]) -> None:
         raise DamagedFile("its 'boxes' and 'tensors' name different tensors")
     if missing := [rank_file(n) for n in range(1, ranks) if rank_file(n) not in stored]:
         raise DamagedFile(f"it names no {missing[0]}, and {ranks} ranks have written it")
+    if more := [file for file in stored if (_rank_of(file) or 0) >= ranks]:
+        raise DamagedFile(f"it names {more[0]}, and {ranks} ranks have written it")
+    shards = {file for file in stored if is_model_shard(file)}
+    wholes = [key for file in shards for key in stored[file].keys() - boxes.get(file, {}).keys()]
+    in_pieces = {key for file in shards for key in boxes.get(file, {})}
+    if twice := [key for key, num in Counter(wholes).items() if num > 1 or key in in_pieces]:
+        raise DamagedFile(f"it has tensor {twice[0]} as a whole, and once more")
 
 
 def _is_box(value: object) -> bool:
