@@ -23,7 +23,11 @@ from torchkeep.checkpointing.state.capturing import (
     restore_gradients,
 )
 from torchkeep.checkpointing.state.encoding import State
-from torchkeep.checkpointing.state.gradient_order import show_gradients, watch_gradients
+from torchkeep.checkpointing.state.gradient_order import (
+    fixed_orders,
+    show_gradients,
+    watch_gradients,
+)
 from torchkeep.checkpointing.state.kinds import ITEMS, is_plain_value
 from torchkeep.checkpointing.state.rng import capture_rng, seed_all, undisturbed
 from torchkeep.checkpointing.state.walking import entries, leaves
@@ -69,6 +73,7 @@ class RunState:
         state["progress"] = self.progress.state()
         state["data"] = {"seed": self.seed, **self.passes.state()}
         state["inexact"] += self.passes.inexact()
+        state["inexact"] += fixed_orders(leaves(self.objects))
         state["inexact"] += self._uncaptured.inexact(is_in_epoch=bool(self.passes.begun))
         if self.passes.has_leftover:
             state["gradients"] = capture_gradients(self.objects, state["inexact"])

@@ -10,7 +10,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpointing.gang import on_ranks
-from torchkeep.checkpointing import Checkpointer
+from torchkeep.checkpointing import Checkpointer, list_checkpoints
 from torchkeep.checkpointing.state.encoding import fingerprint
 
 SIZES = ((5, 65), (65, 257), (257, 129), (129, 3))
@@ -69,3 +69,18 @@ def train(rank: int, run: Path, kind: str, stops: list[int]) -> str:
 def test_a_resume_on_three_ranks_is_exact(tmp_path, kind):
     expected = on_ranks(3, train, tmp_path / "expected", kind, [6])
     assert on_ranks(3, train, tmp_path / "found", kind, [3, 6]) == expected
+
+
+def train_fixed(rank: int, run: Path) -> list[str]:
+    ddp = DistributedDataParallel(nn.Linear(2, 2), static_graph=True)
+    with Checkpointer(run, model=Holder(ddp), timeout_s=30) as ckpt:
+        for _ in ckpt.epochs(1):
+            ckpt.step()
+    return [reason for item in list_checkpoints(run) for reason in item.inexact]
+
+
+@pytest.mark.parametrize(("size", "number"), [(2, 0), (3, 1)])
+def test_a_graph_that_is_said_to_be_fixed_is_told_of(tmp_path, size, number):
+    for reasons in on_ranks(size, train_fixed, tmp_path):
+        assert len(reasons) == number
+        assert all("static_graph=True" in reason for reason in reasons)

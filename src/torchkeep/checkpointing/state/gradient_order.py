@@ -35,10 +35,14 @@ def _learns(module: object) -> TypeGuard[DistributedDataParallel]:
     """Whether a module lays out buckets anew after the first backward pass, and can be shown it."""
     if not isinstance(module, DistributedDataParallel):
         return False
-    size = torch.distributed.get_world_size(module.process_group)
     # One with a static graph counts how often each parameter comes: zeros would be counted, too.
     is_fixed = module.find_unused_parameters or module.static_graph
-    return size >= _LEAST_RANKS and not is_fixed
+    return _adds_up(module) and not is_fixed
+
+
+def _adds_up(module: DistributedDataParallel) -> bool:
+    """Whether a sum over its ranks depends on their order."""
+    return torch.distributed.get_world_size(module.process_group) >= _LEAST_RANKS
 
 
 def _learning(module: object) -> Iterator[tuple[str, DistributedDataParallel]]:
@@ -48,6 +52,17 @@ def _learning(module: object) -> Iterator[tuple[str, DistributedDataParallel]]:
         for path, item in module.named_modules():
             if _learns(item):
                 yield without(path, wrapped), item
+
+
+def fixed_orders(objects: Iterable[object]) -> list[str]:
+    """Return why gradients may be added up in another order after a resume."""
+    modules = (item for item in objects if isinstance(item, nn.Module))
+    is_fixed = any(
+        isinstance(item, DistributedDataParallel) and item.static_graph and _adds_up(item)
+        for module in modules
+        for item in module.modules()
+    )
+    return ["a DDP with static_graph=True can't be shown the order of its gradients"] * is_fixed
 
 
 def watch_gradients(objects: Iterable[object]) -> None:
