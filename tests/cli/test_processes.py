@@ -92,6 +92,21 @@ def test_a_process_that_waits_for_one_that_has_ended_ends_as_well(tmp_path: Path
     assert (process.returncode, errors) == (130, "torchkeep: interrupted\n")
 
 
+def test_an_interrupt_ends_all_also_while_some_have_not_begun(tmp_path: Path) -> None:
+    late = "import os, time\nif os.environ.get('RANK') == '0':\n"
+    late += "    print('asleep', flush=True)\n    time.sleep(1000)\n"
+    (tmp_path / "sitecustomize.py").write_text(late)
+    path = os.pathsep.join([str(tmp_path), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    words = ["train", "training.samples:stripes", *OPTIONS, "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")], PYTHONPATH=path)
+    assert process.stdout.readline() == "asleep\n"
+    time.sleep(10)  # the other one waits for this one then, within PyTorch
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "torchkeep: interrupted"
+
+
 def test_processes_do_not_outlive_the_one_that_has_started_them(tmp_path: Path) -> None:
     words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "90000", "--nproc", "2"]
     process = start([*words, "--out", str(tmp_path / "run")])

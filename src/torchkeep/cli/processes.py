@@ -102,6 +102,8 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             code = error.get_first_failure()[1].exitcode
             return _code(outcome, code if code >= 0 else _SIGNALLED - code)
         except SignalException as error:
+            if error.sigval == signal.SIGINT and not outcome.exists():
+                return failures.report_interrupt()
             return _code(outcome, _SIGNALLED + error.sigval)
         finally:
             del os.environ[_OUTCOME], os.environ[_LAUNCHER], os.environ[_COMMAND]
