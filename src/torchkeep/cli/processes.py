@@ -103,6 +103,7 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             return _code(outcome, code if code >= 0 else _SIGNALLED - code)
         except SignalException as error:
             if error.sigval == signal.SIGINT and not outcome.exists():
+                _clear_line()
                 return failures.report_interrupt()
             return _code(outcome, _SIGNALLED + error.sigval)
         finally:
