@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,10 @@ OPTIONS = ["--arch", NET, "--weights", "none", "--batch-size", "8", "--size", "1
 TESTS = Path(__file__).parents[1]
 
 
-def start(words: list[str], **variables: str) -> subprocess.Popen[str]:
+def start(words: list[str], by: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-m", "torchkeep", *words],
+        [sys.executable, *by, "-m", "torchkeep", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,6 +73,17 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(tmp_path: Path) -> 
     process = start([*words, "--out", str(tmp_path / "run")])
     _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (3, "torchkeep: the image has gone.\n")
+
+
+def test_torchrun_starts_them_again_after_the_last_checkpoint(tmp_path: Path) -> None:
+    words = ["train", "training.samples:broken", *OPTIONS, "--no-check", "--epochs", "2"]
+    agent = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    agent += ["--max-restarts=1"]
+    process = start([*words, "--out", str(tmp_path / "run")], by=agent)
+    told, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert errors.count("torchkeep: the image has gone.") == 1
+    assert "goes on after step 6 of 12\n" in told
 
 
 def test_processes_with_other_data_each_are_refused(tmp_path: Path) -> None:

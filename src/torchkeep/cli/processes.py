@@ -156,7 +156,8 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
 
     if is_launched():
         threading.Thread(target=_look_after_others, daemon=True).start()
-    store, rank, _ = next(rendezvous("env://"))
+    shared, rank, _ = next(rendezvous("env://"))
+    store = _of_this_start(shared)
     if rank:
         _be_silent()
     try:
@@ -173,6 +174,20 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
         _end(EXIT_PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
         _fail(error, store)
+
+
+def _of_this_start(store: Store) -> Store:
+    """Return a store without what processes have left in it that torchrun has started before.
+
+    torchrun keeps one store for all of its starts (`--max-restarts`). In it are the addresses of
+    processes that are gone, and that one has spoken. On several machines the counts of starts may
+    differ, since each counts those that failed there.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _look_after_others() -> None:
