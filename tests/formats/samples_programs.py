@@ -266,6 +266,7 @@ def torchscript_classes(names: list[str]) -> Iterator[dict[str, type]]:
     """Make classes with these dotted names, which Python can pickle while the block runs."""
     made = {}
     modules = {}
+    before = dict(sys.modules)
     for dotted in names:
         module, _, name = dotted.rpartition(".")
         modules[module] = sys.modules.setdefault(module, types.ModuleType(module))
@@ -274,7 +275,7 @@ def torchscript_classes(names: list[str]) -> Iterator[dict[str, type]]:
     try:
         yield made
     finally:
-        for module in modules:
+        for module in modules.keys() - before.keys():
             del sys.modules[module]
 
 
