@@ -119,6 +119,16 @@ def test_an_interrupt_ends_all_also_while_some_have_not_begun(tmp_path: Path) ->
     assert errors.splitlines()[-1] == "torchkeep: interrupted"
 
 
+def test_processes_that_can_not_find_each_other_are_told_so(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    assert main(["train", "digits"]) == 12
+    told = capsys.readouterr().err
+    assert "the environment has WORLD_SIZE=2, and no RANK, MASTER_PORT. Start the processes" in told
+
+
 def test_processes_do_not_outlive_the_one_that_has_started_them(tmp_path: Path) -> None:
     words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "90000", "--nproc", "2"]
     process = start([*words, "--out", str(tmp_path / "run")])

@@ -45,6 +45,8 @@ LAUNCH = "launch"
 """Under which metadata a checkpoint has that."""
 _KEY, _CODE = "torchkeep/speakers", "torchkeep/code"
 """In the store: how many want to speak, and the exit code of the first."""
+_MEETING = "RANK", "MASTER_ADDR", "MASTER_PORT"
+"""What processes have in their environment to find each other."""
 _SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"
 _SAVING_S = 600
 """How long processes that were asked to stop may take to save."""
@@ -145,7 +147,8 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
         num_wanted: the value of `--nproc`.
 
     Raises:
-        WrongArgument: torchrun has started this process, and `--nproc` is given.
+        WrongArgument: torchrun has started this process, and `--nproc` is given; or something else
+            has, which does not say how the processes find each other.
     """
     from torchkeep.training.distributed.processes import num_launched, process_group
 
@@ -154,6 +157,11 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
         return
     from torch.distributed.rendezvous import rendezvous
 
+    if lacking := [name for name in _MEETING if name not in os.environ]:
+        raise WrongArgument(
+            f"the environment has WORLD_SIZE={num_launched()}, and no {', '.join(lacking)}",
+            advice="Start the processes with torchrun, or one alone without WORLD_SIZE.",
+        )
     if is_launched():
         threading.Thread(target=_look_after_others, daemon=True).start()
     shared, rank, _ = next(rendezvous("env://"))
