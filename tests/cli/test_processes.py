@@ -26,6 +26,20 @@ OPTIONS = ["--arch", NET, "--weights", "none", "--batch-size", "8", "--size", "1
 TESTS = Path(__file__).parents[1]
 
 
+SLOW = """
+import os, signal, time
+
+def slowly(number, handler, do=signal.signal):
+    if number == signal.SIGINT and callable(handler):
+        time.sleep(1)
+    return do(number, handler)
+
+if os.environ.get("RANK") == "1":
+    signal.signal = slowly
+"""
+"""A `sitecustomize.py` by which the second process is the last one to mind Ctrl-C."""
+
+
 def start(words: list[str], by: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
@@ -58,7 +72,8 @@ def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(
     assert "device    cpu, 2 processes: all of the network each, 4 images of a batch\n" in told
     assert told.count("epoch   1 of 300 ") == told.count("epoch   3 of 300 ") == 1
 
-    again = start(["resume", "--yes", run])
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    again = start(["resume", "--yes", run], PYTHONPATH=f"{tmp_path}{os.pathsep}{TESTS}")
     for line in again.stdout:
         if line.startswith("goes on after"):
             again.send_signal(signal.SIGINT)

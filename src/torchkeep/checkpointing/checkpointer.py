@@ -192,8 +192,11 @@ class Checkpointer:
 
     def __enter__(self) -> Checkpointer:
         self._open()
-        # Only here, where it is sure that they are put back.
-        self._signals = SignalWatch(self.signals)
+        try:
+            self._watch_signals()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -278,6 +281,14 @@ class Checkpointer:
         self._saver.watch()
         self._state.watch()
         return checkpoints
+
+    def _watch_signals(self) -> None:
+        """Mind signals from here on, as all ranks do: who does not would end by one to all.
+
+        Only within a `with` block is it sure that the handlers are put back.
+        """
+        self._signals = SignalWatch(self.signals)
+        self._ranks.any(False)
 
     # --- The loop ------------------------------------------------------------------------------
 
