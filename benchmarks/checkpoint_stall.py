@@ -34,8 +34,6 @@ On a CUDA device a cycle begins and ends with nothing queued, so that "after it"
 waited for; "in the call" and "first step()" are what the host waited for.
 """
 
-# ruff: noqa: D102  what a contestant's methods do is said once, in `Unsaved`
-
 from __future__ import annotations
 
 import argparse
@@ -47,444 +45,26 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
-import torch.distributed.checkpoint as dcp
-from save_load import SETTLE_S, machine, markdown, sync
-from torch import distributed, nn
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from save_load import SETTLE_S, machine, markdown
+from stall.contestants import CONTESTANTS, NEED, TOGETHER, Unsaved
+from stall.jobs import Job, is_first, jobs, num_ranks
+from torch import distributed
 
-from torchkeep import Checkpointer
 from torchkeep.checkpointing.state.sharded import local_of
 
 NUM_STEPS = 10
 """Steps between two checkpoints."""
 
 now = time.perf_counter
-
-
-def num_ranks() -> int:
-    """Return how many processes train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def is_first() -> bool:
-    """Whether this is the rank that acts for all."""
-    return num_ranks() == 1 or distributed.get_rank() == 0
-
-
-# --- What is trained ---------------------------------------------------------------------------
-
-
-class Tower(nn.Module):
-    """A tower of square layers, each added to what goes through it."""
-
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(height))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = x + torch.tanh(layer(x)) / len(self.layers)
-        return x
-
-
-class Transformer(nn.Module):
-    """Blocks as GPT-2 has them, between an embedding and a head."""
-
-    def __init__(self, num_blocks: int, width: int, num_words: int) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(num_words, width)
-        block = nn.TransformerEncoderLayer(
-            width, max(width // 64, 1), 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(block, num_blocks, enable_nested_tensor=False)
-        self.head = nn.Linear(width, 64)
-
-    def forward(self, words: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(self.embed(words)))
-
-
-class Repeated(Dataset[torch.Tensor]):
-    """A few batches, over and over."""
-
-    def __init__(self, batches: list[torch.Tensor]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return 1_000_000
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.batches[index % len(self.batches)]
-
-
-@dataclass(slots=True)
-class Job:
-    """A model in training."""
-
-    name: str
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    loader: DataLoader[torch.Tensor]
-    device: torch.device
-
-    def synchronize(self) -> None:
-        """Wait for what was queued on the device, and for the other ranks."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        if num_ranks() > 1:
-            distributed.barrier()
-
-    def state(self) -> dict[str, Any]:
-        """Return what is to be saved: the live tensors."""
-        # As plain dicts: some releases' staging of DCP stumbles over others.
-        return {"model": {**self.model.state_dict()}, "optimizer": self.optimizer.state_dict()}
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the state by name."""
-        state = self.state()
-        moments = {
-            f"optimizer.{index}.{name}": value
-            for index, values in state["optimizer"]["state"].items()
-            for name, value in values.items()
-            if isinstance(value, torch.Tensor)
-        }
-        return {**state["model"], **moments}
-
-
-def spread_over_ranks(model: nn.Module, spread: str) -> nn.Module:
-    """Return a model as the ranks train it together."""
-    if num_ranks() == 1:
-        return model
-    if spread == "ddp":
-        return DistributedDataParallel(model)
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (num_ranks(),))
-    stacks = [item for item in model.modules() if isinstance(item, nn.ModuleList)]
-    for layer in (layer for stack in stacks for layer in stack):
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-def jobs(device: torch.device, spread: str, *, quick: bool) -> Iterator[Job]:
-    """Yield what to train, each when its turn has come."""
-
-    def job(name: str, model: nn.Module, batch: Callable[[], torch.Tensor]) -> Job:
-        model = spread_over_ranks(model.to(device), spread)
-        loader = DataLoader(Repeated([batch() for _ in range(4)]), batch_size=None)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-        return Job(name, model, optimizer, loader, device)
-
-    scale = 16 if device.type == "cuda" else 1
-    if quick:
-        yield job("Transformer", Transformer(2, 32, 100), lambda: torch.randint(100, (2, 8)))
-        yield job("small tensors", Tower(40, 20), lambda: torch.randn(8, 20))
-        return
-    yield job(
-        "Transformer, AdamW",
-        Transformer(12, 768, 8000),
-        lambda: torch.randint(8000, (4 * scale, 48)),
-    )
-    if importlib.util.find_spec("torchvision"):
-        import torchvision  # it takes a while
-
-        yield job(
-            "Wide ResNet 101, AdamW",
-            torchvision.models.wide_resnet101_2(weights=None),
-            lambda: torch.randn(4 * scale, 3, 96, 96),
-        )
-    yield job("small tensors, AdamW", Tower(2000, 141), lambda: torch.randn(128 * scale, 141))
-
-
-# --- Who saves ---------------------------------------------------------------------------------
-
-
-class Unsaved:
-    """A run of which nothing is kept, and what all runs have."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        self.job = job
-        self.folder = folder
-        self.batches = iter(job.loader)
-        self.durable_s = 0.0
-
-    def batch(self, *, save: bool) -> torch.Tensor:  # noqa: ARG002
-        """Return the next batch, after a save if there is to be one."""
-        return next(self.batches)
-
-    def before_step(self) -> None:
-        """Make sure that the optimizer may change the tensors."""
-
-    def after_step(self) -> None:
-        """Count a step."""
-
-    def wait(self) -> None:
-        """Return when what was begun is durable; `durable_s` says then how long it took."""
-
-    def close(self) -> None:
-        """End it."""
-
-
-class Torchkeep(Unsaved):
-    """Ours."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        self.ckpt = Checkpointer(
-            folder, model=job.model, optimizer=job.optimizer, every_epochs=None, keep_last=1
-        )
-        self.batches = iter(self.ckpt.batches(job.loader))
-
-    def batch(self, *, save: bool) -> torch.Tensor:
-        if save:
-            self.begun_at = time.time()
-            self.path = self.ckpt.save(wait=False)
-        return next(self.batches)
-
-    def after_step(self) -> None:
-        self.ckpt.step()
-
-    def wait(self) -> None:
-        self.ckpt.wait()
-        # It got its name last, and nothing changes it after that.
-        self.durable_s = self.path.stat().st_ctime - self.begun_at
-
-    def close(self) -> None:
-        self.ckpt.close()
-
-
-class Peer(Unsaved):
-    """Somebody else, who writes to a new place each time. `save` is what they differ in."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        self.number = 0
-        self.writing: Future[Any] | None = None
-        self.is_durable = threading.Event()
-
-    def save(self, path: Path) -> Future[Any] | None:
-        """Save to a path, and return what is done when it is durable; None if it is."""
-        raise NotImplementedError
-
-    def batch(self, *, save: bool) -> torch.Tensor:
-        if save:
-            self.number += 1
-            self.is_durable.clear()
-            self.begun = now()
-            self.writing = self.save(self.folder / str(self.number))
-            if self.writing is None:
-                self._end()
-            else:
-                self.writing.add_done_callback(self._end)
-        return next(self.batches)
-
-    def _end(self, _: object = None) -> None:
-        self.durable_s = now() - self.begun
-        self.is_durable.set()
-
-    def wait(self) -> None:
-        if self.writing is not None:
-            self.writing.result()
-            self.is_durable.wait()  # a future tells who waits before it calls back
-
-    def close(self) -> None:
-        self.wait()
-
-
-class TorchSave(Peer):
-    """torch.save, written aside and renamed; the first rank's, if there are several."""
-
-    def save(self, path: Path) -> None:
-        if not is_first():
-            return
-        with published(path) as part:
-            torch.save(self.job.state(), part)
-
-
-class Safetensors(Peer):
-    """safetensors, which has no place for what is no tensor."""
-
-    def save(self, path: Path) -> None:
-        with published(path) as part:
-            safetensors.torch.save_file(self.job.tensors(), part)
-
-
-@contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Yield where to write a file that is synced then, and gets its name for good."""
-    part = path.with_name("part")
-    yield part
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-
-
-class Dcp(Peer):
-    """What is alike in all ways to have torch.distributed.checkpoint save."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        self.options: dict[str, Any] = {"no_dist": True}
-        if num_ranks() > 1:  # of its own, for a thread must not share that of the training
-            self.options = {"process_group": distributed.new_group(backend="gloo")}
-
-    def close(self) -> None:
-        super().close()
-        if group := self.options.get("process_group"):
-            distributed.destroy_process_group(group)
-
-
-class DcpSave(Dcp):
-    """It does so while the training waits."""
-
-    def save(self, path: Path) -> None:
-        dcp.save(self.job.state(), checkpoint_id=path, **self.options)
-
-
-class DcpAsync(Dcp):
-    """The same in a thread, from a copy that is made first."""
-
-    is_overlapped = False
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        has_gpu = job.device.type == "cuda"
-        options = StagingOptions(
-            use_pinned_memory=has_gpu,
-            use_shared_memory=False,
-            use_async_staging=self.is_overlapped,
-            use_non_blocking_copy=has_gpu,
-        )
-        self.stager = DefaultStager(options)
-        self.staging: Future[Any] | None = None
-
-    def save(self, path: Path) -> Future[Any]:
-        answer: Any = dcp.async_save(
-            self.job.state(), checkpoint_id=path, async_stager=self.stager, **self.options
-        )
-        if isinstance(answer, Future):
-            return answer
-        self.staging = answer.staging_completion
-        written: Future[Any] = answer.upload_completion
-        return written
-
-    def before_step(self) -> None:
-        if self.staging is not None:
-            self.staging.result()
-            self.staging = None
-
-    def close(self) -> None:
-        super().close()
-        self.stager.close()
-
-
-class DcpOverlapped(DcpAsync):
-    """The same, and the copy is made in a thread, too."""
-
-    is_overlapped = True
-
-
-class TorchCheckpointing(Peer):
-    """The package torch_checkpointing: a copy in shared memory, which another process writes."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        from torch_checkpointing import CheckpointManager
-        from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
-
-        self.manager = CheckpointManager.Config(
-            # Its O_DIRECT writes are not aligned, and ext4 refuses them.
-            storage_config=LocalFileSystemStorageConfig(use_direct_io=False),
-            pre_finalize_callback=sync_files,
-        ).build()
-
-    def save(self, path: Path) -> Future[Any]:
-        written: Future[Any] = self.manager.save(str(path), self.job.state())
-        return written
-
-    def before_step(self) -> None:
-        with self.manager.lock():  # it waits for the copy
-            pass
-
-    def close(self) -> None:
-        super().close()
-        self.manager.close()
-
-
-def sync_files(args: Any) -> None:
-    """Do what torch_checkpointing does not: sync what it wrote, before it is renamed."""
-    for path in Path(args.path).rglob("*"):
-        sync(path)
-
-
-class Lightning(Peer):
-    """Lightning's AsyncCheckpointIO: a clone, which a thread gives to torch.save."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        super().__init__(job, folder)
-        from lightning.fabric.plugins.io import TorchCheckpointIO
-        from lightning.pytorch.plugins.io import AsyncCheckpointIO
-
-        run = self
-
-        class Synced(TorchCheckpointIO):
-            """What it lacks, and a word when it is done."""
-
-            def save_checkpoint(self, checkpoint: Any, path: Any, *args: Any) -> None:
-                try:
-                    with published(path) as part:
-                        super().save_checkpoint(checkpoint, part, *args)
-                    run.done.set_result(None)
-                except BaseException as error:  # else nobody would end waiting
-                    run.done.set_exception(error)
-                    raise
-
-        self.io = AsyncCheckpointIO(Synced())
-
-    def save(self, path: Path) -> Future[Any]:
-        self.done: Future[Any] = Future()
-        self.io.save_checkpoint(self.job.state(), path)
-        return self.done
-
-    def close(self) -> None:
-        super().close()
-        self.io.teardown()
-
-
-CONTESTANTS: dict[str, type[Unsaved]] = {
-    "torch.save": TorchSave,
-    "safetensors.save_file": Safetensors,
-    "DCP save": DcpSave,
-    "DCP async_save": DcpAsync,
-    "DCP async_save, overlapped": DcpOverlapped,
-    "torch_checkpointing": TorchCheckpointing,
-    "Lightning AsyncCheckpointIO": Lightning,
-    "torchkeep": Torchkeep,
-}
-
-TOGETHER = {
-    "ddp": ["torch.save", "DCP save", "DCP async_save", "DCP async_save, overlapped", "torchkeep"],
-    "fsdp": ["DCP save", "DCP async_save", "DCP async_save, overlapped", "torchkeep"],
-}
-"""Who can save what several ranks train."""
-
-NEED = {"torch_checkpointing": "torch_checkpointing", "Lightning AsyncCheckpointIO": "lightning"}
-"""The packages that some contestants are, or come with."""
 
 
 # --- Measuring ---------------------------------------------------------------------------------
@@ -649,6 +229,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of PyTorch (2; with --quick 1)")
     parser.add_argument("-n", "--rounds", type=int, help="rounds (2; with --quick 1)")
     parser.add_argument("--pairs", type=int, help="pairs of cycles in a round (3)")
+    parser.add_argument("--blocks", type=int, default=12, help="blocks of the transformer (12)")
     parser.add_argument("--models", nargs="*", help="words in the names of the models to take")
     parser.add_argument("--only", nargs="*", help="words in the names of the contestants to take")
     parser.add_argument("--folder", type=Path, help="where to write; a real disk, not tmpfs")
@@ -674,7 +255,7 @@ def main() -> None:
     print(machine(on, *how))
     for name in sorted(missing & set(able)):
         print(f"Without {name}: the package {NEED[name]} is not installed.")
-    for job in jobs(device, args.spread, quick=args.quick):
+    for job in jobs(device, args.spread, num_blocks=args.blocks, quick=args.quick):
         if chosen(job.name, args.models):
             print(compare(job, names, args), flush=True)
     print(f"\nLoad average at the end: {os.getloadavg()[0]:.1f}")
