@@ -144,6 +144,28 @@ def test_nobody_waits_longer_than_it_is_said_for_one_that_is_gone(tmp_path, how)
         assert float(waited) < 7.5
 
 
+def interrupted(rank: int) -> tuple[str, str]:
+    ranks = connected(timeout_s=2.0)
+
+    def do() -> int:
+        if rank == 1:
+            raise KeyboardInterrupt
+        return rank
+
+    if rank == 1:
+        with pytest.raises(KeyboardInterrupt):
+            ranks.each(do)
+        return "", text_of(lambda: ranks.each(lambda: 1))
+    return text_of(lambda: ranks.each(do)), text_of(lambda: ranks.each(lambda: 1))
+
+
+def test_one_that_was_interrupted_does_not_answer_to_another_question():
+    (first, again), (_, mine) = on_ranks(2, interrupted)
+    assert first == again
+    assert first.startswith("CheckpointProblem: rank 0: another one of the 2 ranks has ended, or ")
+    assert mine.startswith("CheckpointProblem: rank 1: it was interrupted (KeyboardInterrupt). ")
+
+
 def test_alone_one_agrees_with_itself():
     assert ALONE.first(lambda: 1) == ALONE.each(lambda: 1) == 1
     assert ALONE.every(lambda: 1) == ALONE.gathered(lambda: 1) == [1]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -91,7 +92,7 @@ class Ranks:
         """
         if self.is_alone:
             return do()
-        answer: Any = _attempt(do) if self.is_first else None
+        answer: Any = self._attempt(do) if self.is_first else None
         found: Any = self._broadcast(answer)
         result, error = answer if self.is_first else found
         if error is not None:
@@ -108,7 +109,7 @@ class Ranks:
         if self.is_alone:
             return [do()]
         answers: list[Any] = [None] * self.size
-        mine = _attempt(do)
+        mine = self._attempt(do)
         self._asked(lambda: distributed.all_gather_object(answers, mine, group=self._group))
         answers[self.rank] = mine
         failed = _failed(answers)
@@ -125,7 +126,7 @@ class Ranks:
         """
         if self.is_alone:
             return do()
-        result, error = _attempt(do)
+        result, error = self._attempt(do)
         place = torch.tensor([self.size if error is None else self.rank])
         failed = int(self.lowest(place))
         if failed < self.size:
@@ -175,6 +176,25 @@ class Ranks:
 
     # --- Talking -------------------------------------------------------------------------------
 
+    def _attempt(self, do: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """Return what comes of something, and the error if it fails, as it can be sent."""
+        with self._in_step():
+            try:
+                return do(), None
+            except Exception as error:
+                return None, error if _can_be_sent(error) else RuntimeError(f"{error!r}")
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Never ask the others again if this one is interrupted: they are in the midst of it."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            self._failed = f"rank {self.rank}: it was interrupted ({type(interrupt).__name__})"
+            raise
+
     def _broadcast(self, value: object, source: int = 0) -> object:
         """Return what the source has, on all ranks."""
         box = [value]
@@ -187,7 +207,8 @@ class Ranks:
         if self._failed:
             raise CheckpointProblem(self._failed, advice=_LOOK)
         try:
-            return ask()
+            with self._in_step():
+                return ask()
         except RuntimeError as error:  # what c10d raises are kinds of it
             self._failed = (
                 f"rank {self.rank}: another one of the {self.size} ranks has ended, or did not "
@@ -224,13 +245,6 @@ def said_by_torchrun(name: str, otherwise: int) -> int:
     """Return a number that torchrun, or the like, has given to a process that it has started."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else otherwise
-
-
-def _attempt(do: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    try:
-        return do(), None
-    except Exception as error:
-        return None, error if _can_be_sent(error) else RuntimeError(f"{error!r}")
 
 
 def _can_be_sent(error: Exception) -> bool:

@@ -148,8 +148,6 @@ class Saver:
             self._folder.write(path, part, facts, background=is_beside, check=check)
         except _Changed as changed:  # perhaps on another rank, whose copies they were
             self._given_up = changed.names
-        else:
-            self._folder.prune()
 
     @property
     def is_busy(self) -> bool:

@@ -145,7 +145,10 @@ class RunFolder:
         background: bool,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write what the ranks have as a checkpoint; in the `background`, beside a training.
+        """Write what the ranks have as a checkpoint, and delete those that are no longer wanted.
+
+        One is deleted only after the new one was read back. In the `background` all of it is done
+        beside a training.
 
         What `check` raises on some rank, all raise, and nothing is left behind. It is called before
         anything is written, and once more when all is: an operation that was under way, and changed
@@ -153,7 +156,8 @@ class RunFolder:
 
         Raises:
             SaveRefused: the place can't be written.
-            CheckpointProblem: another rank has ended, or does not answer.
+            CheckpointProblem: another rank has ended, or does not answer; or the checkpoint reads
+                back other than it was written, and nothing was deleted.
         """
         self._writers.each(check)
         try:
@@ -173,10 +177,7 @@ class RunFolder:
                 self._known.append(look_at(path))
             raise SaveRefused(_final(refused.problem), advice=refused.advice) from refused
         self.last_saved = self.previous = path
-        if not self.ranks.is_first:
-            return
-        self._forget(path)  # a name that was free again
-        self._known.append(look_at(path, self._written.manifest))
+        self._prune(path, self._written)
 
     def _earlier(self) -> Earlier:
         """Return the checkpoint to share files with."""
@@ -184,26 +185,25 @@ class RunFolder:
         is_that = written is not None and written.path == self.previous
         return Earlier(self.previous, written.manifest if written and is_that else None)
 
-    def prune(self) -> None:
-        """Delete what is no longer wanted, after the newest one was read back.
+    def _prune(self, newest: Path, written: Written) -> None:
+        """Delete what is no longer wanted, after the newest one was read back."""
+        if self._writers.first(lambda: self._is_one_too_many(newest, written)):
+            self._read_back(newest, written)
+        self._writers.first(lambda: self._delete(newest))
 
-        Raises:
-            CheckpointProblem: it reads back other than it was written; nothing is deleted then.
-        """
-        if self._writers.first(lambda: bool(self._doomed())):
-            self._read_back()
-        self._writers.first(self._delete)
+    def _is_one_too_many(self, newest: Path, written: Written) -> bool:
+        """Know of the newest one from here on; return whether there is one to delete for it."""
+        self._forget(newest)  # a name that was free again
+        self._known.append(look_at(newest, written.manifest))
+        return bool(self._doomed())
 
     def _doomed(self) -> list[Checkpoint]:
         """Return the checkpoints that are no longer wanted."""
         self._known = [item for item in self._known if item.path.exists()]
         return to_delete(self._known, keep_last=self.keep_last, keep_best=self.keep_best)
 
-    def _read_back(self) -> None:
-        """Have each rank read what it has written, and note what is wrong with the newest."""
-        written, newest = self._written, self.last_saved
-        if written is None or newest is None:
-            return
+    def _read_back(self, newest: Path, written: Written) -> None:
+        """Have each rank read what it has written, and note what is wrong with it."""
         problems = self._writers.gathered(lambda: damage(newest, written))
         problem = next(filter(None, problems), "")
         self._known = [
@@ -211,11 +211,11 @@ class RunFolder:
             for item in self._known
         ]
 
-    def _delete(self) -> None:
-        newest = next((item for item in self._known if item.path == self.last_saved), None)
-        if newest is not None and newest.problem:
+    def _delete(self, newest: Path) -> None:
+        problem = next((item.problem for item in self._known if item.path == newest), "")
+        if problem:
             raise CheckpointProblem(
-                f"{newest.path}: the new checkpoint reads back wrong: {newest.problem}",
+                f"{newest}: the new checkpoint reads back wrong: {problem}",
                 advice="Look after the disk. No older checkpoint was deleted.",
             )
         for item in self._doomed():
