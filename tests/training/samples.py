@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -165,6 +166,28 @@ def broken() -> tuple[TensorDataset, TensorDataset]:
     """Return the same images, of which one will be gone for the second process."""
     train, val = stripes()
     lost = Broken(*train.tensors)
+    lost.classes = CLASSES
+    return lost, val
+
+
+class Killed(TensorDataset):
+    """After a while kills the second of several processes, while the first one takes its time."""
+
+    num_asked = 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        self.num_asked += 1
+        if self.num_asked == 40:
+            if os.environ.get("RANK") == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1000)
+        return super().__getitem__(index)
+
+
+def killed() -> tuple[TensorDataset, TensorDataset]:
+    """Return the same images, one of which is the end of the second process."""
+    train, val = stripes()
+    lost = Killed(*train.tensors)
     lost.classes = CLASSES
     return lost, val
 

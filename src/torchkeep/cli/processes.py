@@ -5,7 +5,7 @@ is gone, the others only find that rank 3 is. Who is first is told by the store 
 for its processes. The others end without a word, with the same exit code.
 
 A thread of each looks whether another one has ended, or the one that started them: who is waiting
-within PyTorch for somebody that never comes hears no signal.
+within PyTorch for somebody that never comes hears no signal, and NCCL waits for ten minutes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _OUTCOME = "TORCHKEEP_TRAIN_OUTCOME"
 """Where the processes that `launch` has started leave the exit code."""
+_AT_WORK = "at-work-"
+"""Beside it, what the names of files begin with that have the number of a process at work."""
 _LAUNCHER = "TORCHKEEP_TRAIN_LAUNCHER"
 """The process that has started them."""
 _COMMAND = "TORCHKEEP_TRAIN_COMMAND"
@@ -99,7 +101,7 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             sys.stderr.write(f"starting {num_processes} processes ...")
             sys.stderr.flush()
         try:
-            elastic_launch(config, sys.executable)("-m", "torchkeep", *words)
+            elastic_launch(config, sys.executable)(*_as_module(), "torchkeep", *words)
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
             return _code(outcome, code if code >= 0 else _SIGNALLED - code)
@@ -111,6 +113,15 @@ def launch(words: Sequence[str], num_processes: int) -> int:
         finally:
             del os.environ[_OUTCOME], os.environ[_LAUNCHER], os.environ[_COMMAND]
     return 0
+
+
+def _as_module() -> list[str]:
+    """Return the options by which Python finds torchkeep where it was found for this process.
+
+    Else `-m` would look among the user's files first, which may have any names.
+    """
+    is_among_them = {"", str(Path.cwd())} & set(sys.path)
+    return ["-m"] if is_among_them else ["-P", "-m"]
 
 
 def _num_cores() -> int:
@@ -163,6 +174,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             advice="Start the processes with torchrun, or one alone without WORLD_SIZE.",
         )
     if is_launched():
+        _begin_work()
         threading.Thread(target=_look_after_others, daemon=True).start()
     shared, rank, _ = next(rendezvous("env://"))
     store = _of_this_start(shared)
@@ -178,6 +190,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             if not rank:
                 _clear_line()
             yield rank == 0
+        _end_work()
     except Preempted:
         _end(EXIT_PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
@@ -198,6 +211,33 @@ def _of_this_start(store: Store) -> Store:
     return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+def _begin_work() -> None:
+    """Have the others see that this process is there, and whether it ends without a word."""
+    with suppress(OSError):  # no room: then they hear of its end from PyTorch
+        _mark().write_text(str(os.getpid()))
+
+
+def _end_work() -> None:
+    """Have the others not miss this process when it ends."""
+    if is_launched():
+        _mark().unlink(missing_ok=True)
+
+
+def _mark() -> Path:
+    return Path(os.environ[_OUTCOME]).with_name(_AT_WORK + os.environ["RANK"])
+
+
+def _has_vanished(mark: Path) -> bool:
+    """Whether the process that has left a mark has ended, and not as it should."""
+    try:
+        os.kill(int(mark.read_text()), 0)
+    except ProcessLookupError:
+        return mark.exists()
+    except (OSError, ValueError):  # it is being written, or was just taken away
+        pass
+    return False
+
+
 def _look_after_others() -> None:
     """End this process when it can only wait: another one has ended, or who started it is gone.
 
@@ -207,13 +247,16 @@ def _look_after_others() -> None:
     is_told = False
     while not outcome.exists():
         time.sleep(_LOOK_S)
+        if any(_has_vanished(mark) for mark in outcome.parent.glob(f"{_AT_WORK}*")):
+            break
         if os.getppid() != launcher and not is_told:
             is_told = True
             os.kill(os.getpid(), signal.SIGTERM)  # as the launcher would: it saves, and ends
     code = _code(outcome, failures.EXIT_DIFFERENT)
     # Who was asked to stop has saved, and may have much to look through and to delete.
     time.sleep(_SAVING_S if code == EXIT_PREEMPTED else _PARTING_S)
-    os._exit(code)
+    _tell_of_end(outcome)
+    os._exit(_code(outcome, code))
 
 
 def _clear_line() -> None:
@@ -245,12 +288,24 @@ def _fail(error: Exception | KeyboardInterrupt, store: Store) -> NoReturn:
     _end(code)
 
 
+def _tell_of_end(outcome: Path) -> None:
+    """Say that another process has ended, unless one has spoken."""
+    with suppress(FileExistsError), outcome.open("x") as file:
+        sys.stderr = sys.__stderr__
+        _clear_line()
+        file.write(str(failures.report_any(_gone())))
+
+
 def _told(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt:
     """Return an error as it is to be told: that another process has ended is nobody's bug."""
     if isinstance(error, TorchkeepError):
         error.problem = error.problem.removeprefix("rank 0: ")  # which acts for all
     if not (_is_of_group(error) or _is_of_group(error.__cause__)):
         return error
+    return _gone()
+
+
+def _gone() -> CheckpointProblem:
     return CheckpointProblem(
         "another process of the training has ended, or does not answer",
         advice="Start the command again: it goes on after the last checkpoint.",
