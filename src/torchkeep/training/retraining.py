@@ -153,17 +153,18 @@ class _Training:
         notify: Callable[[Event], object],
         metadata: Mapping[str, Any],
     ) -> None:
-        self.prepared, self.folder, self.notify = prepared, run, notify
+        self.prepared, self.folder = prepared, run
         self.metadata = metadata
         self.settings = prepared.settings
         self.model = prepared.start.model
         for part in (prepared.data.train, prepared.data.val):
             check_labels(part, len(prepared.card.classes))
         self.ranks = ranks_here()
+        self.notify: Callable[[Event], object] = notify if self.ranks.is_first else lambda _: None
         self.train_loader, self.val_loader = loaders(prepared)
         if not self.ranks.is_alone:
             seed_rank(self.settings, self.ranks.rank)
-        self.times = Times(run, prepared.device)
+        self.times = Times(run, prepared.device, is_kept=self.ranks.is_first)
         self.log: Callable[[Event], object] = lambda _: None
         per_epoch = -(-len(self.train_loader) // self.settings.accumulate)
         self.num_steps = self.settings.epochs * per_epoch
@@ -272,9 +273,9 @@ class _Training:
         if self.settings.check:
             self._found(self.watch.after_epoch(found))
         rows = with_times(history, self.times.rows)
+        self.times.keep()
         if self.ranks.is_first:
             write_history(self.folder, rows)
-            self.times.keep()
         self._tell("epoch", rows[-1])
 
     def _train(self, epoch: int) -> None:
@@ -372,8 +373,6 @@ class _Training:
             self._found(self.watch.after_step(loss))
 
     def _tell(self, kind: str, values: Mapping[str, float], finding: Finding | None = None) -> None:
-        if not self.ranks.is_first:
-            return
         ckpt = self.ckpt
         place = ckpt.num_steps, self.num_steps, ckpt.epoch, ckpt.num_batches
         event = Event(kind, *place, values, finding)

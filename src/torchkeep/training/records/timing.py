@@ -22,14 +22,15 @@ class Times:
     Args:
         folder: the run's; what was kept there is read. What can't be read counts as nothing.
         device: where it computes.
+        is_kept: whether this process is the one that writes for those it trains with.
 
     Attributes:
         rows: by epoch, `seconds` of its training and `images_per_second`, as far as is known. Of
             an epoch that was broken off it is what the process measured that ended it.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: torch.device, *, is_kept: bool = True) -> None:
+        self._folder, self._device, self._is_kept = folder, device, is_kept
         self._before, self.rows = _read(folder)
         self._begun: float | None = None
 
@@ -61,6 +62,8 @@ class Times:
 
     def keep(self) -> None:
         """Write what is known into the run's folder."""
+        if not self._is_kept:
+            return
         table = {"seconds": self.total, "epochs": self.rows}
         text = json.dumps(table) + "\n"
         write_file(self._folder / TIME_FILE, text.encode(), durable=False, overwrite=True)
