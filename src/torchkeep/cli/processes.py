@@ -3,9 +3,6 @@
 Of several processes the one speaks to which something happens first: if rank 3 finds an image that
 is gone, the others only find that rank 3 is. Who is first is told by the store that torchrun keeps
 for its processes. The others end without a word, with the same exit code.
-
-A thread of each looks whether another one has ended, or the one that started them: who is waiting
-within PyTorch for somebody that never comes hears no signal, and NCCL waits for ten minutes.
 """
 
 from __future__ import annotations
@@ -15,32 +12,19 @@ import os
 import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from torchkeep.cli import failures
+from torchkeep.cli import failures, siblings
 from torchkeep.cli.progress import passing_line
-from torchkeep.errors import (
-    EXIT_PREEMPTED,
-    CheckpointProblem,
-    Preempted,
-    TorchkeepError,
-    WrongArgument,
-)
+from torchkeep.cli.siblings import LAUNCHER, OUTCOME, SAVING_S
+from torchkeep.errors import EXIT_PREEMPTED, Preempted, TorchkeepError, WrongArgument
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-_OUTCOME = "TORCHKEEP_TRAIN_OUTCOME"
-"""Where the processes that `launch` has started leave the exit code."""
-_AT_WORK = "at-work-"
-"""Beside it, what the names of files begin with that have the number of a process at work."""
-_LAUNCHER = "TORCHKEEP_TRAIN_LAUNCHER"
-"""The process that has started them."""
 _COMMAND = "TORCHKEEP_TRAIN_COMMAND"
 """The command line that has started them, as JSON."""
 LAUNCH = "launch"
@@ -50,17 +34,8 @@ _KEY, _CODE = "torchkeep/speakers", "torchkeep/code"
 _MEETING = "RANK", "MASTER_ADDR", "MASTER_PORT"
 """What processes have in their environment to find each other."""
 _SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"
-_SAVING_S = 600
-"""How long processes that were asked to stop may take to save."""
-_LOOK_S, _PARTING_S = 0.5, 10.0
-"""How often a process looks after the others, and how long it goes on when one has ended."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
-
-
-def is_launched() -> bool:
-    """Whether `--nproc` of another process has started this one."""
-    return _OUTCOME in os.environ
 
 
 # --- Starting them -----------------------------------------------------------------------------
@@ -89,10 +64,10 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             signals_to_handle=_SIGNALS,
-            shutdown_timeout=_SAVING_S,
+            shutdown_timeout=SAVING_S,
         )
         outcome = Path(place, "outcome")
-        os.environ[_OUTCOME], os.environ[_LAUNCHER] = str(outcome), str(os.getpid())
+        os.environ[OUTCOME], os.environ[LAUNCHER] = str(outcome), str(os.getpid())
         os.environ[_COMMAND] = json.dumps(command(Path()))
         # Together they have as many threads as one would take.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
@@ -104,14 +79,14 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             elastic_launch(config, sys.executable)(*_as_module(), "torchkeep", *words)
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
-            return _code(outcome, code if code >= 0 else _SIGNALLED - code)
+            return siblings.code_in(outcome, code if code >= 0 else _SIGNALLED - code)
         except SignalException as error:
             if error.sigval == signal.SIGINT and not outcome.exists():
                 _clear_line()
                 return failures.report_interrupt()
-            return _code(outcome, _SIGNALLED + error.sigval)
+            return siblings.code_in(outcome, _SIGNALLED + error.sigval)
         finally:
-            del os.environ[_OUTCOME], os.environ[_LAUNCHER], os.environ[_COMMAND]
+            del os.environ[OUTCOME], os.environ[LAUNCHER], os.environ[_COMMAND]
     return 0
 
 
@@ -126,13 +101,6 @@ def _as_module() -> list[str]:
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _code(outcome: Path, code: int) -> int:
-    """Return what the processes ended with: what one of them has left, or else `code`."""
-    with suppress(OSError, ValueError):
-        return int(outcome.read_text())
-    return code
 
 
 def start_of(folder: Path) -> Mapping[str, Any]:
@@ -173,15 +141,14 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             f"the environment has WORLD_SIZE={num_launched()}, and no {', '.join(lacking)}",
             advice="Start the processes with torchrun, or one alone without WORLD_SIZE.",
         )
-    if is_launched():
-        _begin_work()
-        threading.Thread(target=_look_after_others, daemon=True).start()
+    if siblings.is_launched():
+        siblings.look_after()
     shared, rank, _ = next(rendezvous("env://"))
     store = _of_this_start(shared)
     if rank:
         _be_silent()
     try:
-        if num_wanted is not None and not is_launched():
+        if num_wanted is not None and not siblings.is_launched():
             raise WrongArgument(
                 "--nproc starts processes, and torchrun has started some already",
                 advice="Leave it out; torchrun's --nproc-per-node says how many there are.",
@@ -190,7 +157,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             if not rank:
                 _clear_line()
             yield rank == 0
-        _end_work()
+        siblings.part()
     except Preempted:
         _end(EXIT_PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
@@ -209,54 +176,6 @@ def _of_this_start(store: Store) -> Store:
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         return store
     return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-
-
-def _begin_work() -> None:
-    """Have the others see that this process is there, and whether it ends without a word."""
-    with suppress(OSError):  # no room: then they hear of its end from PyTorch
-        _mark().write_text(str(os.getpid()))
-
-
-def _end_work() -> None:
-    """Have the others not miss this process when it ends."""
-    if is_launched():
-        _mark().unlink(missing_ok=True)
-
-
-def _mark() -> Path:
-    return Path(os.environ[_OUTCOME]).with_name(_AT_WORK + os.environ["RANK"])
-
-
-def _has_vanished(mark: Path) -> bool:
-    """Whether the process that has left a mark has ended, and not as it should."""
-    try:
-        os.kill(int(mark.read_text()), 0)
-    except ProcessLookupError:
-        return mark.exists()
-    except (OSError, ValueError):  # it is being written, or was just taken away
-        pass
-    return False
-
-
-def _look_after_others() -> None:
-    """End this process when it can only wait: another one has ended, or who started it is gone.
-
-    Both know how to end by themselves, unless they are within PyTorch, waiting for who has ended.
-    """
-    outcome, launcher = Path(os.environ[_OUTCOME]), int(os.environ[_LAUNCHER])
-    is_told = False
-    while not outcome.exists():
-        time.sleep(_LOOK_S)
-        if any(_has_vanished(mark) for mark in outcome.parent.glob(f"{_AT_WORK}*")):
-            break
-        if os.getppid() != launcher and not is_told:
-            is_told = True
-            os.kill(os.getpid(), signal.SIGTERM)  # as the launcher would: it saves, and ends
-    code = _code(outcome, failures.EXIT_DIFFERENT)
-    # Who was asked to stop has saved, and may have much to look through and to delete.
-    time.sleep(_SAVING_S if code == EXIT_PREEMPTED else _PARTING_S)
-    _tell_of_end(outcome)
-    os._exit(_code(outcome, code))
 
 
 def _clear_line() -> None:
@@ -288,28 +207,13 @@ def _fail(error: Exception | KeyboardInterrupt, store: Store) -> NoReturn:
     _end(code)
 
 
-def _tell_of_end(outcome: Path) -> None:
-    """Say that another process has ended, unless one has spoken."""
-    with suppress(FileExistsError), outcome.open("x") as file:
-        sys.stderr = sys.__stderr__
-        _clear_line()
-        file.write(str(failures.report_any(_gone())))
-
-
 def _told(error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt:
     """Return an error as it is to be told: that another process has ended is nobody's bug."""
     if isinstance(error, TorchkeepError):
         error.problem = error.problem.removeprefix("rank 0: ")  # which acts for all
     if not (_is_of_group(error) or _is_of_group(error.__cause__)):
         return error
-    return _gone()
-
-
-def _gone() -> CheckpointProblem:
-    return CheckpointProblem(
-        "another process of the training has ended, or does not answer",
-        advice="Start the command again: it goes on after the last checkpoint.",
-    )
+    return siblings.gone()
 
 
 def _is_of_group(error: BaseException | None) -> bool:
@@ -324,9 +228,7 @@ def _is_of_group(error: BaseException | None) -> bool:
 
 def _end(code: int) -> NoReturn:
     """End at once, since others may be waited for in vain."""
-    if is_launched():
-        with suppress(OSError):  # there may be no room, and then the launcher sees the code
-            Path(os.environ[_OUTCOME]).write_text(str(code))
+    siblings.leave(code)
     sys.stdout.flush()
     if sys.stderr is not None:
         sys.stderr.flush()
