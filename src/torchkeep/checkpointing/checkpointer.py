@@ -457,7 +457,7 @@ class Checkpointer:
         """
         self._open()
         self.wait()
-        with collection_paused():
+        with collection_paused(), torch.no_grad():
             state, part = self._ranks.each(self._captured)
             path, serial = self._run.next_name(self._progress.step)
             facts = self._facts(state, serial)

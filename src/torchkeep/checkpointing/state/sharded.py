@@ -54,13 +54,27 @@ def part_of(tensors: Mapping[str, torch.Tensor], structure: Any) -> Part:
     """
     for name, tensor in tensors.items():
         check_has_pieces(tensor, name)
-    shards = {name: shard_of(tensor) for name, tensor in tensors.items() if is_sharded(tensor)}
+    shards = _shards_of({name: item for name, item in tensors.items() if is_sharded(item)})
     kept = {
         name: tensor
         for name, tensor in tensors.items()
         if name not in shards or shards[name].is_ours
     }
     return Part(kept, structure, shards)
+
+
+def _shards_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shard]:
+    """Return what this rank has of sharded tensors, by name."""
+    # PyTorch takes a tenth of a millisecond for each, and moments are spread as their parameters.
+    known: dict[Any, Shard] = {}
+    shards = {}
+    for name, tensor in tensors.items():
+        dtensor: Any = tensor
+        spread = dtensor.device_mesh, dtensor.placements, dtensor.shape
+        if spread not in known:
+            known[spread] = shard_of(tensor)
+        shards[name] = known[spread]
+    return shards
 
 
 def check_has_pieces(tensor: object, name: str) -> None:
@@ -88,9 +102,10 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     if not is_sharded(tensor):
         return tensor
     dtensor: Any = tensor
+    if not torch.is_grad_enabled():  # the other way takes three times as long
+        return dtensor.to_local()  # type: ignore[no-any-return]
     with torch.no_grad():  # else it would be a view that remembers where it is from
-        local: torch.Tensor = dtensor.to_local()
-    return local
+        return dtensor.to_local()  # type: ignore[no-any-return]
 
 
 def whole_of(tensor: torch.Tensor) -> torch.Tensor:
