@@ -132,6 +132,19 @@ def test_nobody_waits_within_pytorch_for_a_process_that_was_killed(tmp_path: Pat
     )
 
 
+def test_a_process_that_is_killed_before_it_trains_is_told_by_who_has_started_it(
+    tmp_path: Path,
+) -> None:
+    words = ["train", "training.samples:killed_early", *OPTIONS, "--nproc", "2"]
+    process = start([*words, "--out", str(tmp_path / "run")])
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 137
+    assert errors == (
+        "torchkeep: a process of the training was ended by SIGKILL. Start the command again: it "
+        "goes on after the last checkpoint.\n"
+    )
+
+
 def test_an_interrupt_ends_all_also_while_some_have_not_begun(tmp_path: Path) -> None:
     late = "import os, time\nif os.environ.get('RANK') == '0':\n"
     late += "    print('asleep', flush=True)\n    time.sleep(1000)\n"

@@ -184,6 +184,13 @@ class Killed(TensorDataset):
         return super().__getitem__(index)
 
 
+def killed_early() -> None:
+    """End the second process before there is any data."""
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
 def killed() -> tuple[TensorDataset, TensorDataset]:
     """Return the same images, one of which is the end of the second process."""
     train, val = stripes()

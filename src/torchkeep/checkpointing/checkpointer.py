@@ -283,12 +283,17 @@ class Checkpointer:
         return checkpoints
 
     def _watch_signals(self) -> None:
-        """Mind signals from here on, as all ranks do: who does not would end by one to all.
+        """Mind signals, and go on when all ranks do: one sent to all ends those that do not yet.
 
         Only within a `with` block is it sure that the handlers are put back.
         """
         self._signals = SignalWatch(self.signals)
-        self._ranks.any(False)
+        try:
+            self._ranks.meet()
+        except CheckpointProblem as problem:
+            if self._signals.received == "SIGINT":  # and another rank has ended by it
+                raise KeyboardInterrupt from problem
+            raise
 
     # --- The loop ------------------------------------------------------------------------------
 

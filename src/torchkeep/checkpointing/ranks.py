@@ -26,6 +26,11 @@ T = TypeVar("T")
 TIMEOUT_S = 600.0
 """How long one rank waits for another, unless the caller says."""
 
+_LOOK = (
+    "Look at what the other ranks said. All of them have to open the Checkpointer, to make as many "
+    "steps, and to call its methods alike."
+)
+
 
 class Ranks:
     """The processes of a run as one of them sees it. Alone it agrees with itself, at no cost.
@@ -46,7 +51,7 @@ class Ranks:
         self.size = size
         self._timeout_s = timeout_s
         self._group: Any = None
-        self._failed = ""
+        self._failed, self._advice = "", _LOOK
 
     @classmethod
     def here(cls, timeout_s: float = TIMEOUT_S) -> Ranks:
@@ -148,6 +153,10 @@ class Ranks:
         )
         return results or [result]
 
+    def meet(self) -> None:
+        """Return when all ranks have come to this place."""
+        self.any(False)
+
     def any(self, flag: bool) -> bool:
         """Return whether a flag is set on some rank."""
         return int(self.lowest(torch.tensor([0 if flag else 1]))) == 0
@@ -193,6 +202,7 @@ class Ranks:
             raise
         except BaseException as interrupt:
             self._failed = f"rank {self.rank}: it was interrupted ({type(interrupt).__name__})"
+            self._advice = "Start the program again."
             raise
 
     def _broadcast(self, value: object, source: int = 0) -> object:
@@ -205,7 +215,7 @@ class Ranks:
 
     def _asked(self, ask: Callable[[], T]) -> T:
         if self._failed:
-            raise CheckpointProblem(self._failed, advice=_LOOK)
+            raise CheckpointProblem(self._failed, advice=self._advice)
         try:
             with self._in_step():
                 return ask()
@@ -229,11 +239,6 @@ class Ranks:
 
 ALONE = Ranks()
 """One process that nobody trains with."""
-
-_LOOK = (
-    "Look at what the other ranks said. All of them have to open the Checkpointer, to make as many "
-    "steps, and to call its methods alike."
-)
 
 
 def num_ranks_here() -> int:

@@ -34,6 +34,7 @@ _KEY, _CODE = "torchkeep/speakers", "torchkeep/code"
 _MEETING = "RANK", "MASTER_ADDR", "MASTER_PORT"
 """What processes have in their environment to find each other."""
 _SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"
+_SHOW_CURSOR = "\x1b[?25h"
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
@@ -79,13 +80,20 @@ def launch(words: Sequence[str], num_processes: int) -> int:
             elastic_launch(config, sys.executable)(*_as_module(), "torchkeep", *words)
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
-            return siblings.code_in(outcome, code if code >= 0 else _SIGNALLED - code)
+            if code < 0 and not outcome.exists():  # it was killed before the others minded that
+                _clear_line()
+                name = signal.Signals(-code).name
+                failures.report(siblings.gone(f"was ended by {name}", who="a"))
+            return siblings.code_left(code if code >= 0 else _SIGNALLED - code)
         except SignalException as error:
             if error.sigval == signal.SIGINT and not outcome.exists():
                 _clear_line()
                 return failures.report_interrupt()
-            return siblings.code_in(outcome, _SIGNALLED + error.sigval)
+            return siblings.code_left(_SIGNALLED + error.sigval)
         finally:
+            if sys.stdout.isatty():
+                sys.stdout.write(_SHOW_CURSOR)  # one that drew a bar may have had no time for that
+                sys.stdout.flush()
             del os.environ[OUTCOME], os.environ[LAUNCHER], os.environ[_COMMAND]
     return 0
 
@@ -95,8 +103,7 @@ def _as_module() -> list[str]:
 
     Else `-m` would look among the user's files first, which may have any names.
     """
-    is_among_them = {"", str(Path.cwd())} & set(sys.path)
-    return ["-m"] if is_among_them else ["-P", "-m"]
+    return ["-m"] if sys.path[:1] in ([""], [str(Path.cwd())]) else ["-P", "-m"]
 
 
 def _num_cores() -> int:
@@ -141,8 +148,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             f"the environment has WORLD_SIZE={num_launched()}, and no {', '.join(lacking)}",
             advice="Start the processes with torchrun, or one alone without WORLD_SIZE.",
         )
-    if siblings.is_launched():
-        siblings.look_after()
+    siblings.look_after()
     shared, rank, _ = next(rendezvous("env://"))
     store = _of_this_start(shared)
     if rank:
@@ -157,7 +163,7 @@ def together(device: str, num_wanted: int | None) -> Iterator[bool]:
             if not rank:
                 _clear_line()
             yield rank == 0
-        siblings.part()
+        siblings.take_leave()
     except Preempted:
         _end(EXIT_PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
@@ -195,6 +201,8 @@ def _be_silent() -> None:
 
 def _fail(error: Exception | KeyboardInterrupt, store: Store) -> NoReturn:
     """Say what has happened, if nobody has said anything yet, and end with its exit code."""
+    if siblings.has_spoken():
+        _end(siblings.code_left(failures.EXIT_DIFFERENT))
     code = failures.EXIT_DIFFERENT
     with suppress(RuntimeError):  # who keeps the store is gone
         if store.add(_KEY, 1) > 1:
@@ -228,7 +236,7 @@ def _is_of_group(error: BaseException | None) -> bool:
 
 def _end(code: int) -> NoReturn:
     """End at once, since others may be waited for in vain."""
-    siblings.leave(code)
+    siblings.leave_code(code)
     sys.stdout.flush()
     if sys.stderr is not None:
         sys.stderr.flush()

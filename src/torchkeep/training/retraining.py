@@ -402,7 +402,7 @@ class _Training:
         history = self.ckpt.history
         best = self.folder / BEST_FILE
         model = self.judged
-        self.ranks.first(lambda: None)  # which has written the file before
+        self.ranks.meet()  # the first one has written the file before
         self.strategy.load(model, best)
         if (card := read_card(best)) is not None and card.qat is not None:
             fake_quantize(model, card.qat)

@@ -155,7 +155,7 @@ class RunFolder:
         something, is counted at its end.
 
         Raises:
-            SaveRefused: the place can't be written.
+            SaveRefused: the place can't be written, or an older checkpoint not be deleted.
             CheckpointProblem: another rank has ended, or does not answer; or the checkpoint reads
                 back other than it was written, and nothing was deleted.
         """
@@ -187,12 +187,12 @@ class RunFolder:
 
     def _prune(self, newest: Path, written: Written) -> None:
         """Delete what is no longer wanted, after the newest one was read back."""
-        if self._writers.first(lambda: self._is_one_too_many(newest, written)):
+        if self._writers.first(lambda: self._note(newest, written)):
             self._read_back(newest, written)
         self._writers.first(lambda: self._delete(newest))
 
-    def _is_one_too_many(self, newest: Path, written: Written) -> bool:
-        """Know of the newest one from here on; return whether there is one to delete for it."""
+    def _note(self, newest: Path, written: Written) -> bool:
+        """Take in the newest one; return whether there is one to delete for it."""
         self._forget(newest)  # a name that was free again
         self._known.append(look_at(newest, written.manifest))
         return bool(self._doomed())
