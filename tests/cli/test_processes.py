@@ -54,10 +54,13 @@ def start(
     )
 
 
-def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_of_two_processes_is_stopped_and_resumed_like_any_other(
+    tmp_path: Path, workers: str
+) -> None:
     run = str(tmp_path / "run")
     words = ["train", "training.samples:stripes", *OPTIONS, "--epochs", "300", "--nproc", "2"]
-    process = start([*words, "--out", run, "--workers", "1"])
+    process = start([*words, "--out", run, "--workers", workers])
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -121,28 +124,23 @@ def test_a_process_that_waits_for_one_that_has_ended_ends_as_well(tmp_path: Path
     assert (process.returncode, errors) == (130, "torchkeep: interrupted\n")
 
 
-def test_nobody_waits_within_pytorch_for_a_process_that_was_killed(tmp_path: Path) -> None:
-    words = ["train", "training.samples:killed", *OPTIONS, "--no-check", "--nproc", "2"]
-    process = start([*words, "--out", str(tmp_path / "run")])
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 10
-    assert errors == (
-        "torchkeep: another process of the training has ended, or does not answer. Start the "
-        "command again: it goes on after the last checkpoint.\n"
-    )
-
-
-def test_a_process_that_is_killed_before_it_trains_is_told_by_who_has_started_it(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("data", "code", "told"),
+    [
+        # The other one waits, as within PyTorch, where it hears nothing.
+        ("killed", 10, "another process of the training has ended, or does not answer"),
+        # Nobody else minds anything yet.
+        ("killed_early", 137, "a process of the training was ended by SIGKILL"),
+    ],
+)
+def test_that_a_process_was_killed_is_told_and_ends_all(
+    tmp_path: Path, data: str, code: int, told: str
 ) -> None:
-    words = ["train", "training.samples:killed_early", *OPTIONS, "--nproc", "2"]
+    words = ["train", f"training.samples:{data}", *OPTIONS, "--no-check", "--nproc", "2"]
     process = start([*words, "--out", str(tmp_path / "run")])
     _, errors = process.communicate(timeout=100)
-    assert process.returncode == 137
-    assert errors == (
-        "torchkeep: a process of the training was ended by SIGKILL. Start the command again: it "
-        "goes on after the last checkpoint.\n"
-    )
+    advice = "Start the command again: it goes on after the last checkpoint."
+    assert (process.returncode, errors) == (code, f"torchkeep: {told}. {advice}\n")
 
 
 def test_an_interrupt_ends_all_also_while_some_have_not_begun(tmp_path: Path) -> None:
